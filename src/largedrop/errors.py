@@ -1,0 +1,39 @@
+"""The errors that a user can cause, each with one clear line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["CollapseError", "UserError", "nearest", "one_of"]
+
+
+class UserError(Exception):
+    """Something the user can put right: what is wrong, where, and what to do.
+
+    The command line prints the message and exits with code 2; nothing that was written before is lost.
+    """
+
+
+class CollapseError(UserError):
+    """A fine-tuning has collapsed or diverged, and going on would waste the user's time."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """The entry of ``valid`` that looks most like ``name``, or None where none does."""
+    valid = list(valid)
+    folded = {entry.casefold(): entry for entry in reversed(valid)}
+    matches = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    return folded[matches[0]] if matches else None
+
+
+def one_of(name: str, valid: Iterable[str], most: int = 12) -> str:
+    """The tail of a message about an unknown ``name``: the nearest valid one, and what is valid.
+
+    >>> one_of("skech", ["art_painting", "sketch"])
+    "did you mean 'sketch'? (there are: art_painting, sketch)"
+    """
+    valid = list(valid)
+    listed = ", ".join(valid[:most]) + (f", … ({len(valid)} in all)" if len(valid) > most else "")
+    close = nearest(name, valid)
+    return f"did you mean '{close}'? (there are: {listed})" if close else f"there are: {listed}"
