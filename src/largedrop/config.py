@@ -1,0 +1,159 @@
+"""What a fine-tuning is a pure function of: one frozen dataclass, checked as a whole, hashed to name the run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from typing import Any
+
+from .errors import UserError, one_of
+
+__all__ = ["RECIPES", "Config", "help_of", "make_config"]
+
+DEFAULT_MODEL = "tf_efficientnet_lite0"
+
+
+def _doc(text: str, default: Any = MISSING) -> Any:
+    return field(metadata={"help": text}) if default is MISSING else field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that the result of a fine-tuning depends on. The line of each field is its ``--help``."""
+
+    # What is learned from what.
+    data: str = _doc("Name of the dataset.")
+    fingerprint: str = _doc("Digest of the dataset's contents.")
+    test_domain: str = _doc("Domain that is kept for the o.o.d. score: never trained on, never selected on.")
+    model: str = _doc("Name of the pretrained network, as in timm.", DEFAULT_MODEL)
+    weights: str = _doc(
+        "Initial weights: 'pretrained', 'random', or a safetensors file with timm's state dict.", "pretrained"
+    )
+    weights_digest: str = _doc("Digest of the initial weights.", "")
+    seed: int = _doc("Seed of the split, the head, the order of the images, their views and the dropout masks.", 0)
+    # The method.
+    dropout: float = _doc("Share λ of the representation's units that are zeroed in training, in [0, 1).", 0.9)
+    head: str = _doc(
+        "How the new head starts: 'warm' (first fitted on cached features with the same dropout) or 'random'.", "warm"
+    )
+    head_lr_multiplier: float = _doc("Learning rate of the head over that of the rest.", 1.0)
+    # The schedule.
+    steps: int = _doc("Optimiser steps.", 300)
+    batch: int = _doc("Images from each training domain in a batch.", 16)
+    optimizer: str = _doc("'sgd' or 'adamw'.", "sgd")
+    lr: float = _doc("Learning rate.", 5e-4)
+    momentum: float = _doc("Momentum of SGD.", 0.9)
+    weight_decay: float = _doc("L2 weight decay (decoupled with adamw).", 1e-4)
+    decay_at: float = _doc("Share of the steps after which the learning rate is multiplied by 0.1; 1 for never.", 0.5)
+    eval_every: int = _doc("Steps between two evaluations; each is a checkpoint to select, average and ensemble.", 50)
+    # The views.
+    size: int = _doc("Side of the square images that the network sees, in pixels.", 128)
+    held_out: float = _doc("Share of every training domain that is held out for the i.i.d. score.", 0.2)
+    precision: str = _doc("'float32' or 'bfloat16' (autocast).", "float32")
+
+    def __post_init__(self) -> None:
+        problems = list(_problems(self))
+        if problems:
+            raise UserError("; ".join(problems))
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary that JSON can write."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Config:
+        """The inverse of ``to_json``.
+
+        Raises:
+            UserError: unknown or missing fields, or values out of range.
+        """
+        known = {entry.name for entry in fields(cls)}
+        unknown = sorted(set(content) - known)
+        if unknown:
+            raise UserError(f"unknown setting '{unknown[0]}'; {one_of(unknown[0], sorted(known), most=30)}")
+        missing = [entry.name for entry in fields(cls) if entry.name not in content and entry.default is MISSING]
+        if missing:
+            raise UserError(f"the setting{'s'[: len(missing) > 1]} {', '.join(missing)} must be given")
+        return cls(**content)
+
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that name this config; any change of a field changes them."""
+        content = json.dumps(self.to_json(), sort_keys=True, allow_nan=False)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    @property
+    def milestone(self) -> int:
+        """Step from which the learning rate is a tenth."""
+        return math.ceil(self.steps * self.decay_at)
+
+    @property
+    def evaluations(self) -> tuple[int, ...]:
+        """Numbers of finished steps at which the network is evaluated; the last is ``steps``."""
+        return (*range(self.eval_every, self.steps, self.eval_every), self.steps)
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "short": {},
+    "paper": {
+        "head": "random",
+        "steps": 10_000,
+        "batch": 32,
+        "lr": 1e-3,
+        "weight_decay": 5e-5,
+        "eval_every": 300,
+        "size": 224,
+    },
+}
+"""Defaults by name. ``short`` is for minutes on a processor and starts from a head fitted on cached features;
+``paper`` is the protocol of Zhang & Bottou (2024), section 4.1, with the middle of its weight decays."""
+
+
+def make_config(recipe: str = "short", **settings: Any) -> Config:
+    """A config from a recipe, with some settings changed.
+
+    Raises:
+        UserError: unknown recipe or setting, a setting missing, or values out of range.
+    """
+    if recipe not in RECIPES:
+        raise UserError(f"unknown recipe '{recipe}'; {one_of(recipe, RECIPES)}")
+    return Config.from_json({**RECIPES[recipe], **settings})
+
+
+def with_settings(config: Config, **settings: Any) -> Config:
+    """``config`` with some settings changed."""
+    return replace(config, **settings)
+
+
+def help_of(name: str) -> str:
+    """The one-line description of a field of ``Config``."""
+    (entry,) = [entry for entry in fields(Config) if entry.name == name]
+    return str(entry.metadata["help"])
+
+
+def _problems(config: Config) -> Any:
+    """Every field that is out of range, as one message each."""
+    number = (int, float)
+    rules: list[tuple[str, type | tuple[type, ...], Any, str]] = [
+        ("seed", int, lambda value: value >= 0, "a whole number, 0 or more"),
+        ("dropout", number, lambda value: 0 <= value < 1, "in [0, 1)"),
+        ("head", str, lambda value: value in ("warm", "random"), "'warm' or 'random'"),
+        ("head_lr_multiplier", number, lambda value: value > 0, "above 0"),
+        ("steps", int, lambda value: value >= 1, "a whole number, 1 or more"),
+        ("batch", int, lambda value: value >= 1, "a whole number, 1 or more"),
+        ("optimizer", str, lambda value: value in ("sgd", "adamw"), "'sgd' or 'adamw'"),
+        ("lr", number, lambda value: value > 0, "above 0"),
+        ("momentum", number, lambda value: 0 <= value < 1, "in [0, 1)"),
+        ("weight_decay", number, lambda value: value >= 0, "0 or more"),
+        ("decay_at", number, lambda value: 0 < value <= 1, "in (0, 1]"),
+        ("eval_every", int, lambda value: value >= 1, "a whole number, 1 or more"),
+        ("size", int, lambda value: 16 <= value <= 4096, "a whole number of pixels from 16 to 4096"),
+        ("held_out", number, lambda value: 0 < value < 1, "in (0, 1)"),
+        ("precision", str, lambda value: value in ("float32", "bfloat16"), "'float32' or 'bfloat16'"),
+    ]
+    for name, kind, holds, wanted in rules:
+        value = getattr(config, name)
+        right = isinstance(value, kind) and not isinstance(value, bool)
+        if not right or (isinstance(value, float) and not math.isfinite(value)) or not holds(value):
+            yield f"{name.replace('_', '-')} must be {wanted}, not {value!r}"

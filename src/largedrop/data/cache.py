@@ -1,0 +1,411 @@
+"""Images decoded once: a memory-mapped uint8 file that is named after what is in the image files.
+
+<cache>/digests/<folder>.json      contents' digests by path, size and modification time, so none is read twice
+<cache>/images/<key>/pixels.bin    the pixels of all images, one after the other
+                     index.npy     (n, 3) int64: where each image starts, its height and its width
+                     entry.json    format version, bound, and which images could not be decoded and why
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from io import FileIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+
+from ..errors import UserError
+from ..files import write_json, write_text
+from .images import BadImage, decode, opened, pillow_settings
+
+__all__ = ["CachedImages", "Opened", "Progress", "cache_folder", "open_images"]
+
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all) while images are decoded."""
+
+_FORMAT = 1
+"""Version of an entry's files and of what ``decode`` makes of an image; raise it when either changes."""
+
+_GRANULARITY = 2.0
+"""A file changed less than this many seconds ago may change again without a new modification time (FAT's is 2 s)."""
+
+_STALE = 24 * 3600.0
+"""Temporary folders untouched for this many seconds are left-overs of a build that was killed."""
+
+_TEMPORARY = ".building-"
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class CachedImages:
+    """The decoded images of one cache entry: ``images[i]`` is a read-only uint8 array (height, width, 3), RGB.
+
+    Attributes:
+        bound: images whose shorter side was longer than this were shrunk to it, in pixels.
+        bad: position among the files that were given, and reason, of each that could not be decoded; the images are
+            those of the other files, in order.
+    """
+
+    bound: int
+    bad: tuple[tuple[int, str], ...]
+
+    def __init__(self, folder: Path) -> None:
+        """Open the entry in ``folder``.
+
+        Raises:
+            ValueError: the entry is damaged or of another format.
+            OSError: there is none, or it cannot be read.
+        """
+        self._folder = folder
+        header = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
+        pixels = folder / "pixels.bin"
+        try:
+            self._index = np.load(folder / "index.npy", allow_pickle=False)
+            self.bound = int(header["bound"])
+            self.bad = tuple((int(position), str(reason)) for position, reason in header["bad"])
+            count, size = int(header["images"]), int(header["bytes"])
+            whole = header["format"] == _FORMAT and _consistent(self._index, count - len(self.bad), size)
+            # What one Pillow cannot decode, another may: only the verdicts of this one count.
+            whole = whole and (not self.bad or header["pillow"] == PIL.__version__)
+        except (KeyError, TypeError, AttributeError, EOFError) as error:
+            raise ValueError(f"{folder} is not a cache entry") from error
+        if not whole or pixels.stat().st_size != size:
+            raise ValueError(f"{folder} is damaged")
+        # An empty file cannot be mapped.
+        mapped = np.memmap(pixels, np.uint8, "r") if size else np.empty(0, np.uint8)
+        self._pixels: npt.NDArray[np.uint8] = mapped.view(np.ndarray)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int, /) -> npt.NDArray[np.uint8]:
+        start, height, width = self._index[index].tolist()
+        return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker process maps the same file rather than receive a copy of all pixels.
+        return CachedImages, (self._folder,)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What ``open_images`` found.
+
+    Attributes:
+        images: the images that could be decoded, in order.
+        kept: their positions among the files that were given, ascending.
+        digests: SHA-256 of their files' contents, hexadecimal.
+        skipped: ``key: reason`` of each image that was left out.
+    """
+
+    images: CachedImages
+    kept: tuple[int, ...]
+    digests: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file as it was when its contents were digested; ``bad`` where they could not be read."""
+
+    path: Path
+    stamp: str
+    digest: str
+    settled: bool
+    bad: BadImage | None = None
+
+
+def cache_folder() -> Path:
+    """$LARGEDROP_CACHE, or else largedrop in $XDG_CACHE_HOME or in ~/.cache.
+
+    Raises:
+        UserError: none is set and there is no home folder.
+    """
+    if chosen := os.environ.get("LARGEDROP_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(base).is_absolute():  # the XDG specification has relative ones ignored
+        return Path(base) / "largedrop"
+    try:
+        return Path.home() / ".cache" / "largedrop"
+    except RuntimeError as error:
+        raise UserError("there is no home folder for the image cache; set LARGEDROP_CACHE to a folder") from error
+
+
+def open_images(
+    keys: Sequence[str],
+    paths: Sequence[Path],
+    *,
+    bound: int,
+    skip_bad_images: bool = False,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Opened:
+    """Open image files from the cache, decoding them into it where it does not have them yet.
+
+    Args:
+        keys: name of each image that does not depend on the machine, (n,).
+        paths: file of each image, (n,).
+        bound: images whose shorter side is longer are shrunk to it, in pixels.
+        skip_bad_images: leave out images that cannot be decoded, instead of raising.
+        cache: folder of the cache; ``cache_folder()`` where None.
+        progress: called with (done, n) while images are decoded.
+
+    Raises:
+        UserError: images cannot be decoded (all are named at once), the cache cannot be written, or a file changed
+            while it was read.
+    """
+    if bound < 1:
+        raise UserError(f"the bound on an image's shorter side must be at least 1 pixel, not {bound}")
+    if not paths:
+        raise UserError("there are no images to open")
+    folder = (Path(cache).absolute() if cache is not None else cache_folder()).resolve()
+    files = _digested([Path(path).absolute() for path in paths], folder / "digests")
+    entry = folder / "images" / _entry_name(keys, files, bound)
+    images = _load(entry)
+    if images is None:
+        images = _build(entry, files, bound, progress)
+    reasons = dict(images.bad)
+    if reasons and not skip_bad_images:
+        raise _bad_images([f"{files[position].path}: {reason}" for position, reason in images.bad], len(files))
+    kept = tuple(position for position in range(len(files)) if position not in reasons)
+    return Opened(
+        images=images,
+        kept=kept,
+        digests=tuple(files[position].digest for position in kept),
+        skipped=tuple(f"{keys[position]}: {reason}" for position, reason in images.bad),
+    )
+
+
+def _bad_images(lines: list[str], count: int, most: int = 10) -> UserError:
+    more = [f"… and {len(lines) - most} more"] if len(lines) > most else []
+    first = (
+        f"{len(lines)} of {count} images cannot be decoded; --skip-bad-images (skip_bad_images=True) leaves them out"
+    )
+    return UserError("\n  ".join([f"{first}:", *lines[:most], *more]))
+
+
+def _entry_name(keys: Sequence[str], files: Sequence[_File], bound: int) -> str:
+    digest = hashlib.sha256(f"largedrop images {_FORMAT} bound {bound}\n".encode())
+    for key, file in zip(keys, files, strict=True):
+        digest.update(f"{key}\0{file.digest}\n".encode())
+    return digest.hexdigest()[:40]
+
+
+def _digested(paths: Sequence[Path], folder: Path) -> list[_File]:
+    """Digest every file, reading only those that are new or changed since the last time."""
+    name = hashlib.sha256(os.path.commonpath([path.parent for path in paths]).encode("utf-8", "surrogateescape"))
+    store = folder / f"{name.hexdigest()[:40]}.json"
+    known = _remembered(store)
+    files: list[_File] = []
+    chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
+    with closing(_in_order(partial(_digest_all, known), chunks)) as results:
+        for chunk in results:
+            files += chunk
+    found = {str(file.path): f"{file.stamp} {file.digest}" for file in files if file.settled}
+    if found != known:
+        # A failure only loses time; where the images have to be written too, that says what is wrong.
+        with suppress(UserError):
+            # JSON in ASCII: a path may hold bytes that are no UTF-8.
+            write_text(store, json.dumps({"format": 1, "files": found}))
+    return files
+
+
+def _remembered(store: Path) -> dict[str, str]:
+    try:
+        content = json.loads(store.read_text(encoding="utf-8"))
+        known = content["files"] if content["format"] == 1 else {}
+        return {str(path): str(line) for path, line in known.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _digest_all(known: dict[str, str], paths: Sequence[Path]) -> list[_File]:
+    return [_digest(path, known.get(str(path), "")) for path in paths]
+
+
+def _digest(path: Path, remembered: str) -> _File:
+    """Digest one file's contents, or take the digest from ``remembered`` where the stamp is still the same."""
+    try:
+        now = time.time()
+        stamp, modified = _stamp(path)
+        if remembered.startswith(f"{stamp} "):
+            return _File(path, stamp, remembered.rpartition(" ")[2], settled=True)
+        digest = hashlib.sha256()
+        with opened(path) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return _File(path, stamp, digest.hexdigest(), settled=now - modified > _GRANULARITY)
+    except BadImage as error:
+        bad = error
+    except OSError as error:
+        bad = BadImage(path, f"cannot be read: {error.strerror or error}")
+    return _File(path, "", f"unreadable: {bad.reason}", settled=False, bad=bad)
+
+
+def _stamp(path: Path) -> tuple[str, float]:
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns}", status.st_mtime
+
+
+def _load(entry: Path) -> CachedImages | None:
+    try:
+        return CachedImages(entry)
+    except (OSError, ValueError):
+        return None
+
+
+def _consistent(index: Any, count: int, size: int) -> bool:
+    """Whether ``index`` places ``count`` images one after the other in ``size`` bytes."""
+    if index.dtype != np.int64 or index.shape != (count, 3) or (index[:, 1:] < 1).any():
+        return False
+    ends = np.cumsum(index[:, 1] * index[:, 2] * 3)
+    starts = np.concatenate([np.zeros(1, np.int64), ends])
+    return bool(np.array_equal(index[:, 0], starts[:-1]) and starts[-1] == size)
+
+
+def _build(entry: Path, files: Sequence[_File], bound: int, progress: Progress | None) -> CachedImages:
+    """Decode ``files`` into a folder of this process's own, which then takes the name ``entry``."""
+    temporary = entry.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        with _cache_errors(entry.parent):
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(entry.parent)
+            temporary.mkdir()
+            pixels = open(temporary / "pixels.bin", "wb", buffering=0)  # noqa: SIM115  # closed just below
+        with pixels:
+            rows, bad, size = _decode_all(files, bound, pixels, entry.parent, progress)
+            with _cache_errors(entry.parent):
+                os.fsync(pixels.fileno())
+        with _cache_errors(entry.parent):
+            with open(temporary / "index.npy", "wb") as index:
+                np.save(index, np.array(rows, np.int64).reshape(-1, 3), allow_pickle=False)
+                index.flush()
+                os.fsync(index.fileno())
+            header = {"format": _FORMAT, "bound": bound, "pillow": PIL.__version__}
+            write_json(temporary / "entry.json", {**header, "images": len(files), "bytes": size, "bad": bad})
+            return _install(temporary, entry)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _decode_all(
+    files: Sequence[_File], bound: int, pixels: FileIO, folder: Path, progress: Progress | None
+) -> tuple[list[tuple[int, int, int]], list[tuple[int, str]], int]:
+    """Append the pixels of every image to a file; return the rows of the index, the bad images, and the bytes."""
+    rows: list[tuple[int, int, int]] = []
+    bad: list[tuple[int, str]] = []
+    size = 0
+    with pillow_settings(), closing(_in_order(partial(_decode, bound), files)) as results:
+        for position, image in enumerate(results):
+            if isinstance(image, BadImage):
+                bad.append((position, image.reason))
+            else:
+                with _cache_errors(folder):
+                    _append(pixels, image)
+                rows.append((size, image.shape[0], image.shape[1]))
+                size += image.nbytes
+            if progress is not None:
+                progress(position + 1, len(files))
+    return rows, bad, size
+
+
+def _decode(bound: int, file: _File) -> npt.NDArray[np.uint8] | BadImage:
+    if file.bad is not None:
+        return file.bad
+    try:
+        image: npt.NDArray[np.uint8] | BadImage = decode(file.path, bound)
+    except BadImage as error:
+        image = error
+    # An entry is named after the contents that were digested, so it must not hold others.
+    try:
+        same = _stamp(file.path)[0] == file.stamp
+    except OSError:
+        same = False
+    if not same:
+        raise UserError(f"{file.path} changed while it was being read; open the data again")
+    return image
+
+
+def _append(file: FileIO, image: npt.NDArray[np.uint8]) -> None:
+    rest = image.reshape(-1).data
+    while rest:  # a file without a buffer may take a part
+        rest = rest[file.write(rest) :]
+
+
+def _install(temporary: Path, entry: Path) -> CachedImages:
+    """Give a finished entry its name, unless another process has; a damaged one gives way."""
+    for _ in range(10):
+        try:
+            temporary.rename(entry)
+        except OSError:
+            if (winner := _load(entry)) is not None:
+                return winner
+            if not entry.exists():
+                raise
+            aside = entry.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+            try:
+                entry.rename(aside)
+            except FileNotFoundError:
+                continue  # another process has moved it
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            return CachedImages(entry)
+    raise UserError(f"other processes keep replacing {entry}")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed builds left behind; those that may still be going on stay."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        try:
+            touched = max(child.stat().st_mtime for child in (path, *path.iterdir()))
+        except OSError:
+            continue  # its own process has just removed it
+        if time.time() - touched > _STALE:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _cache_errors(folder: Path) -> Iterator[None]:
+    """Turn a failure to write the cache into one line that says how to move it."""
+    try:
+        yield
+    except (OSError, UserError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        reason = cause.strerror or str(cause) if isinstance(cause, OSError) else str(error)
+        advice = "set LARGEDROP_CACHE to a folder that can be written and has room"
+        raise UserError(f"cannot write the image cache in {folder.parent}: {reason}; {advice}") from error
+
+
+def _in_order(work: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:
+    """Yield ``work(item)`` in the order of ``items``, computed by threads that run only a little ahead.
+
+    Pillow, hashlib and reading release the interpreter's lock. Close the iterator to stop early.
+    """
+    workers = os.cpu_count() or 1
+    pending: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="largedrop")
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

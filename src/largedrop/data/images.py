@@ -1,0 +1,255 @@
+"""One image file to one uint8 array, whatever the format, mode or camera orientation."""
+
+from __future__ import annotations
+
+import stat
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from ..errors import UserError
+
+__all__ = ["EXTENSIONS", "PIXEL_LIMIT", "BadImage", "decode", "opened", "pillow_settings"]
+
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k")
+_OTHERS = (".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
+EXTENSIONS = frozenset((*_JPEG, *_OTHERS))
+"""What the name of an image file ends with, in lower case."""
+
+PIXEL_LIMIT = 500_000_000
+"""Images with more pixels than this are refused: a small file can claim a size that fills the memory."""
+
+_LARGE = 64_000_000
+"""Images with more pixels than this are decoded one at a time, so that many threads do not hold many of them."""
+
+# Named one by one, because Pillow recognises contents and not names: a file of another of its formats may start an
+# external program (EPS starts Ghostscript).
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
+
+# What undoes each EXIF orientation (1 is upright).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION_TAG = 0x0112
+
+_large_lock = threading.Lock()
+
+
+class BadImage(UserError):  # noqa: N818  # a verdict on a file; callers collect it more often than they raise it
+    """A file that cannot be decoded as an image.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it, in one line that does not name the file.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BadImage, (self.path, self.reason)
+
+
+def decode(path: Path, bound: int | None = None) -> npt.NDArray[np.uint8]:
+    """Decode an image file to RGB, upright, on white where it is transparent, the first frame where it has several.
+
+    16-bit greyscale is scaled to 8 bits by 1/257; 32-bit integers are taken as 16-bit where they fit, and floats as
+    0 to 1, 0 to 255 or 0 to 65535, the first that holds them; other ranges are stretched from least to greatest.
+
+    Args:
+        path: the file; its contents say the format, not its name.
+        bound: an image whose shorter side is longer than this is shrunk until it equals it, in pixels; no image is
+            enlarged. None keeps every size.
+
+    Returns:
+        array (height, width, 3), uint8.
+
+    Raises:
+        BadImage: the file is unreadable, empty, truncated, too large, or not an image.
+        UserError: there is not enough memory to decode it.
+    """
+    path = Path(path)
+    with pillow_settings(), opened(path) as file:
+        try:
+            with Image.open(file, formats=_formats()) as image:
+                return _pixels(path, image, bound)
+        except UserError:
+            raise
+        except MemoryError as error:
+            raise UserError(f"{path}: there is not enough memory to decode it") from error
+        except UnidentifiedImageError as error:
+            raise BadImage(path, "not an image of a known format") from error
+        except Image.DecompressionBombError as error:
+            raise BadImage(path, _TOO_LARGE) from error
+        except Exception as error:  # Pillow's decoders raise anything at malformed bytes
+            raise BadImage(path, _reason(error)) from error
+
+
+_TOO_LARGE = f"larger than {PIXEL_LIMIT // 1_000_000} megapixels"
+
+
+def _pixels(path: Path, image: Image.Image, bound: int | None) -> npt.NDArray[np.uint8]:
+    full = image.size
+    if min(full) < 1:
+        raise BadImage(path, "the image has no pixels")
+    if full[0] * full[1] > PIXEL_LIMIT:
+        raise BadImage(path, f"{_TOO_LARGE} ({full[0]} × {full[1]})")
+    # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the bound is left for the filter below, which does it better.
+    drafted = image.draft(None, (2 * bound, 2 * bound)) if bound is not None and min(full) > bound else None
+    with _large_lock if image.width * image.height > _LARGE else nullcontext():
+        image.load()
+        if drafted is None:
+            full = image.size  # loading a TIFF turns it upright
+        orientation = _orientation(image)  # after loading: in a PNG it may follow the pixels
+        upright = _rgb(image)
+        if bound is not None and min(full) > bound:
+            shorter = min(full)
+            size = (max(1, round(full[0] * bound / shorter)), max(1, round(full[1] * bound / shorter)))
+            box = drafted[1] if drafted is not None else None
+            upright = upright.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+        if orientation in _UPRIGHT:
+            upright = upright.transpose(_UPRIGHT[orientation])
+        return np.array(upright, dtype=np.uint8)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _grey(image).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    white = Image.new("RGB", rgba.size, "white")
+    white.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
+    return white
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """Greyscale of more than 8 bits as 8 bits, scaled where Pillow would clip."""
+    values = np.asarray(image)
+    if image.mode != "F" and values.min() >= 0 and values.max() <= 65535:
+        grey = (values.astype(np.uint32) + 128) // 257
+    else:
+        numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+        low, high = float(numbers.min()), float(numbers.max())
+        known = [float(top) for top in (1, 255, 65535) if low >= 0 and high <= top]
+        low, high = (0.0, known[0]) if known and image.mode == "F" else (low, max(high, low + 1e-9))
+        grey = np.rint((numbers - low) * (255 / (high - low)))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey.astype(np.uint8))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # noqa: BLE001  # broken metadata says nothing about the pixels, which are fine
+        return 1
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open the file for reading.
+
+    Raises:
+        BadImage: it cannot be opened, is empty, or is a pipe or a device, which would block for ever.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImage(path, "not a regular file")
+        if status.st_size == 0:
+            raise BadImage(path, "the file is empty")
+        file = open(path, "rb")  # noqa: SIM115  # closed below; errors of the body are not errors of opening
+    except OSError as error:
+        raise BadImage(path, _reason(error)) from error
+    with file:
+        yield file
+
+
+def _formats() -> list[str]:
+    """Those of ``_FORMATS`` that this Pillow was built with."""
+    if not set(_FORMATS) <= Image.OPEN.keys():
+        Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"cannot be read: {error.strerror or error}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class _Settings:
+    """Counts who decodes: the first sets the process-wide settings, the last one puts them back."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.restore = ExitStack()
+
+    def enter(self) -> None:
+        with self.lock:
+            if self.users == 0:
+                saved = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+                self.restore.callback(self._set, *saved)
+                self._set(PIXEL_LIMIT, False)
+                if not _context_aware():
+                    self.restore.enter_context(_no_pillow_warnings())
+            self.users += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.users -= 1
+            if self.users == 0:
+                self.restore.close()
+
+    @staticmethod
+    def _set(most_pixels: int | None, truncated: bool) -> None:
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = most_pixels, truncated
+
+
+_settings = _Settings()
+
+
+@contextmanager
+def pillow_settings() -> Iterator[None]:
+    """Hold Pillow's settings for decoding: ``PIXEL_LIMIT``, truncated files refused, none of its warnings.
+
+    Pillow keeps them for the whole process, so the settings from before return when the last thread leaves. ``decode``
+    holds them by itself; whoever decodes many images holds them around all, so that they do not change back and forth.
+    """
+    _settings.enter()
+    try:
+        # Where Python keeps the warnings' filters per thread (3.14 on), every thread sets its own.
+        with _no_pillow_warnings() if _context_aware() else nullcontext():
+            yield
+    finally:
+        _settings.leave()
+
+
+@contextmanager
+def _no_pillow_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def _context_aware() -> bool:
+    return bool(getattr(sys.flags, "context_aware_warnings", False))

@@ -1,0 +1,152 @@
+"""Dropout on the representation: the paper's m(λ)/(1−λ) ⊙ Φ(x), section 3.1."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import UserError, one_of
+
+__all__ = ["RepresentationDropout", "check_rate", "set_dropout"]
+
+HEAD_NAMES = ("head", "fc", "classifier", "head.fc", "heads.head", "last_linear", "score")
+
+
+def check_rate(rate: float) -> float:
+    """Return ``rate`` as a float.
+
+    Raises:
+        UserError: the rate is not in [0, 1).
+    """
+    try:
+        value = float(rate)
+    except (TypeError, ValueError):
+        raise UserError(f"the dropout rate must be a number in [0, 1), not {rate!r}") from None
+    if not 0.0 <= value < 1.0:
+        raise UserError(f"the dropout rate must be in [0, 1), not {rate}: at 1 nothing would be left to learn from")
+    return value
+
+
+class RepresentationDropout(nn.Module):
+    """Zero each unit of a representation with probability ``rate`` and divide the others by 1 − ``rate``.
+
+    The mask is drawn anew for every example and call, from torch's global generator; the identity in evaluation mode.
+    Unlike ``torch.nn.Dropout``, it refuses a rate of 1.
+
+    Raises:
+        UserError: the rate is not in [0, 1).
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = check_rate(rate)
+
+    def forward(self, representation: Tensor) -> Tensor:
+        """Map (batch, units) to the same shape."""
+        return F.dropout(representation, self.rate, self.training)
+
+    def extra_repr(self) -> str:
+        """The rate, for ``repr``."""
+        return f"rate={self.rate}"
+
+
+class _InputDropout:
+    """A forward pre-hook that drops out what a head reads. A hook leaves the names in the state dict as they are."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+    def __call__(self, head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (F.dropout(args[0], self.rate, head.training), *args[1:])
+
+
+def set_dropout(module: nn.Module, rate: float, head: str | None = None) -> nn.Module:
+    """Put dropout at ``rate`` on the representation of any classifier, in place: on what its last linear layer reads.
+
+    Works on networks of timm, torchvision and transformers, and on any module with a linear head. Calling it again
+    changes the rate; a rate of 0 removes it. State dicts keep their names. A dropout that the network has of its own
+    before the head (timm's ``head_drop``, the ``Dropout`` in torchvision's ``classifier``) is set to 0, so that
+    the rate asked for is the rate in force.
+
+    Args:
+        module: the network, changed in place.
+        rate: λ in [0, 1), the share of units that are zeroed.
+        head: dotted name of the head inside ``module``; found by its usual names where it is not given.
+
+    Returns:
+        The same module.
+
+    Raises:
+        UserError: the rate is not in [0, 1), or there is no such head, or none can be found.
+    """
+    rate = check_rate(rate)
+    own = [child for child in module.modules() if isinstance(child, RepresentationDropout)]
+    if own and head is None:
+        for child in own:
+            child.rate = rate
+        return module
+    name, target = _find_head(module, head)
+    _silence_own_dropout(module, name)
+    for key, hook in list(target._forward_pre_hooks.items()):
+        if isinstance(hook, _InputDropout):
+            del target._forward_pre_hooks[key]
+    if rate > 0:
+        target.register_forward_pre_hook(_InputDropout(rate))
+    return module
+
+
+def _find_head(module: nn.Module, name: str | None) -> tuple[str, nn.Module]:
+    children = dict(module.named_modules())
+    linear = [key for key, child in children.items() if isinstance(child, nn.Linear)]
+    if name is not None:
+        if name not in children:
+            raise UserError(f"the network has no head '{name}'; {one_of(name, linear[-12:])}")
+        return _last_linear(name, children[name])
+    if isinstance(module, nn.Linear):
+        return "", module
+    classifier = getattr(module, "get_classifier", None)
+    if callable(classifier):
+        found = classifier()
+        for key, child in children.items():
+            if child is found and not isinstance(child, nn.Identity):
+                return _last_linear(key, child)
+    for key in HEAD_NAMES:
+        if key in children and any(isinstance(child, nn.Linear) for child in children[key].modules()):
+            return _last_linear(key, children[key])
+    raise UserError(
+        f"found no head in {type(module).__name__}: name its last linear layer with head='…'"
+        + (f" (it has {', '.join(linear[-6:])})" if linear else " (it has no linear layer)")
+    )
+
+
+def _last_linear(name: str, head: nn.Module) -> tuple[str, nn.Module]:
+    """The last linear layer of a head that is a sequence, with its dotted name; a head without one is taken whole."""
+    if isinstance(head, nn.Linear):
+        return name, head
+    linear = [(key, child) for key, child in head.named_modules() if isinstance(child, nn.Linear)]
+    if not linear:
+        return name, head
+    key, child = linear[-1]
+    return f"{name}.{key}".strip("."), child
+
+
+def _silence_own_dropout(module: nn.Module, head: str) -> None:
+    """Set to 0 the dropout that stands directly before the head: the field's three ways of writing it."""
+    if isinstance(getattr(module, "drop_rate", None), float):
+        module.drop_rate = 0.0  # timm: F.dropout(x, p=self.drop_rate) in forward_head
+    parent_name, _, _ = head.rpartition(".")
+    children = dict(module.named_modules())
+    parent = children.get(parent_name, module)
+    named = [getattr(parent, "head_drop", None), getattr(parent, "dropout", None)]  # timm; transformers
+    siblings = list(parent.children()) if isinstance(parent, nn.Sequential) else []  # torchvision's classifier
+    before = siblings[: siblings.index(children[head])][-1:] if siblings and children.get(head) in siblings else []
+    for dropout in [*named, *before]:
+        if isinstance(dropout, nn.Dropout):
+            dropout.p = 0.0
+
+
+def dropout_mask(shape: torch.Size | tuple[int, ...], rate: float, generator: torch.Generator | None = None) -> Tensor:
+    """m(λ)/(1−λ): a float32 tensor of ``shape`` with 0 at probability ``rate`` and 1/(1−rate) elsewhere."""
+    kept = torch.rand(shape, generator=generator) >= rate
+    return kept.to(torch.float32).div_(1.0 - rate)

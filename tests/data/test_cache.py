@@ -1,0 +1,406 @@
+"""The cache of decoded images: what it returns, when it decodes, and what it survives."""
+
+import errno
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import largedrop
+from largedrop.data import cache
+from largedrop.data.cache import CachedImages, cache_folder, open_images
+from largedrop.errors import UserError
+
+SIZES = [(8, 8), (12, 9), (30, 20), (9, 16), (8, 8), (21, 10)]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Six PNG files of noise, not changed lately; (keys, paths)."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{number}.png" for number in range(len(SIZES))]
+    for path, (width, height) in zip(paths, SIZES, strict=True):
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+        age(path)
+    return [path.name for path in paths], paths
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The files that are decoded while a test runs."""
+    names: list[str] = []
+    real = cache.decode
+    monkeypatch.setattr(cache, "decode", lambda path, bound: names.append(path.name) or real(path, bound))
+    return names
+
+
+def age(path: Path, seconds: float = 100) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted((folder / "images").iterdir())
+
+
+def test_images_are_what_the_files_hold(tmp_path, files):
+    keys, paths = files
+    opened = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+    assert len(opened.images) == 6
+    assert opened.kept == (0, 1, 2, 3, 4, 5)
+    assert opened.skipped == ()
+    assert opened.images.bound == 320
+    for index, path in enumerate(paths):
+        image = opened.images[index]
+        np.testing.assert_array_equal(image, np.asarray(Image.open(path)))
+        assert not image.flags.writeable
+        assert type(image) is np.ndarray
+        assert image.dtype == np.uint8
+    np.testing.assert_array_equal(opened.images[-1], opened.images[5])
+    with pytest.raises(IndexError):
+        opened.images[6]
+
+
+def test_bound_is_a_part_of_the_entry(tmp_path, files):
+    keys, paths = files
+    small = open_images(keys, paths, bound=10, cache=tmp_path / "cache").images
+    assert [small[index].shape[:2] for index in range(6)] == [(8, 8), (9, 12), (10, 15), (16, 9), (8, 8), (10, 21)]
+    assert small.bound == 10
+    assert open_images(keys, paths, bound=320, cache=tmp_path / "cache").images[2].shape == (20, 30, 3)
+    assert len(entries(tmp_path / "cache")) == 2
+    with pytest.raises(UserError) as caught:
+        open_images(keys, paths, bound=0, cache=tmp_path / "cache")
+    assert str(caught.value) == "the bound on an image's shorter side must be at least 1 pixel, not 0"
+
+
+def test_the_second_time_nothing_is_decoded_or_read(tmp_path, files, decoded, monkeypatch):
+    keys, paths = files
+    calls = []
+    first = open_images(keys, paths, bound=320, cache=tmp_path / "cache", progress=lambda *done: calls.append(done))
+    assert sorted(decoded) == keys
+    assert calls == [(number, 6) for number in range(1, 7)]
+    decoded.clear()
+    monkeypatch.setattr(cache, "opened", lambda path: pytest.fail(f"{path} was read"))
+    second = open_images(keys, paths, bound=320, cache=tmp_path / "cache", progress=lambda *done: calls.append(done))
+    assert decoded == []
+    assert len(calls) == 6
+    assert second.digests == first.digests
+    np.testing.assert_array_equal(second.images[3], first.images[3])
+
+
+def test_a_changed_file_is_seen_and_a_touched_one_is_the_same(tmp_path, files, decoded):
+    keys, paths = files
+    first = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+    decoded.clear()
+    age(paths[0], 50)
+    assert open_images(keys, paths, bound=320, cache=tmp_path / "cache").digests == first.digests
+    assert decoded == []
+    Image.new("RGB", (8, 8), "red").save(paths[0])
+    age(paths[0], 40)
+    second = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+    assert sorted(decoded) == keys
+    assert second.digests[0] != first.digests[0]
+    assert second.digests[1:] == first.digests[1:]
+    assert second.images[0][0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_file_changed_just_now_is_digested_again(tmp_path, files):
+    keys, paths = files
+    now = time.time() - 0.5  # the sizes and the times are the same, as on a file system that counts whole seconds
+    Image.new("RGB", (8, 8), "red").save(paths[0], "BMP")
+    os.utime(paths[0], (now, now))
+    assert open_images(keys, paths, bound=320, cache=tmp_path / "cache").images[0][0, 0].tolist() == [255, 0, 0]
+    Image.new("RGB", (8, 8), "blue").save(paths[0], "BMP")
+    os.utime(paths[0], (now, now))
+    assert open_images(keys, paths, bound=320, cache=tmp_path / "cache").images[0][0, 0].tolist() == [0, 0, 255]
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path, files, monkeypatch):
+    keys, paths = files
+    real = cache.decode
+
+    def change(path, bound):
+        paths[2].write_bytes(b"other")
+        return real(path, bound)
+
+    monkeypatch.setattr(cache, "decode", change)
+    with pytest.raises(UserError, match=r"\.png changed while it was being read; open the data again"):
+        open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+    assert entries(tmp_path / "cache") == []
+
+
+def test_bad_images_are_all_named(tmp_path, files, decoded):
+    keys, paths = files
+    paths[1].write_bytes(b"")
+    paths[4].write_bytes(b"rubbish")
+    for attempt in range(2):
+        with pytest.raises(UserError) as caught:
+            open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+        assert str(caught.value) == (
+            "2 of 6 images cannot be decoded; --skip-bad-images (skip_bad_images=True) leaves them out:\n"
+            f"  {paths[1]}: the file is empty\n"
+            f"  {paths[4]}: not an image of a known format"
+        )
+        assert len(decoded) == 5, attempt  # only the first time; the empty file not even then
+    opened = open_images(keys, paths, bound=320, cache=tmp_path / "cache", skip_bad_images=True)
+    assert len(decoded) == 5
+    assert opened.kept == (0, 2, 3, 5)
+    assert len(opened.images) == len(opened.digests) == 4
+    assert opened.skipped == ("1.png: the file is empty", "4.png: not an image of a known format")
+    np.testing.assert_array_equal(opened.images[1], np.asarray(Image.open(paths[2])))
+
+
+def test_ten_bad_images_are_listed_and_the_rest_counted(tmp_path):
+    paths = [tmp_path / f"{number:02}.jpg" for number in range(12)]
+    for path in paths:
+        path.write_bytes(b"rubbish")
+    with pytest.raises(UserError) as caught:
+        open_images([path.name for path in paths], paths, bound=320, cache=tmp_path / "cache")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 12
+    assert lines[0].startswith("12 of 12 images cannot be decoded; ")
+    assert lines[10] == f"  {paths[9]}: not an image of a known format"
+    assert lines[11] == "  … and 2 more"
+    opened = open_images(
+        [path.name for path in paths], paths, bound=320, cache=tmp_path / "cache", skip_bad_images=True
+    )
+    assert (len(opened.images), opened.kept, len(opened.skipped)) == (0, (), 12)
+
+
+def test_another_pillow_judges_bad_images_anew(tmp_path, files, decoded, monkeypatch):
+    keys, paths = files
+    paths[1].write_bytes(b"rubbish")
+    open_images(keys, paths, bound=320, cache=tmp_path / "cache", skip_bad_images=True)
+    decoded.clear()
+    monkeypatch.setattr(cache.PIL, "__version__", "99.0")
+    open_images(keys, paths, bound=320, cache=tmp_path / "cache", skip_bad_images=True)
+    assert len(decoded) == 6
+
+
+@pytest.mark.parametrize(
+    "damage", ["short pixels", "no pixels", "no index", "empty index", "bad header", "other index"]
+)
+def test_a_damaged_entry_is_rebuilt(tmp_path, files, decoded, damage):
+    keys, paths = files
+    open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+    (entry,) = entries(tmp_path / "cache")
+    if damage == "short pixels":
+        with open(entry / "pixels.bin", "rb+") as file:
+            file.truncate(100)
+    elif damage == "bad header":
+        (entry / "entry.json").write_text("[1, 2")
+    elif damage == "empty index":
+        (entry / "index.npy").write_bytes(b"")
+    elif damage == "other index":
+        np.save(entry / "index.npy", np.zeros((6, 3), np.int64))
+    else:
+        (entry / {"no pixels": "pixels.bin", "no index": "index.npy"}[damage]).unlink()
+    decoded.clear()
+    images = open_images(keys, paths, bound=320, cache=tmp_path / "cache").images
+    assert len(decoded) == 6
+    np.testing.assert_array_equal(images[3], np.asarray(Image.open(paths[3])))
+    assert entries(tmp_path / "cache") == [entry]
+
+
+def test_a_damaged_memory_of_digests_is_ignored(tmp_path, files):
+    keys, paths = files
+    first = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+    (store,) = (tmp_path / "cache" / "digests").iterdir()
+    assert len(json.loads(store.read_text())["files"]) == 6
+    for content in ("", "[]", '{"format": 1, "files": [1]}', '{"format": 2}'):
+        store.write_text(content)
+        assert open_images(keys, paths, bound=320, cache=tmp_path / "cache").digests == first.digests
+
+
+def test_images_are_not_copied_to_worker_processes(tmp_path, files):
+    keys, paths = files
+    images = open_images(keys, paths, bound=320, cache=tmp_path / "cache").images
+    pickled = pickle.dumps(images)
+    assert len(pickled) < 1000
+    copy = pickle.loads(pickled)  # noqa: S301  # our own
+    assert isinstance(copy, CachedImages)
+    np.testing.assert_array_equal(copy[2], images[2])
+
+
+BUILD = """
+import sys, time
+from pathlib import Path
+from largedrop.data.cache import open_images
+
+folder, cache, wait = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+paths = sorted(folder.iterdir())
+
+def progress(done, total):
+    if done == 3:
+        print("half", flush=True)
+        time.sleep(wait)
+
+images = open_images([path.name for path in paths], paths, bound=320, cache=cache, progress=progress).images
+print(len(images), int(sum(int(images[index].sum()) for index in range(len(images)))), flush=True)
+"""
+
+
+def start(folder: Path, cache: Path, wait: float) -> subprocess.Popen:
+    source = Path(next(iter(largedrop.__path__))).parent
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    command = [sys.executable, "-W", "error", "-c", BUILD, str(folder), str(cache), str(wait)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_killed_build_is_never_used_and_is_cleaned_up_later(tmp_path, files, decoded):
+    keys, paths = files
+    with start(paths[0].parent, tmp_path / "cache", 60) as process:
+        assert process.stdout.readline() == "half\n"
+        process.send_signal(signal.SIGKILL)
+    (left,) = entries(tmp_path / "cache")
+    assert left.name.startswith(".building-")
+    assert (left / "pixels.bin").stat().st_size > 0
+    images = open_images(keys, paths, bound=320, cache=tmp_path / "cache").images
+    assert len(decoded) == 6
+    np.testing.assert_array_equal(images[5], np.asarray(Image.open(paths[5])))
+    assert left in entries(tmp_path / "cache")  # its process might still be at it
+    for path in (*left.iterdir(), left):
+        age(path, 25 * 3600)
+    open_images(keys, paths, bound=9, cache=tmp_path / "cache")
+    assert left not in entries(tmp_path / "cache")
+    assert len(entries(tmp_path / "cache")) == 2
+
+
+def test_two_processes_build_the_same_entry_at_once(tmp_path, files):
+    _, paths = files
+    processes = [start(paths[0].parent, tmp_path / "cache", 0.5) for _ in range(2)]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    total = sum(int(np.asarray(Image.open(path)).astype(int).sum()) for path in paths)
+    assert outputs == [f"half\n6 {total}\n"] * 2
+    assert len(entries(tmp_path / "cache")) == 1
+
+
+def test_the_second_to_finish_uses_what_the_first_made(tmp_path, files):
+    keys, paths = files
+    winner = []
+
+    def progress(done, total):
+        if done == total:
+            winner.append(open_images(keys, paths, bound=320, cache=tmp_path / "cache").images)
+
+    images = open_images(keys, paths, bound=320, cache=tmp_path / "cache", progress=progress).images
+    np.testing.assert_array_equal(images[4], winner[0][4])
+    assert len(entries(tmp_path / "cache")) == 1
+
+
+def test_a_full_disk(tmp_path, files, monkeypatch):
+    keys, paths = files
+    real, written = cache._append, []
+
+    def append(file, image):
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(image)
+        real(file, image)
+
+    monkeypatch.setattr(cache, "_append", append)
+    with pytest.raises(UserError) as caught:
+        open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+    assert str(caught.value) == (
+        f"cannot write the image cache in {tmp_path / 'cache'}: No space left on device; "
+        "set LARGEDROP_CACHE to a folder that can be written and has room"
+    )
+    assert entries(tmp_path / "cache") == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_for_real(tmp_path, files, monkeypatch):
+    keys, paths = files
+    real = cache.Path.mkdir
+
+    def mkdir(self, *args, **options):
+        real(self, *args, **options)
+        if self.name.startswith(".building-"):
+            (self / "pixels.bin").symlink_to("/dev/full")
+
+    monkeypatch.setattr(cache.Path, "mkdir", mkdir)
+    with pytest.raises(
+        UserError, match=r"^cannot write the image cache in \S+: No space left on device; set LARGEDROP"
+    ):
+        open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+    assert entries(tmp_path / "cache") == []
+
+
+def test_a_cache_that_cannot_be_created(tmp_path, files):
+    keys, paths = files
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError) as caught:
+        open_images(keys, paths, bound=320, cache=tmp_path / "file" / "cache")
+    assert str(caught.value) == (
+        f"cannot write the image cache in {tmp_path / 'file' / 'cache'}: Not a directory; "
+        "set LARGEDROP_CACHE to a folder that can be written and has room"
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everything")
+def test_a_read_only_cache_serves_what_it_has(tmp_path, files):
+    keys, paths = files
+    open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+    for folder in (tmp_path / "cache" / "images", tmp_path / "cache" / "digests", tmp_path / "cache"):
+        folder.chmod(0o555)
+    try:
+        assert len(open_images(keys, paths, bound=320, cache=tmp_path / "cache").images) == 6
+        with pytest.raises(UserError, match="set LARGEDROP_CACHE"):
+            open_images(keys, paths, bound=9, cache=tmp_path / "cache")
+    finally:
+        for folder in (tmp_path / "cache", tmp_path / "cache" / "images", tmp_path / "cache" / "digests"):
+            folder.chmod(0o755)
+
+
+def test_digests_that_cannot_be_written_only_cost_time(tmp_path, files):
+    keys, paths = files
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "digests").touch()
+    assert len(open_images(keys, paths, bound=320, cache=tmp_path / "cache").images) == 6
+
+
+def test_a_callback_that_raises_leaves_nothing(tmp_path, files):
+    keys, paths = files
+
+    def progress(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_images(keys, paths, bound=320, cache=tmp_path / "cache", progress=progress)
+    assert entries(tmp_path / "cache") == []
+
+
+def test_where_the_cache_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("LARGEDROP_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == tmp_path / "home" / ".cache" / "largedrop"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_folder() == tmp_path / "home" / ".cache" / "largedrop"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "largedrop"
+    monkeypatch.setenv("LARGEDROP_CACHE", "")
+    assert cache_folder() == tmp_path / "xdg" / "largedrop"
+    monkeypatch.setenv("LARGEDROP_CACHE", str(tmp_path / "mine"))
+    assert cache_folder() == tmp_path / "mine"
+
+
+def test_threads_run_only_a_little_ahead(monkeypatch):
+    monkeypatch.setattr(cache.os, "cpu_count", lambda: 2)
+    begun = []
+    results = cache._in_order(lambda item: begun.append(item) or item * item, range(100))
+    assert [next(results) for _ in range(10)] == [item * item for item in range(10)]
+    assert len(begun) <= 10 + 2 * 2 + 1
+    results.close()
+    assert len(begun) <= 10 + 2 * 2 + 1

@@ -1,0 +1,140 @@
+"""Splits: by seed, without overlap, stratified, and with groups on one side."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from largedrop.data.dataset import Dataset, check_names
+from largedrop.errors import UserError
+
+
+class NoImages:
+    """Stands where images are not looked at."""
+
+    bound = 320
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: int, /) -> npt.NDArray[np.uint8]:
+        raise IndexError(index)
+
+
+def dataset(counts: npt.ArrayLike, shared_groups: bool = False) -> Dataset:
+    """A dataset with ``counts[domain][class]`` images; if shared, the j-th of a class is one thing in every domain."""
+    table = np.asarray(counts)
+    cells = [
+        (d, c, number) for d, row in enumerate(table.tolist()) for c, count in enumerate(row) for number in range(count)
+    ]
+    domain_ids, labels, numbers = np.array(cells, dtype=np.int64).T
+    groups = labels * 1000 + numbers if shared_groups else np.arange(len(cells), dtype=np.int64)
+    return Dataset(
+        name="toy",
+        classes=tuple(f"class{index}" for index in range(table.shape[1])),
+        domains=tuple("abcdefgh"[: table.shape[0]]),
+        labels=labels,
+        domain_ids=domain_ids,
+        groups=groups,
+        keys=tuple(f"{d}/{c}/{number}" for d, c, number in cells),
+        images=NoImages(),
+        fingerprint="",
+    )
+
+
+@pytest.fixture
+def plain():
+    return dataset([[50, 20, 5], [30, 40, 10], [100, 2, 3], [10, 10, 10]])
+
+
+@pytest.fixture
+def shared():
+    return dataset([[50, 20, 5]] * 4, shared_groups=True)
+
+
+@pytest.mark.parametrize("name", ["plain", "shared"])
+def test_a_split_is_a_partition_and_leaves_the_test_domain_out(name, request):
+    data = request.getfixturevalue(name)
+    for test_domain in data.domains:
+        split = data.split(test_domain, seed=3)
+        assert split.test_domain == test_domain
+        assert split.train_domains == tuple(domain for domain in data.domains if domain != test_domain)
+        parts = [*split.train, split.iid, split.ood]
+        assert sorted(np.concatenate(parts).tolist()) == list(range(len(data)))
+        np.testing.assert_array_equal(split.ood, data.indices(test_domain))
+        for domain, train in zip(split.train_domains, split.train, strict=True):
+            assert set(data.domain_ids[train].tolist()) == {data.domain_index(domain)}
+        for part in parts:
+            assert part.dtype == np.int64
+            assert (np.diff(part) > 0).all()
+
+
+def test_a_split_depends_on_the_seed_alone(plain):
+    first, again, other = plain.split("a", 0), plain.split("a", 0), plain.split("a", 1)
+    np.testing.assert_array_equal(first.iid, again.iid)
+    for one, two in zip(first.train, again.train, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert set(first.iid.tolist()) != set(other.iid.tolist())
+    # What is held out of a domain is the same whichever other domain is tested on.
+    in_c = plain.domain_ids == plain.domain_index("c")
+    held = [set(plain.split(domain, 0).iid.tolist()) & set(np.flatnonzero(in_c).tolist()) for domain in "abd"]
+    assert held[0] == held[1] == held[2] != set()
+
+
+def test_the_share_is_a_fifth_of_each_class_of_each_domain(plain):
+    split = plain.split("d", 0)
+    for domain in range(3):
+        for label in range(3):
+            stratum = np.flatnonzero((plain.domain_ids == domain) & (plain.labels == label))
+            held = np.isin(stratum, split.iid).sum()
+            assert held == min(max(1, round(0.2 * len(stratum))), len(stratum) - 1)
+    assert plain.split("d", 0, held_out=0.5).iid.size == pytest.approx(0.5 * 260, abs=5)
+
+
+def test_at_least_one_image_is_on_each_side():
+    data = dataset([[2, 3], [2, 2]])
+    for seed in range(20):
+        for share in (0.0, 0.2, 1.0):
+            split = data.split("b", seed, held_out=share)
+            assert sorted(set(data.labels[split.iid].tolist())) == [0, 1]
+            assert sorted(set(data.labels[split.train[0]].tolist())) == [0, 1]
+
+
+def test_groups_that_span_domains_stay_together(shared):
+    for seed in range(5):
+        split = shared.split("a", seed)
+        train = np.concatenate(split.train)
+        assert not set(shared.groups[train].tolist()) & set(shared.groups[split.iid].tolist())
+        held = [np.unique(shared.groups[split.iid[shared.labels[split.iid] == label]]).size for label in range(3)]
+        assert held == [10, 4, 1]
+        assert len(split.iid) == 3 * 15  # every drawing of each
+
+
+def test_every_image_is_held_out_about_as_often():
+    data = dataset([[40, 40], [2, 2]])
+    share = np.mean([np.isin(np.arange(80), data.split("b", seed).iid) for seed in range(400)], axis=0)
+    # 400 draws of probability 0.2: the standard error is 0.02
+    assert abs(share.mean() - 0.2) < 1e-12
+    assert np.abs(share - 0.2).max() < 5 * 0.02
+
+
+def test_unknown_and_only_domain(plain):
+    with pytest.raises(UserError) as caught:
+        plain.split("A", 0)
+    assert str(caught.value) == "no domain 'A' in toy; did you mean 'a'? (there are: a, b, c, d)"
+    with pytest.raises(UserError) as caught:
+        plain.indices("sketch")
+    assert str(caught.value) == "no domain 'sketch' in toy; there are: a, b, c, d"
+    with pytest.raises(UserError) as caught:
+        dataset([[5, 5]]).split("a", 0)
+    assert str(caught.value) == "toy has only the domain 'a': testing on it leaves none to train on"
+
+
+def test_check_names():
+    check_names("class", ["a", "b"])
+    with pytest.raises(UserError, match=r"^the class 'a' is named twice$"):
+        check_names("class", ["a", "b", "a"])
+
+
+def test_length_and_indices(plain):
+    assert len(plain) == 290
+    assert plain.indices("c").tolist() == list(range(155, 260))

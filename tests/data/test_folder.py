@@ -1,0 +1,285 @@
+"""Opening a folder domain/class/image: what it gives, and everything that can be wrong with one."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from largedrop.data import folder as module
+from largedrop.data.folder import list_images, open_folder
+from largedrop.errors import UserError
+
+PACS = Path(__file__).parents[2].parent / "shared" / "data" / "PACS"
+
+
+def write(path: Path, colour: str = "red") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), colour).save(path, "PNG")
+    then = time.time() - 100
+    os.utime(path, (then, then))
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two domains, two classes, two images each."""
+    path = tmp_path / "data"
+    for domain in ("photo", "art"):
+        for number, name in enumerate(("dog", "cat")):
+            write(path / domain / name / "b.png", "red")
+            write(path / domain / name / "a.png", "blue" if number else "lime")
+    return path
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Open a folder with a cache that belongs to the test."""
+    return lambda path, **options: open_folder(path, cache=tmp_path / "cache", **options)
+
+
+def error(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        list_images(path)
+    return str(caught.value)
+
+
+def test_what_a_folder_gives(root, opened):
+    data = opened(root)
+    assert data.name == "data"
+    assert data.domains == ("art", "photo")
+    assert data.classes == ("cat", "dog")
+    assert data.keys == (
+        "art/cat/a.png",
+        "art/cat/b.png",
+        "art/dog/a.png",
+        "art/dog/b.png",
+        "photo/cat/a.png",
+        "photo/cat/b.png",
+        "photo/dog/a.png",
+        "photo/dog/b.png",
+    )
+    assert data.labels.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert data.domain_ids.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert data.groups.tolist() == list(range(8))
+    assert data.labels.dtype == data.domain_ids.dtype == data.groups.dtype == np.int64
+    assert data.skipped == ()
+    assert data.images.bound == 320
+    assert data.images[0][0, 0].tolist() == [0, 0, 255]
+    assert data.images[2][0, 0].tolist() == [0, 255, 0]
+    assert opened(str(root), bound=4).images[0].shape == (4, 4, 3)
+
+
+def test_nested_folders_belong_to_the_class_and_clutter_is_ignored(root, opened):
+    write(root / "art" / "dog" / "more" / "deep" / "c.PNG")
+    write(root / "art" / "dog" / ".hidden" / "d.png")
+    write(root / "art" / "dog" / ".e.png")
+    write(root / ".git" / "f" / "g.png")
+    write(root / "__MACOSX" / "art" / "dog" / "h.png")
+    write(root / "overview.png")
+    write(root / "art" / "overview.png")
+    (root / "art" / "dog" / "notes.txt").write_text("notes")
+    (root / "README.md").write_text("read me")
+    data = opened(root)
+    assert len(data) == 9
+    assert data.keys[2:5] == ("art/dog/a.png", "art/dog/b.png", "art/dog/more/deep/c.PNG")
+
+
+def test_names_are_sorted_by_code_point_and_composed(root):
+    for name in ("Z.png", "é.png", "10.png", "9.png"):
+        write(root / "art" / "cat" / name)
+    names = [key.rpartition("/")[2] for key in list_images(root).keys if key.startswith("art/cat")]
+    assert names == ["10.png", "9.png", "Z.png", "a.png", "b.png", "é.png"]
+    before = list_images(root).keys
+    (root / "art" / "cat" / "é.png").rename(root / "art" / "cat" / "e\u0301.png")  # as HFS+ spells it
+    assert list_images(root).keys == before
+    write(root / "art" / "cat" / "é.png")
+    if len(list((root / "art" / "cat").iterdir())) == 7:
+        assert error(root) == "the image 'art/cat/é.png' is named twice"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are text elsewhere")
+def test_a_name_that_is_no_text(root, opened):
+    path = os.fsencode(root / "art" / "cat") + b"/\xe9.png"
+    try:
+        os.link(root / "art" / "cat" / "a.png", path)
+    except OSError:
+        pytest.skip("the file system takes only text")
+    data = opened(root)
+    assert data.keys[0] == "art/cat/\\udce9.png"
+    assert opened(root).fingerprint == data.fingerprint
+    "".join(data.keys).encode("utf-8")
+
+
+def test_fingerprint_is_of_contents_and_names(root, opened, tmp_path):
+    first = opened(root).fingerprint
+    assert len(first) == 64
+    os.utime(root / "art" / "cat" / "a.png")
+    assert opened(root).fingerprint == first
+    assert opened(root, bound=4).fingerprint == first
+    root.rename(tmp_path / "moved")
+    assert opened(tmp_path / "moved").fingerprint == first
+    write(tmp_path / "moved" / "art" / "cat" / "a.png", "black")
+    changed = opened(tmp_path / "moved").fingerprint
+    assert changed != first
+    (tmp_path / "moved" / "art" / "cat" / "a.png").rename(tmp_path / "moved" / "art" / "cat" / "c.png")
+    assert opened(tmp_path / "moved").fingerprint not in (first, changed)
+
+
+def test_bad_images_raise_or_are_skipped(root, opened):
+    good = opened(root).fingerprint
+    (root / "art" / "dog" / "c.jpg").write_bytes(b"rubbish")
+    (root / "photo" / "cat" / "c.png").symlink_to("nowhere")
+    with pytest.raises(UserError) as caught:
+        opened(root)
+    assert str(caught.value) == (
+        "2 of 10 images cannot be decoded; --skip-bad-images (skip_bad_images=True) leaves them out:\n"
+        f"  {root}/art/dog/c.jpg: not an image of a known format\n"
+        f"  {root}/photo/cat/c.png: cannot be read: No such file or directory"
+    )
+    data = opened(root, skip_bad_images=True)
+    assert data.skipped == (
+        "art/dog/c.jpg: not an image of a known format",
+        "photo/cat/c.png: cannot be read: No such file or directory",
+    )
+    assert len(data) == len(data.images) == len(data.groups) == len(data.keys) == 8
+    assert data.labels.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert data.groups.tolist() == list(range(8))
+    assert data.fingerprint == good
+
+
+def test_too_few_are_left_after_skipping(root, opened):
+    (root / "art" / "dog" / "b.png").write_bytes(b"")
+    (root / "photo" / "cat" / "a.png").write_bytes(b"")
+    (root / "photo" / "cat" / "b.png").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        opened(root, skip_bad_images=True)
+    assert str(caught.value) == (
+        f"{root} has 2 problems:\n"
+        "  art/dog has 1 usable image after 3 bad images were skipped; at least two are needed\n"
+        "  photo/cat has no usable images after 3 bad images were skipped; at least two are needed"
+    )
+
+
+def test_no_such_folder(root, tmp_path, monkeypatch):
+    emoji = "('emoji' names the dataset that comes with largedrop)"
+    assert error(tmp_path / "dta") == f"there is no folder {tmp_path}/dta; did you mean 'data'? {emoji}"
+    assert error(tmp_path / "xyz") == f"there is no folder {tmp_path}/xyz; {emoji}"
+    assert error(tmp_path / "dat" / "photo") == f"there is no folder {tmp_path}/dat; did you mean 'data'? {emoji}"
+    monkeypatch.chdir(tmp_path)
+    assert error("emojis") == f"there is no folder emojis; did you mean 'emoji'? {emoji}"
+    monkeypatch.chdir(root)
+    assert list_images(".").root.name == "data"
+    assert list_images("../data/photo/..").root.name == "data"
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "data.csv").touch()
+    expected = f"{tmp_path}/data.csv is a file; expects domain/class/image: name the folder that holds the domains"
+    assert error(tmp_path / "data.csv") == expected
+    assert error(tmp_path / "data.csv" / "photo").startswith(f"{tmp_path}/data.csv/photo cannot be read: Not a dir")
+
+
+def test_no_domains(tmp_path):
+    (tmp_path / "data").mkdir()
+    assert error(tmp_path / "data") == f"{tmp_path}/data: expects domain/class/image, found no folders"
+    write(tmp_path / "data" / "a.png")
+    assert error(tmp_path / "data") == f"{tmp_path}/data: expects domain/class/image, found images directly in data"
+
+
+def test_a_folder_of_classes_without_domains(root):
+    expected = (
+        f"{root}/photo: expects domain/class/image, found images directly in photo/cat: "
+        "put the class folders into one folder for each domain"
+    )
+    assert error(root / "photo") == expected
+
+
+def test_all_problems_at_once(root):
+    (root / "empty").mkdir()
+    write(root / "loose" / "a.png")
+    (root / "art" / "dog" / "a.png").unlink()
+    for name in ("cow", "emu"):
+        write(root / "photo" / name / "a.png")
+        write(root / "photo" / name / "b.png")
+    for name in ("a.png", "b.png"):
+        (root / "photo" / "cat" / name).unlink()
+    assert error(root) == (
+        f"{root} has 5 problems:\n"
+        "  the domain 'empty' has no class folders\n"
+        "  the domain 'loose' has no class folders, but images directly in it\n"
+        "  the domain 'art' lacks the classes 'cow', 'emu' that other domains have\n"
+        "  art/dog has 1 image; at least two are needed\n"
+        "  photo/cat has no images; at least two are needed"
+    )
+
+
+def test_only_the_first_twenty_problems_are_listed(root):
+    for number in range(30):
+        (root / f"x{number:02}").mkdir()
+    lines = error(root).splitlines()
+    assert lines[0] == f"{root} has 30 problems:"
+    assert len(lines) == 22
+    assert lines[-1] == "  … and 10 more"
+
+
+def test_one_class_is_too_few_and_one_domain_is_not(tmp_path, opened):
+    for name in ("a.png", "b.png"):
+        write(tmp_path / "data" / "photo" / "dog" / name)
+    assert error(tmp_path / "data") == f"{tmp_path}/data: has only the class 'dog'; at least two are needed"
+    for name in ("a.png", "b.png"):
+        write(tmp_path / "data" / "photo" / "cat" / name)
+    data = opened(tmp_path / "data")
+    assert data.domains == ("photo",)
+    with pytest.raises(UserError) as caught:
+        data.split("photo", 0)
+    assert str(caught.value) == "data has only the domain 'photo': testing on it leaves none to train on"
+
+
+def test_folders_that_cannot_be_read(root, monkeypatch):
+    write(root / "photo" / "dog" / "deep" / "c.png")
+    real = os.scandir
+
+    def scandir(path):
+        if Path(path).name in ("deep", "art"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(module.os, "scandir", scandir)
+    assert error(root) == (
+        f"{root} has 2 problems:\n"
+        "  cannot read the folder art: Permission denied\n"
+        "  cannot read the folder photo/dog/deep: Permission denied"
+    )
+    monkeypatch.setattr(module.os, "scandir", lambda path: scandir(root / "art"))
+    assert error(root) == f"{root}: cannot read the folder data: Permission denied"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
+def test_symbolic_links(root, tmp_path):
+    dog = root / "art" / "dog"
+    (dog / "up").symlink_to(root)
+    (dog / "here").symlink_to(".")
+    (dog / "itself").symlink_to("itself")
+    for name in "xyz":
+        (dog / name).mkdir()
+    for name in "xyz":
+        for other in "xyz":
+            (dog / name / other).symlink_to(dog / other)
+    write(dog / "x" / "1.png")
+    keys = [key for key in list_images(root).keys if key.startswith("art/dog/")]
+    assert keys == ["art/dog/a.png", "art/dog/b.png", "art/dog/x/1.png"]
+    root.rename(tmp_path / "elsewhere")
+    (tmp_path / "linked").symlink_to(tmp_path / "elsewhere")
+    assert list_images(tmp_path / "linked").root.name == "linked"
+
+
+def test_pacs():
+    if not PACS.is_dir():
+        pytest.skip(f"the PACS dataset is not in {PACS}")
+    listing = list_images(PACS)
+    assert len(listing.keys) == 9991
+    assert listing.domains == ("art_painting", "cartoon", "photo", "sketch")
+    assert listing.classes == ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+    assert np.bincount(listing.domain_ids).tolist() == [2048, 2344, 1670, 3929]
