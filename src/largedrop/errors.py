@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CollapseError", "UserError", "nearest", "one_of"]
+__all__ = ["CollapseError", "Interrupted", "UserError", "nearest", "one_of"]
 
 
 class UserError(Exception):
@@ -17,6 +17,10 @@ class UserError(Exception):
 
 class CollapseError(UserError):
     """A fine-tuning has collapsed or diverged, and going on would waste the user's time."""
+
+
+class Interrupted(Exception):  # noqa: N818  # nothing went wrong
+    """A run was asked to stop; its state is on disk, and the same call goes on where it was."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:

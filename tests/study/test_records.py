@@ -92,7 +92,9 @@ def test_one_seed_has_no_standard_error() -> None:
 
 
 def test_missing_records_are_named_and_their_seeds_left_out() -> None:
-    records = [entry for entry in RECORDS if not (entry.dropout == 0.9 and entry.test_domain == "b" and entry.seed == 1)]
+    records = [
+        entry for entry in RECORDS if not (entry.dropout == 0.9 and entry.test_domain == "b" and entry.seed == 1)
+    ]
     baseline, dropout, probe = summarise(records)
     assert baseline.complete
     assert not dropout.complete
@@ -153,7 +155,14 @@ def test_record_turns_numpy_numbers_into_plain_ones() -> None:
 
 
 def test_all_that_is_wrong_with_a_record_is_told_at_once() -> None:
-    content = whole() | {"method": "ensembel", "dropout": 1.0, "ood_accuracy": 72.7, "seed": True, "steps": -1, "spam": 1}
+    content = whole() | {
+        "method": "ensembel",
+        "dropout": 1.0,
+        "ood_accuracy": 72.7,
+        "seed": True,
+        "steps": -1,
+        "spam": 1,
+    }
     del content["test_domain"]
     with pytest.raises(UserError) as caught:
         Record.from_json(content, "results.json, records[4]")

@@ -101,6 +101,12 @@ def decode(path: Path, bound: int | None = None) -> npt.NDArray[np.uint8]:
             raise BadImage(path, _reason(error)) from error
 
 
+def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """An opened picture as ``decode`` would give it: RGB, upright, on white; uint8 (height, width, 3)."""
+    with pillow_settings():
+        return _pixels(Path(getattr(image, "filename", "") or "the image"), image, None)
+
+
 _TOO_LARGE = f"larger than {PIXEL_LIMIT // 1_000_000} megapixels"
 
 

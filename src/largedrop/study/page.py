@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from string import Template
 from typing import Any
+
+from PIL import Image
 
 from ..files import write_text
 from .examples import Examples, example_grid
@@ -52,7 +55,7 @@ def headline(rows: Sequence[Row]) -> str:
         return "Plain fine-tuning is not among the results, so there is nothing to compare with"
     where = "on unseen domains" if len(baseline.domains) > 1 else f"on the unseen domain {next(iter(baseline.domains))}"
     if row is None:
-        reached = f"{percent(baseline.overall.ood)} %" if baseline.overall.ood else "no complete result"
+        reached = f"{_said(percent(baseline.overall.ood))} %" if baseline.overall.ood else "no complete result"
         return f"Plain fine-tuning reaches {reached} {where}; fine-tuning with dropout is not among the results"
     name, gain = f"Dropout {row.dropout:g}", row.overall.gain
     if gain is None:
@@ -82,16 +85,16 @@ def details(rows: Sequence[Row]) -> str:
     seeds = "1 seed" if gain.n == 1 else f"{gain.n} seeds"
     lines.append(
         f"Over {seeds}{', so the standard error is itself rough' if 1 < gain.n < 4 else ''}. On held-out images of the "
-        f"training domains dropout {row.dropout:g} scores {percent(row.overall.iid)} %, "
-        f"plain fine-tuning {percent(baseline.overall.iid)} %."
+        f"training domains dropout {row.dropout:g} scores {_said(percent(row.overall.iid))} %, "
+        f"plain fine-tuning {_said(percent(baseline.overall.iid))} %."
     )
     if len(row.domains) > 1:
-        gains = [f"{domain} {points(score.gain)}" for domain, score in row.domains.items()]
+        gains = [f"{domain} {_said(points(score.gain))}" for domain, score in row.domains.items()]
         lines.append(f"Points gained by test domain: {listing(gains)}.")
     winners = best(rows)
     if winners and not any(rows[winner] is row for winner in winners):
         winner = rows[min(winners)]
-        lines.append(f"Highest o.o.d. accuracy here: {_called(winner)}, {percent(winner.overall.ood)} %.")
+        lines.append(f"Highest o.o.d. accuracy here: {_called(winner)}, {_said(percent(winner.overall.ood))} %.")
     if sum(other.method == "fine-tuning" and other.dropout > 0 for other in rows) > 1 and row.dropout == _PAPER_RATE:
         lines.append("The rate 0.9 is the paper's, fixed beforehand, not the best of those tried.")
     return " ".join(lines)
@@ -177,6 +180,11 @@ def _clear(gain: Estimate) -> bool:
     return gain.error is not None and abs(gain.mean) > 2 * gain.error
 
 
+def _said(number: str) -> str:
+    """``number`` as a sentence says it: the error that one seed cannot give, ``–`` in a table, is left unsaid."""
+    return number.removesuffix(" ± –")
+
+
 def _called(row: Row) -> str:
     return "plain fine-tuning" if row.baseline else f"{row.method} with dropout {row.dropout:g}"
 
@@ -187,12 +195,13 @@ def _tiles(rows: Sequence[Row]) -> str:
         return ""
     tiles = [("", "plain fine-tuning", baseline), ("main", f"dropout {row.dropout:g}", row)]
     parts = [
-        f'<div class="{kind}"><dt>{name}, o.o.d.</dt><dd>{percent(which.overall.ood)} %'
-        f"<small>i.i.d. {percent(which.overall.iid)} %</small></dd></div>"
+        f'<div class="{kind}"><dt>{name}, o.o.d.</dt><dd>{_said(percent(which.overall.ood))} %'
+        f"<small>i.i.d. {_said(percent(which.overall.iid))} %</small></dd></div>"
         for kind, name, which in tiles
     ]
-    gain = f"<div><dt>gain, o.o.d.</dt><dd>{points(row.overall.gain)}<small>points, paired by seed</small></dd></div>"
-    return f'<dl class="tiles">{"".join(parts)}{gain}</dl>'
+    gain = _said(points(row.overall.gain))
+    parts.append(f"<div><dt>gain, o.o.d.</dt><dd>{gain}<small>points, paired by seed</small></dd></div>")
+    return f'<dl class="tiles">{"".join(parts)}</dl>'
 
 
 def _compared(rows: Sequence[Row], records: Sequence[Record], dataset: Mapping[str, Any]) -> str:
@@ -250,11 +259,14 @@ def _list(lines: Sequence[str]) -> str:
 
 
 def _figure(png: bytes, tested: Sequence[str]) -> str:
+    width = round(Image.open(io.BytesIO(png)).width / 1.5)  # sharp at 150 dots an inch, a little above life size
+    size = f"max-width: {width}px; min-width: min(42rem, {width}px)"
     alt = f"Scatter plot of o.o.d. over i.i.d. accuracy, test domains {listing(tested)}; its means are in the tables."
     return (
         '<figure><div class="scroll plot" role="region" tabindex="0" aria-label="Figure">'
-        f'<img src="{_data_uri(png)}" alt="{escape(alt)}"></div><figcaption>Higher is more robust, further right is '
-        "better on more of the same. Scales differ between panels and do not start at zero.</figcaption></figure>"
+        f'<img src="{_data_uri(png)}" style="{size}" alt="{escape(alt)}"></div>'
+        "<figcaption>Higher is more robust, further right is better on more of the same. Scales differ between panels "
+        "and do not start at zero.</figcaption></figure>"
     )
 
 

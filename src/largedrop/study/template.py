@@ -45,7 +45,7 @@ td.best { font-weight: 700; }
 .pair > div { min-width: 0; } .pair table { font-size: .82rem; } .pair th, .pair td { padding: .35rem .45rem; }
 .pair thead th { font-size: .78rem; }
 figure { margin: 0; } figcaption { color: var(--soft); font-size: .88rem; margin-top: .6rem; max-width: 48rem; }
-.plot { background: #fff; } .plot img { display: block; width: 100%; min-width: 44rem; padding: .6rem; }
+.plot { background: #fff; } .plot img { display: block; width: 100%; margin: 0 auto; padding: .6rem; }
 .examples { padding: .9rem; width: fit-content; max-width: 100%; }
 .sheet { display: grid; grid-template-columns: minmax(6.5rem, max-content) auto; column-gap: .8rem;
   width: max-content; }
@@ -66,10 +66,12 @@ details summary { cursor: pointer; font-weight: 600; margin-bottom: .6rem; }
 footer { color: var(--soft); font-size: .85rem; border-top: 1px solid var(--line); padding-top: 1rem;
   padding-bottom: 3rem; overflow-wrap: anywhere; }
 @media (max-width: 34rem) { body { font-size: 15px; } table, .pair table { font-size: .8rem; }
-  thead th, .pair thead th { font-size: .74rem; } th, td, .pair th, .pair td { padding: .35rem .4rem; } .facts th { width: 7rem; }
-  .scores td span { display: block; color: var(--soft); } .plot img { min-width: 40rem; }
+  thead th, .pair thead th { font-size: .74rem; } th, td, .pair th, .pair td { padding: .35rem .4rem; }
+  .facts th { width: 7rem; }
+  .scores td span { display: block; color: var(--soft); }
   section { margin: 2rem 0; } }
-@media print { .scroll { overflow: visible; } .plot img { min-width: 0; } section { break-inside: avoid-page; } }
+@media print { .scroll { overflow: visible; } .plot img { min-width: 0 !important; }
+  section { break-inside: avoid-page; } }
 """
 
 PAGE = """<!DOCTYPE html>

@@ -1,0 +1,78 @@
+"""The call that most people want: fine-tune on a dataset and get the run back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .config import Config, make_config
+from .data.dataset import Dataset
+from .errors import UserError
+from .models.pretrained import find_weights
+from .training.device import choose_device, choose_precision
+from .training.features import FeatureCache
+from .training.loop import train
+from .training.run import Run
+
+__all__ = ["finetune", "resolve"]
+
+
+def finetune(
+    data: Dataset,
+    test_domain: str,
+    *,
+    output: str | Path | None = None,
+    recipe: str = "short",
+    device: str = "auto",
+    progress: Callable[[float], None] | None = None,
+    **settings: Any,
+) -> Run:
+    """Fine-tune on every domain but one, and score on that one.
+
+    Args:
+        data: from ``open_dataset``.
+        test_domain: name of the domain that is never trained on nor selected on.
+        output: folder of the run; by default ``largedrop-runs/`` and a name made of dataset, test domain and config.
+            A finished run there is returned as it is, an interrupted one goes on.
+        recipe: ``short`` (minutes on a processor) or ``paper`` (its protocol); ``settings`` change single values.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        progress: called with the work done since the last call.
+        settings: fields of ``Config``: ``model``, ``dropout``, ``steps``, ``lr``, ``size``, ``seed``, …
+
+    Returns:
+        The finished run: ``run.best`` and ``run.average`` are checkpoints for ``load_model``.
+
+    Raises:
+        UserError: anything wrong with the arguments, in one line.
+        CollapseError: the run has collapsed or diverged.
+    """
+    place = choose_device(device)
+    config = resolve(data, place, recipe=recipe, test_domain=test_domain, **settings)
+    folder = Path(output) if output is not None else Path("largedrop-runs") / run_name(config)
+    return train(config, data, folder, device=place, features=FeatureCache(data), progress=progress)
+
+
+def resolve(data: Dataset, device: torch.device, *, recipe: str, **settings: Any) -> Config:
+    """A complete config: the dataset's digest, the weights' digest and the precision filled in.
+
+    Raises:
+        UserError: anything wrong with the settings, or images kept smaller than the size that is asked for.
+    """
+    precision = choose_precision(settings.pop("precision", "auto"), device)
+    config = make_config(recipe, data=data.name, fingerprint=data.fingerprint, precision=precision, **settings)
+    data.domain_index(config.test_domain)
+    if config.size > data.images.bound:
+        raise UserError(
+            f"size {config.size} is larger than the {data.images.bound} pixels that the images are kept at; "
+            f"open them with open_dataset(…, bound={config.size * 5 // 4})"
+        )
+    weights = find_weights(config.model, config.weights)
+    return Config.from_json({**config.to_json(), "weights_digest": weights.digest})
+
+
+def run_name(config: Config) -> str:
+    """A folder's name for the run: what a person looks for, and the digest that makes it unique."""
+    return f"{config.data}-{config.test_domain}-d{config.dropout:g}-s{config.seed}-{config.digest()}"

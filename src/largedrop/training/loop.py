@@ -1,0 +1,258 @@
+"""The training loop: from a config and a dataset to a finished run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import __version__
+from ..config import Config
+from ..data.augment import augment, draw
+from ..data.dataset import Dataset, Split
+from ..data.random import torch_seed
+from ..data.sampling import batch_indices
+from ..data.views import normalise
+from ..errors import Interrupted, UserError
+from ..files import write_json
+from ..models.folding import fold_batchnorm
+from ..models.network import Network
+from .averaging import WeightAverage
+from .checkpoint import read_tensors, save_model, write_tensors
+from .collapse import CollapseWatch
+from .evaluation import accuracy, autocast, logits
+from .features import FeatureCache
+from .run import Run, claim_folder
+from .setup import create_network, make_optimizer, set_learning_rate, start_head
+from .state import FILE as STATE
+from .state import Trajectory, load_state, save_state
+
+__all__ = ["cost", "train"]
+
+SAVE_EVERY = 120.0
+"""Seconds after which the state is saved between two evaluations, for those that are far apart."""
+TRAINING_COST = 5
+"""An image in training takes about as long as this many in evaluation; for the time that is left."""
+
+Report = Callable[[float], None]
+Outputs = dict[str, npt.NDArray[np.float16]]
+"""Logits on the ``iid`` and the ``ood`` images, (n, classes) each."""
+
+
+def train(
+    config: Config,
+    data: Dataset,
+    folder: Path,
+    *,
+    device: torch.device | None = None,
+    features: FeatureCache | None = None,
+    progress: Report | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Run:
+    """Fine-tune as section 3.1 and the paper's public code do, and leave a finished run in ``folder``.
+
+    A finished run is returned as it is; one that was interrupted goes on from its last state and ends with the same bits
+    (on the same hardware), since every random draw is a function of (seed, step).
+
+    Args:
+        config: all that the result depends on.
+        data: the dataset that ``config`` names.
+        folder: of the run.
+        device: where to compute; the processor by default.
+        features: shared with other runs on the same data, so that the frozen network sees each image once.
+        progress: called with the work done since the last call, in the unit of ``cost``.
+        stop: asked after every step; where it says True the state is saved and ``Interrupted`` raised.
+
+    Raises:
+        UserError: the folder is another config's or cannot be written, or another process is at work in it.
+        CollapseError: the run has collapsed or diverged.
+        Interrupted: ``stop`` said so.
+    """
+    report = progress or (lambda done: None)
+    split = data.split(config.test_domain, config.seed, config.held_out)
+    claim_folder(folder, config)
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(f"another process is at work in {folder}") from None
+    try:
+        if (folder / "result.json").is_file():
+            report(cost(config, split))
+            return Run.open(folder)
+        # Dropout, and whatever else the network draws, comes from torch's generator: seeded per step, given back after.
+        with torch.random.fork_rng(devices=[]):
+            place = device or torch.device("cpu")
+            return _train(config, data, split, folder, place, features or FeatureCache(data), report, stop)
+    finally:
+        lock.release()
+
+
+def cost(config: Config, split: Split) -> float:
+    """The work of a run, in evaluated images; for the time that is left."""
+    training = TRAINING_COST * config.steps * config.batch * len(split.train_domains)
+    return training + (len(split.iid) + len(split.ood)) * (len(config.evaluations) + 1)
+
+
+def _train(
+    config: Config,
+    data: Dataset,
+    split: Split,
+    folder: Path,
+    device: torch.device,
+    features: FeatureCache,
+    report: Report,
+    stop: Callable[[], bool] | None,
+) -> Run:
+    network = create_network(config, data.classes).to(device=device, memory_format=torch.channels_last)
+    optimizer, average = make_optimizer(config, network), WeightAverage()
+    watch = CollapseWatch(len(data.classes), config.dropout, config.lr)
+    so_far = load_state(folder, network, optimizer, average, watch)
+    if so_far is None:
+        so_far = Trajectory(probe=start_head(config, data, split, network, features))
+        save_state(folder, so_far, network, optimizer, average, watch)
+    else:
+        report(cost(config, split) * so_far.step / config.steps)
+    if network.spec.freeze_batchnorm:
+        fold_batchnorm(network, torch.zeros((1, 3, config.size, config.size), device=device))
+    labels = torch.from_numpy(data.labels).to(device)
+    network.train()
+    saved = time.monotonic()
+
+    for step in range(so_far.step, config.steps):
+        torch.manual_seed(torch_seed("step", config.seed, step))
+        lr = set_learning_rate(optimizer, config, step)
+        chosen = batch_indices(split.train, config.batch, config.seed, step)
+        batch = normalise(_views(data, chosen, config, step).to(device), network.spec.mean, network.spec.std)
+        with autocast(config.precision, device):
+            representation = network.represent(batch)
+            outputs = network.head(network.dropout(representation))
+        loss = F.cross_entropy(outputs.float(), labels[torch.from_numpy(chosen).to(device)])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        size = float(representation.detach().float().square().mean().sqrt())
+        watch.see(step + 1, float(loss.detach()), size)
+        optimizer.step()
+        so_far.step = step + 1
+        so_far.losses.append(float(loss.detach()))
+        report(TRAINING_COST * len(chosen))
+
+        evaluated = so_far.step in config.evaluations
+        if evaluated:
+            average.add(network.state_dict())
+            found = _outputs(config, data, split, network, report)
+            _log(config, data, split, folder, network, so_far, found, {"lr": lr, "representation_rms": size})
+        asked = stop is not None and stop()
+        if evaluated or asked or time.monotonic() - saved > SAVE_EVERY:
+            so_far.seconds, saved = so_far.seconds + time.monotonic() - saved, time.monotonic()
+            save_state(folder, so_far, network, optimizer, average, watch)
+        if asked:
+            raise Interrupted(f"stopped after step {so_far.step} of {config.steps}")
+
+    network.load_state_dict(average.mean)
+    found = _outputs(config, data, split, network, report)
+    so_far.seconds += time.monotonic() - saved
+    scores = _scores(data, split, found)
+    save_model(folder / "average.safetensors", network, about(config, data, {"step": config.steps, **scores}))
+    return _finish(config, data, split, folder, so_far, scores)
+
+
+def _views(data: Dataset, chosen: npt.NDArray[np.int64], config: Config, step: int) -> Tensor:
+    images = [data.images[int(index)] for index in chosen]
+    shapes = [(image.shape[0], image.shape[1]) for image in images]
+    return augment(images, config.size, draw(shapes, config.seed, step))
+
+
+def _outputs(config: Config, data: Dataset, split: Split, network: Network, report: Report) -> Outputs:
+    return {
+        "iid": logits(network, data, split.iid, config.precision, report),
+        "ood": logits(network, data, split.ood, config.precision, report),
+    }
+
+
+def _scores(data: Dataset, split: Split, outputs: dict[str, npt.NDArray[Any]]) -> dict[str, float]:
+    return {
+        "iid_accuracy": accuracy(outputs["iid"], data.labels[split.iid]),
+        "ood_accuracy": accuracy(outputs["ood"], data.labels[split.ood]),
+    }
+
+
+def _log(
+    config: Config,
+    data: Dataset,
+    split: Split,
+    folder: Path,
+    network: Network,
+    so_far: Trajectory,
+    outputs: Outputs,
+    more: dict[str, float],
+) -> None:
+    """Put an evaluation on disk: its outputs, its line in the log, and the network where it is the best so far."""
+    tensors = {name: torch.from_numpy(values) for name, values in outputs.items()}
+    write_tensors(_output_file(folder, so_far.step), tensors, "outputs", {"step": so_far.step})
+    by_domain = {
+        domain: accuracy(outputs["iid"][chosen], data.labels[split.iid[chosen]])
+        for domain in split.train_domains
+        for chosen in [np.flatnonzero(data.domain_ids[split.iid] == data.domain_index(domain))]
+    }
+    loss = sum(so_far.losses) / len(so_far.losses)
+    scores = _scores(data, split, outputs)
+    so_far.log.append({"step": so_far.step, **scores, "iid_by_domain": by_domain, "train_loss": loss, **more})
+    so_far.losses = []
+    if so_far.best["step"] == so_far.step:
+        save_model(folder / "best.safetensors", network, about(config, data, {"step": so_far.step, **scores}))
+    write_json(folder / "log.json", {"log": so_far.log})
+
+
+def _finish(
+    config: Config, data: Dataset, split: Split, folder: Path, so_far: Trajectory, of_average: dict[str, float]
+) -> Run:
+    """Write the result, which marks the run as finished, and remove what only going on needed."""
+    best = so_far.best
+    total = so_far.seconds + so_far.probe["seconds"]
+    common = {"steps": config.steps, "seconds": round(total, 3)}
+    result = {
+        "largedrop": __version__,
+        "methods": {
+            "fine-tuning": {**{key: best[key] for key in of_average}, **common},
+            "ensemble": {**_scores(data, split, _mean_outputs(config, folder)), **common},
+            "weight-average": {**of_average, **common},
+            "linear-probe": {
+                **{key: so_far.probe[key] for key in of_average},
+                "steps": so_far.probe["steps"],
+                "seconds": round(so_far.probe["seconds"], 3),
+            },
+        },
+        "best_step": best["step"],
+        "probe": so_far.probe,
+        "log": so_far.log,
+    }
+    write_json(folder / "result.json", result)
+    (folder / STATE).unlink(missing_ok=True)
+    return Run.open(folder)
+
+
+def _mean_outputs(config: Config, folder: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """The trajectory's ensemble: logits averaged over the evaluations, as the public code does, (n, classes)."""
+    total: dict[str, Tensor] = {}
+    for step in config.evaluations:
+        tensors, _ = read_tensors(_output_file(folder, step), "outputs")
+        total = {name: total.get(name, 0) + tensor.float() for name, tensor in tensors.items()}
+    return {name: (tensor / len(config.evaluations)).numpy() for name, tensor in total.items()}
+
+
+def _output_file(folder: Path, step: int) -> Path:
+    return folder / "outputs" / f"{step:06d}.safetensors"
+
+
+def about(config: Config, data: Dataset, more: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its origin."""
+    return {"largedrop": __version__, "config": config.to_json(), "domains": list(data.domains), **more}

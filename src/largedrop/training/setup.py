@@ -1,0 +1,105 @@
+"""What a run starts from: the network with its new head, the optimiser, and the head fitted on cached features."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..config import Config
+from ..data.dataset import Dataset, Split
+from ..data.random import torch_seed
+from ..errors import UserError
+from ..models.network import Network, Spec, parameter_groups
+from ..models.pretrained import create_backbone, find_weights, normalisation
+from .evaluation import accuracy
+from .features import FeatureCache
+from .head import HeadFit, fit_head
+
+__all__ = ["create_network", "make_optimizer", "start_head"]
+
+
+def create_network(config: Config, classes: tuple[str, ...]) -> Network:
+    """The pretrained backbone with a new head, drawn with the config's seed.
+
+    Raises:
+        UserError: the model or its weights cannot be had, or are no longer those that the config names.
+    """
+    weights = find_weights(config.model, config.weights)
+    if config.weights_digest and weights.digest != config.weights_digest:
+        raise UserError(f"the weights of {config.model} ({weights.source}) are no longer those that this run began with")
+    mean, std = normalisation(config.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed("network", config.seed))
+        backbone, units = create_backbone(config.model, weights)
+        spec = Spec(
+            model=config.model,
+            weights=weights.source,
+            classes=classes,
+            size=config.size,
+            mean=mean,
+            std=std,
+            dropout=config.dropout,
+            freeze_batchnorm=config.weights != "random",
+        )
+        return Network(backbone, units, spec)
+
+
+def make_optimizer(config: Config, network: Network) -> torch.optim.Optimizer:
+    """SGD with momentum, or AdamW; ``initial_lr`` of each group is what the schedule multiplies."""
+    groups = parameter_groups(network, config.lr, config.head_lr_multiplier)
+    for group in groups:
+        group["initial_lr"] = group["lr"]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: Config, step: int) -> float:
+    """Give every group its rate at ``step`` (from 0): ×0.1 from the milestone on. Returns the backbone's."""
+    factor = 0.1 if step >= config.milestone else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+    return config.lr * factor
+
+
+def start_head(config: Config, data: Dataset, split: Split, network: Network, features: FeatureCache) -> dict[str, Any]:
+    """Fit a head on the frozen network's features, and give it to the network where the config wants a warm start.
+
+    Returns:
+        The linear probe as JSON: of the fit's rounds the one of best i.i.d. accuracy, selected as a fine-tuning is.
+    """
+    table = features.get(config, network)
+    began = time.monotonic()
+    fit = fit_head(
+        [table[torch.from_numpy(indices)] for indices in split.train],
+        [torch.from_numpy(data.labels[indices]) for indices in split.train],
+        len(data.classes),
+        config.dropout,
+        config.weight_decay,
+        config.seed,
+    )
+    if config.head == "warm":
+        with torch.no_grad():
+            network.head.weight.copy_(fit.last.weight)
+            network.head.bias.copy_(fit.last.bias)
+    return {**_probe(fit, data, split, table), "seconds": time.monotonic() - began}
+
+
+def _probe(fit: HeadFit, data: Dataset, split: Split, table: Tensor) -> dict[str, Any]:
+    scores = []
+    for entry in fit.rounds:
+        outputs = F.linear(table, entry.weight, entry.bias).numpy()
+        scores.append([accuracy(outputs[part], data.labels[part]) for part in (split.iid, split.ood)])
+    best = max(range(len(scores)), key=lambda place: (scores[place][0], -place))
+    return {
+        "iid_accuracy": scores[best][0],
+        "ood_accuracy": scores[best][1],
+        "steps": fit.rounds[best].steps,
+        "fit_steps": fit.last.steps,
+        "fit_loss": fit.last.loss,
+        "converged": fit.converged,
+    }

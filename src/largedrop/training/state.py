@@ -1,0 +1,107 @@
+"""Where a run is: what it has seen so far, and how that is put on disk and taken up again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..models.network import Network
+from .averaging import WeightAverage
+from .checkpoint import read_tensors, write_tensors
+from .collapse import CollapseWatch
+
+__all__ = ["Trajectory", "load_state", "save_state"]
+
+FILE = "resume.safetensors"
+
+
+@dataclass
+class Trajectory:
+    """A run so far.
+
+    Attributes:
+        step: optimiser steps taken.
+        seconds: spent on them and on evaluations, over all restarts.
+        losses: of the steps since the last evaluation.
+        log: one entry per evaluation.
+        probe: the linear probe that was fitted before the first step.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    log: list[dict[str, Any]] = field(default_factory=list)
+    probe: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The evaluation of best i.i.d. accuracy, the first of several."""
+        return max(self.log, key=lambda entry: (entry["iid_accuracy"], -entry["step"]))
+
+
+def save_state(
+    folder: Path,
+    trajectory: Trajectory,
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage,
+    watch: CollapseWatch,
+) -> None:
+    """Write all that is needed to go on, whole: a kill at any time leaves the last state or this one."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in average.mean.items()}
+    for number, entries in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in entries.items() if value is not None}
+    header = {"trajectory": asdict(trajectory), "averaged": average.count, "watch": watch.state()}
+    write_tensors(folder / FILE, tensors, "state", header)
+
+
+def load_state(
+    folder: Path, network: Network, optimizer: torch.optim.Optimizer, average: WeightAverage, watch: CollapseWatch
+) -> Trajectory | None:
+    """Take a run up where it was last saved, or return None where it was not begun.
+
+    Raises:
+        UserError: the state is damaged or does not fit the network.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        tensors, header = read_tensors(path, "state")
+        trajectory = Trajectory(**header["trajectory"])
+        network.load_state_dict(_part(tensors, "network"))
+        average.mean = {name: _like(tensor) for name, tensor in _part(tensors, "average").items()}
+        average.count = int(header["averaged"])
+        watch.restore(header["watch"])
+        _load_optimizer(optimizer, _part(tensors, "optimizer"))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{path} does not fit this run ({first}); remove {folder} to start it anew") from error
+    except UserError as error:
+        raise UserError(f"{error}; remove {folder} to start this run anew") from error
+    return trajectory
+
+
+def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    start = f"{name}."
+    return {key.removeprefix(start): tensor for key, tensor in tensors.items() if key.startswith(start)}
+
+
+def _like(tensor: Tensor) -> Tensor:
+    """Convolutions' weights lie channels last, as the network's own, or the optimiser would leave its fast path."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = _like(tensor)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
