@@ -53,6 +53,13 @@ class Bar:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=what)
 
+    def set(self, done: float, total: float) -> None:
+        """Say how much of how much is done."""
+        self.total = total
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, total=total)
+        self.advance(done - self.done)
+
     def advance(self, amount: float) -> None:
         """Take ``amount`` of the work as done."""
         self.done += amount
@@ -92,7 +99,8 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a question's answer, so that a run can save its state; the second ends at once.
+    """Turn the first Ctrl-C (or SIGTERM) into a question's answer, so that a run can save its state; the second ends at
+    once.
 
     Yields:
         A function that says whether the user asked to stop.

@@ -139,8 +139,8 @@ def test_the_same_emoji_look_more_alike_than_others(data: Dataset, pixels: np.nd
     thumbs = pixels.reshape(5, 831, 16, 8, 16, 8, 3).mean(axis=(3, 5, 6))
     for style in range(1, 5):
         same = np.abs(thumbs[style] - thumbs[0]).mean()
-        others = np.abs(thumbs[style] - np.roll(thumbs[0], 1, axis=0)).mean()
-        assert same < 0.85 * others
+        others = np.abs(thumbs[style] - np.roll(thumbs[0], 100, axis=0)).mean()
+        assert same < 0.92 * others
 
 
 def test_two_loads_are_equal(data: Dataset, pixels: np.ndarray) -> None:

@@ -105,7 +105,9 @@ def augment(images: Sequence[npt.NDArray[np.uint8]], size: int, draws: Draws) ->
 
 
 def _crops(shapes: FloatArray, rng: np.random.Generator) -> IntArray:
-    """The first of ``ATTEMPTS`` random boxes that lies inside each image, or the largest central one of a valid aspect."""
+    """The first of ``ATTEMPTS`` random boxes that lies inside each image, or the largest central one of a valid
+    aspect.
+    """
     height, width = shapes[:, :1], shapes[:, 1:]
     uniform = rng.random((4, len(shapes), ATTEMPTS))
     area = height * width * (AREA[0] + (AREA[1] - AREA[0]) * uniform[0])

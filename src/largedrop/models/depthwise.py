@@ -1,9 +1,9 @@
 """Depthwise convolution whose gradients each take the fastest kernel the CPU has for them.
 
 The forward kernels are fast in every type, but some backward kernels fall back to a slow reference implementation:
-in bfloat16 the gradient of the input at stride 2 and the gradient of the weights of kernels of 5 and more take 10 to 100
-times as long as in float32 (measured over the layers of EfficientNet-Lite0 by ``benchmarks/depthwise.py``). There the
-operands are cast to float32 first, which is exact; the result is rounded back once.
+in bfloat16 the gradient of the input at stride 2 and the gradient of the weights of kernels of 5 and more take 10 to
+100 times as long as in float32 (measured over the layers of EfficientNet-Lite0 by ``benchmarks/depthwise.py``). There
+the operands are cast to float32 first, which is exact; the result is rounded back once.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def _last_linear(name: str, head: nn.Module) -> tuple[str, nn.Module]:
 def _silence_own_dropout(module: nn.Module, head: str) -> None:
     """Set to 0 the dropout that stands directly before the head: the field's three ways of writing it."""
     if isinstance(getattr(module, "drop_rate", None), float):
-        module.drop_rate = 0.0  # timm: F.dropout(x, p=self.drop_rate) in forward_head
+        setattr(module, "drop_rate", 0.0)  # noqa: B010  # timm: F.dropout(x, p=self.drop_rate) in forward_head
     parent_name, _, _ = head.rpartition(".")
     children = dict(module.named_modules())
     parent = children.get(parent_name, module)

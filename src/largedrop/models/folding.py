@@ -1,8 +1,8 @@
 """Frozen batch norm folded into the convolution before it, differentiably.
 
 With frozen statistics, y = γ·(conv(x; W) + c − μ)/σ + β is conv(x; W·γ/σ) + β + (c − μ)·γ/σ, where σ² is the running
-variance plus ε and c the convolution's own bias. The folded weight is computed inside the graph at each step, so W, c, γ
-and β get the gradients that they would have had, while the normalisation's passes over the activations are gone.
+variance plus ε and c the convolution's own bias. The folded weight is computed inside the graph at each step, so W, c,
+γ and β get the gradients that they would have had, while the normalisation's passes over the activations are gone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -55,9 +56,9 @@ class Folding:
 def fold_batchnorm(module: nn.Module, example: Tensor | None = None) -> Folding:
     """Fold every frozen batch norm of ``module`` into the convolution whose only reader it is, in place.
 
-    The pairs are found by following one forward pass, never by names, so any network of convolutions and batch norms can
-    be folded; networks without them pass through untouched. Parameters, buffers and state dicts stay those of the original
-    module. While folded, the statistics are the running ones, whether the module is in training mode or not.
+    The pairs are found by following one forward pass, never by names, so any network of convolutions and batch norms
+    can be folded; networks without them pass through untouched. Parameters, buffers and state dicts stay those of the
+    original module. While folded, the statistics are the running ones, whether the module is in training mode or not.
 
     Args:
         module: the network, changed in place.
@@ -171,7 +172,7 @@ def foldable_pairs(module: nn.Module, example: Tensor | None = None) -> list[tup
 
 
 def _known_norm(module: nn.Module) -> bool:
-    return type(module) in (nn.BatchNorm2d, BatchNormAct2d) and module.running_mean is not None  # type: ignore[union-attr]
+    return type(module) in (nn.BatchNorm2d, BatchNormAct2d) and getattr(module, "running_mean", None) is not None
 
 
 def _known_conv(module: nn.Module) -> bool:
@@ -221,12 +222,14 @@ class _Watch(TorchFunctionMode):
     def __exit__(self, *error: Any) -> None:
         for hook in self._hooks:
             hook.remove()
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if not self._inside and getattr(function, "__name__", "") != "__get__":  # reading .shape is no use of the values
+        if (
+            not self._inside and getattr(function, "__name__", "") != "__get__"
+        ):  # reading .shape is no use of the values
             for leaf in tree_leaves((args, kwargs)):
                 if isinstance(leaf, Tensor):
                     self.reads[id(leaf)] += 1

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -145,4 +144,3 @@ def parameter_groups(network: Network, lr: float, head_lr_multiplier: float) -> 
         {"params": body, "lr": lr},
         {"params": list(network.head.parameters()), "lr": lr * head_lr_multiplier},
     ]
-

@@ -82,7 +82,8 @@ def create_backbone(model: str, weights: Weights) -> tuple[nn.Module, int]:
     """Build ``model`` without its head, with its initial weights.
 
     Returns:
-        The module, which maps normalised images (batch, 3, height, width) to the representation (batch, units), and units.
+        The module, which maps normalised images (batch, 3, height, width) to the representation (batch, units), and
+        units.
 
     Raises:
         UserError: the file does not fit the architecture.

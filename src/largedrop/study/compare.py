@@ -1,4 +1,6 @@
-"""A comparison: every dropout rate, test domain and seed at equal budget, and every method that their trajectories feed."""
+"""A comparison: every dropout rate, test domain and seed at equal budget, and every method that their trajectories
+feed.
+"""
 
 from __future__ import annotations
 
@@ -151,7 +153,8 @@ def compare(
 
 
 def _claim(folder: Path, planned: Plan) -> None:
-    """See that ``folder`` is new or belongs to a comparison with the same settings; more seeds, domains or rates may join.
+    """See that ``folder`` is new or belongs to a comparison with the same settings; more seeds, domains or rates may
+    join.
 
     Raises:
         UserError: it belongs to another comparison (what differs is named), holds something else, or cannot be written.

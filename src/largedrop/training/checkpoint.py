@@ -99,5 +99,7 @@ def load_model(path: str | Path) -> Network:
         network = Network(backbone, int(tensors["head.weight"].shape[1]), spec)
         network.load_state_dict(tensors)
     except (RuntimeError, KeyError) as error:
-        raise UserError(f"the weights in {path} do not fit its network {spec.model}: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"the weights in {path} do not fit its network {spec.model}: {str(error).splitlines()[0]}"
+        ) from error
     return network.eval()

@@ -20,8 +20,8 @@ CHANCE = 0.9
 class CollapseWatch:
     """Follows the loss and the root mean square of the representation.
 
-    Dropout at rate λ multiplies the gradient's noise by λ/(1−λ). A step size that is too large for it teaches the network to
-    zero its representation, since that removes the noise: the loss then sits at log(classes) for good.
+    Dropout at rate λ multiplies the gradient's noise by λ/(1−λ). A step size that is too large for it teaches the
+    network to zero its representation, since that removes the noise: the loss then sits at log(classes) for good.
 
     Args:
         classes: number of classes.

@@ -38,7 +38,9 @@ def choose_precision(name: str, device: torch.device) -> str:
     """
     if name not in ("auto", "float32", "bfloat16"):
         raise UserError(f"unknown precision '{name}'; {one_of(name, ['auto', 'float32', 'bfloat16'])}")
-    has = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _processor_has_bfloat16()
+    has = (
+        torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _processor_has_bfloat16()
+    )
     if name == "bfloat16" and device.type == "cuda" and not has:
         raise UserError(f"precision 'bfloat16': {torch.cuda.get_device_name(device)} has none; use float32")
     if name == "auto":

@@ -1,9 +1,9 @@
 """A linear head fitted on cached features under dropout: the linear probe, and the warm start of short fine-tunings.
 
-A new head on a pretrained network first has to be learned, and while it is not, large dropout sends the backbone noise that
-is λ/(1−λ) times as strong as the signal: with a learning rate that plain fine-tuning survives, the network can then learn to
-shrink its representation to nothing, since that removes the noise. So short schedules start from a head that has converged
-under the very dropout it will be trained with.
+A new head on a pretrained network first has to be learned, and while it is not, large dropout sends the backbone noise
+that is λ/(1−λ) times as strong as the signal: with a learning rate that plain fine-tuning survives, the network can
+then learn to shrink its representation to nothing, since that removes the noise. So short schedules start from a head
+that has converged under the very dropout it will be trained with.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..data.random import torch_seed
 from ..models.dropout import check_rate
+from ..threads import one_thread
 
 __all__ = ["HeadFit", "HeadRound", "fit_head"]
 
@@ -68,9 +69,9 @@ def fit_head(
 ) -> HeadFit:
     """Minimise the expected cross-entropy of a linear head under dropout on its input.
 
-    Adam on equal numbers of images from each domain, at a learning rate proportional to (1 − ``dropout``) and to the inverse
-    of the features' root mean square, the weights averaged over rounds of 100 steps. The rate is halved whenever a round's
-    average no longer lowers the loss by 1 %; after four halvings the head has converged.
+    Adam on equal numbers of images from each domain, at a learning rate proportional to (1 − ``dropout``) and to the
+    inverse of the features' root mean square, the weights averaged over rounds of 100 steps. The rate is halved
+    whenever a round's average no longer lowers the loss by 1 %; after four halvings the head has converged.
 
     Args:
         features: of each training domain, float32 (n_d, units).
@@ -92,7 +93,7 @@ def fit_head(
     optimizer = torch.optim.Adam([weight, bias], rate, weight_decay=weight_decay)
     rounds: list[HeadRound] = []
     best, halvings = math.inf, 0
-    with torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]):
         for number in range(ROUNDS):
             torch.manual_seed(torch_seed("head", seed, number))
             mean_weight, mean_bias = torch.zeros_like(weight), torch.zeros_like(bias)

@@ -25,6 +25,7 @@ from ..errors import Interrupted, UserError
 from ..files import write_json
 from ..models.folding import fold_batchnorm
 from ..models.network import Network
+from ..threads import one_thread
 from .averaging import WeightAverage
 from .checkpoint import read_tensors, save_model, write_tensors
 from .collapse import CollapseWatch
@@ -59,8 +60,8 @@ def train(
 ) -> Run:
     """Fine-tune as section 3.1 and the paper's public code do, and leave a finished run in ``folder``.
 
-    A finished run is returned as it is; one that was interrupted goes on from its last state and ends with the same bits
-    (on the same hardware), since every random draw is a function of (seed, step).
+    A finished run is returned as it is; one that was interrupted goes on from its last state and ends with the same
+    bits (on the same hardware), since every random draw is a function of (seed, step).
 
     Args:
         config: all that the result depends on.
@@ -112,7 +113,7 @@ def _train(
     report: Report,
     stop: Callable[[], bool] | None,
 ) -> Run:
-    network = create_network(config, data.classes).to(device=device, memory_format=torch.channels_last)
+    network = create_network(config, data.classes).to(device)
     optimizer, average = make_optimizer(config, network), WeightAverage()
     watch = CollapseWatch(len(data.classes), config.dropout, config.lr)
     so_far = load_state(folder, network, optimizer, average, watch)
@@ -168,7 +169,8 @@ def _train(
 def _views(data: Dataset, chosen: npt.NDArray[np.int64], config: Config, step: int) -> Tensor:
     images = [data.images[int(index)] for index in chosen]
     shapes = [(image.shape[0], image.shape[1]) for image in images]
-    return augment(images, config.size, draw(shapes, config.seed, step))
+    with one_thread():
+        return augment(images, config.size, draw(shapes, config.seed, step))
 
 
 def _outputs(config: Config, data: Dataset, split: Split, network: Network, report: Report) -> Outputs:

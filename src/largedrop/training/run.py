@@ -1,12 +1,12 @@
 """A run: one folder with a fine-tuning's config, its trajectory, its checkpoints and, once it is finished, its result.
 
-    config.json              what the run is a function of
-    log.json                 one entry per evaluation, so far
-    outputs/000050.safetensors   logits on the i.i.d. and o.o.d. images after step 50, float16
-    resume.safetensors       all that is needed to go on; gone once the run is finished
-    best.safetensors         the checkpoint of best i.i.d. accuracy
-    average.safetensors      the average of the weights at all evaluations
-    result.json              the accuracies of every method; its presence says that the run is finished
+config.json              what the run is a function of
+log.json                 one entry per evaluation, so far
+outputs/000050.safetensors   logits on the i.i.d. and o.o.d. images after step 50, float16
+resume.safetensors       all that is needed to go on; gone once the run is finished
+best.safetensors         the checkpoint of best i.i.d. accuracy
+average.safetensors      the average of the weights at all evaluations
+result.json              the accuracies of every method; its presence says that the run is finished
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ def create_network(config: Config, classes: tuple[str, ...]) -> Network:
     """
     weights = find_weights(config.model, config.weights)
     if config.weights_digest and weights.digest != config.weights_digest:
-        raise UserError(f"the weights of {config.model} ({weights.source}) are no longer those that this run began with")
+        raise UserError(
+            f"the weights of {config.model} ({weights.source}) are no longer those that this run began with"
+        )
     mean, std = normalisation(config.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed("network", config.seed))
@@ -45,7 +47,10 @@ def create_network(config: Config, classes: tuple[str, ...]) -> Network:
             dropout=config.dropout,
             freeze_batchnorm=config.weights != "random",
         )
-        return Network(backbone, units, spec)
+        network = Network(backbone, units, spec)
+    # The layout in which convolutions are fastest, on processors and GPUs alike.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def make_optimizer(config: Config, network: Network) -> torch.optim.Optimizer:
