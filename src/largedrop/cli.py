@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 
@@ -28,6 +27,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+# Typer carries a click of its own since 0.29 and used the package click before: what its errors have in common.
+_UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 DEMO: dict[str, Any] = {
     "test_domains": ("openmoji", "fluent-high-contrast"),
@@ -93,7 +95,9 @@ def _root(
 
 @app.command(epilog="Example: largedrop demo --quick")
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("largedrop-demo"),
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the results. [default: largedrop-demo or largedrop-demo-quick]")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smaller one, of the same structure.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -103,7 +107,7 @@ def demo(
     chosen = dict(QUICK if quick else DEMO)
     _compare(
         "emoji",
-        output / "quick" if quick else output,
+        output or Path("largedrop-demo-quick" if quick else "largedrop-demo"),
         title="Emoji in a style never seen: plain fine-tuning, dropout, ensembles and averages",
         device=device,
         skip_bad_images=False,
@@ -243,6 +247,7 @@ def _compare(
     from .study.compare import plan
     from .study.output import publish
     from .training.device import choose_device
+    from .training.features import VIEWS
 
     began = time.monotonic()
     console = Console(stderr=False)
@@ -255,9 +260,10 @@ def _compare(
         console.print(f"left out {len(data.skipped)} images that cannot be decoded", highlight=False)
     planned = plan(data, place, recipe=recipe, **planning)
     first = planned.configs[0]
+    count = len(planned.configs)
     console.print(
-        f"{data.name}: {len(data)} images, {len(data.domains)} domains, {len(data.classes)} classes; {len(planned.configs)} "
-        f"runs of {first.steps} steps ({first.model}, {first.size} px, {first.precision}, {place.type})",
+        f"{data.name}: {len(data)} images, {len(data.domains)} domains, {len(data.classes)} classes\n"
+        f"{count} runs of {first.steps} steps ({first.model}, {first.size} px, {first.precision}, {place.type})",
         highlight=False,
     )
     folder = output or Path("largedrop-runs") / _default_name(planned)
@@ -265,19 +271,15 @@ def _compare(
         for config in planned.configs:
             console.print(f"  {folder / 'runs' / run_name(config)}", highlight=False, soft_wrap=True)
         return
-    total = sum(planned.costs) + len(data)
+    total = sum(planned.costs) + VIEWS * len(data)
     with Bar(console, total, "fine-tuning") as bar, interruptible() as stop:
-        numbers = iter(range(1, len(planned.configs) + 1))
+        numbers = iter(range(1, count + 1))
 
         def begin(config: Config) -> None:
-            bar.describe(
-                f"{next(numbers)}/{len(planned.configs)} {config.test_domain}, dropout {config.dropout:g}, seed {config.seed}"
-            )
+            bar.describe(f"{next(numbers)}/{count} {_named(config)}")
 
         def failed(config: Config, error: CollapseError) -> None:
-            console.print(
-                f"{config.test_domain}, dropout {config.dropout:g}, seed {config.seed}: {error}", highlight=False
-            )
+            console.print(f"{_named(config)}: {error}", highlight=False)
 
         result = run_comparison(
             data, planned, folder, device=place, progress=bar.advance, begin=begin, failed=failed, stop=stop
@@ -293,8 +295,12 @@ def _compare(
         console.print(f"  {path}", highlight=False, soft_wrap=True)
     if result.failed:
         raise UserError(
-            f"{len(result.failed)} of {len(planned.configs)} runs collapsed and are missing from the results"
+            f"{len(result.failed)} of {count} runs collapsed and are missing from the results"
         )
+
+
+def _named(config: Config) -> str:
+    return f"{config.test_domain}, dropout {config.dropout:g}, seed {config.seed}"
 
 
 def _default_name(planned: Any) -> str:
@@ -334,13 +340,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         code = app(args=arguments, standalone_mode=False)
-    except click.ClickException as error:
-        return _complain(error.format_message())
+    except _UsageError as error:
+        return _complain(error.format_message())  # type: ignore[attr-defined]
     except UserError as error:
         return _complain(str(error))
     except Interrupted as error:
         return _complain(f"{error}; all of it is kept, and the same command goes on from there")
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _complain(
             "interrupted; finished runs and saved states are kept, and the same command goes on from there"
         )

@@ -57,6 +57,10 @@ class Config:
         problems = list(_problems(self))
         if problems:
             raise UserError("; ".join(problems))
+        # 0 and 0.0 are one setting, so they must have one digest.
+        for entry in fields(self):
+            if entry.type == "float":
+                object.__setattr__(self, entry.name, float(getattr(self, entry.name)))
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can write."""
@@ -86,7 +90,7 @@ class Config:
     @property
     def milestone(self) -> int:
         """Step from which the learning rate is a tenth."""
-        return math.ceil(self.steps * self.decay_at)
+        return math.ceil(round(self.steps * self.decay_at, 6))  # 100 × 0.07 is a little more than 7
 
     @property
     def evaluations(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import UserError
 
-__all__ = ["replacing", "write_bytes", "write_json", "write_text"]
+__all__ = ["is_leftover", "replacing", "write_bytes", "write_json", "write_text"]
 
 
 @contextmanager
@@ -38,6 +38,8 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         temporary = None
         _sync_folder(path.parent)
+    except FileExistsError as error:
+        raise UserError(f"cannot write {path}: {path.parent} is a file") from error
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -59,6 +61,11 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` to ``path`` whole, as JSON (no NaN, so that every parser reads it)."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether ``path`` is a temporary file of ``replacing``; where nobody is writing, its process was killed."""
+    return path.name.startswith(".") and path.suffix == ".tmp"
 
 
 def _umask() -> int:

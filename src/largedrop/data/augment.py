@@ -17,10 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..threads import one_thread
 from .random import generator
 from .views import resize
 
-__all__ = ["Draws", "adjust_hue", "augment", "draw"]
+__all__ = ["Draws", "adjust_hue", "augment", "draw", "training_view"]
 
 AREA = (0.7, 1.0)
 ASPECT = (3 / 4, 4 / 3)
@@ -54,6 +55,12 @@ class Draws:
     factors: FloatArray
     order: IntArray
     grey: npt.NDArray[np.bool_]
+
+
+def training_view(images: Sequence[npt.NDArray[np.uint8]], size: int, seed: int, step: int) -> Tensor:
+    """Draw and apply the training views of a batch, see ``draw`` and ``augment``: float32, (n, 3, size, size)."""
+    with one_thread():
+        return augment(images, size, draw([(image.shape[0], image.shape[1]) for image in images], seed, step))
 
 
 def draw(shapes: Sequence[tuple[int, int]], seed: int, step: int) -> Draws:

@@ -69,5 +69,6 @@ class _Depthwise(torch.autograd.Function):
 
         gradient_x = kernel(slow_x, [True, False, False])[0].to(x.dtype) if need_x else None
         gradient_weight = kernel(slow_weight, [False, True, False])[1].to(weight.dtype) if need_weight else None
-        gradient_bias = gradient.sum((0, 2, 3), dtype=torch.float32).to(gradient.dtype) if need_bias else None
+        total = torch.float32 if low else gradient.dtype
+        gradient_bias = gradient.sum((0, 2, 3), dtype=total).to(gradient.dtype) if need_bias else None
         return gradient_x, gradient_weight, gradient_bias, None, None

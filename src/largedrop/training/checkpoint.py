@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import replacing
 from ..models.network import Network, Spec
+from ..models.pretrained import check_model
 
 __all__ = ["load_model", "read_tensors", "save_model", "write_tensors"]
 
@@ -94,12 +95,19 @@ def load_model(path: str | Path) -> Network:
         spec = Spec.from_json(header["spec"])
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{path} is damaged: its header lacks a field of the network ({error})") from error
+    check_model(spec.model)  # a name such as hf-hub:… would make timm go to the network
     try:
         backbone = timm.create_model(spec.model, pretrained=False, num_classes=0)
         network = Network(backbone, int(tensors["head.weight"].shape[1]), spec)
         network.load_state_dict(tensors)
-    except (RuntimeError, KeyError) as error:
-        raise UserError(
-            f"the weights in {path} do not fit its network {spec.model}: {str(error).splitlines()[0]}"
-        ) from error
+    except (RuntimeError, KeyError, IndexError) as error:
+        raise UserError(f"the weights in {path} do not fit its network {spec.model}: {misfit(error)}") from error
     return network.eval()
+
+
+def misfit(error: Exception) -> str:
+    """The first thing that is wrong with a state dict, in a line of moderate length."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # torch puts a heading above its list of problems.
+    first = next((line for line in lines if not line.startswith("Error(s) in loading")), type(error).__name__)
+    return first if len(first) <= 160 else f"{first[:160]}…"

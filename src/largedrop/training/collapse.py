@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import Any
 
 from ..errors import CollapseError
 
@@ -53,22 +54,23 @@ class CollapseWatch:
         recent, share = sum(self.losses) / WINDOW, sum(self.sizes) / WINDOW / max(self.first, 1e-30)
         if share < SHRUNK and recent > CHANCE * self.chance:
             raise CollapseError(
-                f"the run collapsed at step {step}: its representation has shrunk to {share:.1%} of its first size and its "
-                f"loss is {recent:.2f}, that of guessing (log of the classes: {self.chance:.2f}). {self._advice()}"
+                f"the run collapsed at step {step}: its representation has shrunk to {share:.1%} of its first size and "
+                f"its loss is {recent:.2f}, that of guessing (log of the classes: {self.chance:.2f}). {self._advice()}"
             )
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """What ``restore`` needs, as JSON."""
         return {"first": self.first, "losses": list(self.losses), "sizes": list(self.sizes)}
 
-    def restore(self, state: dict[str, object]) -> None:
-        """Go on where ``state`` was taken."""
-        first, losses, sizes = state["first"], state["losses"], state["sizes"]
-        assert first is None or isinstance(first, float)
-        assert isinstance(losses, list)
-        assert isinstance(sizes, list)
-        self.first = first
-        self.losses, self.sizes = deque(losses, maxlen=WINDOW), deque(sizes, maxlen=WINDOW)
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken.
+
+        Raises:
+            KeyError, TypeError, ValueError: it was taken of something else.
+        """
+        self.first = None if state["first"] is None else float(state["first"])
+        self.losses = deque(map(float, state["losses"]), maxlen=WINDOW)
+        self.sizes = deque(map(float, state["sizes"]), maxlen=WINDOW)
 
     def _advice(self) -> str:
         warm = "start from --head warm, " if self.dropout > 0 else ""

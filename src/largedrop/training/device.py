@@ -24,7 +24,10 @@ def choose_device(name: str = "auto") -> torch.device:
         raise UserError(f"unknown device '{name}'; {one_of(name, ['auto', 'cpu', 'cuda', 'cuda:0'])}")
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device '{name}': this machine has no GPU that torch {torch.__version__} can use")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device '{name}'; {one_of(name, ['auto', 'cpu', 'cuda', 'cuda:0'])}") from None
     if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device '{name}': this machine has {torch.cuda.device_count()} GPU(s)")
     return device

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..data.augment import training_view
 from ..data.dataset import Dataset, IntArray
 from ..data.views import evaluation_view, normalise
 from ..models.network import Network
@@ -37,10 +38,18 @@ def logits(
 
 
 def representations(
-    network: Network, data: Dataset, indices: IntArray, precision: str, progress: Progress | None = None
+    network: Network,
+    data: Dataset,
+    indices: IntArray,
+    precision: str,
+    progress: Progress | None = None,
+    view: int = 0,
 ) -> Tensor:
-    """Φ(x) of the evaluation views of some images, float32 (len(indices), units), on the processor."""
-    return _outputs(network, network.represent, data, indices, precision, progress)
+    """Φ(x) of some images, float32 (len(indices), units), on the processor.
+
+    ``view`` 0 is the evaluation view; any other number is a training view, the same for the same number.
+    """
+    return _outputs(network, network.represent, data, indices, precision, progress, view)
 
 
 def accuracy(outputs: npt.NDArray[np.floating], labels: IntArray) -> float:
@@ -60,6 +69,7 @@ def _outputs(
     indices: IntArray,
     precision: str,
     progress: Progress | None,
+    view: int = 0,
 ) -> Tensor:
     device = network.head.weight.device
     spec = network.spec
@@ -67,7 +77,8 @@ def _outputs(
     with _evaluating(network), torch.inference_mode(), autocast(precision, device):
         for start in range(0, len(indices), BATCH):
             chosen = indices[start : start + BATCH]
-            pixels = evaluation_view([data.images[int(index)] for index in chosen], spec.size)
+            images = [data.images[int(index)] for index in chosen]
+            pixels = training_view(images, spec.size, view, start) if view else evaluation_view(images, spec.size)
             batch = normalise(pixels.to(device), spec.mean, spec.std)
             parts.append(function(batch).to(torch.float32).cpu())
             if progress is not None:

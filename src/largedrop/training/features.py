@@ -1,4 +1,4 @@
-"""Features of the frozen pretrained network, computed once for all heads, seeds and test domains."""
+"""Features of the frozen pretrained network, computed once for all heads, rates, seeds and test domains."""
 
 from __future__ import annotations
 
@@ -13,32 +13,44 @@ from ..data.dataset import Dataset
 from ..models.network import Network
 from .evaluation import representations
 
-__all__ = ["FeatureCache"]
+__all__ = ["VIEWS", "FeatureCache"]
+
+VIEWS = 4
+"""Views of each image that a head is fitted on: the evaluation view and three training views. A head that has only
+seen the evaluation view is surprised by the augmented images of fine-tuning, and its first steps undo some of the
+pretraining."""
 
 
 class FeatureCache:
-    """Φ(x) of every image of a dataset under a pretrained network, in memory; computed when first asked for."""
+    """Φ(x) of every image of a dataset under a pretrained network, in memory; computed when first asked for.
+
+    Args:
+        data: the dataset.
+        progress: called with the number of images done since the last call.
+    """
 
     def __init__(self, data: Dataset, progress: Callable[[int], None] | None = None) -> None:
         self.data = data
         self.progress = progress
         self._features: dict[tuple[object, ...], Tensor] = {}
 
-    def get(self, config: Config, network: Network) -> Tensor:
-        """Features of all images, float32 (n, units). ``network`` must still have its pretrained backbone."""
-        key = self.key(config)
+    def get(self, config: Config, network: Network, view: int) -> Tensor:
+        """Features of all images, float16 (n, units). ``network`` must still have its pretrained backbone.
+
+        Args:
+            config: what features depend on.
+            network: computes them, where they are not there yet.
+            view: 0 is the evaluation view, others are training views, drawn by their number.
+        """
+        key = (*self._key(config), view)
         if key not in self._features:
             indices = np.arange(len(self.data), dtype=np.int64)
-            with torch.random.fork_rng(devices=[]):
-                self._features[key] = representations(network, self.data, indices, config.precision, self.progress)
+            found = representations(network, self.data, indices, config.precision, self.progress, view)
+            self._features[key] = found.to(torch.float16)
         return self._features[key]
 
-    def has(self, config: Config) -> bool:
-        """Whether the features that ``config`` needs are there already."""
-        return self.key(config) in self._features
-
     @staticmethod
-    def key(config: Config) -> tuple[object, ...]:
+    def _key(config: Config) -> tuple[object, ...]:
         """What features depend on, besides the data."""
         seed = config.seed if config.weights == "random" else None
         return config.model, config.weights_digest, config.size, config.precision, seed

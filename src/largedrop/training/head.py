@@ -86,7 +86,7 @@ def fit_head(
     """
     check_rate(dropout)
     everything = torch.cat(features)
-    scale = float(everything.square().mean().sqrt().clamp_min(1e-12))
+    scale = float(everything.square().mean().sqrt()) or 1.0  # a network that is dead to these images has no scale
     weight = torch.zeros(classes, everything.shape[1], requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
     rate = 5e-3 * (1 - dropout) / scale

@@ -16,16 +16,15 @@ from torch.nn import functional as F
 
 from .. import __version__
 from ..config import Config
-from ..data.augment import augment, draw
+from ..data.augment import training_view
 from ..data.dataset import Dataset, Split
 from ..data.random import torch_seed
 from ..data.sampling import batch_indices
 from ..data.views import normalise
 from ..errors import Interrupted, UserError
-from ..files import write_json
+from ..files import is_leftover, write_json
 from ..models.folding import fold_batchnorm
 from ..models.network import Network
-from ..threads import one_thread
 from .averaging import WeightAverage
 from .checkpoint import read_tensors, save_model, write_tensors
 from .collapse import CollapseWatch
@@ -85,7 +84,11 @@ def train(
         lock.acquire()
     except filelock.Timeout:
         raise UserError(f"another process is at work in {folder}") from None
+    except OSError as error:
+        raise UserError(f"cannot write {folder / '.lock'}: {error.strerror or error}") from error
     try:
+        for path in filter(is_leftover, [*folder.iterdir(), *folder.glob("outputs/.*")]):
+            path.unlink(missing_ok=True)
         if (folder / "result.json").is_file():
             report(cost(config, split))
             return Run.open(folder)
@@ -167,10 +170,7 @@ def _train(
 
 
 def _views(data: Dataset, chosen: npt.NDArray[np.int64], config: Config, step: int) -> Tensor:
-    images = [data.images[int(index)] for index in chosen]
-    shapes = [(image.shape[0], image.shape[1]) for image in images]
-    with one_thread():
-        return augment(images, config.size, draw(shapes, config.seed, step))
+    return training_view([data.images[int(index)] for index in chosen], config.size, config.seed, step)
 
 
 def _outputs(config: Config, data: Dataset, split: Split, network: Network, report: Report) -> Outputs:

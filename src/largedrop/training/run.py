@@ -18,7 +18,7 @@ from typing import Any
 
 from ..config import Config
 from ..errors import UserError
-from ..files import write_json
+from ..files import is_leftover, write_json
 from ..study.records import Record
 
 __all__ = ["Run", "claim_folder", "read_json"]
@@ -81,7 +81,11 @@ class Run:
         if not (folder / "result.json").is_file():
             unfinished = " (one was begun there and is not finished)" if (folder / "config.json").is_file() else ""
             raise UserError(f"no finished run in {folder}{unfinished}")
-        return cls(folder, Config.from_json(read_json(folder / "config.json")), read_json(folder / "result.json"))
+        try:
+            config = Config.from_json(read_json(folder / "config.json"))
+        except UserError as error:
+            raise UserError(f"cannot open the run in {folder}: {error}") from error
+        return cls(folder, config, read_json(folder / "result.json"))
 
 
 def claim_folder(folder: Path, config: Config) -> None:
@@ -99,7 +103,7 @@ def claim_folder(folder: Path, config: Config) -> None:
             listed = ", ".join(f"{key} {theirs.get(key)!r} instead of {ours[key]!r}" for key in different[:4])
             raise UserError(f"{folder} belongs to another config: {listed}; name another --output")
         return
-    if folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
+    if folder.is_dir() and any(entry.name != ".lock" and not is_leftover(entry) for entry in folder.iterdir()):
         raise UserError(f"{folder} holds other files and no run; name another --output")
     write_json(path, config.to_json())
 

@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..models.network import Network, Spec, parameter_groups
 from ..models.pretrained import create_backbone, find_weights, normalisation
 from .evaluation import accuracy
-from .features import FeatureCache
+from .features import VIEWS, FeatureCache
 from .head import HeadFit, fit_head
 
 __all__ = ["create_network", "make_optimizer", "start_head"]
@@ -77,11 +77,11 @@ def start_head(config: Config, data: Dataset, split: Split, network: Network, fe
     Returns:
         The linear probe as JSON: of the fit's rounds the one of best i.i.d. accuracy, selected as a fine-tuning is.
     """
-    table = features.get(config, network)
+    views = [features.get(config, network, view) for view in range(VIEWS)]
     began = time.monotonic()
     fit = fit_head(
-        [table[torch.from_numpy(indices)] for indices in split.train],
-        [torch.from_numpy(data.labels[indices]) for indices in split.train],
+        [torch.cat([view[torch.from_numpy(indices)] for view in views]).float() for indices in split.train],
+        [torch.from_numpy(data.labels[indices]).repeat(VIEWS) for indices in split.train],
         len(data.classes),
         config.dropout,
         config.weight_decay,
@@ -91,7 +91,7 @@ def start_head(config: Config, data: Dataset, split: Split, network: Network, fe
         with torch.no_grad():
             network.head.weight.copy_(fit.last.weight)
             network.head.bias.copy_(fit.last.bias)
-    return {**_probe(fit, data, split, table), "seconds": time.monotonic() - began}
+    return {**_probe(fit, data, split, views[0].float()), "seconds": time.monotonic() - began}
 
 
 def _probe(fit: HeadFit, data: Dataset, split: Split, table: Tensor) -> dict[str, Any]:

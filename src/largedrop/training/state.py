@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.network import Network
 from .averaging import WeightAverage
-from .checkpoint import read_tensors, write_tensors
+from .checkpoint import misfit, read_tensors, write_tensors
 from .collapse import CollapseWatch
 
 __all__ = ["Trajectory", "load_state", "save_state"]
@@ -80,9 +80,8 @@ def load_state(
         average.count = int(header["averaged"])
         watch.restore(header["watch"])
         _load_optimizer(optimizer, _part(tensors, "optimizer"))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"{path} does not fit this run ({first}); remove {folder} to start it anew") from error
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path} does not fit this run ({misfit(error)}); remove {folder} to start it anew") from error
     except UserError as error:
         raise UserError(f"{error}; remove {folder} to start this run anew") from error
     return trajectory

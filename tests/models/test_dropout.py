@@ -1,0 +1,326 @@
+"""Dropout on the representation: its statistics, and that what any network's head reads is dropped out at the rate."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from largedrop.errors import UserError
+from largedrop.models.dropout import RepresentationDropout, check_rate, set_dropout
+from largedrop.threads import one_thread
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Nothing here is large enough for two."""
+    with one_thread():
+        yield
+
+
+RATES = (0.1, 0.5, 0.9, 0.95)
+SIGMAS = 5
+
+
+def close_to_rate(zeros: Tensor, rate: float) -> bool:
+    """Whether the share of True is ``rate`` up to five binomial standard deviations."""
+    assert zeros.numel() > 0
+    return abs(float(zeros.double().mean()) - rate) < SIGMAS * math.sqrt(rate * (1 - rate) / zeros.numel())
+
+
+def dropped(rate: float, seed: int = 0, shape: tuple[int, int] = (400, 500)) -> Tensor:
+    torch.manual_seed(seed)
+    return RepresentationDropout(rate)(torch.ones(shape))
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_share_of_zeros_is_the_rate(rate: float) -> None:
+    zeros = dropped(rate) == 0
+    assert close_to_rate(zeros, rate)
+    assert not close_to_rate(zeros, rate - 0.01)
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_units_that_are_kept_are_divided_by_the_share_kept(rate: float) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(50, 64, dtype=torch.float64)
+    y = RepresentationDropout(rate)(x)
+    kept = y != 0
+    torch.testing.assert_close(y[kept], x[kept] / (1 - rate), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_mean_is_preserved(rate: float) -> None:
+    y = dropped(rate)
+    assert abs(float(y.double().mean()) - 1) < SIGMAS * math.sqrt(rate / (1 - rate) / y.numel())
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_examples_and_calls_have_masks_of_their_own_unless_the_seed_is_the_same(rate: float) -> None:
+    first, other, again = dropped(rate), dropped(rate, seed=1), dropped(rate)
+    assert torch.equal(first, again)
+    assert len({tuple(row.tolist()) for row in first}) == len(first)
+    both = (first == 0) & (other == 0)
+    assert close_to_rate(both, rate * rate)
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("axis", [0, 1], ids=["examples", "units"])
+def test_neighbouring_units_and_examples_are_independent(rate: float, axis: int) -> None:
+    zeros = dropped(rate).eq(0).double() - rate
+    left = zeros.narrow(axis, 0, zeros.shape[axis] - 1)
+    right = zeros.narrow(axis, 1, zeros.shape[axis] - 1)
+    variance = rate * (1 - rate)
+    assert abs(float((left * right).mean())) < SIGMAS * variance / math.sqrt(left.numel())
+
+
+def test_identity_in_evaluation_mode_and_at_rate_0() -> None:
+    x = torch.randn(3, 4)
+    assert torch.equal(RepresentationDropout(0.9).eval()(x), x)
+    assert torch.equal(RepresentationDropout(0.0)(x), x)
+
+
+def test_gradient_flows_through_kept_units_alone() -> None:
+    x = torch.ones(20, 30, requires_grad=True)
+    y = RepresentationDropout(0.75)(x)
+    y.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.where(y != 0, 4.0, 0.0))
+
+
+def test_repr_says_the_rate() -> None:
+    assert repr(RepresentationDropout(0.9)) == "RepresentationDropout(rate=0.9)"
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (1.0, "the dropout rate must be in [0, 1), not 1.0: at 1 nothing would be left to learn from"),
+        (-0.1, "the dropout rate must be in [0, 1), not -0.1: at 1 nothing would be left to learn from"),
+        (math.nan, "the dropout rate must be in [0, 1), not nan: at 1 nothing would be left to learn from"),
+        ("x", "the dropout rate must be a number in [0, 1), not 'x'"),
+        (None, "the dropout rate must be a number in [0, 1), not None"),
+    ],
+)
+@pytest.mark.parametrize("use", [check_rate, RepresentationDropout, lambda rate: set_dropout(nn.Linear(2, 2), rate)])
+def test_other_rates_are_refused(use: Callable[[Any], object], rate: Any, text: str) -> None:
+    with pytest.raises(UserError) as caught:
+        use(rate)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("rate", [0, 0.999, "0.5"])
+def test_check_rate_returns_a_float(rate: Any) -> None:
+    assert check_rate(rate) == float(rate)
+    assert type(check_rate(rate)) is float
+
+
+class Transformerlike(nn.Module):
+    """Laid out as transformers' ``…ForImageClassification``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 64), nn.Tanh())
+        self.dropout = nn.Dropout(0.5)
+        self.classifier = nn.Linear(64, 5)
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.classifier(self.dropout(self.body(pixel_values)))}
+
+
+class Odd(nn.Module):
+    """A network whose head has an unusual name, after an earlier linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat = nn.Flatten()
+        self.hidden = nn.Linear(3 * 32 * 32, 64)
+        self.decision = nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.decision(self.hidden(self.flat(x)).tanh())
+        return result
+
+
+def timm_net(name: str, **settings: Any) -> Callable[[], nn.Module]:
+    return lambda: timm.create_model(name, num_classes=5, **settings)
+
+
+def in_a_sequence() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(3 * 32 * 32, 64), nn.Tanh(), nn.Sequential(nn.Dropout(0.5), nn.Linear(64, 5))
+    )
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], str, str | None]] = {
+    "test_resnet": (timm_net("test_resnet"), "fc", None),
+    "test_resnet, own": (timm_net("test_resnet", drop_rate=0.5), "fc", None),
+    "test_efficientnet": (timm_net("test_efficientnet"), "classifier", None),
+    "test_efficientnet, own": (timm_net("test_efficientnet", drop_rate=0.5), "classifier", None),
+    "test_vit": (timm_net("test_vit", img_size=32), "head", None),
+    "test_vit, own": (timm_net("test_vit", img_size=32, drop_rate=0.5), "head", None),
+    "test_convnext": (timm_net("test_convnext"), "head.fc", None),
+    "test_convnext, own": (timm_net("test_convnext", drop_rate=0.5), "head.fc", None),
+    "torchvision resnet18": (lambda: torchvision.models.resnet18(num_classes=5), "fc", None),
+    "torchvision mobilenet_v3_small": (
+        lambda: torchvision.models.mobilenet_v3_small(num_classes=5, dropout=0.5),
+        "classifier.3",
+        None,
+    ),
+    "torchvision vit": (
+        lambda: torchvision.models.VisionTransformer(
+            image_size=32, patch_size=16, num_layers=1, num_heads=2, hidden_dim=64, mlp_dim=64, num_classes=5
+        ),
+        "heads.head",
+        None,
+    ),
+    "transformers": (Transformerlike, "classifier", None),
+    "by name": (Odd, "decision", "decision"),
+    "sequence": (in_a_sequence, "3.1", None),
+    "sequence around a network": (
+        lambda: nn.Sequential(nn.Identity(), timm.create_model("test_resnet", num_classes=5, drop_rate=0.5)),
+        "1.fc",
+        None,
+    ),
+    "by name of a sequence": (in_a_sequence, "3.1", "3"),
+}
+
+
+def build(name: str) -> tuple[nn.Module, str, str | None]:
+    torch.manual_seed(0)
+    make, linear, head = NETS[name]
+    net = make()
+    nn.init.normal_(net.get_submodule(linear).weight)  # type: ignore[arg-type]  # torchvision's ViT starts from zeros
+    return net, linear, head
+
+
+def only_dropout_trains(net: nn.Module) -> nn.Module:
+    """Training mode, with batch norms in evaluation mode, so that two passes differ by dropout alone."""
+    net.train()
+    for child in net.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            child.eval()
+    return net
+
+
+def inputs_of(net: nn.Module, linear: str, images: Tensor) -> Tensor:
+    """What the linear layer reads, (images, units)."""
+    seen: list[Tensor] = []
+    hook = net.get_submodule(linear).register_forward_hook(lambda layer, args, output: seen.append(args[0]))
+    with torch.no_grad():
+        net(images)
+    hook.remove()
+    (read,) = seen
+    return read
+
+
+IMAGES = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def rate_in_force(net: nn.Module, linear: str, rate: float) -> bool:
+    """Whether the head reads its inputs with a share ``rate`` of them set to 0 and the others over 1 − ``rate``."""
+    representation = inputs_of(net.eval(), linear, IMAGES)
+    read = inputs_of(only_dropout_trains(net), linear, IMAGES)
+    live = representation != 0
+    kept = read != 0
+    torch.testing.assert_close(read[kept], representation[kept] / (1 - rate), rtol=2e-4, atol=1e-5)
+    return close_to_rate(~kept[live], rate) if rate else bool((kept == live).all())
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_head_reads_its_input_dropped_out_at_the_rate(name: str) -> None:
+    net, linear, head = build(name)
+    assert set_dropout(net, 0.8, head) is net
+    assert rate_in_force(net, linear, 0.8)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_state_dict_and_evaluation_stay_as_they_are(name: str) -> None:
+    net, _, head = build(name)
+    with torch.no_grad():
+        before, keys, hooks = net.eval()(IMAGES[:2]), list(net.state_dict()), len(list(net.modules()))
+        set_dropout(net, 0.8, head)
+        torch.testing.assert_close(net(IMAGES[:2]), before, rtol=0, atol=0)
+    assert list(net.state_dict()) == keys
+    assert len(list(net.modules())) == hooks
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "transformers", "by name"])
+def test_calling_again_changes_the_rate_and_0_removes_it(name: str) -> None:
+    net, linear, head = build(name)
+    for rate in (0.8, 0.3, 0.0, 0.6):
+        set_dropout(net, rate, head)
+        assert rate_in_force(net, linear, rate)
+    assert len(net.get_submodule(linear)._forward_pre_hooks) == 1
+
+
+def test_a_deep_copy_drops_out_by_itself() -> None:
+    net, linear, _ = build("test_efficientnet")
+    set_dropout(net, 0.8)
+    twin = copy.deepcopy(net)
+    assert rate_in_force(twin, linear, 0.8)
+    set_dropout(twin, 0.2)
+    assert rate_in_force(twin, linear, 0.2)
+    assert rate_in_force(net, linear, 0.8)
+
+
+def test_a_head_that_is_a_linear_layer_alone() -> None:
+    torch.manual_seed(0)
+    linear = set_dropout(nn.Linear(500, 3), 0.7)
+    seen: list[Tensor] = []
+    linear.register_forward_hook(lambda layer, args, output: seen.append(args[0]))
+    linear(torch.ones(100, 500))
+    assert close_to_rate(seen[0] == 0, 0.7)
+
+
+def test_largedrops_own_dropout_takes_the_rate() -> None:
+    net = nn.Sequential(nn.Flatten(), RepresentationDropout(0.1), nn.Linear(3 * 32 * 32, 5))
+    set_dropout(net, 0.6)
+    assert not net[2]._forward_pre_hooks
+    assert close_to_rate(net[1](torch.ones(100, 100)) == 0, 0.6)
+
+
+def test_a_named_head_after_largedrops_own_dropout_is_not_dropped_out_twice() -> None:
+    net = set_dropout(nn.Sequential(nn.Flatten(), RepresentationDropout(0.6), nn.Linear(3 * 32 * 32, 5)), 0.6, "2")
+    assert rate_in_force(net, "2", 0.6)
+
+
+def test_only_the_dropout_before_the_head_is_silenced() -> None:
+    net = timm.create_model("test_vit", num_classes=5, drop_rate=0.5, proj_drop_rate=0.25)
+    set_dropout(net, 0.9)
+    rates = {key: child.p for key, child in net.named_modules() if isinstance(child, nn.Dropout)}
+    assert rates["head_drop"] == 0
+    assert rates["blocks.0.attn.proj_drop"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("net", "head", "text"),
+    [
+        (Odd, "decison", "the network has no head 'decison'; did you mean 'decision'? (there are: hidden, decision)"),
+        (Odd, "zzz", "the network has no head 'zzz'; there are: hidden, decision"),
+        (Odd, None, "found no head in Odd: name its last linear layer with head='…' (it has hidden, decision)"),
+        (
+            lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()),
+            None,
+            "found no head in Sequential: name its last linear layer with head='…' (it has no linear layer)",
+        ),
+        (
+            lambda: nn.Sequential(nn.Flatten(), Odd()),
+            None,
+            "found no head in Sequential: name its last linear layer with head='…' (it has 1.hidden, 1.decision)",
+        ),
+    ],
+)
+def test_a_head_that_is_not_found_is_said_with_what_there_is(
+    net: Callable[[], nn.Module], head: str | None, text: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        set_dropout(net(), 0.5, head)
+    assert str(caught.value) == text

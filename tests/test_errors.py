@@ -1,0 +1,41 @@
+"""Errors: what is nearest to a misspelt name, and how that is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from largedrop.errors import CollapseError, Interrupted, UserError, nearest, one_of
+
+
+@pytest.mark.parametrize(
+    ("name", "valid", "found"),
+    [
+        ("skech", ["art_painting", "cartoon", "sketch"], "sketch"),
+        ("SKETCH", ["photo", "sketch"], "sketch"),
+        ("photo", ["Photo", "PHOTO"], "Photo"),
+        ("real world", ["Art", "Real World"], "Real World"),
+        ("xyz", ["art_painting", "sketch"], None),
+        ("", ["a"], None),
+        ("a", [], None),
+    ],
+)
+def test_nearest(name: str, valid: list[str], found: str | None) -> None:
+    assert nearest(name, iter(valid)) == found
+
+
+def test_one_of_names_the_nearest_and_all_that_is_valid() -> None:
+    assert one_of("skech", iter(["cartoon", "sketch"])) == "did you mean 'sketch'? (there are: cartoon, sketch)"
+    assert one_of("xyz", ["cartoon", "sketch"]) == "there are: cartoon, sketch"
+
+
+def test_one_of_cuts_long_lists_and_counts_them() -> None:
+    valid = [f"class{number:02d}" for number in range(13)]
+    assert one_of("zzz", valid[:12]) == "there are: " + ", ".join(valid[:12])
+    assert one_of("zzz", valid) == "there are: " + ", ".join(valid[:12]) + ", … (13 in all)"
+    assert one_of("class12", valid, most=2) == "did you mean 'class12'? (there are: class00, class01, … (13 in all))"
+
+
+def test_a_collapse_is_a_users_error_and_an_interruption_is_none() -> None:
+    assert issubclass(CollapseError, UserError)
+    assert not issubclass(Interrupted, UserError)
+    assert not issubclass(UserError, (ValueError, OSError))

@@ -1,0 +1,129 @@
+"""Files: whole or not at all, with the permissions and the errors that a user expects."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from largedrop.errors import UserError
+from largedrop.files import is_leftover, replacing, write_bytes, write_json, write_text
+
+
+@pytest.fixture
+def umask() -> Iterator[int]:
+    before = os.umask(0o027)
+    yield 0o027
+    os.umask(before)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def full_disk(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_folders_are_made_and_the_content_is_exact(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file"
+    write_bytes(path, b"one\r\n\0")
+    write_bytes(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert names(path.parent) == ["file"]
+
+
+def test_text_is_utf8_with_the_line_ends_that_it_has(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "λ\r\n±\n")
+    assert (tmp_path / "file").read_bytes() == "λ\r\n±\n".encode()
+
+
+def test_json_is_indented_unescaped_and_ends_with_a_newline(tmp_path: Path) -> None:
+    write_json(tmp_path / "file.json", {"λ": [0.9, None]})
+    assert (tmp_path / "file.json").read_bytes() == '{\n  "λ": [\n    0.9,\n    null\n  ]\n}\n'.encode()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_json_refuses_what_no_parser_need_read(tmp_path: Path, value: float) -> None:
+    write_json(tmp_path / "file.json", {"loss": 1.0})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "file.json", {"loss": value})
+    assert json.loads((tmp_path / "file.json").read_text()) == {"loss": 1.0}
+    assert names(tmp_path) == ["file.json"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mine"), KeyboardInterrupt()])
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "file"
+    write_text(path, "old")
+
+    def write_half() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("ne")
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        write_half()
+    assert caught.value is error
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_the_temporary_file_is_beside_the_target_and_known_as_one(tmp_path: Path) -> None:
+    with replacing(tmp_path / "file.json") as temporary:
+        assert temporary.parent == tmp_path
+        assert is_leftover(temporary)
+        assert not (tmp_path / "file.json").exists()
+        temporary.write_text("new")
+    assert not temporary.exists()
+    assert not any(is_leftover(Path(name)) for name in ("file.json", ".lock", "file.tmp"))
+
+
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    path = tmp_path / "file"
+    for content in ("old", "new"):
+        write_text(path, content)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+    os.umask(os.umask(0o027))
+    assert os.umask(0o027) == umask
+
+
+@pytest.mark.parametrize("old", ["old", None])
+def test_a_full_disk_is_said_and_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str | None
+) -> None:
+    path = tmp_path / "file"
+    if old is not None:
+        write_text(path, old)
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(UserError) as caught:
+        write_text(path, "new")
+    assert str(caught.value) == f"cannot write {path}: No space left on device"
+    assert (path.read_text() if path.exists() else None) == old
+    assert names(tmp_path) == ([] if old is None else ["file"])
+
+
+@pytest.mark.parametrize(
+    ("below", "reason"), [(("it.json",), "{file} is a file"), (("below", "it.json"), "Not a directory")]
+)
+def test_a_path_below_a_file_is_said(tmp_path: Path, below: tuple[str, ...], reason: str) -> None:
+    file = tmp_path / "file"
+    file.write_text("kept")
+    with pytest.raises(UserError) as caught:
+        write_json(file.joinpath(*below), {})
+    assert str(caught.value) == f"cannot write {file.joinpath(*below)}: {reason.format(file=file)}"
+    assert file.read_text() == "kept"
+
+
+def test_a_folder_of_that_name_is_said_and_left(tmp_path: Path) -> None:
+    (tmp_path / "taken" / "inside").mkdir(parents=True)
+    with pytest.raises(UserError) as caught:
+        write_text(tmp_path / "taken", "")
+    assert str(caught.value) == f"cannot write {tmp_path / 'taken'}: Is a directory"
+    assert names(tmp_path) == ["taken"]

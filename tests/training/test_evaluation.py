@@ -1,0 +1,136 @@
+"""Evaluation: the logits of a plain forward pass on torchvision's resize, whatever the batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+import largedrop as ld
+from largedrop.models.network import Network, Spec
+from largedrop.training import evaluation
+from largedrop.training.evaluation import accuracy, autocast, logits, representations
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    torch.manual_seed(3)
+    backbone = timm.create_model("test_efficientnet", pretrained=False, num_classes=0)
+    spec = Spec("test_efficientnet", "random", ("a", "b", "c"), 24, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 0.9, False)
+    return Network(backbone, backbone.num_features, spec)
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> ld.Dataset:
+    """Images of other sizes than the network's, larger and smaller, upright and lying."""
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        for domain in ("one", "two"):
+            for name in ("a", "b", "c"):
+                (tmp_path / domain / name).mkdir(parents=True, exist_ok=True)
+                shape = (int(rng.integers(12, 60)), int(rng.integers(12, 60)), 3)
+                Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(
+                    tmp_path / domain / name / f"{number}.png"
+                )
+    return ld.open_dataset(tmp_path)
+
+
+def plain(network: Network, data: ld.Dataset, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Representation and logits, one image at a time, with torchvision's resize and normalisation."""
+    view = v2.Compose(
+        [
+            v2.Resize((24, 24), antialias=True),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(network.spec.mean, network.spec.std),
+        ]
+    )
+    network.eval()
+    images = [view(torch.from_numpy(np.array(data.images[int(index)])).permute(2, 0, 1)) for index in indices]
+    with torch.inference_mode():
+        features = torch.cat([network.backbone(image[None]) for image in images])
+        return features, features @ network.head.weight.T + network.head.bias
+
+
+@pytest.mark.parametrize("batch", [1, 5, 36, 64])
+def test_logits_are_those_of_a_plain_forward_pass(
+    network: Network, odd: ld.Dataset, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(evaluation, "BATCH", batch)
+    indices = np.random.default_rng(1).permutation(len(odd))
+    features, outputs = plain(network, odd, indices)
+    done: list[int] = []
+    found = logits(network, odd, indices, "float32", done.append)
+    assert found.dtype == np.float16
+    assert found.shape == (36, 3)
+    np.testing.assert_allclose(found.astype(np.float64), outputs.double().numpy(), rtol=2e-3, atol=2e-3)
+    represented = representations(network, odd, indices, "float32")
+    assert represented.dtype == torch.float32
+    torch.testing.assert_close(represented, features, rtol=1e-4, atol=1e-5)
+    assert done == [min(batch, 36 - start) for start in range(0, 36, batch)]
+
+
+def test_few_images_have_the_logits_that_they_have_among_many(network: Network, odd: ld.Dataset) -> None:
+    indices = np.array([7, 3], dtype=np.int64)
+    whole = logits(network, odd, np.arange(36), "float32").astype(np.float32)
+    np.testing.assert_allclose(logits(network, odd, indices, "float32"), whole[indices], rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_mode_is_restored_and_nothing_is_learned(network: Network, data: ld.Dataset, mode: bool) -> None:
+    network.train(mode)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    indices = np.arange(4)
+    first = logits(network, data, indices, "float32")
+    assert network.training is mode
+    assert network.dropout.training is mode
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    np.testing.assert_array_equal(first, logits(network, data, indices, "float32"))  # no dropout was drawn
+
+
+def test_the_mode_is_restored_after_an_error(network: Network, data: ld.Dataset) -> None:
+    network.train()
+    with pytest.raises(IndexError):
+        logits(network, data, np.array([len(data)]), "float32")
+    assert network.training
+
+
+def test_bfloat16_is_close_and_not_the_same(network: Network, data: ld.Dataset) -> None:
+    exact = representations(network, data, np.arange(8), "float32")
+    rough = representations(network, data, np.arange(8), "bfloat16")
+    assert rough.dtype == torch.float32
+    assert not torch.equal(exact, rough)
+    assert float((exact - rough).norm() / exact.norm()) < 0.05
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_autocast(precision: str, dtype: torch.dtype) -> None:
+    with autocast(precision, CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_the_lowest_class_wins_a_tie() -> None:
+    outputs = np.array([[1, 1, 0], [0, 2, 2], [3, 3, 3], [0, 0, 1]], dtype=np.float16)
+    assert accuracy(outputs, np.array([0, 1, 0, 2])) == 1.0
+    assert accuracy(outputs, np.array([1, 2, 2, 2])) == 0.25
+
+
+def test_ties_are_those_of_what_is_stored() -> None:
+    outputs = np.array([[1.0, 1.0001]])
+    assert accuracy(outputs, np.array([1])) == 1.0
+    assert accuracy(outputs.astype(np.float16), np.array([1])) == 0.0
+
+
+def test_size_and_normalisation_are_the_networks(network: Network, data: ld.Dataset) -> None:
+    other = Network(network.backbone, network.head.in_features, replace(network.spec, mean=(0.0, 0.0, 0.0)))
+    other.load_state_dict(network.state_dict())
+    assert not np.array_equal(
+        logits(network, data, np.arange(4), "float32"), logits(other, data, np.arange(4), "float32")
+    )

@@ -1,0 +1,105 @@
+"""Cached features: every view of an image through the frozen network once, and again only for what they depend on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import largedrop as ld
+from largedrop.config import Config, with_settings
+from largedrop.models.network import Network
+from largedrop.training.evaluation import representations
+from largedrop.training.features import VIEWS, FeatureCache
+from largedrop.training.setup import create_network
+
+AFTER: dict[str, Any] = {
+    "test_domain": "ink",
+    "dropout": 0.0,
+    "head": "random",
+    "lr": 1.0,
+    "steps": 9,
+    "batch": 1,
+    "optimizer": "adamw",
+    "weight_decay": 0.5,
+    "held_out": 0.5,
+    "eval_every": 1,
+    "head_lr_multiplier": 10.0,
+}
+"""Settings that come in after the features."""
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of images that went through a network, call by call."""
+    counts: list[int] = []
+    represent = Network.represent
+
+    def counted(self: Network, images: torch.Tensor) -> torch.Tensor:
+        counts.append(len(images))
+        return represent(self, images)
+
+    monkeypatch.setattr(Network, "represent", counted)
+    return counts
+
+
+def test_every_view_of_an_image_is_computed_once(data: ld.Dataset, config: Config, seen: list[int]) -> None:
+    done: list[int] = []
+    cache = FeatureCache(data, done.append)
+    network = create_network(config, data.classes)
+    tables = [cache.get(config, network, view) for view in range(VIEWS)]
+    again = [cache.get(with_settings(config, **AFTER), network, view) for view in range(VIEWS)]
+    assert all(one is other for one, other in zip(tables, again, strict=True))
+    assert sum(seen) == sum(done) == VIEWS * len(data) == VIEWS * 54
+    for table in tables:
+        assert table.shape == (54, network.head.in_features)
+        assert table.dtype == torch.float16
+    for view in range(1, VIEWS):
+        assert not torch.equal(tables[0], tables[view])
+    exact = representations(network, data, np.arange(54), "float32")
+    assert torch.equal(tables[0], exact.half())
+
+
+def test_training_views_are_the_same_in_every_process(data: ld.Dataset, config: Config) -> None:
+    one, other = (FeatureCache(data).get(config, create_network(config, data.classes), 1) for _ in range(2))
+    assert torch.equal(one, other)
+
+
+def test_the_global_generator_and_the_mode_are_left(data: ld.Dataset, config: Config) -> None:
+    network = create_network(config, data.classes).train()
+    before = torch.get_rng_state()
+    for view in range(2):
+        FeatureCache(data).get(config, network, view)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert network.training
+
+
+def computed_anew(data: ld.Dataset, one: Config, other: Config, seen: list[int]) -> bool:
+    cache, network = FeatureCache(data), create_network(with_settings(one, weights_digest=""), data.classes)
+    cache.get(one, network, 0)
+    seen.clear()
+    cache.get(other, network, 0)
+    assert sum(seen) in (0, len(data))
+    return sum(seen) > 0
+
+
+@pytest.mark.parametrize("name", sorted(AFTER))
+def test_what_comes_after_the_features(data: ld.Dataset, config: Config, seen: list[int], name: str) -> None:
+    assert not computed_anew(data, config, with_settings(config, **{name: AFTER[name]}), seen)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("model", "test_vit"), ("weights_digest", "abc"), ("size", 48), ("precision", "bfloat16"), ("seed", 1)],
+)
+def test_what_features_depend_on(data: ld.Dataset, config: Config, seen: list[int], name: str, value: Any) -> None:
+    assert computed_anew(data, config, with_settings(config, **{name: value}), seen)
+
+
+def test_the_seed_matters_only_to_random_weights(data: ld.Dataset, config: Config, seen: list[int]) -> None:
+    cache, network = FeatureCache(data), create_network(config, data.classes)
+    fixed = with_settings(config, weights="pretrained", weights_digest="abc")
+    assert cache.get(fixed, network, 0) is cache.get(with_settings(fixed, seed=1), network, 0)
+    assert sum(seen) == len(data)

@@ -1,0 +1,490 @@
+"""The loop: what a finished run holds, what it never looks at, and the same bits however often it was stopped or killed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import largedrop as ld
+from largedrop.config import Config, with_settings
+from largedrop.errors import Interrupted, UserError
+from largedrop.models.network import Network
+from largedrop.training import head, loop
+from largedrop.training.checkpoint import read_tensors
+from largedrop.training.evaluation import logits
+from largedrop.training.features import VIEWS, FeatureCache
+from largedrop.training.loop import cost, train
+from largedrop.training.run import Run
+from largedrop.training.state import FILE
+
+from ..conftest import TINY
+
+FILES = [
+    ".lock",
+    "average.safetensors",
+    "best.safetensors",
+    "config.json",
+    "log.json",
+    "outputs/000002.safetensors",
+    "outputs/000004.safetensors",
+    "outputs/000006.safetensors",
+    "result.json",
+]
+LITE: dict[str, Any] = {"model": "tf_efficientnet_lite0", "weights": "pretrained", "weights_digest": "", "batch": 2}
+KINDS: dict[str, dict[str, Any]] = {
+    "sgd": {},
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.01},
+    "cold": {"head": "random", "head_lr_multiplier": 10.0, "eval_every": 4},
+    "frozen": LITE,
+}
+
+
+@pytest.fixture(autouse=True)
+def _quick_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "ROUND", 5)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def timeless(content: Any) -> Any:
+    """JSON without what the clock said."""
+    if isinstance(content, dict):
+        return {name: timeless(value) for name, value in content.items() if name != "seconds"}
+    return [timeless(value) for value in content] if isinstance(content, list) else content
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a run, by file and name."""
+    return {
+        f"{path.name}:{name}": tensor
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert files(one) == files(other)
+    assert timeless(json.loads((one / "result.json").read_text())) == timeless(
+        json.loads((other / "result.json").read_text())
+    )
+    assert (one / "log.json").read_bytes() == (other / "log.json").read_bytes()
+    assert same(tensors(one), tensors(other))
+    for name in ("best", "average"):
+        headers = [read_tensors(folder / f"{name}.safetensors", "model")[1] for folder in (one, other)]
+        assert headers[0] == headers[1]
+
+
+def share(outputs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
+    return sum(int(row.argmax() == label) for row, label in zip(outputs, labels, strict=True)) / len(labels)
+
+
+def stopped_at(*steps: int) -> Callable[[], bool]:
+    """An answer to ``stop``, which is asked after every step of the process."""
+    asked = iter(range(1, 10_000))
+    return lambda: next(asked) in steps
+
+
+def step_by_step(config: Config, data: ld.Dataset, folder: Path) -> list[dict[str, Tensor]]:
+    """Do a run, a process for each step; the states between them."""
+    states: list[dict[str, Tensor]] = []
+    for step in range(1, config.steps + 1):
+        with pytest.raises(Interrupted, match=rf"^stopped after step {step} of {config.steps}$"):
+            train(config, data, folder, stop=lambda: True)
+        states.append(load_file(folder / FILE))
+    train(config, data, folder, stop=lambda: True)
+    return states
+
+
+def test_a_finished_run_holds_these_files(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    run = train(config, data, tmp_path / "run")
+    assert files(run.folder) == FILES
+    assert json.loads((run.folder / "config.json").read_text()) == config.to_json()
+    assert json.loads((run.folder / "log.json").read_text()) == {"log": run.result["log"]}
+    assert json.loads((run.folder / "result.json").read_text()) == run.result
+    assert run == Run.open(run.folder)
+
+
+def test_the_fields_of_a_result(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    result = train(config, data, tmp_path).result
+    assert list(result) == ["largedrop", "methods", "best_step", "probe", "log"]
+    assert result["largedrop"] == ld.__version__
+    assert list(result["methods"]) == ["fine-tuning", "ensemble", "weight-average", "linear-probe"]
+    for found in result["methods"].values():
+        assert list(found) == ["iid_accuracy", "ood_accuracy", "steps", "seconds"]
+        assert found["seconds"] > 0
+        assert found["iid_accuracy"] * 6 == pytest.approx(round(found["iid_accuracy"] * 6))
+        assert found["ood_accuracy"] * 18 == pytest.approx(round(found["ood_accuracy"] * 18))
+    steps = {name: found["steps"] for name, found in result["methods"].items()}
+    assert steps == {"fine-tuning": 6, "ensemble": 6, "weight-average": 6, "linear-probe": result["probe"]["steps"]}
+    assert set(result["probe"]) == {
+        *("iid_accuracy", "ood_accuracy", "steps", "fit_steps", "fit_loss", "converged", "seconds"),
+    }
+    for entry, step, rate in zip(result["log"], (2, 4, 6), (1e-3, 1e-4, 1e-4), strict=True):
+        assert list(entry) == [
+            *("step", "iid_accuracy", "ood_accuracy", "iid_by_domain", "train_loss", "lr", "representation_rms"),
+        ]
+        assert entry["step"] == step
+        assert entry["lr"] == pytest.approx(rate)
+        assert list(entry["iid_by_domain"]) == ["ink", "oil"]
+        assert np.mean(list(entry["iid_by_domain"].values())) == pytest.approx(entry["iid_accuracy"])
+        assert entry["train_loss"] > 0
+        assert entry["representation_rms"] > 0
+
+
+def test_scores_are_those_of_the_stored_outputs(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    run = train(config, data, tmp_path)
+    split = data.split("photo", 0)
+    labels = {"iid": data.labels[split.iid], "ood": data.labels[split.ood]}
+    stored = [load_file(tmp_path / name) for name in FILES if name.startswith("outputs")]
+    for entry, outputs in zip(run.result["log"], stored, strict=True):
+        for part in ("iid", "ood"):
+            assert outputs[part].dtype == torch.float16
+            assert outputs[part].shape == (len(labels[part]), 3)
+            assert entry[f"{part}_accuracy"] == share(outputs[part].numpy(), labels[part])
+    for part in ("iid", "ood"):
+        mean = sum(outputs[part].double().numpy() for outputs in stored) / 3
+        assert run.result["methods"]["ensemble"][f"{part}_accuracy"] == share(mean, labels[part])
+
+
+def test_the_best_is_the_first_of_highest_iid_accuracy(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    for seed in range(3):
+        changed = with_settings(config, seed=seed, eval_every=1, lr=0.01)
+        folder = tmp_path / str(seed)
+        states = step_by_step(changed, data, folder)
+        run = Run.open(folder)
+        accuracies = [entry["iid_accuracy"] for entry in run.result["log"]]
+        first = accuracies.index(max(accuracies))
+        assert run.result["best_step"] == first + 1
+        found = run.result["methods"]["fine-tuning"]
+        assert found["ood_accuracy"] == run.result["log"][first]["ood_accuracy"]
+        assert found["iid_accuracy"] == max(accuracies)
+        weights, header = read_tensors(run.best, "model")
+        assert all(torch.equal(tensor, states[first][f"network.{name}"]) for name, tensor in weights.items())
+        assert header["about"] == {
+            "largedrop": ld.__version__,
+            "config": changed.to_json(),
+            "domains": ["ink", "oil", "photo"],
+            "step": first + 1,
+            "iid_accuracy": max(accuracies),
+            "ood_accuracy": found["ood_accuracy"],
+        }
+
+
+def test_the_weight_average_is_the_mean_of_the_evaluated_networks(
+    data: ld.Dataset, config: Config, tmp_path: Path
+) -> None:
+    states = step_by_step(config, data, tmp_path)
+    run = Run.open(tmp_path)
+    average = load_file(run.average)
+    for name, tensor in average.items():
+        evaluated = [states[step - 1][f"network.{name}"] for step in config.evaluations]
+        if tensor.is_floating_point():
+            mean = torch.stack([entry.double() for entry in evaluated]).mean(0)
+            torch.testing.assert_close(tensor.double(), mean, rtol=1e-6, atol=1e-7)
+            assert torch.equal(evaluated[0], evaluated[-1]) or not torch.equal(tensor, evaluated[-1])
+        else:
+            assert torch.equal(tensor, evaluated[-1])
+    model, split = ld.load_model(run.average), data.split("photo", 0)
+    for part, indices in (("iid", split.iid), ("ood", split.ood)):
+        expected = share(logits(model, data, indices, "float32"), data.labels[indices])
+        assert run.result["methods"]["weight-average"][f"{part}_accuracy"] == expected
+
+
+def test_the_best_checkpoint_gives_the_stored_logits(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    run = train(config, data, tmp_path)
+    stored = load_file(tmp_path / f"outputs/{run.result['best_step']:06d}.safetensors")
+    found = logits(ld.load_model(run.best), data, data.split("photo", 0).ood, "float32")
+    np.testing.assert_array_equal(found, stored["ood"].numpy())
+
+
+class Garbage:
+    """Images of which those of one domain are replaced by noise or white."""
+
+    bound = 320
+
+    def __init__(self, data: ld.Dataset, domain: str, white: bool) -> None:
+        self.data, self.domain, self.white = data, data.domain_index(domain), white
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
+        image = self.data.images[index]
+        if self.data.domain_ids[index] != self.domain:
+            return image
+        if self.white:
+            return np.full_like(image, 255)
+        return np.random.default_rng(index).integers(0, 256, image.shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("white", [True, False])
+@pytest.mark.parametrize("kind", ["sgd", "frozen"])
+def test_the_test_domain_is_never_learned_from(
+    data: ld.Dataset, config: Config, tmp_path: Path, kind: str, white: bool
+) -> None:
+    changed = with_settings(config, **KINDS[kind])
+    labels = data.labels.copy()
+    labels[data.indices("photo")] = np.random.default_rng(1).permutation(labels[data.indices("photo")])
+    spoiled = replace(data, images=Garbage(data, "photo", white), labels=labels)
+    one, other = train(changed, data, tmp_path / "one"), train(changed, spoiled, tmp_path / "other")
+    mine, theirs = tensors(one.folder), tensors(other.folder)
+    assert mine.keys() == theirs.keys()
+    assert {name for name in mine if not torch.equal(mine[name], theirs[name])} == {
+        f"{step:06d}.safetensors:ood" for step in (2, 4, 6)
+    }
+    for here, there in zip(one.result["log"], other.result["log"], strict=True):
+        assert {**here, "ood_accuracy": 0} == {**there, "ood_accuracy": 0}
+    assert one.result["best_step"] == other.result["best_step"]
+    for key in ("iid_accuracy", "steps", "fit_steps", "fit_loss", "converged"):
+        assert one.result["probe"][key] == other.result["probe"][key]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_process_for_every_step_ends_with_the_same_bits(
+    data: ld.Dataset, config: Config, tmp_path: Path, kind: str
+) -> None:
+    changed = with_settings(config, **KINDS[kind])
+    train(changed, data, tmp_path / "whole")
+    states = step_by_step(changed, data, tmp_path / "steps")
+    assert_same_run(tmp_path / "whole", tmp_path / "steps")
+    assert not torch.equal(states[0]["network.head.weight"], states[-1]["network.head.weight"])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
+    data: ld.Dataset, config: Config, tmp_path: Path, optimizer: str
+) -> None:
+    changed = with_settings(config, optimizer=optimizer)
+    train(changed, data, tmp_path / "whole")
+    for step in range(1, 7):
+        folder = tmp_path / str(step)
+        with pytest.raises(Interrupted):
+            train(changed, data, folder, stop=stopped_at(step))
+        assert not (folder / "result.json").exists()
+        train(changed, data, folder, stop=stopped_at())
+        assert_same_run(tmp_path / "whole", folder)
+
+
+def test_a_crash_goes_on_from_the_last_saved_step(
+    data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_EVERY", -1.0)  # at every step
+    train(config, data, tmp_path / "whole")
+    stop_work = ZeroDivisionError("cut")
+
+    def crash() -> bool:
+        raise stop_work
+
+    counted = stopped_at(3)
+    with pytest.raises(ZeroDivisionError, match="cut"):
+        train(config, data, tmp_path / "cut", stop=lambda: crash() if counted() else False)
+    assert read_tensors(tmp_path / "cut" / FILE, "state")[1]["trajectory"]["step"] == 2
+    steps: list[int] = []
+    train(config, data, tmp_path / "cut", stop=lambda: steps.append(1) is not None)
+    assert len(steps) == 4
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+KILL = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+
+import torch
+
+import largedrop as ld
+from largedrop.training import head
+
+torch.set_num_threads(1)
+head.ROUND = 5
+source, root, settings = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+data = ld.open_dataset(source)
+
+def begin(folder):
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        ld.finetune(data, "photo", output=folder, device="cpu", **settings)
+        code = 0
+    finally:
+        os._exit(code)
+
+def finish(folder):
+    assert os.waitstatus_to_exitcode(os.waitpid(begin(folder), 0)[1]) == 0
+
+def kill_once(folder, due):
+    child = begin(folder)
+    while not due():
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return False
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+def after(seconds):
+    until = time.monotonic() + seconds
+    return lambda: time.monotonic() > until
+
+def writing(folder):
+    return lambda: any(folder.glob("**/.*.tmp")) and random.random() < 0.3
+
+random.seed(int(sys.argv[4]))
+finish(root / "whole")
+killed = {
+    "evaluated": [kill_once(root / "evaluated", (root / "evaluated/outputs/000004.safetensors").exists)],
+    "writing": [kill_once(root / "writing", writing(root / "writing")) for _ in range(5)],
+    "delays": [kill_once(root / "delays", after(random.uniform(0, most))) for most in (0.02, 0.1, 0.2, 0.3, 0.3)],
+}
+for name in killed:
+    finish(root / name)
+print(json.dumps(killed))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+def test_a_run_killed_at_any_moment_ends_with_the_same_bits(data: ld.Dataset, toy: Path, tmp_path: Path) -> None:
+    settings = {**TINY, "precision": "float32", "eval_every": 2, "steps": 6}
+    command = [sys.executable, "-c", KILL, str(toy), str(tmp_path), json.dumps(settings), "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    killed = json.loads(done.stdout)
+    assert killed["evaluated"] == [True]
+    assert True in killed["writing"]
+    assert True in killed["delays"]
+    assert files(tmp_path / "whole") == FILES
+    for name in killed:
+        assert_same_run(tmp_path / "whole", tmp_path / name)
+
+
+def test_what_a_killed_process_left_is_cleared(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    (tmp_path / "outputs").mkdir()
+    for name in (".resume.safetensors.x.tmp", ".result.json.y.tmp", "outputs/.000002.safetensors.z.tmp"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / "config.json").write_text(json.dumps(config.to_json()))
+    train(config, data, tmp_path)
+    assert files(tmp_path) == FILES
+
+
+def test_a_finished_run_is_not_run_again(
+    data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(config, data, tmp_path)
+    monkeypatch.setattr(loop, "create_network", None)
+    done: list[float] = []
+    again = train(config, data, tmp_path, progress=done.append, stop=lambda: True)
+    assert again == run
+    assert done == [cost(config, data.split("photo", 0))]
+
+
+def test_two_processes_in_one_folder(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(UserError) as caught:
+        train(config, data, tmp_path)
+    assert str(caught.value) == f"another process is at work in {tmp_path}"
+    train(config, data, tmp_path)
+
+
+def test_a_folder_that_cannot_be_locked(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config.to_json()))
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError) as caught:
+        train(config, data, tmp_path)
+    assert str(caught.value).startswith(f"cannot write {tmp_path / '.lock'}: ")
+
+
+def test_the_folder_of_another_config(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    train(config, data, tmp_path)
+    with pytest.raises(UserError) as caught:
+        train(with_settings(config, lr=0.5), data, tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} belongs to another config: lr 0.001 instead of 0.5; name another --output"
+    )
+
+
+def test_runs_that_share_features_have_the_bits_of_runs_that_do_not(
+    data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = [with_settings(config, dropout=dropout) for dropout in (0.0, 0.9)]
+    shared, seen = FeatureCache(data), [0]
+    represent = Network.represent
+
+    def counted(self: Network, images: Tensor) -> Tensor:
+        seen[0] += len(images) if torch.is_inference_mode_enabled() else 0
+        return represent(self, images)
+
+    for number, one in enumerate(configs):
+        train(one, data, tmp_path / f"alone{number}")
+        monkeypatch.setattr(Network, "represent", counted)
+        before = seen[0]
+        train(one, data, tmp_path / f"shared{number}", features=shared)
+        evaluations = (6 + 18) * (len(one.evaluations) + 1)
+        assert seen[0] - before - evaluations == (VIEWS * len(data) if number == 0 else 0)
+        monkeypatch.setattr(Network, "represent", represent)
+        assert_same_run(tmp_path / f"alone{number}", tmp_path / f"shared{number}")
+
+
+def test_what_was_drawn_before_or_during_a_run_does_not_matter(
+    data: ld.Dataset, config: Config, tmp_path: Path
+) -> None:
+    train(config, data, tmp_path / "one")
+    torch.manual_seed(123)
+    np.random.seed(5)  # noqa: NPY002  # what a user may do
+    torch.rand(77)
+    before = torch.get_rng_state()
+    train(config, data, tmp_path / "other", progress=lambda done: torch.rand(3).sum().item() and None)
+    assert_same_run(tmp_path / "one", tmp_path / "other")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_another_seed_has_other_bits(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        train(with_settings(config, seed=seed), data, tmp_path / str(seed))
+    one, other = tensors(tmp_path / "0"), tensors(tmp_path / "1")
+    assert not torch.equal(one["best.safetensors:head.weight"], other["best.safetensors:head.weight"])
+    assert not torch.equal(one["000002.safetensors:ood"], other["000002.safetensors:ood"])
+
+
+def test_dropout_is_what_makes_the_difference(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    """Same seed, same batches and views: with cold heads, runs differ by the masks alone."""
+    cold = with_settings(config, head="random")
+    for dropout in (0.0, 0.5):
+        train(with_settings(cold, dropout=dropout), data, tmp_path / str(dropout))
+    one, other = tensors(tmp_path / "0.0"), tensors(tmp_path / "0.5")
+    assert not torch.equal(one["average.safetensors:head.weight"], other["average.safetensors:head.weight"])
+
+
+@pytest.mark.parametrize("changes", [{}, {"eval_every": 5}, {"steps": 3, "batch": 1}])
+def test_all_the_work_is_reported(data: ld.Dataset, config: Config, tmp_path: Path, changes: dict[str, Any]) -> None:
+    changed = with_settings(config, **changes)
+    split = data.split("photo", 0)
+    steps, batch, rounds = changed.steps, changed.batch, len(changed.evaluations)
+    assert cost(changed, split) == 5 * steps * batch * 2 + (6 + 18) * (rounds + 1)
+    done: list[float] = []
+    train(changed, data, tmp_path, progress=done.append)
+    assert sum(done) == pytest.approx(cost(changed, split))
+
+
+def test_an_unknown_test_domain_is_said_before_anything_is_written(
+    data: ld.Dataset, config: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"^no domain 'pohto' in .*; did you mean 'photo'\?"):
+        train(with_settings(config, test_domain="pohto"), data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

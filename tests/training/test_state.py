@@ -1,0 +1,175 @@
+"""A run's state on disk: the step after it has the same bits as without it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from largedrop.config import Config, with_settings
+from largedrop.errors import UserError
+from largedrop.models.network import Network
+from largedrop.training.averaging import WeightAverage
+from largedrop.training.checkpoint import read_tensors
+from largedrop.training.collapse import CollapseWatch
+from largedrop.training.setup import create_network, make_optimizer
+from largedrop.training.state import FILE, Trajectory, load_state, save_state
+
+
+class Run:
+    """The five things that a state is made of, and a step that changes all of them."""
+
+    def __init__(self, config: Config, classes: int = 3) -> None:
+        self.network: Network = create_network(config, tuple("abcdef"[:classes])).train()
+        self.optimizer = make_optimizer(config, self.network)
+        self.average, self.watch = WeightAverage(), CollapseWatch(classes, config.dropout, config.lr)
+        self.trajectory = Trajectory(probe={"iid_accuracy": 0.5, "seconds": 0.25})
+
+    def step(self, number: int) -> None:
+        torch.manual_seed(number)
+        images = torch.randn(6, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+        loss = F.cross_entropy(self.network(images), torch.arange(6) % 3)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.average.add(self.network.state_dict())
+        self.watch.see(number + 1, float(loss.detach()), 1.5)
+        self.trajectory.step = number + 1
+        self.trajectory.losses.append(float(loss.detach()))
+
+    def save(self, folder: Path) -> None:
+        save_state(folder, self.trajectory, self.network, self.optimizer, self.average, self.watch)
+
+    def load(self, folder: Path) -> Trajectory | None:
+        return load_state(folder, self.network, self.optimizer, self.average, self.watch)
+
+    def bits(self) -> dict[str, Any]:
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.mean.items()}
+        for number, entries in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": value for name, value in entries.items()}
+        return {name: tensor.detach().clone() for name, tensor in tensors.items() if tensor is not None}
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def refusal(run: Run, folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        run.load(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def saved(config: Config, tmp_path: Path) -> Path:
+    run = Run(config)
+    for number in range(2):
+        run.step(number)
+    run.save(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_next_step_has_the_same_bits(config: Config, tmp_path: Path, optimizer: str) -> None:
+    changed = with_settings(config, optimizer=optimizer, lr=0.05, weight_decay=0.01)
+    one, other = Run(changed), Run(with_settings(changed, seed=9))
+    for number in range(3):
+        one.step(number)
+    one.save(tmp_path)
+    assert not same(one.bits(), other.bits())
+    found = other.load(tmp_path)
+    assert found == one.trajectory
+    assert other.average.count == 3
+    assert other.watch.state() == one.watch.state()
+    assert same(one.bits(), other.bits())
+    assert any("exp_avg" in name for name in one.bits()) is (optimizer == "adamw")
+    for number in (3, 4):
+        one.step(number)
+        other.step(number)
+    assert same(one.bits(), other.bits())
+
+
+def test_a_state_before_the_first_step(config: Config, tmp_path: Path) -> None:
+    one, other = Run(config), Run(with_settings(config, seed=9))
+    one.save(tmp_path)
+    assert other.load(tmp_path) == Trajectory(probe={"iid_accuracy": 0.5, "seconds": 0.25})
+    assert other.average.count == 0
+    for run in (one, other):
+        run.step(0)
+    assert same(one.bits(), other.bits())
+
+
+def test_the_memory_layout_is_the_networks_own(config: Config, saved: Path) -> None:
+    run = Run(config)
+    run.load(saved)
+    stem = run.network.backbone.conv_stem.weight
+    momentum = run.optimizer.state[stem]["momentum_buffer"]
+    for tensor in (stem, momentum, run.average.mean["backbone.conv_stem.weight"]):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+        assert not tensor.is_contiguous()
+
+
+def test_a_run_that_was_not_begun(config: Config, tmp_path: Path) -> None:
+    run = Run(config)
+    before = run.bits()
+    assert run.load(tmp_path) is None
+    assert same(run.bits(), before)
+
+
+@pytest.mark.parametrize("length", [0, 5, 100, -1])
+def test_a_damaged_state(config: Config, saved: Path, length: int) -> None:
+    path = saved / FILE
+    path.write_bytes(path.read_bytes()[:length])
+    text = refusal(Run(config), saved)
+    assert text.startswith(f"{path} is damaged or no safetensors file: ")
+    assert text.endswith(f"; remove {saved} to start this run anew")
+
+
+def test_a_state_of_another_network(config: Config, saved: Path) -> None:
+    assert refusal(Run(config, classes=4), saved) == (
+        f"{saved / FILE} does not fit this run (size mismatch for head.weight: copying a param with shape "
+        "torch.Size([3, 256]) from checkpoint, the shape in current model is torch.Size([4, 256]).); "
+        f"remove {saved} to start it anew"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"watch": None}, "'watch'"),
+        ({"averaged": None}, "'averaged'"),
+        ({"trajectory": None}, "'trajectory'"),
+        ({"averaged": "many"}, "invalid literal for int() with base 10: 'many'"),
+        ({"trajectory": {"stop": 1}}, "Trajectory.__init__() got an unexpected keyword argument 'stop'"),
+        ({"watch": {"first": 1.0, "losses": [], "sizes": 3}}, "'int' object is not iterable"),
+    ],
+)
+def test_a_header_that_does_not_fit(config: Config, saved: Path, changes: dict[str, Any], reason: str) -> None:
+    path = saved / FILE
+    header = {name: value for name, value in {**read_tensors(path, "state")[1], **changes}.items() if value is not None}
+    save_file(load_file(path), path, metadata={"largedrop": json.dumps(header)})
+    assert refusal(Run(config), saved) == f"{path} does not fit this run ({reason}); remove {saved} to start it anew"
+
+
+def test_another_kind_of_file(config: Config, saved: Path) -> None:
+    path = saved / FILE
+    save_file(load_file(path), path, metadata={"largedrop": json.dumps({"kind": "model", "version": 1})})
+    assert refusal(Run(config), saved) == f"{path} holds a model, not a state; remove {saved} to start this run anew"
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "step"), [([0.1, 0.3, 0.2], 2), ([0.3, 0.3, 0.3], 1), ([0.1, 0.2, 0.2], 2), ([0.0], 1)]
+)
+def test_the_best_is_the_first_of_highest_iid_accuracy(accuracies: list[float], step: int) -> None:
+    log = [
+        {"step": number, "iid_accuracy": accuracy, "ood_accuracy": number / 10}
+        for number, accuracy in enumerate(accuracies, 1)
+    ]
+    assert Trajectory(log=log).best["step"] == step
