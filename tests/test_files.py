@@ -90,8 +90,7 @@ def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
     for content in ("old", "new"):
         write_text(path, content)
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
-    os.umask(os.umask(0o027))
-    assert os.umask(0o027) == umask
+    assert os.umask(umask) == umask
 
 
 @pytest.mark.parametrize("old", ["old", None])

@@ -89,7 +89,7 @@ def test_costs_are_those_of_the_runs(data: ld.Dataset) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"test_domains": ["pohto"]}, "no domain 'pohto' in {name}; did you mean 'photo'? (there are: ink, oil, photo)"),
+        ({"test_domains": ["foto"]}, "no domain 'foto' in {name}; did you mean 'photo'? (there are: ink, oil, photo)"),
         ({"test_domains": ["ink", "zzz"]}, "no domain 'zzz' in {name}; there are: ink, oil, photo"),
         ({"test_domains": ["ink", "ink"]}, "the test domain 'ink' is named twice"),
         ({"dropouts": [0, 0.5, 0.0]}, "the dropout rate '0' is named twice"),
@@ -163,8 +163,8 @@ def test_the_folder_of_another_comparison(data: ld.Dataset, tmp_path: Path, monk
         f"{tmp_path} belongs to another comparison: lr 0.001 instead of 0.5; name another --output"
     )
     assert claimed(data, tmp_path, steps=3, batch=1, lr=0.5, eval_every=2, size=48) == (
-        f"{tmp_path} belongs to another comparison: steps 2 instead of 3, batch 4 instead of 1, lr 0.001 instead of 0.5, "
-        "eval_every 1 instead of 2; name another --output"
+        f"{tmp_path} belongs to another comparison: steps 2 instead of 3, batch 4 instead of 1, lr 0.001 instead of "
+        "0.5, eval_every 1 instead of 2; name another --output"
     )
 
 

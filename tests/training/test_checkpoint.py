@@ -177,8 +177,8 @@ def test_only_architectures_that_timm_has_are_built(path: Path, model: str) -> N
     [
         (
             lambda tensors: {**tensors, "head.bias": torch.zeros(2)},
-            "size mismatch for head.bias: copying a param with shape torch.Size([2]) from checkpoint, the shape in current "
-            "model is torch.Size([3]).",
+            "size mismatch for head.bias: copying a param with shape torch.Size([2]) from checkpoint, the shape in "
+            "current model is torch.Size([3]).",
         ),
         (
             lambda tensors: {name: tensor for name, tensor in tensors.items() if name != "head.bias"},

