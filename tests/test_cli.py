@@ -17,7 +17,7 @@ from largedrop.cli import main
 from .conftest import TINY, make_toy
 
 OPTIONS = [text for name, value in TINY.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-FAST = [*OPTIONS, "--precision", "float32", "--device", "cpu"]
+FAST = [*OPTIONS, "--device", "cpu"]
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
@@ -134,7 +134,7 @@ def results(output: Path) -> list[dict[str, object]]:
 
 
 LONG = ["--steps", "24", "--eval-every", "3"]
-ALONE = "import sys, torch, largedrop.cli; torch.set_num_threads(2); sys.exit(largedrop.cli.main())"
+ALONE = "import sys, torch, largedrop.cli; torch.set_num_threads(1); sys.exit(largedrop.cli.main())"
 """A command in a process of its own, with as many threads as the tests."""
 
 

@@ -37,9 +37,9 @@ CHANGED: dict[str, Any] = {
     "precision": "bfloat16",
 }
 WRONG: list[tuple[str, Any, str]] = [
-    ("seed", -1, "seed must be a whole number, 0 or more, not -1"),
-    ("seed", 1.0, "seed must be a whole number, 0 or more, not 1.0"),
-    ("seed", True, "seed must be a whole number, 0 or more, not True"),
+    ("seed", -1, "seed must be a whole number from 0 to 2**32 - 1, not -1"),
+    ("seed", 1.0, "seed must be a whole number from 0 to 2**32 - 1, not 1.0"),
+    ("seed", True, "seed must be a whole number from 0 to 2**32 - 1, not True"),
     ("dropout", 1, "dropout must be in [0, 1), not 1"),
     ("dropout", -0.1, "dropout must be in [0, 1), not -0.1"),
     ("dropout", math.nan, "dropout must be in [0, 1), not nan"),

@@ -7,17 +7,36 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
 
-from .api import finetune
-from .config import Config
-from .data import Dataset, open_dataset
-from .errors import CollapseError, UserError
-from .models.dropout import RepresentationDropout, set_dropout
-from .models.folding import fold_batchnorm
-from .training.averaging import average_weights
-from .training.checkpoint import load_model
-from .training.run import Run
+if TYPE_CHECKING:
+    from .api import finetune
+    from .config import Config
+    from .data import Dataset, open_dataset
+    from .errors import CollapseError, UserError
+    from .models.dropout import RepresentationDropout, set_dropout
+    from .models.folding import fold_batchnorm
+    from .training.averaging import average_weights
+    from .training.checkpoint import load_model
+    from .training.run import Run
+
+_PLACES = {
+    "CollapseError": "errors",
+    "Config": "config",
+    "Dataset": "data",
+    "RepresentationDropout": "models.dropout",
+    "Run": "training.run",
+    "UserError": "errors",
+    "average_weights": "training.averaging",
+    "finetune": "api",
+    "fold_batchnorm": "models.folding",
+    "load_model": "training.checkpoint",
+    "open_dataset": "data",
+    "set_dropout": "models.dropout",
+}
 
 __all__ = [
     "CollapseError",
@@ -33,3 +52,16 @@ __all__ = [
     "open_dataset",
     "set_dropout",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: torch takes seconds, which ``largedrop --help`` should not."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'largedrop' has no attribute '{name}'")
+    value: object = getattr(import_module(f".{_PLACES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

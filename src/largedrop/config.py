@@ -140,7 +140,7 @@ def _problems(config: Config) -> Any:
     """Every field that is out of range, as one message each."""
     number = (int, float)
     rules: list[tuple[str, type | tuple[type, ...], Any, str]] = [
-        ("seed", int, lambda value: value >= 0, "a whole number, 0 or more"),
+        ("seed", int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 2**32 - 1"),
         ("dropout", number, lambda value: 0 <= value < 1, "in [0, 1)"),
         ("head", str, lambda value: value in ("warm", "random"), "'warm' or 'random'"),
         ("head_lr_multiplier", number, lambda value: value > 0, "above 0"),

@@ -146,7 +146,7 @@ def test_a_foreign_file(tmp_path: Path, metadata: dict[str, str] | None) -> None
 
 def test_another_kind(tmp_path: Path) -> None:
     write_tensors(tmp_path / "file", {"iid": torch.zeros(2)}, "outputs", {})
-    assert refusal(tmp_path / "file") == f"{tmp_path / 'file'} holds a outputs, not a model"
+    assert refusal(tmp_path / "file") == f"{tmp_path / 'file'} is a largedrop file of the kind 'outputs', not 'model'"
 
 
 def test_a_newer_version(path: Path) -> None:

@@ -161,7 +161,8 @@ def test_a_header_that_does_not_fit(config: Config, saved: Path, changes: dict[s
 def test_another_kind_of_file(config: Config, saved: Path) -> None:
     path = saved / FILE
     save_file(load_file(path), path, metadata={"largedrop": json.dumps({"kind": "model", "version": 1})})
-    assert refusal(Run(config), saved) == f"{path} holds a model, not a state; remove {saved} to start this run anew"
+    said = f"{path} is a largedrop file of the kind 'model', not 'state'; remove {saved} to start this run anew"
+    assert refusal(Run(config), saved) == said
 
 
 @pytest.mark.parametrize(

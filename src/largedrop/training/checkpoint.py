@@ -65,7 +65,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     if version > VERSION:
         raise UserError(f"{path} was written by a newer largedrop (format {version}, this one reads {VERSION})")
     if found != kind:
-        raise UserError(f"{path} holds a {found}, not a {kind}")
+        raise UserError(f"{path} is a largedrop file of the kind '{found}', not '{kind}'")
     return tensors, header
 
 
