@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import largedrop as ld
+from largedrop.api import resolve, run_name
+
+from .conftest import TINY
+
+CPU = torch.device("cpu")
+
+
+def test_finetune_gives_a_run_whose_models_load(data: ld.Dataset, tmp_path: Path) -> None:
+    run = ld.finetune(data, test_domain="photo", dropout=0.5, output=tmp_path / "run", device="cpu", **TINY)
+    assert [record.method for record in run.records] == ["fine-tuning", "ensemble", "weight-average", "linear-probe"]
+    assert {(record.test_domain, record.dropout, record.seed) for record in run.records} == {("photo", 0.5, 0)}
+    for path in (run.best, run.average):
+        model = ld.load_model(path)
+        assert (model.classes, model.training, model.spec.dropout) == (data.classes, False, 0.5)
+
+
+def test_the_default_folder_names_data_domain_rate_and_seed(
+    data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = ld.finetune(data, "photo", dropout=0.5, device="cpu", **TINY)
+    assert run.folder == Path("largedrop-runs") / f"{data.name}-photo-d0.5-s0-{run.config.digest()}"
+
+
+def test_resolve_fills_in_digests_and_precision(data: ld.Dataset) -> None:
+    config = resolve(data, CPU, recipe="short", test_domain="ink", **TINY)
+    assert (config.data, config.fingerprint) == (data.name, data.fingerprint)
+    assert (config.weights_digest, config.precision) == ("random", "float32")
+    assert run_name(config) == f"{data.name}-ink-d0.9-s0-{config.digest()}"
+
+
+def test_a_size_above_what_the_images_are_kept_at_is_refused(data: ld.Dataset) -> None:
+    with pytest.raises(ld.UserError) as refused:
+        resolve(data, CPU, recipe="short", test_domain="ink", **{**TINY, "size": 384})
+    assert str(refused.value) == (
+        "size 384 is larger than the 320 pixels that the images are kept at; open them with open_dataset(…, bound=480)"
+    )
+
+
+def test_a_misspelt_setting_names_the_nearest(data: ld.Dataset) -> None:
+    with pytest.raises(ld.UserError, match="unknown setting 'droput'; did you mean 'dropout'"):
+        ld.finetune(data, "photo", droput=0.5)
+
+
+def test_public_names_are_all_there_and_cost_nothing_until_used() -> None:
+    assert all(hasattr(ld, name) for name in ld.__all__)
+    assert set(ld.__all__) <= set(dir(ld))
+    with pytest.raises(AttributeError, match="has no attribute 'fine_tune'"):
+        ld.fine_tune  # noqa: B018
+    code = "import sys, largedrop; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
