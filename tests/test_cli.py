@@ -99,6 +99,25 @@ def test_train_leaves_a_model_to_predict_with(toy: Path, tmp_path: Path, capsys:
     assert model(model.transform(toy / "ink" / "red" / "0.png")[None]).shape == (1, 3)
 
 
+def test_demo_compares_on_the_embedded_emoji(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {**TINY, "steps": 2, "eval_every": 1, "seeds": (0,), "dropouts": (0.0, 0.9)}
+    del small["precision"]
+    monkeypatch.setattr("largedrop.cli.QUICK", {"test_domains": ("openmoji", "fluent-high-contrast"), **small})
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--quick", "--device", "cpu", "--precision", "float32"]) == 0
+    output = tmp_path / "largedrop-demo-quick"
+    content = json.loads((output / "results.json").read_text())
+    assert content["dataset"]["images"] == 4155
+    assert {(record["test_domain"], record["dropout"]) for record in content["records"]} == {
+        (domain, rate) for domain in ("openmoji", "fluent-high-contrast") for rate in (0.0, 0.9)
+    }
+    page = (output / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "largedrop-demo-quick/report.html" in capsys.readouterr().out
+
+
 def test_a_finished_run_is_not_run_again(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["train", str(toy), "--test-domain", "photo", "--output", str(tmp_path / "out"), *FAST]
     assert main(arguments) == 0

@@ -29,13 +29,17 @@ _FILE = Path(__file__).parent / "embedded" / "emoji.bin"
 _SHA256 = "f18165a40e9743068bbde1c44b595fa425222c676308faae3007ef158a997509"
 
 
+_UNSHRUNK = 1 << 16
+"""No drawing is this large, and none was shrunk: a network may see them enlarged to any size."""
+
+
 class _Pictures:
     """``Images`` over one array (n, height, width, 3), which is made read-only."""
 
     def __init__(self, pixels: npt.NDArray[np.uint8]) -> None:
         pixels.flags.writeable = False
         self.pixels = pixels
-        self.bound = min(pixels.shape[1:3])
+        self.bound = _UNSHRUNK
 
     def __len__(self) -> int:
         return len(self.pixels)
