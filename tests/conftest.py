@@ -20,6 +20,7 @@ TINY: dict[str, Any] = {
     "batch": 4,
     "eval_every": 2,
     "lr": 1e-3,
+    "optimizer": "sgd",
     "precision": "float32",
 }
 """A fine-tuning of a second: 0.1 million weights, no pretrained ones, float32 so that every machine has it."""

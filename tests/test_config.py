@@ -26,7 +26,7 @@ CHANGED: dict[str, Any] = {
     "head_lr_multiplier": 10.0,
     "steps": 301,
     "batch": 17,
-    "optimizer": "adamw",
+    "optimizer": "sgd",
     "lr": 1e-3,
     "momentum": 0.8,
     "weight_decay": 0.0,

@@ -41,9 +41,9 @@ class Config:
     head_lr_multiplier: float = _doc("Learning rate of the head over that of the rest.", 1.0)
     # The schedule.
     steps: int = _doc("Optimiser steps.", 300)
-    batch: int = _doc("Images from each training domain in a batch.", 16)
-    optimizer: str = _doc("'sgd' or 'adamw'.", "sgd")
-    lr: float = _doc("Learning rate.", 5e-4)
+    batch: int = _doc("Images from each training domain in a batch.", 8)
+    optimizer: str = _doc("'sgd' or 'adamw'.", "adamw")
+    lr: float = _doc("Learning rate.", 1e-4)
     momentum: float = _doc("Momentum of SGD.", 0.9)
     weight_decay: float = _doc("L2 weight decay (decoupled with adamw).", 1e-4)
     decay_at: float = _doc("Share of the steps after which the learning rate is multiplied by 0.1; 1 for never.", 0.5)
@@ -104,6 +104,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "head": "random",
         "steps": 10_000,
         "batch": 32,
+        "optimizer": "sgd",
         "lr": 1e-3,
         "weight_decay": 5e-5,
         "eval_every": 300,

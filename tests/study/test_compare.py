@@ -98,7 +98,7 @@ def test_costs_are_those_of_the_runs(data: ld.Dataset) -> None:
         ({"dropouts": []}, "there is nothing to compare: name at least one dropout rate"),
         ({"seeds": []}, "there is nothing to compare: name at least one seed"),
         ({"dropouts": [0.5, 1.0]}, "dropout must be in [0, 1), not 1.0"),
-        ({"seeds": [0, -1]}, "seed must be a whole number, 0 or more, not -1"),
+        ({"seeds": [0, -1]}, "seed must be a whole number from 0 to 2**32 - 1, not -1"),
         ({"recipe": "long"}, "unknown recipe 'long'; there are: short, paper"),
         ({"size": 400}, "size 400 is larger than the 320 pixels that the images are kept at; open them with "
          "open_dataset(…, bound=500)"),
