@@ -44,7 +44,8 @@ DEMO: dict[str, Any] = {
     "size": 96,
     "eval_every": 40,
 }
-"""How this was chosen stands in docs/recipe.md. The test styles are those of vendors whose other style is not trained on."""
+"""How this was chosen stands in docs/recipe.md. The test styles are those of vendors whose other style is not trained
+on."""
 QUICK: dict[str, Any] = {**DEMO, "seeds": (0,), "steps": 100, "size": 64, "eval_every": 25}
 
 

@@ -27,7 +27,7 @@ class Run:
     def __init__(self, config: Config, classes: int = 3) -> None:
         self.network: Network = create_network(config, tuple("abcdef"[:classes])).train()
         self.optimizer = make_optimizer(config, self.network)
-        self.average, self.watch = WeightAverage(), CollapseWatch(classes, config.dropout, config.lr)
+        self.average, self.watch = WeightAverage(), CollapseWatch(classes, config.dropout, config.lr, warm=False)
         self.trajectory = Trajectory(probe={"iid_accuracy": 0.5, "seconds": 0.25})
 
     def step(self, number: int) -> None:

@@ -28,11 +28,12 @@ class CollapseWatch:
         classes: number of classes.
         dropout: λ, for the explanation.
         lr: for the explanation.
+        warm: whether the run began with a fitted head; for the explanation.
     """
 
-    def __init__(self, classes: int, dropout: float, lr: float) -> None:
+    def __init__(self, classes: int, dropout: float, lr: float, warm: bool) -> None:
         self.chance = math.log(classes)
-        self.dropout, self.lr = dropout, lr
+        self.dropout, self.lr, self.warm = dropout, lr, warm
         self.first: float | None = None
         self.losses: deque[float] = deque(maxlen=WINDOW)
         self.sizes: deque[float] = deque(maxlen=WINDOW)
@@ -73,5 +74,8 @@ class CollapseWatch:
         self.sizes = deque(map(float, state["sizes"]), maxlen=WINDOW)
 
     def _advice(self) -> str:
-        warm = "start from --head warm, " if self.dropout > 0 else ""
-        return f"With dropout {self.dropout:g}, {warm}lower --lr (it is {self.lr:g}) or lower --dropout."
+        lower = f"lower --lr (it is {self.lr:g})"
+        if self.dropout == 0:
+            return f"Plain fine-tuning too fails at this rate: {lower}."
+        warm = "" if self.warm else "start from --head warm, "
+        return f"With dropout {self.dropout:g}, {warm}{lower} or lower --dropout."

@@ -118,7 +118,7 @@ def _train(
 ) -> Run:
     network = create_network(config, data.classes).to(device)
     optimizer, average = make_optimizer(config, network), WeightAverage()
-    watch = CollapseWatch(len(data.classes), config.dropout, config.lr)
+    watch = CollapseWatch(len(data.classes), config.dropout, config.lr, config.head == "warm")
     so_far = load_state(folder, network, optimizer, average, watch)
     if so_far is None:
         so_far = Trajectory(probe=start_head(config, data, split, network, features))
