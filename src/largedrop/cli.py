@@ -40,7 +40,7 @@ DEMO: dict[str, Any] = {
     "test_domains": ("noto", "openmoji"),
     "seeds": (0, 1),
     "dropouts": (0.0, 0.5, 0.9),
-    "steps": 200,
+    "steps": 160,
     "size": 96,
     "eval_every": 40,
 }

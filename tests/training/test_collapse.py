@@ -80,7 +80,8 @@ def test_the_first_steps_are_not_judged() -> None:
 def test_a_run_that_diverges_says_so_at_once(loss: float, size: float) -> None:
     assert follow(watch(0.0, 1.0), [(1.0, 1.0)] * 3 + [(loss, size)]) == (
         4,
-        f"the run diverged at step 4: the loss is {loss}. Plain fine-tuning too fails at this rate: lower --lr (it is 1).",
+        f"the run diverged at step 4: the loss is {loss}. "
+        "Plain fine-tuning too fails at this rate: lower --lr (it is 1).",
     )
 
 
