@@ -185,6 +185,7 @@ def test_an_interrupted_command_goes_on_and_ends_with_the_same_bits(
     else:
         assert process.returncode == 2
         assert re.fullmatch(
+            r"\nlargedrop: stopping after this step, to save it \(Ctrl-C again stops at once\)\n"
             r"largedrop: stopped after step \d+ of 24; all of it is kept, and the same command goes on from there\n",
             said,
         )

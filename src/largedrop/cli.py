@@ -276,7 +276,7 @@ def _compare(
             console.print(f"  {folder / 'runs' / run_name(config)}", highlight=False, soft_wrap=True)
         return
     total = sum(planned.costs) + VIEWS * len(data)
-    with Bar(console, total, "fine-tuning") as bar, interruptible() as stop:
+    with Bar(console, total, "fine-tuning") as bar, interruptible(_stopping) as stop:
         numbers = iter(range(1, count + 1))
 
         def begin(config: Config) -> None:
@@ -299,6 +299,10 @@ def _compare(
         console.print(f"  {path}", highlight=False, soft_wrap=True)
     if result.failed:
         raise UserError(f"{len(result.failed)} of {count} runs collapsed and are missing from the results")
+
+
+def _stopping() -> None:
+    print("\nlargedrop: stopping after this step, to save it (Ctrl-C again stops at once)", file=sys.stderr)
 
 
 def _named(config: Config) -> str:

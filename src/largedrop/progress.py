@@ -98,9 +98,11 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a question's answer, so that a run can save its state; the second ends at
-    once.
+def interruptible(notice: Callable[[], None] | None = None) -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C (or SIGTERM) into a question's answer, so that a run can save its state; the second ends it.
+
+    Args:
+        notice: called at the first, to tell the user that it was heard.
 
     Yields:
         A function that says whether the user asked to stop.
@@ -114,6 +116,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
+        if notice is not None:
+            notice()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
