@@ -99,7 +99,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def interruptible(notice: Callable[[], None] | None = None) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a question's answer, so that a run can save its state; the second ends it.
+    """Turn the first Ctrl-C (or SIGTERM) into the answer to a question, so that a run can save its state first.
 
     Args:
         notice: called at the first, to tell the user that it was heard.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import json
@@ -189,13 +190,26 @@ def test_a_file_without_the_batch_counters_of_newer_versions_loads(tmp_path: Pat
     assert torch.equal(backbone.state_dict()["conv1.0.weight"], state["conv1.0.weight"])
 
 
+ORIGINAL_CONVNEXT = (
+    ("stem.", "downsample_layers.0."),
+    (r"stages\.(\d)\.downsample\.", r"downsample_layers.\1."),
+    (r"stages\.(\d)\.blocks\.", r"stages.\1."),
+    ("conv_dw", "dwconv"),
+    (r"mlp\.fc", "pwconv"),
+    (r"head\.norm", "norm"),
+    (r"head\.fc", "head"),
+)
+
+
 def test_a_file_in_the_names_that_timm_converts_loads(tmp_path: Path) -> None:
-    state = state_of("test_convnext", num_classes=0)
-    path = saved(
-        tmp_path / "x.safetensors", {key.replace("stem.", "downsample_layers.0."): state[key] for key in state}
-    )
-    backbone, _ = create_backbone("test_convnext", find_weights("test_convnext", path))
-    assert torch.equal(backbone.state_dict()["stem.0.weight"], state["stem.0.weight"])
+    state = state_of("test_convnext")
+    renamed = {
+        functools.reduce(lambda key, rule: re.sub(*rule, key), ORIGINAL_CONVNEXT, key): state[key] for key in state
+    }
+    assert len(renamed.keys() - state.keys()) > 50
+    weights = find_weights("test_convnext", saved(tmp_path / "x.safetensors", renamed))
+    loaded = create_backbone("test_convnext", weights)[0].state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.items())
 
 
 @pytest.mark.parametrize(
