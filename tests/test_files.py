@@ -82,6 +82,7 @@ def test_the_temporary_file_is_beside_the_target_and_known_as_one(tmp_path: Path
         assert not (tmp_path / "file.json").exists()
         temporary.write_text("new")
     assert not temporary.exists()
+    assert is_leftover(Path(".tmppXz3OK"))  # safetensors' own
     assert not any(is_leftover(Path(name)) for name in ("file.json", ".lock", "file.tmp"))
 
 

@@ -64,8 +64,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether ``path`` is a temporary file of ``replacing``; where nobody is writing, its process was killed."""
-    return path.name.startswith(".") and path.suffix == ".tmp"
+    """Whether ``path`` is a temporary file of ``replacing``, or of safetensors, which names its own ``.tmpXXXXXX``.
+
+    Where nobody is writing, its process was killed.
+    """
+    return path.name.startswith(".tmp") or (path.name.startswith(".") and path.suffix == ".tmp")
 
 
 def _umask() -> int:
