@@ -12,7 +12,7 @@ import torch
 
 from largedrop.data.random import generator, torch_seed
 
-STREAM, SEED = (1087425256908906711, 3024019570381957545)
+STREAM, SEED = 17398804110542507386, 3024019570381957545
 
 KEYS = [
     ("augment", (0, 0)),
@@ -56,7 +56,7 @@ def test_another_process_has_the_same_streams() -> None:
 
 
 def test_streams_are_the_ones_that_runs_on_disk_were_made_with() -> None:
-    assert generator("augment", 1, 2).integers(2**60) == STREAM
+    assert generator("augment", 1, 2).bit_generator.random_raw() == STREAM
     assert torch_seed("mask", 7) == SEED
 
 

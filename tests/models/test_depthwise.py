@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -101,14 +102,39 @@ def test_gradients_that_are_not_needed_are_not_computed(
     asked: list[list[bool]] = []
     real = torch.ops.aten.convolution_backward
 
-    def spy(*arguments: object) -> object:
-        asked.append(arguments[-1])  # type: ignore[arg-type]
+    def spy(*arguments: Any) -> Any:
+        asked.append(arguments[-1])
         return real(*arguments)
 
     monkeypatch.setattr(torch.ops.aten, "convolution_backward", spy)
     depthwise_conv2d(*parts, (2, 2), (2, 2)).float().sum().backward()
     assert [part.grad is not None for part in parts] == list(needed)
     assert asked == ([] if needed[2] else [[needed[0], needed[1], False]])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "of_input", "of_weight"),
+    [
+        (3, 1, torch.bfloat16, torch.bfloat16),
+        (3, 2, torch.float32, torch.bfloat16),
+        (5, 1, torch.bfloat16, torch.float32),
+        (5, 2, torch.float32, torch.float32),
+    ],
+)
+def test_bfloat16_gradients_that_have_no_fast_kernel_are_computed_in_float32(
+    kernel: int, stride: int, of_input: torch.dtype, of_weight: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight, _ = operands(kernel, (8, 8), False, torch.bfloat16)
+    used: list[set[torch.dtype]] = []
+    real = torch.ops.aten.convolution_backward
+
+    def spy(*arguments: Any) -> Any:
+        used.append({part.dtype for part in arguments[:3]})
+        return real(*arguments)
+
+    monkeypatch.setattr(torch.ops.aten, "convolution_backward", spy)
+    depthwise_conv2d(x, weight, None, (stride, stride), (kernel // 2, kernel // 2)).sum().backward()
+    assert used == [{of_input}, {of_weight}]
 
 
 def test_unequal_strides_and_paddings() -> None:

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -273,6 +274,13 @@ def test_folding_twice_is_harmless() -> None:
     assert_same(loss_and_gradients(net), plain)
     first.remove()
     assert not any(folded(child) for child in net.modules())
+
+
+def test_folding_twice_is_harmless_where_an_activation_comes_with_the_batch_norm() -> None:
+    net = randomised(nn.Sequential(nn.Conv2d(3, 4, 3), BatchNormAct2d(4, act_layer=nn.Tanh, inplace=False)))
+    plain = net(IMAGES)
+    assert (len(fold_batchnorm(net, EXAMPLE)), len(fold_batchnorm(net, EXAMPLE))) == (1, 0)
+    torch.testing.assert_close(net(IMAGES), plain, rtol=1e-9, atol=1e-9)
 
 
 def test_a_deep_copy_of_a_folded_network_has_weights_of_its_own() -> None:
