@@ -34,6 +34,7 @@ CHANGED: dict[str, Any] = {
     "eval_every": 51,
     "size": 224,
     "held_out": 0.1,
+    "held_out_view": "training",
     "precision": "bfloat16",
 }
 WRONG: list[tuple[str, Any, str]] = [
@@ -62,6 +63,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("size", 4097, "size must be a whole number of pixels from 16 to 4096, not 4097"),
     ("held_out", 0.0, "held-out must be in (0, 1), not 0.0"),
     ("held_out", 1, "held-out must be in (0, 1), not 1"),
+    ("held_out_view", "train", "held-out-view must be 'evaluation' or 'training', not 'train'"),
     ("precision", "auto", "precision must be 'float32' or 'bfloat16', not 'auto'"),
 ]
 
@@ -85,7 +87,7 @@ def test_all_problems_at_once() -> None:
     wrong = {name: (value, text) for name, value, text in reversed(WRONG)}
     listed = [text for name, (_, text) in wrong.items()]
     assert refusal(**{name: value for name, (value, _) in wrong.items()}) == "; ".join(reversed(listed))
-    assert len(listed) == 15
+    assert len(listed) == 16
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_the_digest_changes_with_every_field(name: str) -> None:
 
 
 def test_the_digest_of_a_literal_config() -> None:
-    assert Config(**{**WHAT, **CHANGED}).digest() == "ac249efa8e0d"
+    assert Config(**{**WHAT, **CHANGED}).digest() == "2bb500712d86"
 
 
 @pytest.mark.parametrize(

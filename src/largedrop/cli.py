@@ -79,6 +79,7 @@ HeadLr = Annotated[float | None, _option("head_lr_multiplier", "--head-lr-multip
 DecayAt = Annotated[float | None, _option("decay_at")]
 EvalEvery = Annotated[int | None, _option("eval_every")]
 HeldOut = Annotated[float | None, _option("held_out")]
+HeldOutView = Annotated[str | None, _option("held_out_view")]
 Precision = Annotated[str, typer.Option(help="'float32', 'bfloat16', or 'auto': bfloat16 where the device has it.")]
 Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda' or 'cuda:1'.")]
 Seeds = Annotated[int, typer.Option(help="How many seeds: 0, 1, …", min=1)]
@@ -146,6 +147,7 @@ def train(
     decay_at: DecayAt = None,
     eval_every: EvalEvery = None,
     held_out: HeldOut = None,
+    held_out_view: HeldOutView = None,
     precision: Precision = "auto",
     device: Device = "auto",
     skip_bad_images: SkipBad = False,
@@ -197,6 +199,7 @@ def compare(
     decay_at: DecayAt = None,
     eval_every: EvalEvery = None,
     held_out: HeldOut = None,
+    held_out_view: HeldOutView = None,
     precision: Precision = "auto",
     device: Device = "auto",
     skip_bad_images: SkipBad = False,
@@ -221,7 +224,7 @@ def compare(
 
 SETTINGS = (
     *("model", "weights", "steps", "size", "batch", "lr", "optimizer", "momentum", "weight_decay", "head"),
-    *("head_lr_multiplier", "decay_at", "eval_every", "held_out", "precision"),
+    *("head_lr_multiplier", "decay_at", "eval_every", "held_out", "held_out_view", "precision"),
 )
 """The options that are fields of the config under the same name."""
 

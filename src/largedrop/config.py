@@ -13,6 +13,8 @@ from .errors import UserError, one_of
 __all__ = ["RECIPES", "Config", "help_of", "make_config"]
 
 DEFAULT_MODEL = "tf_efficientnet_lite0"
+PROTOCOL = 1
+"""Raised whenever the same config would train differently, so that older runs are not taken for new ones."""
 
 
 def _doc(text: str, default: Any = MISSING) -> Any:
@@ -51,6 +53,9 @@ class Config:
     # The views.
     size: int = _doc("Side of the square images that the network sees, in pixels.", 128)
     held_out: float = _doc("Share of every training domain that is held out for the i.i.d. score.", 0.2)
+    held_out_view: str = _doc(
+        "View of the held-out images: 'evaluation', or 'training' as the paper's public code has it.", "evaluation"
+    )
     precision: str = _doc("'float32' or 'bfloat16' (autocast).", "float32")
 
     def __post_init__(self) -> None:
@@ -84,7 +89,7 @@ class Config:
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that name this config; any change of a field changes them."""
-        content = json.dumps(self.to_json(), sort_keys=True, allow_nan=False)
+        content = json.dumps({"protocol": PROTOCOL, **self.to_json()}, sort_keys=True, allow_nan=False)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     @property
@@ -155,6 +160,12 @@ def _problems(config: Config) -> Any:
         ("eval_every", int, lambda value: value >= 1, "a whole number, 1 or more"),
         ("size", int, lambda value: 16 <= value <= 4096, "a whole number of pixels from 16 to 4096"),
         ("held_out", number, lambda value: 0 < value < 1, "in (0, 1)"),
+        (
+            "held_out_view",
+            str,
+            lambda value: value in ("evaluation", "training"),
+            "'evaluation' or 'training'",
+        ),
         ("precision", str, lambda value: value in ("float32", "bfloat16"), "'float32' or 'bfloat16'"),
     ]
     for name, kind, holds, wanted in rules:

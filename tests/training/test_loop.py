@@ -219,6 +219,18 @@ def test_the_weight_average_is_the_mean_of_the_evaluated_networks(
         assert run.result["methods"]["weight-average"][f"{part}_accuracy"] == expected
 
 
+def test_held_out_images_can_be_scored_in_the_training_view(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    train(config, data, tmp_path / "evaluation")
+    for name in ("one", "other"):
+        train(with_settings(config, held_out_view="training"), data, tmp_path / name)
+    for step in config.evaluations:
+        file = f"outputs/{step:06d}.safetensors"
+        plain, one, other = (load_file(tmp_path / name / file) for name in ("evaluation", "one", "other"))
+        assert torch.equal(one["iid"], other["iid"])
+        assert torch.equal(one["ood"], plain["ood"])
+        assert not torch.equal(one["iid"], plain["iid"])
+
+
 def test_the_best_checkpoint_gives_the_stored_logits(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     run = train(config, data, tmp_path)
     stored = load_file(tmp_path / f"outputs/{run.result['best_step']:06d}.safetensors")

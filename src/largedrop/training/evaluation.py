@@ -28,13 +28,19 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 
 def logits(
-    network: Network, data: Dataset, indices: IntArray, precision: str, progress: Progress | None = None
+    network: Network,
+    data: Dataset,
+    indices: IntArray,
+    precision: str,
+    progress: Progress | None = None,
+    view: int = 0,
 ) -> npt.NDArray[np.float16]:
-    """The network's outputs on the evaluation views of some images, (len(indices), classes).
+    """The network's outputs on some images, (len(indices), classes).
 
     float16, as they are stored: accuracies are computed from what is stored, so that a report and a run never disagree.
+    ``view`` 0 is the evaluation view; any other number is a training view, the same for the same number.
     """
-    return _outputs(network, network.forward, data, indices, precision, progress).to(torch.float16).numpy()
+    return _outputs(network, network.forward, data, indices, precision, progress, view).to(torch.float16).numpy()
 
 
 def representations(

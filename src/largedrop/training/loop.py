@@ -152,7 +152,7 @@ def _train(
         evaluated = so_far.step in config.evaluations
         if evaluated:
             average.add(network.state_dict())
-            found = _outputs(config, data, split, network, report)
+            found = _outputs(config, data, split, network, so_far.step, report)
             _log(config, data, split, folder, network, so_far, found, {"lr": lr, "representation_rms": size})
         asked = stop is not None and stop()
         if evaluated or asked or time.monotonic() - saved > SAVE_EVERY:
@@ -162,7 +162,7 @@ def _train(
             raise Interrupted(f"stopped after step {so_far.step} of {config.steps}")
 
     network.load_state_dict(average.mean)
-    found = _outputs(config, data, split, network, report)
+    found = _outputs(config, data, split, network, config.steps, report)
     so_far.seconds += time.monotonic() - saved
     scores = _scores(data, split, found)
     save_model(folder / "average.safetensors", network, about(config, data, {"step": config.steps, **scores}))
@@ -173,9 +173,10 @@ def _views(data: Dataset, chosen: npt.NDArray[np.int64], config: Config, step: i
     return training_view([data.images[int(index)] for index in chosen], config.size, config.seed, step)
 
 
-def _outputs(config: Config, data: Dataset, split: Split, network: Network, report: Report) -> Outputs:
+def _outputs(config: Config, data: Dataset, split: Split, network: Network, step: int, report: Report) -> Outputs:
+    view = step if config.held_out_view == "training" else 0
     return {
-        "iid": logits(network, data, split.iid, config.precision, report),
+        "iid": logits(network, data, split.iid, config.precision, report, view),
         "ood": logits(network, data, split.ood, config.precision, report),
     }
 
