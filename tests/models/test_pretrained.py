@@ -274,7 +274,7 @@ def test_normalisation_and_size_are_those_of_the_pretraining(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The model hub: a server on this machine that says what huggingface.co says, asked from a process of its own, since
+# The model hub: a server on this machine that says what the real one says, asked from a process of its own, since
 # huggingface_hub reads HF_ENDPOINT and HF_HOME when it is imported.
 # ---------------------------------------------------------------------------------------------------------------------
 
