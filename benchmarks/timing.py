@@ -15,22 +15,31 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import timm
 import torch
 
+CPU = torch.device("cpu")
 
-def alternate(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> dict[str, float]:
-    """Time both sides in turn, after one call of each that does not count.
+
+def alternate(
+    ours: Callable[[], object], theirs: Callable[[], object], rounds: int, device: torch.device = CPU
+) -> dict[str, float]:
+    """Time both sides in turn, after two calls of each that do not count.
 
     Returns:
         ``ratio`` of theirs to ours (above 1: ours is faster), its ``spread`` (half of the range of the middle half of
         the rounds' ratios), and the median seconds of ``ours`` and ``theirs``.
     """
-    ours(), theirs()
+
+    def timed(side: Callable[[], object]) -> float:
+        began = time.perf_counter()
+        side()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - began
+
+    for side in (ours, theirs) * 2:
+        timed(side)
     times: list[tuple[float, float]] = []
     for _ in range(rounds):
-        began = time.perf_counter()
-        ours()
-        middle = time.perf_counter()
-        theirs()
-        times.append((middle - began, time.perf_counter() - middle))
+        times.append((timed(ours), timed(theirs)))
     ratios = sorted(their / our for our, their in times)
     low, _, high = statistics.quantiles(ratios, n=4) if rounds > 1 else (ratios[0], ratios[0], ratios[0])
     return {
@@ -51,11 +60,13 @@ def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
     return result
 
 
-def report(name: str, found: dict[str, object], as_json: bool) -> None:
+def report(name: str, found: dict[str, object], as_json: bool, device: torch.device = CPU) -> None:
     """Print what was found, with the versions and the machine that it was found on."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
     about = {"torch": torch.__version__, "timm": timm.__version__, "threads": torch.get_num_threads(), "cpu": processor}
+    if device.type == "cuda":
+        about["gpu"] = torch.cuda.get_device_name(device)
     if as_json:
         print(json.dumps({"benchmark": name, **found, **about}))
         return

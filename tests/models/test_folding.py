@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from largedrop.errors import UserError
-from largedrop.models.folding import fold_batchnorm, foldable_pairs
+from largedrop.models.folding import fold_batchnorm, foldable_pairs, speed_up_depthwise
 from largedrop.threads import one_thread
 
 
@@ -29,12 +29,21 @@ def _one_thread() -> Iterator[None]:
 EXAMPLE = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
 IMAGES = torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
+
+def resnext() -> nn.Module:
+    blocks = torchvision.models.resnet.Bottleneck, [1, 1, 1, 1]
+    return torchvision.models.ResNet(*blocks, num_classes=5, groups=4, width_per_group=8)
+
+
 NETS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "test_efficientnet": (lambda: timm.create_model("test_efficientnet", num_classes=5), 13),
     "tf_efficientnet_lite0": (lambda: timm.create_model("tf_efficientnet_lite0", num_classes=5), 49),
     "test_resnet": (lambda: timm.create_model("test_resnet", num_classes=5), 15),
     "regnetx_002": (lambda: timm.create_model("regnetx_002", num_classes=5), 44),
     "resnext26ts": (lambda: timm.create_model("resnext26ts", num_classes=5), 31),
+    "torchvision mobilenet_v2": (lambda: torchvision.models.MobileNetV2(5, 0.25, dropout=0.0), 52),
+    "torchvision regnet_y_400mf": (lambda: torchvision.models.regnet_y_400mf(num_classes=5), 53),
+    "torchvision resnext": (resnext, 17),
     "torchvision resnet18": (lambda: torchvision.models.resnet18(num_classes=5), 20),
     "torchvision mobilenet_v3_small": (lambda: torchvision.models.mobilenet_v3_small(num_classes=5, dropout=0.0), 34),
 }
@@ -345,3 +354,48 @@ def test_a_network_that_cannot_take_the_default_example_is_said_to_need_one() ->
     assert len(fold_batchnorm(net, torch.zeros(1, 4, 8, 8))) == 1
     with pytest.raises(RuntimeError, match="to have 4 channels, but got 5"):
         fold_batchnorm(net, torch.zeros(1, 5, 8, 8))
+
+
+def test_depthwise_convolutions_without_batch_norm_keep_their_gradients() -> None:
+    net = randomised(timm.create_model("convnext_atto", num_classes=5, depths=(1, 1, 1, 1), dims=(8, 8, 16, 16)))
+    plain = loss_and_gradients(net)
+    assert (speed_up_depthwise(net), speed_up_depthwise(net)) == (4, 0)
+    assert_same(loss_and_gradients(net), plain)
+
+
+def test_depthwise_convolutions_in_bfloat16_autocast() -> None:
+    conv = nn.Conv2d(4, 4, 5, padding=2, groups=4)
+    image = torch.randn(2, 4, 9, 9, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = conv(image)
+        assert speed_up_depthwise(conv) == 1
+        ours = conv(image)
+    assert torch.equal(ours, plain)
+    assert ours.dtype == torch.bfloat16
+
+
+def test_relu6_keeps_its_output_alone_until_the_folding_is_removed() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6(inplace=True)).eval()
+    images = IMAGES.float().requires_grad_()
+
+    def kept() -> set[int]:
+        found: set[int] = set()
+
+        def keep(tensor: Tensor) -> Tensor:
+            found.add(tensor.untyped_storage().nbytes())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            self_sum = net(images).sum()
+        assert self_sum.requires_grad
+        return found
+
+    with fold_batchnorm(net, images[:1].detach()) as folding:
+        assert len(folding.activations) == 1
+        inside = kept()
+    assert not any(folded(child) for child in net.modules())
+    activation = 3 * 4 * 30 * 30 * 4
+    assert activation in inside
+    assert inside - {activation} == {
+        tensor.untyped_storage().nbytes() for tensor in (images, net[0].weight, net[1].weight)
+    }

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
@@ -23,26 +24,27 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import UserError
-from .depthwise import depthwise_conv2d
+from .activation import relu6
+from .convolution import conv2d, folded_conv2d, is_depthwise
 
-__all__ = ["Folding", "fold_batchnorm", "foldable_pairs"]
+__all__ = ["Folding", "fold_batchnorm", "foldable_pairs", "speed_up_depthwise"]
 
 
 class Folding:
     """A handle on the folded layers of a network. ``remove()`` restores it; so does the end of a ``with`` block."""
 
-    def __init__(self, pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]]) -> None:
+    def __init__(self, pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]], activations: list[nn.ReLU6]) -> None:
         self.pairs = pairs
+        self.activations = activations
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def remove(self) -> None:
         """Give every layer its own forward back; may be called twice."""
-        for conv, norm in self.pairs:
-            conv.__dict__.pop("forward", None)
-            norm.__dict__.pop("forward", None)
-        self.pairs = []
+        for layer in (*(layer for pair in self.pairs for layer in pair), *self.activations):
+            layer.__dict__.pop("forward", None)
+        self.pairs, self.activations = [], []
 
     def __enter__(self) -> Folding:
         return self
@@ -58,7 +60,9 @@ def fold_batchnorm(module: nn.Module, example: Tensor | None = None) -> Folding:
 
     The pairs are found by following one forward pass, never by names, so any network of convolutions and batch norms
     can be folded; networks without them pass through untouched. Parameters, buffers and state dicts stay those of the
-    original module. While folded, the statistics are the running ones, whether the module is in training mode or not.
+    original module. ReLU6 layers of a network in which something was folded keep their output for the backward pass
+    instead of a copy of their input. While folded, the statistics are the running ones, whether the module is in
+    training mode or not.
 
     Args:
         module: the network, changed in place.
@@ -71,11 +75,48 @@ def fold_batchnorm(module: nn.Module, example: Tensor | None = None) -> Folding:
     Raises:
         UserError: the network cannot take the default example.
     """
-    folding = Folding(foldable_pairs(module, example))
+    pairs = foldable_pairs(module, example)
+    free = [child for child in module.modules() if type(child) is nn.ReLU6 and "forward" not in child.__dict__]
+    folding = Folding(pairs, free if pairs else [])
     for conv, norm in folding.pairs:
         conv.__dict__["forward"] = _FoldedConvolution(conv, norm).forward
         norm.__dict__["forward"] = _Remainder(norm).forward
+    for layer in folding.activations:
+        layer.__dict__["forward"] = partial(relu6, inplace=layer.inplace)
     return folding
+
+
+def speed_up_depthwise(module: nn.Module) -> int:
+    """Give the depthwise convolutions that no batch norm was folded into (ConvNeXt's) the fast gradients, in place.
+
+    Returns:
+        How many there are.
+    """
+    found = [
+        child
+        for child in module.modules()
+        if _known_conv(child) and _plainly_padded(child) and is_depthwise(child.weight, child.groups)
+        if "forward" not in child.__dict__
+    ]
+    for conv in found:
+        conv.__dict__["forward"] = _FastConvolution(conv).forward
+    return len(found)
+
+
+@dataclass(frozen=True)
+class _FastConvolution:
+    """The convolution itself, with the fast gradients on the processor."""
+
+    conv: nn.Conv2d
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        if x.device.type != "cpu":
+            result: Tensor = type(conv).forward(conv, x)
+            return result
+        kind = _kind(x)
+        bias = None if conv.bias is None else conv.bias.to(kind)
+        return conv2d(x.to(kind), conv.weight.to(kind), bias, *_geometry(conv, x))
 
 
 @dataclass(frozen=True)
@@ -86,18 +127,16 @@ class _FoldedConvolution:
     norm: nn.BatchNorm2d
 
     def forward(self, x: Tensor) -> Tensor:
-        conv = self.conv
-        weight, bias = folded_weight(conv, self.norm)
-        if torch.is_autocast_enabled(x.device.type):
-            kind = torch.get_autocast_dtype(x.device.type)
-            x, weight, bias = x.to(kind), weight.to(kind), bias.to(kind)
-        if not isinstance(conv.padding, tuple) or conv.padding_mode != "zeros":
-            padded: Tensor = conv._conv_forward(x, weight, bias)
-            return padded
-        x, padding = _same_padding(conv, x) if isinstance(conv, Conv2dSame) else (x, conv.padding)
-        if _is_depthwise(conv) and x.device.type == "cpu":
-            return depthwise_conv2d(x, weight, bias, conv.stride, padding)  # type: ignore[arg-type]
-        return F.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
+        conv, norm = self.conv, self.norm
+        x = x.to(_kind(x))
+        if _plainly_padded(conv) and x.device.type == "cpu":
+            mean, inverse, scale, shift = _parts(norm)
+            return folded_conv2d(x, conv.weight, conv.bias, scale, shift, (mean, inverse), *_geometry(conv, x))
+        weight, bias = (tensor.to(x.dtype) for tensor in folded_weight(conv, norm))
+        if isinstance(conv, Conv2dSame):
+            x = F.pad(x, _pads(conv, x))
+        result: Tensor = conv._conv_forward(x, weight, bias)
+        return result
 
 
 @dataclass(frozen=True)
@@ -115,34 +154,50 @@ class _Remainder:
 
 def folded_weight(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """W·γ/σ, (out, in / groups, kh, kw), and β + (c − μ)·γ/σ, (out,), differentiable in W, c, γ and β."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = torch.rsqrt(norm.running_var + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    shift = -norm.running_mean if conv.bias is None else conv.bias - norm.running_mean
-    bias = shift * scale
-    if norm.bias is not None:
-        bias = bias + norm.bias
-    return conv.weight * scale[:, None, None, None], bias
+    mean, inverse, gamma, beta = _parts(norm)
+    scale = gamma * inverse
+    shift = -mean if conv.bias is None else conv.bias - mean
+    return conv.weight * scale[:, None, None, None], beta + shift * scale
 
 
-def _is_depthwise(conv: nn.Conv2d) -> bool:
-    return conv.groups == conv.in_channels == conv.out_channels > 1 and conv.dilation == (1, 1)
+def _parts(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """μ, 1/σ, γ and β, (channels,) each."""
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    gamma = torch.ones_like(mean) if norm.weight is None else norm.weight
+    beta = torch.zeros_like(mean) if norm.bias is None else norm.bias
+    return mean, torch.rsqrt(variance + norm.eps), gamma, beta
 
 
-def _same_padding(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """TensorFlow's padding: as the convolution's own where it is symmetric, otherwise zeros put around ``x``."""
-    total = [
+def _kind(x: Tensor) -> torch.dtype:
+    """The type to compute in: autocast's, or that of ``x``."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _plainly_padded(conv: nn.Conv2d) -> bool:
+    return isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
+
+
+def _geometry(conv: nn.Conv2d, x: Tensor) -> tuple[Any, Any, Any, int]:
+    """Stride, pads, dilation and groups, as the functions of ``convolution`` take them."""
+    return conv.stride, _pads(conv, x), conv.dilation, conv.groups
+
+
+def _pads(conv: nn.Conv2d, x: Tensor) -> tuple[int, int, int, int]:
+    """Zeros at the left, right, top and bottom: the convolution's own, or as many as TensorFlow puts there."""
+    if not isinstance(conv, Conv2dSame):
+        assert not isinstance(conv.padding, str)
+        down, across = conv.padding
+        return across, across, down, down
+    down, across = (
         max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
         for size, kernel, stride, dilation in zip(
             x.shape[2:], conv.kernel_size, conv.stride, conv.dilation, strict=True
         )
-    ]
-    if all(pad % 2 == 0 for pad in total):
-        return x, (total[0] // 2, total[1] // 2)
-    (top, bottom), (left, right) = [(pad // 2, pad - pad // 2) for pad in total]
-    return F.pad(x, (left, right, top, bottom)), (0, 0)
+    )
+    return across // 2, across - across // 2, down // 2, down - down // 2
 
 
 def foldable_pairs(module: nn.Module, example: Tensor | None = None) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
@@ -177,7 +232,7 @@ def _known_norm(module: nn.Module) -> bool:
     return type(module) in (nn.BatchNorm2d, BatchNormAct2d) and getattr(module, "running_mean", None) is not None
 
 
-def _known_conv(module: nn.Module) -> bool:
+def _known_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     return type(module) in (nn.Conv2d, Conv2dSame)
 
 

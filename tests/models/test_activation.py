@@ -1,0 +1,40 @@
+"""ReLU6 against torch's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from largedrop.models.activation import relu6
+
+VALUES = torch.tensor([-7.0, -1e-6, -0.0, 0.0, 1e-6, 3.0, 5.999, 6.0, 6.001, 7.0, float("inf")], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16])
+def test_values_and_gradients_are_torchs(inplace: bool, kind: torch.dtype) -> None:
+    outputs, slopes = [], []
+    for function in (relu6, F.relu6):
+        x = VALUES.to(kind).requires_grad_()
+        outputs.append(function(x * 1, inplace))
+        slopes.append(torch.autograd.grad(outputs[-1], x, torch.arange(len(VALUES)).to(kind))[0])
+    assert torch.equal(*outputs)
+    assert torch.equal(*slopes)
+
+
+def test_nothing_but_the_output_is_kept() -> None:
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    x = VALUES.clone().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        middle = x + 1
+        output = relu6(middle, inplace=True)
+    assert output.data_ptr() == middle.data_ptr()
+    assert [tensor.data_ptr() for tensor in kept] == [output.data_ptr()]
+    assert relu6(x).data_ptr() != x.data_ptr()
