@@ -22,11 +22,13 @@ from largedrop.data.augment import (
     HUE,
     SATURATION,
     Draws,
-    adjust_hue,
     augment,
     draw,
+    training_batch,
     training_view,
 )
+from largedrop.data.colour import apply_colour
+from largedrop.data.views import normalise, resize
 from largedrop.threads import one_thread
 
 SIGMAS = 5
@@ -232,23 +234,6 @@ def test_the_order_of_the_adjustments_is_the_one_drawn() -> None:
     assert (views - other).abs().amax((1, 2, 3)).min() > LEVEL
 
 
-@pytest.mark.parametrize(
-    ("colour", "shift", "expected"),
-    [
-        ((1.0, 0.0, 0.0), 1 / 3, (0.0, 1.0, 0.0)),
-        ((1.0, 0.0, 0.0), -1 / 3, (0.0, 0.0, 1.0)),
-        ((0.0, 1.0, 0.0), 1 / 6, (0.0, 1.0, 1.0)),
-        ((0.8, 0.2, 0.2), 1 / 2, (0.2, 0.8, 0.8)),
-        ((0.4, 0.4, 0.4), 0.3, (0.4, 0.4, 0.4)),
-        ((0.0, 0.0, 0.0), 0.3, (0.0, 0.0, 0.0)),
-        ((0.3, 0.6, 0.1), 0.0, (0.3, 0.6, 0.1)),
-    ],
-)
-def test_hue_is_turned(colour: tuple[float, float, float], shift: float, expected: tuple[float, float, float]) -> None:
-    turned = adjust_hue(torch.tensor(colour).view(1, 3, 1, 1), torch.full((1, 1, 1, 1), shift))
-    torch.testing.assert_close(turned.flatten(), torch.tensor(expected), rtol=0, atol=1e-6)
-
-
 def test_values_stay_between_0_and_1() -> None:
     images = [np.full((32, 32, 3), 255, np.uint8), *pictures(), np.zeros((9, 9, 3), np.uint8)]
     shapes = [image.shape[:2] for image in images]
@@ -274,6 +259,76 @@ def test_grey_views_are_grey_and_the_images_are_left_alone() -> None:
 def test_training_view_draws_and_applies() -> None:
     images = pictures()
     assert torch.equal(training_view(images, 24, 3, 5), augment(images, 24, draw(SIZES, 3, 5)))
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def test_training_batch_is_the_normalised_training_view_in_channels_last() -> None:
+    images = pictures()
+    batch = training_batch(images, 24, 3, 5, MEAN, STD)
+    assert batch.shape == (len(SIZES), 3, 24, 24)
+    assert batch.dtype == torch.float32
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(batch, normalise(training_view(images, 24, 3, 5), MEAN, STD), rtol=0, atol=2e-6)
+
+
+def test_views_are_those_of_the_torch_functions() -> None:
+    """The kernels against ``colour``, on the same resized bytes: up to float32's rounding."""
+    images = pictures()
+    for step in range(5):
+        draws = draw(SIZES, 0, step)
+        boxes = [(image, *box) for image, box in zip(images, draws.box.tolist(), strict=True)]
+        resized = [resize(image[top : top + tall, left : left + wide], 40) for image, top, left, tall, wide in boxes]
+        turned = [each.flip(-1) if flip else each for each, flip in zip(resized, draws.flip, strict=True)]
+        expected = apply_colour(torch.stack(turned).float() / 255, draws.factors, draws.order, draws.grey)
+        torch.testing.assert_close(augment(images, 40, draws), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_the_number_of_threads_does_not_change_a_bit(threads: int) -> None:
+    images = pictures() * 3
+    expected = training_batch(images, 32, 0, 0, MEAN, STD)
+    torch.set_num_threads(threads)  # the fixture sets it back
+    assert torch.equal(training_batch(images, 32, 0, 0, MEAN, STD), expected)
+
+
+def test_a_view_does_not_hang_on_the_other_images_of_the_batch() -> None:
+    images, draws = pictures(), draw(SIZES, 0, 0)
+    views = augment(images, 32, draws)
+    for position in range(len(SIZES)):
+        part = slice(position, position + 1)
+        alone = Draws(draws.box[part], draws.flip[part], draws.factors[part], draws.order[part], draws.grey[part])
+        assert torch.equal(augment(images[part], 32, alone)[0], views[position])
+
+
+def test_neither_the_layout_of_the_draws_nor_torchs_state_matters() -> None:
+    images, draws = pictures(), draw(SIZES, 0, 0)
+    expected = augment(images, 32, draws)
+    other = replace(
+        draws,
+        box=np.asfortranarray(draws.box),
+        factors=np.asfortranarray(draws.factors),
+        order=np.asfortranarray(draws.order.astype(np.int32)),
+    )
+    other.box.flags.writeable = False
+    with torch.inference_mode():
+        assert torch.equal(augment(images, 32, other), expected)
+
+
+def test_what_does_not_fit_together_is_an_error() -> None:
+    images, draws = pictures(), draw(SIZES, 0, 0)
+    for row, column, value in ((0, 0, -1), (1, 2, 0), (2, 2, 33), (3, 1, 41), (4, 3, 10**9)):
+        box = draws.box.copy()
+        box[row, column] = value
+        with pytest.raises(ValueError, match="is not in an image of"):
+            augment(images, 32, replace(draws, box=box))
+    with pytest.raises(ValueError, match="four factors for each of 8 images"):
+        augment(images, 32, replace(draws, factors=draws.factors[:, :3]))
+    with pytest.raises(ValueError, match="8 draws for 7 images"):
+        augment(images[:-1], 32, draws)
+    with pytest.raises(ValueError, match="each of 0, 1, 2 and 3 once"):
+        augment(images, 32, replace(draws, order=np.zeros_like(draws.order)))
 
 
 def test_an_empty_batch_is_an_empty_tensor() -> None:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as V
 
-from largedrop.data.views import evaluation_view, normalise, resize
+from largedrop.data.views import evaluation_batch, evaluation_view, normalise, resize
 
 SIZES = [(48, 64), (64, 48), (32, 32), (20, 90), (33, 47), (7, 5), (1, 1)]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -78,3 +78,39 @@ def test_normalisation_leaves_what_it_is_given_alone() -> None:
 def test_normalisation_with_unequal_numbers_of_channels_is_an_error() -> None:
     with pytest.raises(ValueError, match="zip"):
         normalise(torch.rand(1, 3, 2, 2), MEAN[:2], STD)
+
+
+@pytest.mark.parametrize("size", [1, 7, 32, 50])
+def test_the_evaluation_batch_is_the_normalised_evaluation_view(size: int) -> None:
+    images = [noise(*shape) for shape in [*SIZES, (size, size), (200, 300)]]
+    batch = evaluation_batch(images, size, MEAN, STD)
+    assert batch.shape == (len(images), 3, size, size)
+    assert batch.dtype == torch.float32
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    expected = normalise(evaluation_view(images, size), MEAN, STD)
+    level = 1 / 255 / min(STD)
+    assert float((batch - expected).abs().max()) < 1.01 * level
+    torch.testing.assert_close(batch, expected, rtol=0, atol=2e-6)
+
+
+def test_the_evaluation_batch_takes_views_that_cannot_be_written_to_and_leaves_them_alone() -> None:
+    image = noise(40, 60)
+    expected = evaluation_batch([image[::-1, 10:50].copy()], 32, MEAN, STD)
+    before = image.copy()
+    image.flags.writeable = False
+    assert torch.equal(evaluation_batch([image[::-1, 10:50]], 32, MEAN, STD), expected)
+    assert np.array_equal(image, before)
+
+
+def test_an_empty_evaluation_batch() -> None:
+    assert evaluation_batch([], 8, MEAN, STD).shape == (0, 3, 8, 8)
+
+
+def test_the_evaluation_batch_refuses_what_is_not_an_image() -> None:
+    for image in (noise(8, 8)[..., :2], noise(8, 8).astype(np.float32), noise(8, 8)[0], noise(8, 8)[:0]):
+        with pytest.raises(ValueError, match=r"not an RGB image|not in an image"):
+            evaluation_batch([image], 8, MEAN, STD)  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="positive"):
+        evaluation_batch([noise(8, 8)], 0, MEAN, STD)
+    with pytest.raises(ValueError, match="three channels"):
+        evaluation_batch([noise(8, 8)], 8, MEAN[:2], STD)

@@ -1,9 +1,11 @@
-"""The paper's training view, vectorised over the batch, with a different draw for each image.
+"""The paper's training view, with a different draw for each image.
 
 Random resized crop (area 0.7 to 1.0, aspect 3/4 to 4/3), horizontal flip with probability 0.5, colour jitter of 0.3 in
 brightness, contrast, saturation and hue in random order, greyscale with probability 0.1: the same distribution as
 torchvision's ``RandomResizedCrop``, ``RandomHorizontalFlip``, ``ColorJitter(0.3, 0.3, 0.3, 0.3)`` and
 ``RandomGrayscale(0.1)`` in the public code. The draws are a function of (seed, step, position in the batch).
+
+The views are made on the processor by ``kernels``; ``colour`` has the changes of colour for any device.
 """
 
 from __future__ import annotations
@@ -14,14 +16,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from ..threads import one_thread
+from .colour import BRIGHTNESS, CONTRAST, HUE, SATURATION
 from .random import generator
-from .views import resize
+from .views import render
 
-__all__ = ["Draws", "adjust_hue", "augment", "draw", "training_view"]
+__all__ = [
+    "BRIGHTNESS",
+    "CONTRAST",
+    "HUE",
+    "SATURATION",
+    "Draws",
+    "augment",
+    "draw",
+    "training_batch",
+    "training_view",
+]
 
 AREA = (0.7, 1.0)
 ASPECT = (3 / 4, 4 / 3)
@@ -29,10 +40,6 @@ JITTER = 0.3
 GREYSCALE = 0.1
 ATTEMPTS = 10
 """How many crops are drawn before the central one is taken, as in torchvision."""
-
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-LUMA = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue in the grey value (ITU-R 601-2), as in torchvision."""
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -57,10 +64,36 @@ class Draws:
     grey: npt.NDArray[np.bool_]
 
 
+def training_batch(
+    images: Sequence[npt.NDArray[np.uint8]],
+    size: int,
+    seed: int,
+    step: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Tensor:
+    """Draw and apply the training views of a batch, normalised; see ``draw`` and ``augment``.
+
+    Args:
+        images: RGB arrays (height, width, 3), of any sizes.
+        size: side of the result, in pixels.
+        seed: of the run.
+        step: of the run; together they fix the draws.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+
+    Returns:
+        float32 (n, 3, size, size), channels last in memory.
+
+    Raises:
+        ValueError: an image is not RGB in bytes, ``size`` is not positive, or there are not three means and deviations.
+    """
+    return augment(images, size, draw([(image.shape[0], image.shape[1]) for image in images], seed, step), mean, std)
+
+
 def training_view(images: Sequence[npt.NDArray[np.uint8]], size: int, seed: int, step: int) -> Tensor:
-    """Draw and apply the training views of a batch, see ``draw`` and ``augment``: float32, (n, 3, size, size)."""
-    with one_thread():
-        return augment(images, size, draw([(image.shape[0], image.shape[1]) for image in images], seed, step))
+    """Draw and apply the training views of a batch: as ``training_batch``, but in [0, 1], not normalised."""
+    return augment(images, size, draw([(image.shape[0], image.shape[1]) for image in images], seed, step))
 
 
 def draw(shapes: Sequence[tuple[int, int]], seed: int, step: int) -> Draws:
@@ -82,33 +115,37 @@ def draw(shapes: Sequence[tuple[int, int]], seed: int, step: int) -> Draws:
     return Draws(box, flip, factors, order, grey)
 
 
-def augment(images: Sequence[npt.NDArray[np.uint8]], size: int, draws: Draws) -> Tensor:
-    """Apply the draws.
+def augment(
+    images: Sequence[npt.NDArray[np.uint8]],
+    size: int,
+    draws: Draws,
+    mean: Sequence[float] = (0, 0, 0),
+    std: Sequence[float] = (1, 1, 1),
+) -> Tensor:
+    """Apply the draws, on the processor.
+
+    The images are shared between as many threads as torch uses; the result does not depend on their number. The first
+    call may compile for some seconds, see ``kernels``.
 
     Args:
         images: RGB arrays (height, width, 3), of any sizes.
         size: side of the result, in pixels.
         draws: of as many images.
+        mean: of each channel, subtracted from values in [0, 1].
+        std: of each channel, by which they are divided then.
 
     Returns:
-        float32 in [0, 1], (n, 3, size, size).
+        float32, in [0, 1] before ``mean`` and ``std``, (n, 3, size, size), channels last in memory.
+
+    Raises:
+        ValueError: an image is not RGB in bytes, a crop does not lie in its image, an order is not one of the four
+            changes, ``size`` is not positive, or there are not as many draws as images or three means and deviations.
     """
-    pixels = torch.empty((len(images), 3, size, size), dtype=torch.uint8)
-    for position, image in enumerate(images):
-        top, left, height, width = draws.box[position]
-        pixels[position] = resize(image[top : top + height, left : left + width], size)
-    batch = pixels.to(torch.float32).mul_(1 / 255)
-    flipped = torch.from_numpy(np.flatnonzero(draws.flip))
-    batch[flipped] = batch[flipped].flip(-1)
-    for place in range(4):
-        for kind, adjust in enumerate((_brightness, _contrast, _saturation, adjust_hue)):
-            chosen = np.flatnonzero(draws.order[:, place] == kind)
-            if len(chosen):
-                factor = torch.from_numpy(draws.factors[chosen, kind]).to(torch.float32).view(-1, 1, 1, 1)
-                batch[torch.from_numpy(chosen)] = adjust(batch[torch.from_numpy(chosen)], factor)
-    grey = torch.from_numpy(np.flatnonzero(draws.grey))
-    batch[grey] = _luma(batch[grey]).expand(-1, 3, -1, -1)
-    return batch
+    if len(draws.box) != len(images):
+        raise ValueError(f"{len(draws.box)} draws for {len(images)} images")
+    if not (np.sort(draws.order, axis=1) == np.arange(4)).all():
+        raise ValueError("the order of the changes must have each of 0, 1, 2 and 3 once")
+    return render(images, size, mean, std, draws.box, draws.flip, draws.order, draws.factors, draws.grey)
 
 
 def _crops(shapes: FloatArray, rng: np.random.Generator) -> IntArray:
@@ -138,44 +175,3 @@ def _central(height: float, width: float) -> tuple[float, float, float, float]:
     tall = height if ratio >= ASPECT[0] else round(width / ASPECT[0])
     wide = width if ratio <= ASPECT[1] else round(height * ASPECT[1])
     return (height - tall) // 2, (width - wide) // 2, tall, wide
-
-
-def _luma(images: Tensor) -> Tensor:
-    red, green, blue = images.unbind(1)
-    return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[:, None]
-
-
-def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    """``factor`` × images + (1 − ``factor``) × other, kept in [0, 1]."""
-    return torch.lerp(other, images, factor).clamp_(0, 1)
-
-
-def _brightness(images: Tensor, factor: Tensor) -> Tensor:
-    return (images * factor).clamp_(0, 1)
-
-
-def _contrast(images: Tensor, factor: Tensor) -> Tensor:
-    return _blend(images, _luma(images).mean((1, 2, 3), keepdim=True).expand_as(images), factor)
-
-
-def _saturation(images: Tensor, factor: Tensor) -> Tensor:
-    return _blend(images, _luma(images).expand_as(images), factor)
-
-
-def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of images in [0, 1], (n, 3, height, width), by ``shift`` turns, (n, 1, 1, 1)."""
-    red, green, blue = images.unbind(1)
-    value, least = images.amax(1), images.amin(1)
-    chroma = value - least
-    safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
-    hue = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    sixths = hue + 6 * shift[:, 0]
-    result = torch.empty_like(images)
-    for channel, offset in enumerate((5.0, 3.0, 1.0)):  # f(n) = v − c·max(0, min(k, 4 − k, 1)), k = (n + h) mod 6
-        k = torch.remainder(sixths + offset, 6)
-        torch.sub(value, chroma * torch.minimum(k, 4 - k).clamp_(0, 1), out=result[:, channel])
-    return result

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["evaluation_view", "normalise"]
+__all__ = ["evaluation_batch", "evaluation_view", "normalise"]
 
 
 def evaluation_view(images: Sequence[npt.NDArray[np.uint8]], size: int) -> Tensor:
@@ -27,6 +29,109 @@ def evaluation_view(images: Sequence[npt.NDArray[np.uint8]], size: int) -> Tenso
     for position, image in enumerate(images):
         result[position] = resize(image, size)
     return result
+
+
+def evaluation_batch(
+    images: Sequence[npt.NDArray[np.uint8]], size: int, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """The evaluation views of some images, normalised: ``normalise(evaluation_view(images, size), mean, std)``, faster.
+
+    The images are shared between as many threads as torch uses; the result does not depend on their number.
+
+    Args:
+        images: RGB arrays (height, width, 3), of any sizes.
+        size: in pixels.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+
+    Returns:
+        float32 (n, 3, size, size), channels last in memory.
+
+    Raises:
+        ValueError: an image is not RGB in bytes, ``size`` is not positive, or there are not three means and deviations.
+    """
+    count = len(images)
+    box = np.array([(0, 0, *image.shape[:2]) for image in images], dtype=np.int64).reshape(count, 4)
+    never, none = np.zeros(count, dtype=np.bool_), np.empty((count, 0), dtype=np.int64)
+    return render(images, size, mean, std, box, never, none, np.ones((count, 4)), never)
+
+
+def render(
+    images: Sequence[npt.NDArray[np.uint8]],
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    box: npt.NDArray[np.int64],
+    flip: npt.NDArray[np.bool_],
+    order: npt.NDArray[np.int64],
+    factors: npt.NDArray[np.float64],
+    grey: npt.NDArray[np.bool_],
+) -> Tensor:
+    """Crop, resize, mirror, change colours and normalise on the processor, with torch's number of threads.
+
+    Args:
+        images: RGB arrays (height, width, 3), of any sizes.
+        size: side of the result, in pixels.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+        box: of each image, (n, 4); this and the rest as in ``augment.Draws``.
+        flip: (n,).
+        order: kinds of changes of colour, each at most once; (n, changes).
+        factors: (n, 4).
+        grey: (n,).
+
+    Returns:
+        float32 (n, 3, size, size), channels last in memory.
+
+    Raises:
+        ValueError: an image is not RGB in bytes, a box does not lie in its image, ``size`` is not positive, or there
+            are not three means and deviations, and four factors for each image.
+    """
+    if size < 1:
+        raise ValueError(f"the size must be positive, not {size}")
+    if not len(mean) == len(std) == 3:
+        raise ValueError(f"expected the mean and deviation of three channels, not {len(mean)} and {len(std)}")
+    for image, (top, left, height, width) in zip(images, box.tolist(), strict=True):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"not an RGB image of bytes: {image.dtype} {image.shape}")
+        inside = top + height <= image.shape[0] and left + width <= image.shape[1]
+        if min(top, left) < 0 or min(height, width) < 1 or not inside:
+            raise ValueError(f"the crop {(top, left, height, width)} is not in an image of {image.shape[:2]}")
+    # Copies that can be written to, and lie as the kernels need them.
+    boxes, orders = np.array(box, dtype=np.int64, order="C"), np.array(order, dtype=np.int64, order="C")
+    changes = np.array(factors, dtype=np.float64, order="C")
+    if changes.shape != (len(images), 4):
+        raise ValueError(f"expected four factors for each of {len(images)} images, not {changes.shape}")
+    result = torch.empty((len(images), size * size, 3), dtype=torch.float32, device="cpu")
+    views = result.view(len(images), size, size, 3).permute(0, 3, 1, 2)
+    if not len(images):
+        return views
+    from . import kernels  # compiles, and numba takes a quarter of a second to import
+
+    scale, offset = (
+        np.array(numbers, dtype=np.float32)
+        for numbers in zip(*((1 / by, -average / by) for average, by in zip(mean, std, strict=True)), strict=True)
+    )
+    target = result.numpy()
+    positions = itertools.count()  # whoever is free takes the next image
+
+    def work() -> None:
+        scratch = kernels.scratch_memory(boxes[:, 2:], size)
+        while (i := next(positions)) < len(images):
+            pixels = np.ascontiguousarray(images[i]).reshape(len(images[i]), -1)
+            mirrored, greyed = bool(flip[i]), bool(grey[i])
+            kernels.view(
+                *(pixels, boxes[i], size, mirrored, orders[i], changes[i], greyed, scale, offset, scratch, target[i])
+            )
+
+    workers = min(torch.get_num_threads(), len(images))
+    if workers == 1:
+        work()
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            for done in [pool.submit(work) for _ in range(workers)]:
+                done.result()
+    return views
 
 
 def resize(image: npt.NDArray[np.uint8], size: int) -> Tensor:
