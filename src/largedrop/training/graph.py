@@ -1,0 +1,123 @@
+"""A training step as one CUDA graph: recorded once, then started as a whole, without Python or a launch per kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["GraphedStep"]
+
+
+class GraphedStep:
+    """Calls a training step; on a GPU from a CUDA graph, once it has been called a few times without.
+
+    Every call is one step, on its own inputs, as if ``function`` had been called with them: the first ``warmup`` calls
+    run it as it is (libraries choose kernels and optimisers make their state then, which cannot be recorded), the next
+    one records it, which computes nothing, and from then on the record is replayed. The warm-up runs on the stream that
+    is recorded later, so that autograd meets one stream only. Anywhere but on CUDA the function is simply called;
+    inputs are checked and results copied there too, and that is what the tests run.
+
+    What ``function`` must keep to, since only its kernels are recorded, with their addresses and their Python numbers:
+
+    - It calls ``optimizer.zero_grad(set_to_none=True)`` before its backward pass, so that the gradients are allocated
+      in the graph's own memory, and enters autocast itself, so that no cast weights outlive a step.
+    - It reads nothing on the host: no ``float()``, no ``item()``, no shape that hangs on values. No copy from memory
+      that is not pinned, either. CUDA refuses to record those.
+    - Whatever changes between steps is a tensor that is changed in place: an input, a weight, the learning rate. A
+      number would stay what it was when the step was recorded. So a parameter group's ``lr`` is a tensor on the device,
+      and a schedule does ``group["lr"].fill_(rate)`` rather than assign. Optimisers that read it there, and count their
+      steps there, are Adam and AdamW with ``capturable=True`` and SGD with ``fused=True`` (without, it reads ``lr`` on
+      the host); SGD's first step, which starts the momentum, is why there is at least one step of warm-up.
+    - Modules stay in the mode (training or evaluation) and tensors at the addresses that were recorded: load a state
+      dict by copying into the parameters, as ``load_state_dict`` does, and never assign others.
+
+    Random numbers (dropout) come from torch's default generator of the device. A graph records neither its seed nor its
+    offset: a replay first fills them into tensors that the recorded kernels read, and moves the generator on as the
+    step would have done. So ``torch.manual_seed`` between two calls has its effect, and a replayed step draws what the
+    same step would draw without a graph. Inside ``function`` it must not be called.
+
+    Args:
+        function: maps inputs to results; leaves the update done.
+        device: where it computes.
+        warmup: calls before the one that is recorded, 1 or more.
+
+    Raises:
+        ValueError: there is no warm-up.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], device: torch.device, warmup: int = 3) -> None:
+        if warmup < 1:
+            raise ValueError(f"warmup must be 1 or more, not {warmup}")
+        self._function = function
+        self._device = device
+        self._graphed = device.type == "cuda"
+        self._left = warmup
+        self._form: list[tuple[tuple[int, ...], torch.dtype]] | None = None
+        self._inputs: tuple[Tensor, ...] = ()
+        self._outputs: tuple[Tensor, ...] = ()
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream: torch.cuda.Stream | None = None
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Do one step.
+
+        Args:
+            inputs: of the shapes and types of the first call, on any device; from pinned memory or from the same
+                device they are copied without waiting.
+
+        Returns:
+            The function's results, detached. They are copies that no later step overwrites and that nothing has waited
+            for: keep them on the device, and read many at once (``torch.stack(losses).tolist()``) now and then.
+
+        Raises:
+            ValueError: an input's shape or type is not that of the first call.
+        """
+        self._check(inputs)
+        if not self._graphed:
+            return _copies(self._function(*inputs))
+        if not self._inputs:
+            self._inputs = tuple(torch.empty_like(each, device=self._device) for each in inputs)
+        for static, given in zip(self._inputs, inputs, strict=True):
+            static.copy_(given, non_blocking=True)
+        if self._left > 0:
+            self._left -= 1
+            return self._warm_up()
+        if self._graph is None:
+            self._record()
+        assert self._graph is not None
+        self._graph.replay()
+        return _copies(self._outputs)
+
+    def _check(self, inputs: tuple[Tensor, ...]) -> None:
+        form = [(tuple(each.shape), each.dtype) for each in inputs]
+        if self._form is None:
+            self._form = form
+        if form != self._form:
+            given, first = (", ".join(f"{shape} {dtype}" for shape, dtype in each) for each in (form, self._form))
+            raise ValueError(f"the step was first called with {first} and is now called with {given}")
+
+    def _warm_up(self) -> tuple[Tensor, ...]:
+        """Run the function as it is, on the side stream; the current one waits for it, the host does not."""
+        here = torch.cuda.current_stream(self._device)
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            outputs = self._function(*self._inputs)
+        here.wait_stream(self._stream)
+        # Copied on the current stream: the side stream may use the originals' memory again only after the next wait.
+        return _copies(outputs)
+
+    def _record(self) -> None:
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the device meanwhile (pin memory for the next batch, say); this one alone is recorded.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            outputs = self._function(*self._inputs)
+            self._outputs = tuple(each.detach() for each in outputs)
+        self._graph = graph
+
+
+def _copies(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(each.detach().clone() for each in tensors)
