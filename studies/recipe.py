@@ -21,6 +21,7 @@ from largedrop.api import resolve, run_name
 from largedrop.training.device import choose_device
 from largedrop.training.features import FeatureCache
 from largedrop.training.loop import train
+from largedrop.training.views import HostViews
 
 SEED = 100
 
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("trials"))
     options = parser.parse_args()
     data, device = ld.open_dataset("emoji"), choose_device()
-    features = FeatureCache(data)
+    features = FeatureCache(HostViews(data))
     for rate in options.dropout:
         settings = {"size": 96, "seed": SEED, **dict(options.settings)}
         config = resolve(data, device, recipe="short", test_domain=options.test_domain, dropout=rate, **settings)

@@ -16,6 +16,7 @@ from .training.device import choose_device, choose_precision
 from .training.features import FeatureCache
 from .training.loop import train
 from .training.run import Run
+from .training.views import open_views
 
 __all__ = ["finetune", "resolve"]
 
@@ -52,7 +53,7 @@ def finetune(
     place = choose_device(device)
     config = resolve(data, place, recipe=recipe, test_domain=test_domain, **settings)
     folder = Path(output) if output is not None else Path("largedrop-runs") / run_name(config)
-    return train(config, data, folder, device=place, features=FeatureCache(data), progress=progress)
+    return train(config, data, folder, device=place, features=FeatureCache(open_views(data, place)), progress=progress)
 
 
 def resolve(data: Dataset, device: torch.device, *, recipe: str, **settings: Any) -> Config:

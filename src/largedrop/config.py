@@ -13,7 +13,7 @@ from .errors import UserError, one_of
 __all__ = ["RECIPES", "Config", "help_of", "make_config"]
 
 DEFAULT_MODEL = "tf_efficientnet_lite0"
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised whenever the same config would train differently, so that older runs are not taken for new ones."""
 
 

@@ -81,6 +81,15 @@ def test_dilated_kernels(kind: str, dilation: tuple[int, int]) -> None:
         torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_convolutions_without_bias(kind: str) -> None:
+    (x, weight, _), groups = tensors(kind, 3, 3, 8, 8)
+    ours = conv2d(x, weight, None, (1, 1), (1, 1, 1, 1), (1, 1), groups)
+    theirs = F.conv2d(x, weight, None, 1, 1, 1, groups)
+    for mine, reference in zip(gradients(ours, [x, weight]), gradients(theirs, [x, weight]), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-11)
+
+
 def test_one_by_one_kernels_on_either_side_of_the_matrix_product() -> None:
     for side in (int(FEW_PIXELS**0.5) // 2, int(FEW_PIXELS**0.5)):  # a batch of 2
         parts, _ = tensors("dense", 1, 1, side, side)

@@ -16,6 +16,7 @@ import largedrop as ld
 from largedrop.models.network import Network, Spec
 from largedrop.training import evaluation
 from largedrop.training.evaluation import accuracy, autocast, logits, representations
+from largedrop.training.views import HostViews
 
 CPU = torch.device("cpu")
 
@@ -67,11 +68,11 @@ def test_logits_are_those_of_a_plain_forward_pass(
     indices = np.random.default_rng(1).permutation(len(odd))
     features, outputs = plain(network, odd, indices)
     done: list[int] = []
-    found = logits(network, odd, indices, "float32", done.append)
+    found = logits(network, HostViews(odd), indices, "float32", done.append)
     assert found.dtype == np.float16
     assert found.shape == (36, 3)
     np.testing.assert_allclose(found.astype(np.float64), outputs.double().numpy(), rtol=2e-3, atol=2e-3)
-    represented = representations(network, odd, indices, "float32")
+    represented = representations(network, HostViews(odd), indices, "float32")
     assert represented.dtype == torch.float32
     torch.testing.assert_close(represented, features, rtol=1e-4, atol=1e-5)
     assert done == [min(batch, 36 - start) for start in range(0, 36, batch)]
@@ -79,8 +80,10 @@ def test_logits_are_those_of_a_plain_forward_pass(
 
 def test_few_images_have_the_logits_that_they_have_among_many(network: Network, odd: ld.Dataset) -> None:
     indices = np.array([7, 3], dtype=np.int64)
-    whole = logits(network, odd, np.arange(36), "float32").astype(np.float32)
-    np.testing.assert_allclose(logits(network, odd, indices, "float32"), whole[indices], rtol=2e-3, atol=1e-3)
+    whole = logits(network, HostViews(odd), np.arange(36), "float32").astype(np.float32)
+    np.testing.assert_allclose(
+        logits(network, HostViews(odd), indices, "float32"), whole[indices], rtol=2e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("mode", [True, False])
@@ -88,23 +91,23 @@ def test_the_mode_is_restored_and_nothing_is_learned(network: Network, data: ld.
     network.train(mode)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     indices = np.arange(4)
-    first = logits(network, data, indices, "float32")
+    first = logits(network, HostViews(data), indices, "float32")
     assert network.training is mode
     assert network.dropout.training is mode
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
-    np.testing.assert_array_equal(first, logits(network, data, indices, "float32"))  # no dropout was drawn
+    np.testing.assert_array_equal(first, logits(network, HostViews(data), indices, "float32"))  # no dropout was drawn
 
 
 def test_the_mode_is_restored_after_an_error(network: Network, data: ld.Dataset) -> None:
     network.train()
     with pytest.raises(IndexError):
-        logits(network, data, np.array([len(data)]), "float32")
+        logits(network, HostViews(data), np.array([len(data)]), "float32")
     assert network.training
 
 
 def test_bfloat16_is_close_and_not_the_same(network: Network, data: ld.Dataset) -> None:
-    exact = representations(network, data, np.arange(8), "float32")
-    rough = representations(network, data, np.arange(8), "bfloat16")
+    exact = representations(network, HostViews(data), np.arange(8), "float32")
+    rough = representations(network, HostViews(data), np.arange(8), "bfloat16")
     assert rough.dtype == torch.float32
     assert not torch.equal(exact, rough)
     assert float((exact - rough).norm() / exact.norm()) < 0.05
@@ -132,5 +135,6 @@ def test_size_and_normalisation_are_the_networks(network: Network, data: ld.Data
     other = Network(network.backbone, network.head.in_features, replace(network.spec, mean=(0.0, 0.0, 0.0)))
     other.load_state_dict(network.state_dict())
     assert not np.array_equal(
-        logits(network, data, np.arange(4), "float32"), logits(other, data, np.arange(4), "float32")
+        logits(network, HostViews(data), np.arange(4), "float32"),
+        logits(other, HostViews(data), np.arange(4), "float32"),
     )

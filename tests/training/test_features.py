@@ -14,6 +14,7 @@ from largedrop.models.network import Network
 from largedrop.training.evaluation import representations
 from largedrop.training.features import VIEWS, FeatureCache
 from largedrop.training.setup import create_network
+from largedrop.training.views import HostViews
 
 AFTER: dict[str, Any] = {
     "test_domain": "ink",
@@ -47,7 +48,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_every_view_of_an_image_is_computed_once(data: ld.Dataset, config: Config, seen: list[int]) -> None:
     done: list[int] = []
-    cache = FeatureCache(data, done.append)
+    cache = FeatureCache(HostViews(data), done.append)
     network = create_network(config, data.classes)
     tables = [cache.get(config, network, view) for view in range(VIEWS)]
     again = [cache.get(with_settings(config, **AFTER), network, view) for view in range(VIEWS)]
@@ -58,12 +59,12 @@ def test_every_view_of_an_image_is_computed_once(data: ld.Dataset, config: Confi
         assert table.dtype == torch.float16
     for view in range(1, VIEWS):
         assert not torch.equal(tables[0], tables[view])
-    exact = representations(network, data, np.arange(54), "float32")
+    exact = representations(network, HostViews(data), np.arange(54), "float32")
     assert torch.equal(tables[0], exact.half())
 
 
 def test_training_views_are_the_same_in_every_process(data: ld.Dataset, config: Config) -> None:
-    one, other = (FeatureCache(data).get(config, create_network(config, data.classes), 1) for _ in range(2))
+    one, other = (FeatureCache(HostViews(data)).get(config, create_network(config, data.classes), 1) for _ in range(2))
     assert torch.equal(one, other)
 
 
@@ -71,13 +72,13 @@ def test_the_global_generator_and_the_mode_are_left(data: ld.Dataset, config: Co
     network = create_network(config, data.classes).train()
     before = torch.get_rng_state()
     for view in range(2):
-        FeatureCache(data).get(config, network, view)
+        FeatureCache(HostViews(data)).get(config, network, view)
     assert torch.equal(torch.get_rng_state(), before)
     assert network.training
 
 
 def computed_anew(data: ld.Dataset, one: Config, other: Config, seen: list[int]) -> bool:
-    cache, network = FeatureCache(data), create_network(with_settings(one, weights_digest=""), data.classes)
+    cache, network = FeatureCache(HostViews(data)), create_network(with_settings(one, weights_digest=""), data.classes)
     cache.get(one, network, 0)
     seen.clear()
     cache.get(other, network, 0)
@@ -99,7 +100,7 @@ def test_what_features_depend_on(data: ld.Dataset, config: Config, seen: list[in
 
 
 def test_the_seed_matters_only_to_random_weights(data: ld.Dataset, config: Config, seen: list[int]) -> None:
-    cache, network = FeatureCache(data), create_network(config, data.classes)
+    cache, network = FeatureCache(HostViews(data)), create_network(config, data.classes)
     fixed = with_settings(config, weights="pretrained", weights_digest="abc")
     assert cache.get(fixed, network, 0) is cache.get(with_settings(fixed, seed=1), network, 0)
     assert sum(seen) == len(data)

@@ -29,6 +29,7 @@ from largedrop.training.features import VIEWS, FeatureCache
 from largedrop.training.loop import cost, train
 from largedrop.training.run import Run
 from largedrop.training.state import FILE
+from largedrop.training.views import HostViews
 
 from ..conftest import TINY
 
@@ -215,7 +216,7 @@ def test_the_weight_average_is_the_mean_of_the_evaluated_networks(
             assert torch.equal(tensor, evaluated[-1])
     model, split = ld.load_model(run.average), data.split("photo", 0)
     for part, indices in (("iid", split.iid), ("ood", split.ood)):
-        expected = share(logits(model, data, indices, "float32"), data.labels[indices])
+        expected = share(logits(model, HostViews(data), indices, "float32"), data.labels[indices])
         assert run.result["methods"]["weight-average"][f"{part}_accuracy"] == expected
 
 
@@ -234,7 +235,7 @@ def test_held_out_images_can_be_scored_in_the_training_view(data: ld.Dataset, co
 def test_the_best_checkpoint_gives_the_stored_logits(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     run = train(config, data, tmp_path)
     stored = load_file(tmp_path / f"outputs/{run.result['best_step']:06d}.safetensors")
-    found = logits(ld.load_model(run.best), data, data.split("photo", 0).ood, "float32")
+    found = logits(ld.load_model(run.best), HostViews(data), data.split("photo", 0).ood, "float32")
     np.testing.assert_array_equal(found, stored["ood"].numpy())
 
 
@@ -452,7 +453,7 @@ def test_runs_that_share_features_have_the_bits_of_runs_that_do_not(
     data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs = [with_settings(config, dropout=dropout) for dropout in (0.0, 0.9)]
-    shared, seen = FeatureCache(data), [0]
+    shared, seen = FeatureCache(HostViews(data)), [0]
     represent = Network.represent
 
     def counted(self: Network, images: Tensor) -> Tensor:

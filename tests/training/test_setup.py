@@ -16,6 +16,7 @@ from largedrop.training import setup
 from largedrop.training.features import FeatureCache
 from largedrop.training.head import HeadFit, HeadRound
 from largedrop.training.setup import create_network, make_optimizer, set_learning_rate, start_head
+from largedrop.training.views import HostViews
 
 
 def states(config: Config, *seeds: int) -> list[dict[str, Tensor]]:
@@ -163,7 +164,7 @@ def test_only_a_warm_head_is_the_fitted_one(
     changed = with_settings(config, head=head, dropout=0.5, weight_decay=0.25, seed=3)
     network, split = create_network(changed, data.classes), data.split("photo", 3)
     drawn = network.head.weight.detach().clone()
-    start_head(changed, data, split, network, FeatureCache(data))
+    start_head(changed, data, split, network, FeatureCache(HostViews(data)))
     expected = torch.full_like(drawn, 7.0) if head == "warm" else drawn
     assert torch.equal(network.head.weight, expected)
     assert bool((network.head.bias == 8).all()) is (head == "warm")

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image, features
 
 from ..errors import UserError
-from .dataset import Dataset
+from .dataset import Dataset, Images
 
 __all__ = ["load_emoji"]
 
@@ -47,6 +47,14 @@ class _Pictures:
     def __getitem__(self, index: int, /) -> npt.NDArray[np.uint8]:
         picture: npt.NDArray[np.uint8] = self.pixels[index]
         return picture
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Decoding takes a worker process less time than receiving 204 MB.
+        return _decoded_again, ()
+
+
+def _decoded_again() -> Images:
+    return load_emoji().images
 
 
 def load_emoji() -> Dataset:
@@ -127,13 +135,13 @@ def _decoded(header: dict[str, Any], sheets: bytes) -> npt.NDArray[np.uint8]:
             top, left = row * cell + margin, column * cell + margin
             pixels[style * count + number] = grid[top : top + size, left : left + size]
 
-    _keep_freed_memory()
+    _keep_small_blocks()
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         list(pool.map(decode, range(len(lengths)), accumulate(lengths)))  # list: raises what a thread raised
     return pixels
 
 
-def _keep_freed_memory() -> None:
+def _keep_small_blocks() -> None:
     """Let the C library reuse the buffers of one sheet for the next; decoding takes 0.4 s with this, 1.2 s without.
 
     By default glibc gives every block above 128 KB back to the system, and the next one comes page by page again. It

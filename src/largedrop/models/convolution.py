@@ -184,7 +184,7 @@ def _gradients(
         if need_x:
             of_x = _depthwise_input_gradient(gradient, weight, x, stride, pads)
         if need_weight:
-            of_weight, of_bias = _depthwise_weight_gradient(gradient, weight, x, stride, pads)
+            of_weight, of_bias = _depthwise_weight_gradient(gradient, weight, x, stride, pads)  # both in one pass
     elif _is_product(weight, gradient, stride, pads, groups):
         rows = gradient.permute(0, 2, 3, 1).reshape(-1, weight.shape[0])
         if need_x:
@@ -200,7 +200,7 @@ def _gradients(
             of_x = F.pad(of_x, [-pad for pad in pads])
     if need_bias and of_bias is None:
         of_bias = gradient.permute(0, 2, 3, 1).reshape(-1, weight.shape[0]).sum(0)
-    return of_x, of_weight, of_bias
+    return of_x, of_weight, of_bias if need_bias else None
 
 
 def is_depthwise(weight: Tensor, groups: int) -> bool:

@@ -4,7 +4,7 @@ feed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from ..files import is_leftover, write_json
 from ..training.features import FeatureCache
 from ..training.loop import cost, train
 from ..training.run import Run, read_json
+from ..training.views import open_views
+from .parallel import train_side_by_side
 from .records import Record
 
 __all__ = ["Comparison", "Plan", "compare", "plan"]
@@ -117,6 +119,7 @@ def compare(
     folder: Path,
     *,
     device: torch.device,
+    jobs: int = 1,
     progress: Callable[[float], None] | None = None,
     begin: Callable[[Config], None] | None = None,
     failed: Callable[[Config, CollapseError], None] | None = None,
@@ -131,6 +134,7 @@ def compare(
         planned: the runs.
         folder: of the comparison.
         device: where to compute.
+        jobs: runs side by side, each in a process of its own; 1 trains them one after the other in this process.
         progress: called with the work done since the last call.
         begin: called before each run.
         failed: called after each run that collapsed.
@@ -140,22 +144,47 @@ def compare(
         UserError: the folder belongs to another comparison or cannot be written.
         Interrupted: ``stop`` said so.
     """
+    if jobs < 1:
+        raise UserError(f"--jobs must be 1 or more, not {jobs}")
     _claim(folder, planned)
-    features = FeatureCache(data, progress)
+    tasks = [(config, folder / "runs" / run_name(config)) for config in planned.configs]
+    report, announce, ask = progress or (lambda done: None), begin or (lambda config: None), stop or (lambda: False)
+    ended: dict[Config, Run | CollapseError] = {}
+    if jobs > 1 and len(tasks) > 1:
+        together = train_side_by_side(
+            tasks, data, device, min(jobs, len(tasks)), progress=report, begin=announce, stop=ask
+        )
+    else:
+        together = _one_by_one(tasks, data, device, report, announce, ask)
+    for config, outcome in together:
+        ended[config] = outcome
+        if isinstance(outcome, CollapseError) and failed is not None:
+            failed(config, outcome)
     result = Comparison()
-    for config in planned.configs:
-        if begin is not None:
-            begin(config)
-        run_folder = folder / "runs" / run_name(config)
-        try:
-            run = train(config, data, run_folder, device=device, features=features, progress=progress, stop=stop)
-        except CollapseError as error:
-            result.failed.append({**{name: getattr(config, name) for name in VARIED}, "error": str(error)})
-            if failed is not None:
-                failed(config, error)
+    for config in planned.configs:  # in their own order, whichever ended first
+        outcome = ended[config]
+        if isinstance(outcome, CollapseError):
+            result.failed.append({**{name: getattr(config, name) for name in VARIED}, "error": str(outcome)})
         else:
-            result.runs.append(run)
+            result.runs.append(outcome)
     return result
+
+
+def _one_by_one(
+    tasks: list[tuple[Config, Path]],
+    data: Dataset,
+    device: torch.device,
+    progress: Callable[[float], None],
+    begin: Callable[[Config], None],
+    stop: Callable[[], bool],
+) -> Iterator[tuple[Config, Run | CollapseError]]:
+    features = FeatureCache(open_views(data, device), progress)
+    for config, folder in tasks:
+        begin(config)
+        try:
+            yield config, train(config, data, folder, features=features, progress=progress, stop=stop)
+        except CollapseError as error:
+            yield config, error
 
 
 def _claim(folder: Path, planned: Plan) -> None:

@@ -10,14 +10,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..data.augment import training_view
-from ..data.dataset import Dataset, IntArray
-from ..data.views import evaluation_view, normalise
+from ..data.dataset import IntArray
 from ..models.network import Network
+from .views import Views
 
 __all__ = ["accuracy", "autocast", "logits", "representations"]
 
 BATCH = 64
+"""Images at a time; also the unit in which training views are drawn, so it is the same on every device."""
 Progress = Callable[[int], None]
 """Called with the number of images that were done since the last call."""
 
@@ -29,7 +29,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 def logits(
     network: Network,
-    data: Dataset,
+    views: Views,
     indices: IntArray,
     precision: str,
     progress: Progress | None = None,
@@ -40,12 +40,12 @@ def logits(
     float16, as they are stored: accuracies are computed from what is stored, so that a report and a run never disagree.
     ``view`` 0 is the evaluation view; any other number is a training view, the same for the same number.
     """
-    return _outputs(network, network.forward, data, indices, precision, progress, view).to(torch.float16).numpy()
+    return _outputs(network, network.forward, views, indices, precision, progress, view).to(torch.float16).numpy()
 
 
 def representations(
     network: Network,
-    data: Dataset,
+    views: Views,
     indices: IntArray,
     precision: str,
     progress: Progress | None = None,
@@ -55,7 +55,7 @@ def representations(
 
     ``view`` 0 is the evaluation view; any other number is a training view, the same for the same number.
     """
-    return _outputs(network, network.represent, data, indices, precision, progress, view)
+    return _outputs(network, network.represent, views, indices, precision, progress, view)
 
 
 def accuracy(outputs: npt.NDArray[np.floating], labels: IntArray) -> float:
@@ -71,7 +71,7 @@ def accuracy(outputs: npt.NDArray[np.floating], labels: IntArray) -> float:
 def _outputs(
     network: Network,
     function: Callable[[Tensor], Tensor],
-    data: Dataset,
+    views: Views,
     indices: IntArray,
     precision: str,
     progress: Progress | None,
@@ -83,13 +83,11 @@ def _outputs(
     with _evaluating(network), torch.inference_mode(), autocast(precision, device):
         for start in range(0, len(indices), BATCH):
             chosen = indices[start : start + BATCH]
-            images = [data.images[int(index)] for index in chosen]
-            pixels = training_view(images, spec.size, view, start) if view else evaluation_view(images, spec.size)
-            batch = normalise(pixels.to(device), spec.mean, spec.std)
-            parts.append(function(batch).to(torch.float32).cpu())
+            batch = views.training(chosen, spec, view, start) if view else views.evaluation(chosen, spec)
+            parts.append(function(batch).to(torch.float32))
             if progress is not None:
                 progress(len(chosen))
-    return torch.cat(parts)
+    return torch.cat(parts).cpu()
 
 
 @contextmanager

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..data.dataset import Dataset
 from ..models.network import Network
 from .evaluation import representations
+from .views import Views
 
 __all__ = ["VIEWS", "FeatureCache"]
 
@@ -24,12 +24,12 @@ class FeatureCache:
     """Φ(x) of every image of a dataset under a pretrained network, in memory; computed when first asked for.
 
     Args:
-        data: the dataset.
+        views: of the dataset, on the device that computes.
         progress: called with the number of images done since the last call.
     """
 
-    def __init__(self, data: Dataset, progress: Callable[[int], None] | None = None) -> None:
-        self.data = data
+    def __init__(self, views: Views, progress: Callable[[int], None] | None = None) -> None:
+        self.views = views
         self.progress = progress
         self._features: dict[tuple[object, ...], Tensor] = {}
 
@@ -43,8 +43,8 @@ class FeatureCache:
         """
         key = (*self._key(config), view)
         if key not in self._features:
-            indices = np.arange(len(self.data), dtype=np.int64)
-            found = representations(network, self.data, indices, config.precision, self.progress, view)
+            indices = np.arange(len(self.views.data), dtype=np.int64)
+            found = representations(network, self.views, indices, config.precision, self.progress, view)
             self._features[key] = found.to(torch.float16)
         return self._features[key]
 

@@ -12,28 +12,28 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .. import __version__
 from ..config import Config
-from ..data.augment import training_view
 from ..data.dataset import Dataset, Split
 from ..data.random import torch_seed
 from ..data.sampling import batch_indices
-from ..data.views import normalise
 from ..errors import Interrupted, UserError
 from ..files import is_leftover, write_json
-from ..models.folding import fold_batchnorm
+from ..memory import keep_freed_memory
+from ..models.folding import fold_batchnorm, speed_up_depthwise
 from ..models.network import Network
 from .averaging import WeightAverage
 from .checkpoint import read_tensors, save_model, write_tensors
 from .collapse import CollapseWatch
-from .evaluation import accuracy, autocast, logits
+from .evaluation import accuracy, logits
 from .features import FeatureCache
 from .run import Run, claim_folder
 from .setup import create_network, make_optimizer, set_learning_rate, start_head
 from .state import FILE as STATE
 from .state import Trajectory, load_state, save_state
+from .step import TrainingStep
+from .views import Views, open_views
 
 __all__ = ["cost", "train"]
 
@@ -67,7 +67,7 @@ def train(
         data: the dataset that ``config`` names.
         folder: of the run.
         device: where to compute; the processor by default.
-        features: shared with other runs on the same data, so that the frozen network sees each image once.
+        features: shared with other runs on the same data and device, so that the frozen network sees each image once.
         progress: called with the work done since the last call, in the unit of ``cost``.
         stop: asked after every step; where it says True the state is saved and ``Interrupted`` raised.
 
@@ -92,10 +92,12 @@ def train(
         if (folder / "result.json").is_file():
             report(cost(config, split))
             return Run.open(folder)
+        shared = features or FeatureCache(open_views(data, device or torch.device("cpu")))
+        place = shared.views.device
+        keep_freed_memory()
         # Dropout, and whatever else the network draws, comes from torch's generator: seeded per step, given back after.
-        with torch.random.fork_rng(devices=[]):
-            place = device or torch.device("cpu")
-            return _train(config, data, split, folder, place, features or FeatureCache(data), report, stop)
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+            return _train(config, data, split, folder, shared, report, stop)
     finally:
         lock.release()
 
@@ -111,12 +113,12 @@ def _train(
     data: Dataset,
     split: Split,
     folder: Path,
-    device: torch.device,
     features: FeatureCache,
     report: Report,
     stop: Callable[[], bool] | None,
 ) -> Run:
-    network = create_network(config, data.classes).to(device)
+    views = features.views
+    network = create_network(config, data.classes).to(views.device)
     optimizer, average = make_optimizer(config, network), WeightAverage()
     watch = CollapseWatch(len(data.classes), config.dropout, config.lr, config.head == "warm")
     so_far = load_state(folder, network, optimizer, average, watch)
@@ -126,58 +128,51 @@ def _train(
     else:
         report(cost(config, split) * so_far.step / config.steps)
     if network.spec.freeze_batchnorm:
-        fold_batchnorm(network, torch.zeros((1, 3, config.size, config.size), device=device))
-    labels = torch.from_numpy(data.labels).to(device)
+        fold_batchnorm(network, torch.zeros((1, 3, config.size, config.size), device=views.device))
+    speed_up_depthwise(network)
     network.train()
-    saved = time.monotonic()
+    take = TrainingStep(network, optimizer, config.precision, lambda inputs: views.finish(inputs, network.spec))
+    size, saved = 0.0, time.monotonic()
 
     for step in range(so_far.step, config.steps):
         torch.manual_seed(torch_seed("step", config.seed, step))
         lr = set_learning_rate(optimizer, config, step)
         chosen = batch_indices(split.train, config.batch, config.seed, step)
-        batch = normalise(_views(data, chosen, config, step).to(device), network.spec.mean, network.spec.std)
-        with autocast(config.precision, device):
-            representation = network.represent(batch)
-            outputs = network.head(network.dropout(representation))
-        loss = F.cross_entropy(outputs.float(), labels[torch.from_numpy(chosen).to(device)])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        size = float(representation.detach().float().square().mean().sqrt())
-        watch.see(step + 1, float(loss.detach()), size)
-        optimizer.step()
+        take(views.inputs(chosen, network.spec, config.seed, step), torch.from_numpy(data.labels[chosen]))
         so_far.step = step + 1
-        so_far.losses.append(float(loss.detach()))
         report(TRAINING_COST * len(chosen))
 
         evaluated = so_far.step in config.evaluations
+        asked = stop is not None and stop()
+        leaving = evaluated or asked or time.monotonic() - saved > SAVE_EVERY
+        if leaving or take.due:
+            read = take.read()
+            for number, (loss, size) in enumerate(read, so_far.step - len(read) + 1):
+                watch.see(number, loss, size)
+                so_far.losses.append(loss)
         if evaluated:
             average.add(network.state_dict())
-            found = _outputs(config, data, split, network, so_far.step, report)
+            found = _outputs(config, views, split, network, so_far.step, report)
             _log(config, data, split, folder, network, so_far, found, {"lr": lr, "representation_rms": size})
-        asked = stop is not None and stop()
-        if evaluated or asked or time.monotonic() - saved > SAVE_EVERY:
+        if leaving:
             so_far.seconds, saved = so_far.seconds + time.monotonic() - saved, time.monotonic()
             save_state(folder, so_far, network, optimizer, average, watch)
         if asked:
             raise Interrupted(f"stopped after step {so_far.step} of {config.steps}")
 
     network.load_state_dict(average.mean)
-    found = _outputs(config, data, split, network, config.steps, report)
+    found = _outputs(config, views, split, network, config.steps, report)
     so_far.seconds += time.monotonic() - saved
     scores = _scores(data, split, found)
     save_model(folder / "average.safetensors", network, about(config, data, {"step": config.steps, **scores}))
     return _finish(config, data, split, folder, so_far, scores)
 
 
-def _views(data: Dataset, chosen: npt.NDArray[np.int64], config: Config, step: int) -> Tensor:
-    return training_view([data.images[int(index)] for index in chosen], config.size, config.seed, step)
-
-
-def _outputs(config: Config, data: Dataset, split: Split, network: Network, step: int, report: Report) -> Outputs:
+def _outputs(config: Config, views: Views, split: Split, network: Network, step: int, report: Report) -> Outputs:
     view = step if config.held_out_view == "training" else 0
     return {
-        "iid": logits(network, data, split.iid, config.precision, report, view),
-        "ood": logits(network, data, split.ood, config.precision, report),
+        "iid": logits(network, views, split.iid, config.precision, report, view),
+        "ood": logits(network, views, split.ood, config.precision, report),
     }
 
 

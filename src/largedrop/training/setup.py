@@ -54,13 +54,21 @@ def create_network(config: Config, classes: tuple[str, ...]) -> Network:
 
 
 def make_optimizer(config: Config, network: Network) -> torch.optim.Optimizer:
-    """SGD with momentum, or AdamW; ``initial_lr`` of each group is what the schedule multiplies."""
+    """SGD with momentum, or AdamW; ``initial_lr`` of each group is what the schedule multiplies.
+
+    On a GPU the learning rate is a tensor there, which a recorded step reads anew each time (``graph.GraphedStep``).
+    """
     groups = parameter_groups(network, config.lr, config.head_lr_multiplier)
+    device = network.head.weight.device
+    graphed = device.type == "cuda"
     for group in groups:
         group["initial_lr"] = group["lr"]
+        if graphed:
+            group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=device)
     # Fused: one pass over each parameter instead of one for each operation.
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        decay = config.weight_decay
+        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=decay, fused=True, capturable=graphed)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
 
 
@@ -68,7 +76,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: Config, step: in
     """Give every group its rate at ``step`` (from 0): ×0.1 from the milestone on. Returns the backbone's."""
     factor = 0.1 if step >= config.milestone else 1.0
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
+        rate = group["initial_lr"] * factor
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
     return config.lr * factor
 
 

@@ -76,7 +76,8 @@ def load_state(
         tensors, header = read_tensors(path, "state")
         trajectory = Trajectory(**header["trajectory"])
         network.load_state_dict(_part(tensors, "network"))
-        average.mean = {name: _like(tensor) for name, tensor in _part(tensors, "average").items()}
+        device = network.head.weight.device
+        average.mean = {name: _like(tensor).to(device) for name, tensor in _part(tensors, "average").items()}
         average.count = int(header["averaged"])
         watch.restore(header["watch"])
         _load_optimizer(optimizer, _part(tensors, "optimizer"))
