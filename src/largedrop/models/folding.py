@@ -33,7 +33,7 @@ __all__ = ["Folding", "fold_batchnorm", "foldable_pairs", "speed_up_depthwise"]
 class Folding:
     """A handle on the folded layers of a network. ``remove()`` restores it; so does the end of a ``with`` block."""
 
-    def __init__(self, pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]], activations: list[nn.ReLU6]) -> None:
+    def __init__(self, pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]], activations: list[nn.Module]) -> None:
         self.pairs = pairs
         self.activations = activations
 
@@ -60,9 +60,9 @@ def fold_batchnorm(module: nn.Module, example: Tensor | None = None) -> Folding:
 
     The pairs are found by following one forward pass, never by names, so any network of convolutions and batch norms
     can be folded; networks without them pass through untouched. Parameters, buffers and state dicts stay those of the
-    original module. ReLU6 layers of a network in which something was folded keep their output for the backward pass
-    instead of a copy of their input. While folded, the statistics are the running ones, whether the module is in
-    training mode or not.
+    original module. A ReLU or ReLU6 that alone reads a folded batch norm is computed with the convolution (on the
+    processor), and other ReLU6 layers keep their output for the backward pass instead of a copy of their input.
+    While folded, the statistics are the running ones, whether the module is in training mode or not.
 
     Args:
         module: the network, changed in place.
@@ -75,15 +75,26 @@ def fold_batchnorm(module: nn.Module, example: Tensor | None = None) -> Folding:
     Raises:
         UserError: the network cannot take the default example.
     """
-    pairs = foldable_pairs(module, example)
-    free = [child for child in module.modules() if type(child) is nn.ReLU6 and "forward" not in child.__dict__]
-    folding = Folding(pairs, free if pairs else [])
-    for conv, norm in folding.pairs:
-        conv.__dict__["forward"] = _FoldedConvolution(conv, norm).forward
-        norm.__dict__["forward"] = _Remainder(norm).forward
-    for layer in folding.activations:
-        layer.__dict__["forward"] = partial(relu6, inplace=layer.inplace)
-    return folding
+    links = _follow(module, example)
+    taken: list[nn.Module] = []
+    for link in links:
+        activation = link.activation
+        if activation is None and isinstance(link.norm, BatchNormAct2d) and type(link.norm.drop) is nn.Identity:
+            inner = _ACTIVATIONS.get(type(link.norm.act), "none")
+        else:
+            inner = "none" if activation is None else _ACTIVATIONS[type(activation)]
+        folded = _FoldedConvolution(link.conv, link.norm, inner, activation is None)
+        link.conv.__dict__["forward"] = folded.forward
+        link.norm.__dict__["forward"] = _Remainder(folded).forward
+        if activation is not None:
+            activation.__dict__["forward"] = _Done(activation, folded).forward
+            taken.append(activation)
+    if links:
+        for layer in module.modules():
+            if type(layer) is nn.ReLU6 and "forward" not in layer.__dict__:
+                layer.__dict__["forward"] = partial(relu6, inplace=layer.inplace)
+                taken.append(layer)
+    return Folding([(link.conv, link.norm) for link in links], taken)
 
 
 def speed_up_depthwise(module: nn.Module) -> int:
@@ -119,19 +130,36 @@ class _FastConvolution:
         return conv2d(x.to(kind), conv.weight.to(kind), bias, *_geometry(conv, x))
 
 
+_ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
+
+
 @dataclass(frozen=True)
 class _FoldedConvolution:
-    """The convolution with the batch norm's scale and shift inside."""
+    """The convolution with the batch norm's scale and shift inside, and an activation where the processor computes.
+
+    Attributes:
+        conv: the convolution.
+        norm: the batch norm after it.
+        activation: ``none``, ``relu`` or ``relu6``.
+        inner: whether the activation is a part of the batch norm layer (timm's), not a layer of its own.
+    """
 
     conv: nn.Conv2d
     norm: nn.BatchNorm2d
+    activation: str
+    inner: bool
+
+    def fuses(self, device: torch.device) -> bool:
+        """Whether the activation is computed with the convolution there."""
+        return self.activation != "none" and device.type == "cpu" and _plainly_padded(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm = self.conv, self.norm
         x = x.to(_kind(x))
         if _plainly_padded(conv) and x.device.type == "cpu":
             mean, inverse, scale, shift = _parts(norm)
-            return folded_conv2d(x, conv.weight, conv.bias, scale, shift, (mean, inverse), *_geometry(conv, x))
+            geometry = _geometry(conv, x)
+            return folded_conv2d(x, conv.weight, conv.bias, scale, shift, (mean, inverse), *geometry, self.activation)
         weight, bias = (tensor.to(x.dtype) for tensor in folded_weight(conv, norm))
         if isinstance(conv, Conv2dSame):
             x = F.pad(x, _pads(conv, x))
@@ -143,13 +171,28 @@ class _FoldedConvolution:
 class _Remainder:
     """What is left of a batch norm once its scale and shift are in the convolution: nothing, or timm's activation."""
 
-    norm: nn.BatchNorm2d
+    folded: _FoldedConvolution
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.norm, BatchNormAct2d):
-            result: Tensor = self.norm.act(self.norm.drop(x))
+        norm = self.folded.norm
+        if isinstance(norm, BatchNormAct2d) and not (self.folded.inner and self.folded.fuses(x.device)):
+            result: Tensor = norm.act(norm.drop(x))
             return result
         return x
+
+
+@dataclass(frozen=True)
+class _Done:
+    """An activation that was computed with the convolution before it, where that was on the processor."""
+
+    layer: nn.Module
+    folded: _FoldedConvolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.folded.fuses(x.device):
+            return x
+        result: Tensor = type(self.layer).forward(self.layer, x)
+        return result
 
 
 def folded_weight(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -206,6 +249,19 @@ def foldable_pairs(module: nn.Module, example: Tensor | None = None) -> list[tup
     Found by watching one forward pass. Left out are layers called more than once, batch norms without running
     statistics, and subclasses whose forward is not known.
     """
+    return [(link.conv, link.norm) for link in _follow(module, example)]
+
+
+@dataclass(frozen=True)
+class _Link:
+    """A convolution, the batch norm that alone reads it, and the activation layer that alone reads that, if any."""
+
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d
+    activation: nn.Module | None
+
+
+def _follow(module: nn.Module, example: Tensor | None) -> list[_Link]:
     norms = [child for child in module.modules() if _known_norm(child)]
     if not norms:
         return []
@@ -222,7 +278,7 @@ def foldable_pairs(module: nn.Module, example: Tensor | None = None) -> list[tup
     for leaf in tree_leaves(returned):
         watch.reads[id(leaf)] += 1
     return [
-        (conv, norm)
+        _Link(conv, norm, watch.activation_of(norm))
         for norm, (conv, output) in watch.sources.items()
         if watch.calls[conv] == watch.calls[norm] == watch.reads[output] == 1 and "forward" not in conv.__dict__
     ]
@@ -264,12 +320,14 @@ class _Watch(TorchFunctionMode):
         self.reads: Counter[int] = Counter()
         self.sources: dict[nn.BatchNorm2d, tuple[nn.Conv2d, int]] = {}
         self._outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # by id; holding the tensor keeps the id its own
+        self._normed: dict[int, nn.BatchNorm2d] = {}
+        self._first_readers: dict[nn.BatchNorm2d, tuple[nn.ReLU | nn.ReLU6, int]] = {}
         self._kept: list[Any] = []
         self._inside = 0
         self._hooks = [
             hook
             for child in module.modules()
-            if _known_conv(child) or _known_norm(child)
+            if _known_conv(child) or _known_norm(child) or type(child) in _ACTIVATIONS
             for hook in (
                 child.register_forward_pre_hook(self._enter_layer),
                 child.register_forward_hook(self._leave_layer),
@@ -301,9 +359,26 @@ class _Watch(TorchFunctionMode):
             conv, _ = self._outputs[id(args[0])]
             self.sources[layer] = (conv, id(args[0]))
         if args and isinstance(args[0], Tensor):
+            if isinstance(layer, (nn.ReLU, nn.ReLU6)) and not self.reads[id(args[0])] and id(args[0]) in self._normed:
+                self._first_readers[self._normed[id(args[0])]] = layer, id(args[0])
             self.reads[id(args[0])] += 1
 
     def _leave_layer(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._inside -= 1
+        self._kept.append(output)
         if isinstance(layer, nn.Conv2d):
             self._outputs[id(output)] = (layer, output)
+        elif isinstance(layer, nn.BatchNorm2d):
+            self._normed[id(output)] = layer
+
+    def activation_of(self, norm: nn.BatchNorm2d) -> nn.Module | None:
+        """The layer that reads the output of ``norm`` before anything else does, where nothing else reads it too.
+
+        One that works in place is the first reader, and the others read what it made of it.
+        """
+        layer, output = self._first_readers.get(norm, (None, 0))
+        if layer is None or self.calls[layer] != 1 or "forward" in layer.__dict__:
+            return None
+        if isinstance(norm, BatchNormAct2d) and not isinstance(norm.act, nn.Identity):
+            return None  # it has one of its own
+        return layer if layer.inplace or self.reads[output] == 1 else None
