@@ -1,0 +1,317 @@
+"""The tables of a report: what each group of settings reaches, beside the paper's numbers where there are any."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .averages import Missing
+from .published import SOURCE, Centre, Published
+from .records import Estimate
+from .selection import Choice, estimate_json
+from .table import _escaped, listing, percent, points
+
+__all__ = ["Line", "Table", "csv_text", "latex", "markdown", "missing_lines", "published_table", "selected_table"]
+
+RULE_TEXTS = {
+    "iid": "for each test domain the setting of best i.i.d. accuracy, averaged over seeds (training-domain validation)",
+    "leave-one-domain-out": "for each test domain the setting that does best on the other domains when trained "
+    "without them and without the test domain (leave-one-domain-out validation)",
+    "oracle": "for each test domain the setting of best o.o.d. accuracy on that same test domain: an oracle, which "
+    "looks at what it then reports, so an upper bound and no method",
+}
+
+_MOST_NAMED = 3
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "×": r"$\times$",
+    "–": "--",
+    "…": r"\ldots{}",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A group of settings in a report.
+
+    Attributes:
+        choice: what the selection rule reaches.
+        number: how many settings the group has.
+        dots: points of its cloud: the combinations over the test domains.
+        centre: i.i.d. and o.o.d. accuracy of the cloud's centre, over seeds; None where a test domain has no setting.
+        published: the paper's centre, where it has one.
+        differs: how its runs differ from the paper's protocol.
+    """
+
+    choice: Choice
+    number: int
+    dots: int
+    centre: tuple[Estimate, Estimate] | None
+    published: Centre | None
+    differs: tuple[str, ...]
+
+    @property
+    def difference(self) -> Estimate | None:
+        """O.o.d. accuracy of the centre minus the published one, as a fraction."""
+        if self.centre is None or self.published is None:
+            return None
+        ood = self.centre[1]
+        return Estimate(round(ood.mean - self.published.ood / 100, 12), ood.error, ood.n)
+
+    def to_json(self) -> dict[str, Any]:
+        """The line as plain JSON types, accuracies as fractions."""
+        centre = self.centre and {"iid": estimate_json(self.centre[0]), "ood": estimate_json(self.centre[1])}
+        theirs = self.published
+        of_paper = theirs and {
+            "iid": None if theirs.iid is None else round(theirs.iid / 100, 12),
+            "ood": round(theirs.ood / 100, 12),
+            "difference_ood": estimate_json(self.difference),
+            "protocol_differs": list(self.differs),
+        }
+        return {
+            **self.choice.to_json(),
+            "settings_chosen_among": self.number,
+            "cloud": {"dots": self.dots, "centre": centre},
+            "published": of_paper,
+        }
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text: plain cells, to be escaped by whoever writes them.
+
+    Attributes:
+        title: what it is, in a sentence.
+        heads: of the columns; the first ``left`` ones are aligned to the left.
+        rows: cells, as many in each as there are heads.
+        notes: what a reader must know: units, n, selection rule, missing runs.
+        left: number of columns of text.
+    """
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str]
+    left: int = 1
+
+
+def selected_table(lines: Sequence[Line], domains: Sequence[str], seeds: Sequence[int], tuned: Sequence[str]) -> Table:
+    """What the rule's choices reach: i.i.d. and o.o.d. accuracy, averaged and on each test domain."""
+    by_domain = list(domains) if len(domains) > 1 else []
+    varied = _varied(lines)
+    heads = [*_heads(varied), "i.i.d.", "o.o.d.", "n", *(f"o.o.d. on {domain}" for domain in by_domain), "missing"]
+    rows = []
+    for line in lines:
+        choice = line.choice
+        cells = [*_names(choice, varied), percent(choice.iid), percent(choice.ood), str(len(choice.by_seed))]
+        for domain in by_domain:
+            found = choice.domains.get(domain)
+            cells.append(percent(found[1] if found else None))
+        rows.append([*cells, str(len(choice.missing))])
+    rule = lines[0].choice.rule
+    notes = [
+        f"Accuracy in %, mean ± standard error over n of {len(seeds)} seed{'s'[: len(seeds) != 1]}"
+        f"{f', averaged over the test domains {listing(domains)}' if by_domain else f'; test domain {domains[0]}'}.",
+        f"Selection ({rule}): {RULE_TEXTS[rule]}; chosen among {listing(list(tuned)) or 'nothing'}.",
+        _missing_note([line.choice for line in lines]),
+    ]
+    return Table("Methods, each with its selected settings", heads, rows, notes, 1)
+
+
+def published_table(lines: Sequence[Line], paper: Published, tuned: Sequence[str]) -> Table:
+    """The centres of the clouds that the paper has too; selection plays no part in either."""
+    lines = [line for line in lines if line.published]
+    varied = _varied(lines)
+    heads = [*_heads(varied), "dots", "centre i.i.d.", "centre o.o.d.", "n"]
+    heads += ["paper i.i.d.", "paper o.o.d.", "difference o.o.d.", "missing"]
+    rows = []
+    for line in lines:
+        iid, ood = line.centre or (None, None)
+        theirs = line.published
+        cells = [*_names(line.choice, varied), f"{line.dots:,}", percent(iid), percent(ood), str(ood.n if ood else 0)]
+        cells += [_decimal(theirs.iid if theirs else None), _decimal(theirs.ood if theirs else None)]
+        rows.append([*cells, points(line.difference), str(len(line.choice.missing))])
+    notes = [
+        "Accuracy in %, mean ± standard error over n seeds of the centre of each cloud: averaged over all "
+        f"{listing(list(tuned)) or 'settings'} and the test domains. Selection: none, as in the published centres.",
+        f"Paper: {SOURCE}.",
+    ]
+    texts = dict.fromkeys(line.differs for line in lines)
+    for differs in texts:
+        names = [_name(line.choice) for line in lines if line.differs == differs]
+        where = "" if len(texts) == 1 else f" ({'; '.join(names)})"
+        notes.append(
+            f"Protocol differs from the paper's{where}: {'; '.join(differs)}."
+            if differs
+            else f"Protocol as the paper's{where}."
+        )
+    if not lines:
+        notes.append("The paper has no number for any of these methods and dropout rates.")
+    notes.append(_missing_note([line.choice for line in lines]))
+    return Table(f"Clouds beside the paper's, {paper.name}", heads, rows, notes, 1)
+
+
+def chosen_table(lines: Sequence[Line], domains: Sequence[str], tuned: Sequence[str]) -> Table:
+    """Which settings were chosen for each test domain."""
+    rows = []
+    for line in lines:
+        chosen = line.choice.chosen
+        cells = [chosen[domain].only(*tuned) if domain in chosen else "none is complete" for domain in domains]
+        rows.append([_name(line.choice), *cells])
+    notes = [f"Selection: {lines[0].choice.rule}.", _missing_note([line.choice for line in lines])]
+    return Table("Selected settings by test domain", ["method", *domains], rows, notes, 1 + len(domains))
+
+
+def markdown(table: Table) -> str:
+    """The table as Markdown, with its notes below."""
+    rule = ["---" if place < table.left else "---:" for place in range(len(table.heads))]
+    lines = [[_escaped(head) for head in table.heads], rule]
+    lines += [[_escaped(cell) for cell in row] for row in table.rows]
+    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return body + "\n\n" + "  \n".join(_escaped(note) for note in table.notes) + "\n"
+
+
+def latex(table: Table, label: str) -> str:
+    """The table as a LaTeX float for ``\\input``, with booktabs' rules and the notes in its caption."""
+    columns = "l" * table.left + "r" * (len(table.heads) - table.left)
+    caption = " ".join(escape_latex(text) for text in (f"{table.title}.", *table.notes))
+    rows = [" & ".join(escape_latex(cell) for cell in row) + r" \\" for row in (table.heads, *table.rows)]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{caption}}}",
+            rf"  \label{{{label}}}",
+            rf"  \begin{{tabular}}{{{columns}}}",
+            r"    \toprule",
+            f"    {rows[0]}",
+            r"    \midrule",
+            *(f"    {row}" for row in rows[1:]),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def escape_latex(text: str) -> str:
+    r"""``text`` as LaTeX that shows it as it is.
+
+    >>> print(escape_latex("art_painting & 5 % ± 1"))
+    art\_painting \& 5 \% $\pm$ 1
+    """
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def csv_text(lines: Sequence[Line], domains: Sequence[str]) -> str:
+    """Every number in %, unrounded: a row for each group's average and for each of its test domains."""
+    heads = ["method", "dropout", "settings", "selection", "test_domain", "chosen", "n"]
+    heads += ["iid", "iid_standard_error", "ood", "ood_standard_error", "missing", "cloud_dots", "centre_n"]
+    heads += ["centre_iid", "centre_iid_standard_error", "centre_ood", "centre_ood_standard_error"]
+    heads += ["paper_iid", "paper_ood", "difference_ood", "protocol_differs"]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(heads)
+    for line in lines:
+        choice, theirs = line.choice, line.published
+        first = [
+            choice.group.method,
+            f"{choice.group.dropout:g}",
+            choice.group.only(*_items(choice)) if choice.group.items else "",
+            choice.rule,
+        ]
+        iid, ood = line.centre or (None, None)
+        row = [*first, "average", "", len(choice.by_seed), *_pair(choice.iid), *_pair(choice.ood), len(choice.missing)]
+        row += [line.dots, ood.n if ood else 0, *_pair(iid), *_pair(ood)]
+        row += [theirs.iid if theirs and theirs.iid is not None else "", theirs.ood if theirs else ""]
+        writer.writerow([*row, _pair(line.difference)[0], "; ".join(line.differs) if theirs else ""])
+        for domain in domains:
+            iid, ood = choice.domains.get(domain, (None, None))
+            chosen = str(choice.chosen[domain]) if domain in choice.chosen else ""
+            gone = sum(entry.test_domain == domain for entry in choice.missing)
+            row = [*first, domain, chosen, ood.n if ood else 0, *_pair(iid), *_pair(ood), gone]
+            writer.writerow([*row, *[""] * (len(heads) - len(row))])
+    return buffer.getvalue()
+
+
+def missing_lines(missing: Iterable[Missing]) -> list[str]:
+    """Missing runs by setting and test domain, with their seeds."""
+    seeds: dict[str, list[int]] = {}
+    for entry in missing:
+        seeds.setdefault(f"{entry.setting}; test domain {entry.test_domain}", []).append(entry.seed)
+    return [f"{name}, seed{'s'[: len(which) > 1]} {', '.join(map(str, which))}" for name, which in seeds.items()]
+
+
+def _missing_note(choices: Sequence[Choice]) -> str:
+    missing = [entry for choice in choices for entry in choice.missing]
+    if not missing:
+        return "Missing runs: none."
+    named = missing_lines(missing)
+    more = len(named) - _MOST_NAMED
+    return f"Missing runs: {len(missing)} ({' | '.join(named[:_MOST_NAMED])}{f' | … {more} more' if more > 0 else ''})."
+
+
+def _varied(lines: Sequence[Line]) -> list[str]:
+    return sorted({name for line in lines for name, _ in line.choice.group.items})
+
+
+def _heads(varied: Sequence[str]) -> list[str]:
+    return ["method", "dropout", *varied]
+
+
+def _names(choice: Choice, varied: Sequence[str]) -> list[str]:
+    group = choice.group
+    own = [group.only(name).removeprefix(f"{name} ") for name in varied]
+    return [group.method, f"{group.dropout:g}", *own]
+
+
+def _name(choice: Choice) -> str:
+    return str(choice.group)
+
+
+def _items(choice: Choice) -> list[str]:
+    return [name for name, _ in choice.group.items]
+
+
+def _pair(estimate: Estimate | None) -> list[Any]:
+    if estimate is None:
+        return ["", ""]
+    error = "" if estimate.error is None else round(100 * estimate.error, 10)
+    return [round(100 * estimate.mean, 10), error]
+
+
+def _decimal(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def counts(facts: Mapping[str, Any]) -> str:
+    """The dataset in a few words.
+
+    >>> counts({"name": "toy", "domains": {"a": 1200, "b": 3}, "classes": ["x"]})
+    'toy: 2 domains (a 1,200, b 3), 1 class'
+    """
+    text = str(facts["name"])
+    if facts.get("domains"):
+        listed = ", ".join(f"{name} {count:,}" for name, count in facts["domains"].items())
+        text += f": {len(facts['domains'])} domains ({listed})"
+    if facts.get("classes"):
+        text += f", {len(facts['classes'])} class{'es' if len(facts['classes']) > 1 else ''}"
+    return text
