@@ -10,12 +10,14 @@ is that of theirs with our network: what the decoding alone costs.
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torchvision import transforms
@@ -36,10 +38,11 @@ BATCH = 64
 def written(folder: Path, side: int = 227) -> Path:
     """The emoji as JPEG files of the size of PACS's images."""
     data = open_dataset("emoji")
-    for key, image in zip(data.keys, data.images, strict=True):
+    for number, key in enumerate(data.keys):
+        image = data.images[number]
         path = (folder / key).with_suffix(".jpg")
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.asarray(image)).resize((side, side), Image.Resampling.BICUBIC).save(path, quality=90)
+        Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC).save(path, quality=90)
     return folder
 
 
@@ -48,7 +51,7 @@ def main() -> None:
     options = parser(__doc__, rounds=3)
     options.add_argument("--data", help="a folder domain/class/image; by default the emoji, written as JPEG files")
     options.add_argument("--model", default="tf_efficientnet_lite0")
-    options.add_argument("--size", type=int, default=96)
+    options.add_argument("--size", type=int, default=224)
     options.add_argument("--images", type=int, default=512, help="of the last domain")
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
@@ -66,7 +69,14 @@ def main() -> None:
         compare(chosen, data, root, indices, precision, seconds_to_open * share)
 
 
-def compare(chosen, data: Dataset, root: Path, indices, precision: str, opening: float) -> None:  # type: ignore[no-untyped-def]
+def compare(
+    chosen: argparse.Namespace,
+    data: Dataset,
+    root: Path,
+    indices: npt.NDArray[np.int64],
+    precision: str,
+    opening: float,
+) -> None:
     """Time the three sides."""
     plain, fast = network(chosen.model, chosen.size).eval(), network(chosen.model, chosen.size).eval()
     fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

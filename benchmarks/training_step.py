@@ -81,18 +81,19 @@ def main() -> None:
     labels = torch.randint(7, (chosen.batch,), device=device)
     plain = stepper(network(chosen.model, chosen.size).to(device), images, labels, "float32", fused=False)
     step, module = ours(chosen.model, chosen.size, chosen.batch, device, precision)
-    if device.type == "cpu":
-        resident = images.contiguous(memory_format=torch.channels_last)
-        each, repeats = (lambda number: resident), 1
-    else:
-        views = ResidentViews(open_dataset("emoji"), device)
-        rng = np.random.default_rng(0)
-        each = lambda number: views.inputs(rng.integers(len(views.data), size=chosen.batch), module.spec, 0, number)  # noqa: E731
-        repeats = 20
+    resident = images.contiguous(memory_format=torch.channels_last)
+    views = ResidentViews(open_dataset("emoji"), device) if device.type == "cuda" else None
+    repeats = 1 if views is None else 20
+    rng = np.random.default_rng(0)
 
     def many() -> None:
         for number in range(repeats):
-            step(each(number), labels)
+            if views is None:
+                inputs = resident
+            else:
+                chosen_images = rng.integers(len(views.data), size=chosen.batch)
+                inputs = views.inputs(chosen_images, module.spec, 0, number)
+            step(inputs, labels)
         step.read()
 
     def plainly() -> None:

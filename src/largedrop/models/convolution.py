@@ -7,7 +7,7 @@ reference implementation that takes 10 to 100 times as long. Which ones was meas
 =========================================  ============================================================================
 gradient                                   instead
 =========================================  ============================================================================
-depthwise, input, stride 1                 the forward kernel with the kernels turned by half a turn
+depthwise, input, stride 1, 5 × 5          the forward kernel with the kernels turned by half a turn
 depthwise, input, greater strides          the same, on the gradient with ``stride − 1`` zeros between its pixels
 depthwise, weight, wider than 3            kernels at most 3 wide, each on the columns of the input that it reads
 depthwise, weight, small maps              zeros around the input written out, where padding inside the kernel is slow
@@ -230,7 +230,8 @@ def _gradients(
     stride, pads, dilation, groups = geometry
     need_x, need_weight, need_bias = wanted
     of_x = of_weight = of_bias = None
-    if is_depthwise(weight, groups) and dilation == (1, 1):
+    small = is_depthwise(weight, groups) and dilation == (1, 1)
+    if small and not _has_fast_kernels(weight, x, stride, pads):
         if need_x:
             of_x = _depthwise_input_gradient(gradient, weight, x, stride, pads)
         if need_weight:
@@ -269,6 +270,12 @@ def _padding(x: Tensor, pads: Pads) -> tuple[Tensor, Pair]:
 def _is_product(weight: Tensor, gradient: Tensor, stride: Pair, pads: Pads, groups: int) -> bool:
     plain = weight.shape[2:] == (1, 1) and groups == 1 and stride == (1, 1) and not any(pads)
     return plain and gradient.numel() // gradient.shape[1] <= FEW_PIXELS
+
+
+def _has_fast_kernels(weight: Tensor, x: Tensor, stride: Pair, pads: Pads) -> bool:
+    """Whether the library's own kernels are fast for all gradients of a depthwise convolution."""
+    half = all(pad == 1 for pad in pads) and weight.shape[2:] == (3, 3)
+    return half and stride == (1, 1) and min(x.shape[2:]) >= 3
 
 
 def _library(
