@@ -1,8 +1,8 @@
 """Dropout of whole residual blocks, or stochastic depth (Huang et al., 2016): the paper's figure 10, appendix C.
 
 In training, the residual branch f of a block x + f(x) is left out with probability ``rate``, for every example anew,
-and divided by 1 − ``rate`` where it stays, so that its expectation is f(x). As the paper gives one probability per curve
-(0.1, 0.2 or 0.3), every block has the same rate; Huang et al. raise it linearly with depth.
+and divided by 1 − ``rate`` where it stays, so that its expectation is f(x). The paper gives one probability per curve
+(0.1, 0.2 or 0.3), so every block has the same rate; Huang et al. raise it linearly with depth.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 from torchvision.models import mnasnet, mobilenetv2, mobilenetv3, regnet, resnet, vision_transformer
 from torchvision.ops import StochasticDepth
 
 from ..errors import UserError
+from .folding import _default_example, _evaluating
 
 __all__ = ["BlockDropout", "set_block_dropout"]
 
@@ -32,10 +34,8 @@ BRANCH_ENDS: dict[type[nn.Module], tuple[str, ...]] = {
     vision_transformer.EncoderBlock: ("dropout", "mlp"),
 }
 """The blocks of torchvision that have no such place: the layers whose output is what they add to their shortcut."""
-SKIPS = ("has_skip", "has_residual", "use_res_connect", "apply_residual")
-"""What blocks call the flag that says whether they have a shortcut."""
-SHORTCUTS = ("shortcut", "identity")
-"""What blocks call the layer on their shortcut where they have no shortcut if it is None (timm's ByobNet)."""
+SKIPS = ("use_res_connect", "apply_residual")
+"""What these blocks call the flag that says whether they have a shortcut."""
 
 
 def drop_rows(branch: Tensor, rate: float) -> Tensor:
@@ -50,11 +50,13 @@ class BlockDropout(nn.Module):
 
     Args:
         rate: share of the examples whose branch is left out, in (0, 1).
+        branches: how many read it in a forward pass (two, where a transformer block has one place for both).
+        empty: whether the place held None before.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, branches: int, empty: bool) -> None:
         super().__init__()
-        self.rate = rate
+        self.rate, self.branches, self.empty = rate, branches, empty
 
     def forward(self, branch: Tensor) -> Tensor:
         """Map (batch, …) to the same shape."""
@@ -76,49 +78,59 @@ class _BranchHook:
         return drop_rows(branch, self.rate) if self.block.training else None
 
 
-def set_block_dropout(module: nn.Module, rate: float) -> int:
+def set_block_dropout(module: nn.Module, rate: float, example: Tensor | None = None) -> int:
     """Drop the residual branches of a network at ``rate``, the same for each, in place.
 
     Calling it again changes the rate; a rate of 0 removes it, and any stochastic depth that the network had of its own,
-    so that the rate asked for is the rate in force. State dicts and outputs in evaluation mode do not change. Whether a
-    branch is dropped comes from torch's global generator of the device, one draw per branch and example. It may be
-    called before or after ``fold_batchnorm``.
+    so that the rate asked for is the rate in force. State dicts, and outputs in evaluation mode, stay as they are to
+    the bit. What is dropped comes from torch's global generator of the device, one draw per branch and example. It may
+    be called before or after ``fold_batchnorm``.
 
-    It works on blocks that have a place for stochastic depth, which is found by its name: timm's ResNet (ResNeXt, SE,
-    …), ResNetV2, RegNet, ByobNet, NFNet, EfficientNet, MobileNet (V1 to V4), ConvNeXt, ViT, Swin, MLP-Mixer and others
-    with ``drop_path``; torchvision's EfficientNet, ConvNeXt, Swin and MaxViT; and on torchvision's ResNet, ResNeXt,
-    RegNet, MobileNetV2, MobileNetV3, MNASNet and ViT, whose blocks are known. Blocks without a shortcut (a MobileNet's
-    with a stride) are left as they are: without their branch nothing would be left of them.
+    It works on two kinds of networks:
+
+    - whose blocks have a place for stochastic depth, used or not (timm's ``drop_path``, torchvision's
+      ``stochastic_depth``): timm's ResNet, ResNeXt, SE-ResNet, ResNetV2, RegNet, ByobNet, NFNet, EfficientNet,
+      MobileNetV2 to V4, ConvNeXt, ViT, Swin, MLP-Mixer and others; torchvision's EfficientNet, ConvNeXt, Swin and
+      MaxViT. Each place is tried in one forward pass: it is taken where it is reached and read, and where the block's
+      output still depends on its input when the branch is zero. So blocks without a shortcut (a MobileNet's with a
+      stride) keep their branch, without which nothing would be left of them.
+    - torchvision's ResNet, ResNeXt, RegNet, MobileNetV2, MobileNetV3, MNASNet and ViT, whose blocks are known.
+
+    Others (VGG, DenseNet, ShuffleNet, DPN, …) have no residual block that is known, and are refused.
 
     Args:
         module: the network, changed in place.
         rate: share of the examples whose branch is left out, in [0, 1); the paper's are 0.1, 0.2 and 0.3.
+        example: an input for the forward pass, (batch, channels, height, width); by default one black image of the size
+            that the network was pretrained at (timm's ``pretrained_cfg``) or of 64 pixels.
 
     Returns:
-        The number of residual branches (two per transformer block) that have this rate now.
+        The number of residual branches (two per transformer block) whose rate was set, or which were freed of it.
 
     Raises:
-        UserError: the rate is not in [0, 1), or it is not 0 and the network has no residual block that is known.
+        UserError: the rate is not in [0, 1); it is not 0 and no residual block is known; or the network cannot take the
+            default example.
     """
     rate = _check_rate(rate)
-    slots, ends = list(_slots(module)), list(_branch_ends(module))
-    if rate > 0 and not slots and not ends:
+    known = list(_known_branches(module))
+    slots = list(_slots(module)) if rate == 0 else _residual(module, list(_slots(module)), example)
+    if rate > 0 and not slots and not known:
         raise UserError(
-            f"found no residual block to drop in {type(module).__name__}: block dropout needs blocks with a drop_path "
-            "(timm) or stochastic_depth (torchvision), or torchvision's ResNet, RegNet, MobileNet, MNASNet or ViT"
+            f"found no residual block to drop in {type(module).__name__}: block dropout needs blocks with a shortcut "
+            "and a drop_path (timm) or stochastic_depth (torchvision), or torchvision's ResNet, RegNet, MobileNet, "
+            "MNASNet or ViT"
         )
-    for block, name in slots:
-        if rate > 0:
-            setattr(block, name, BlockDropout(rate).train(block.training))
-        elif getattr(block, name) is not None:
-            setattr(block, name, nn.Identity())
-    for block, layer in ends:
-        for key, hook in list(layer._forward_hooks.items()):
-            if isinstance(hook, _BranchHook):
-                del layer._forward_hooks[key]
+    changed = 0
+    for slot in slots:
+        changed += slot.set(rate)
+    for block, layer in known:
+        hooks = [key for key, hook in layer._forward_hooks.items() if isinstance(hook, _BranchHook)]
+        for key in hooks:
+            del layer._forward_hooks[key]
         if rate > 0:
             layer.register_forward_hook(_BranchHook(block, rate))
-    return len(slots) + len(ends)
+        changed += rate > 0 or bool(hooks)
+    return changed
 
 
 def _check_rate(rate: float) -> float:
@@ -131,31 +143,150 @@ def _check_rate(rate: float) -> float:
     return value
 
 
-def _slots(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Every place for stochastic depth on a branch beside a shortcut: its block and its name there."""
-    for block in module.modules():
-        if not _has_shortcut(block):
-            continue
+@dataclass
+class _Slot:
+    """A place for stochastic depth: attribute ``name`` of the last of ``blocks``, which lie inside one another."""
+
+    blocks: list[nn.Module]
+    name: str
+    branches: int = 0
+
+    def get(self) -> nn.Module | None:
+        found: nn.Module | None = getattr(self.blocks[-1], self.name)
+        return found
+
+    def put(self, layer: nn.Module | None) -> None:
+        setattr(self.blocks[-1], self.name, layer)
+
+    def set(self, rate: float) -> int:
+        """Put the rate in force, or none at 0; how many branches that changes."""
+        before = self.get()
+        if rate > 0:
+            known = before if isinstance(before, BlockDropout) else None
+            branches = known.branches if known else self.branches
+            empty = known.empty if known else before is None
+            self.put(BlockDropout(rate, branches, empty).train(self.blocks[-1].training))
+            return branches
+        if isinstance(before, BlockDropout):
+            self.put(None if before.empty else nn.Identity())
+            return before.branches
+        if before is None or isinstance(before, nn.Identity):
+            return 0
+        self.put(nn.Identity())
+        return 1
+
+
+def _slots(module: nn.Module) -> Iterator[_Slot]:
+    layers = dict(module.named_modules())
+    for path, block in layers.items():
         for name, child in {**block._modules, **block.__dict__}.items():
-            if any(slot in name for slot in SLOTS) and _is_slot(child):
-                yield block, name
+            if any(slot in name for slot in SLOTS) and _is_place(child):
+                parts = path.split(".") if path else []
+                blocks = [layers[".".join(parts[:depth])] for depth in range(len(parts) + 1)]
+                yield _Slot(blocks, name)
 
 
-def _is_slot(child: object) -> bool:
+def _is_place(child: object) -> bool:
     """None (timm's ResNet), or a layer that is nothing but a place: no weights, no layers inside."""
     if isinstance(child, (BlockDropout, StochasticDepth, nn.Identity)) or child is None:
         return True
     return isinstance(child, nn.Module) and not child.state_dict() and not list(child.children())
 
 
-def _branch_ends(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Every block that is known by its class, with each of the layers at the end of its branches."""
+def _known_branches(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Every block that is known by its class and has a shortcut, with each of the layers at the end of its branches."""
     for block in module.modules():
-        if _has_shortcut(block):
+        if all(bool(getattr(block, name, True)) for name in SKIPS):
             for name in BRANCH_ENDS.get(type(block), ()):
                 yield block, getattr(block, name)
 
 
-def _has_shortcut(block: nn.Module) -> bool:
-    flagged = all(bool(getattr(block, name, True)) for name in SKIPS)
-    return flagged and all(getattr(block, name, block) is not None for name in SHORTCUTS)
+class _Probe(nn.Module):
+    """Counts its calls; where it is ``silent``, it gives zeros for its input and keeps them, to see who reads them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.silent = 0, False
+        self.zeros: list[Tensor] = []
+
+    def forward(self, branch: Tensor) -> Tensor:
+        self.calls += 1
+        if not self.silent:
+            return branch
+        self.zeros.append(torch.zeros_like(branch).requires_grad_())
+        return branch * 0 + self.zeros[-1]  # the branch stays in the graph: it may read an earlier call's zeros
+
+
+def _residual(module: nn.Module, slots: list[_Slot], example: Tensor | None) -> list[_Slot]:
+    """The slots that are reached in a forward pass and lie beside a shortcut."""
+    new = [slot for slot in slots if not isinstance(slot.get(), BlockDropout)]
+    if not new:
+        return slots
+    before, probes = [slot.get() for slot in new], [_Probe() for _ in new]
+    inputs: dict[nn.Module, tuple[Any, Any]] = {}
+
+    def keep(block: nn.Module, args: Any, kwargs: Any) -> None:
+        inputs.setdefault(block, tree_map(_copy, (args, kwargs)))
+
+    hooks = [
+        block.register_forward_pre_hook(keep, with_kwargs=True)
+        for block in {id(block): block for slot in new for block in slot.blocks[-2:]}.values()
+    ]
+    try:
+        with _evaluating(module), torch.no_grad():
+            for slot, probe in zip(new, probes, strict=True):
+                slot.put(probe)
+            try:
+                module(_default_example(module) if example is None else example)
+            except Exception as error:
+                if example is not None:
+                    raise
+                raise UserError(
+                    f"cannot follow a default image through {type(module).__name__} ({error}); "
+                    "give set_block_dropout an example="
+                ) from error
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            calls = [probe.calls for probe in probes]
+            for slot, probe, count in zip(new, probes, calls, strict=True):
+                probe.silent = True
+                slot.branches = count if count and _is_residual(slot, probe, inputs) else 0
+                probe.silent = False
+    finally:
+        for slot, layer in zip(new, before, strict=True):
+            slot.put(layer)
+    return [slot for slot in slots if slot.branches or isinstance(slot.get(), BlockDropout)]
+
+
+def _is_residual(slot: _Slot, probe: _Probe, inputs: dict[nn.Module, tuple[Any, Any]]) -> bool:
+    """Whether the block reads what the (silent) place gives, and its output still changes with its input."""
+    block = slot.blocks[-1]
+    if isinstance(block, nn.Sequential) or block not in inputs:  # the branch itself; the shortcut is around it
+        block = slot.blocks[-2] if len(slot.blocks) > 1 else block
+    if block not in inputs:
+        return False
+    args, kwargs = tree_map(_copy, inputs[block])
+    with torch.enable_grad():
+        plain = _tensors(block(*args, **kwargs))
+        used = [leaf.sum() for leaf in plain if leaf.requires_grad]
+        read = torch.autograd.grad(used, probe.zeros, allow_unused=True) if used else ()
+    if not read or any(gradient is None for gradient in read):  # the place is there, but not on the branch
+        return False
+    args, kwargs = tree_map(lambda leaf: _copy(leaf, noise=True), inputs[block])
+    noisy = _tensors(block(*args, **kwargs))
+    return any(not torch.equal(one, other) for one, other in zip(plain, noisy, strict=True))
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def _copy(leaf: Any, noise: bool = False) -> Any:
+    """A copy of a tensor (blocks may change their input in place), with noise on it if it is one of numbers."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    if not (noise and leaf.is_floating_point()):
+        return leaf.clone()
+    generator = torch.Generator().manual_seed(0)  # the global one is left as it is
+    return leaf + torch.randn(leaf.shape, generator=generator).to(leaf)

@@ -1,0 +1,170 @@
+"""What an objective is: it turns one step's batch into gradients."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...errors import UserError
+
+__all__ = ["AnnealedObjective", "Forward", "Objective", "PenaltyObjective", "StepResult", "full_precision"]
+
+Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Images (n, …) to the representation before dropout (n, units) and logits (n, classes), under the loop's autocast."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step says of itself; nothing of it is part of a graph any more.
+
+    Attributes:
+        loss: mean cross-entropy of the batch in nats, (); what ``CollapseWatch`` compares with log(classes).
+        representation: before dropout, (batch, units), in the order of the images.
+        penalty: the objective's second term, (), before it is multiplied by its weight; 0 where there is none.
+    """
+
+    loss: Tensor
+    representation: Tensor
+    penalty: Tensor
+
+
+class Objective(ABC):
+    """An objective of training: minimise ``loss + weight_at(step) · penalty``.
+
+    Args:
+        weight: of the penalty, 0 or more; 0 leaves the cross-entropy alone.
+        anneal_steps: steps before the weight takes effect, for the objectives that have such a time.
+
+    Raises:
+        UserError: one of them is negative or not finite, or the objective has no use for it.
+    """
+
+    name: ClassVar[str]
+    """What it is called in a config."""
+    default_weight: ClassVar[float]
+    """DomainBed's."""
+    default_anneal_steps: ClassVar[int] = 0
+    """DomainBed's; 0 where the weight never changes."""
+    fewest_domains: ClassVar[int] = 2
+    fewest_images: ClassVar[int] = 1
+    """Per domain and step."""
+
+    def __init__(self, weight: float, anneal_steps: int = 0) -> None:
+        if not (math.isfinite(weight) and weight >= 0):
+            raise UserError(f"the weight of {self.name} must be a number of 0 or more, not {weight}")
+        if anneal_steps < 0:
+            raise UserError(f"the steps before {self.name}'s weight takes effect must be 0 or more, not {anneal_steps}")
+        if anneal_steps and not self.default_anneal_steps:
+            raise UserError(f"{self.name} has the same weight at every step: annealing steps are of no use to it")
+        self.weight = float(weight)
+        self.anneal_steps = anneal_steps
+
+    def bind(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:  # noqa: B027  # most need neither
+        """Make the network and its optimiser known, once, to an objective that changes weights; others ignore them."""
+
+    def weight_at(self, step: int) -> float:
+        """The penalty's weight at a step, counted from 0."""
+        return self.weight
+
+    def resets_optimizer_at(self, step: int) -> bool:
+        """Whether the optimiser's state is to be thrown away between this step's gradients and its update."""
+        return False
+
+    def check(self, domains: int, images: int) -> None:
+        """See whether a step can be done.
+
+        Args:
+            domains: in a batch.
+            images: in a batch, of each domain.
+
+        Raises:
+            UserError: the objective needs more of them.
+        """
+        if domains < self.fewest_domains:
+            raise UserError(
+                f"{self.name} compares training domains: it needs {self.fewest_domains} or more, not {domains}"
+            )
+        if images < self.fewest_images:
+            raise UserError(
+                f"{self.name} needs batches of {self.fewest_images} or more images of each domain, not {images}"
+            )
+
+    @abstractmethod
+    def backward(self, forward: Forward, images: Tensor, labels: Tensor, domains: int, step: int) -> StepResult:
+        """Add the objective's gradients to the ``.grad`` of the parameters.
+
+        Args:
+            forward: see ``Forward``.
+            images: the domains' batches, of equal size, one after the other, (batch, …).
+            labels: of the images, (batch,).
+            domains: how many.
+            step: counted from 0.
+
+        Raises:
+            UserError: there are too few domains, or images of each.
+            ValueError: the batch is not made of equal parts.
+        """
+
+    def _check_batch(self, images: Tensor, labels: Tensor, domains: int) -> None:
+        if domains < 1 or len(images) % domains or len(images) != len(labels):
+            raise ValueError(f"{len(images)} images and {len(labels)} labels are no equal batches of {domains} domains")
+        self.check(domains, len(images) // domains)
+
+
+class PenaltyObjective(Objective):
+    """The mean cross-entropy plus a penalty that is a function of one forward pass over the whole batch."""
+
+    def backward(self, forward: Forward, images: Tensor, labels: Tensor, domains: int, step: int) -> StepResult:
+        """See ``Objective.backward``; one forward pass."""
+        self._check_batch(images, labels, domains)
+        representation, outputs = forward(images)
+        logits = full_precision(outputs)
+        loss = F.cross_entropy(logits, labels)
+        weight = self.weight_at(step)
+        penalty = torch.zeros_like(loss)
+        if weight:
+            penalty = self.penalty(
+                full_precision(representation).reshape(domains, -1, representation.shape[1]),
+                logits.reshape(domains, -1, logits.shape[1]),
+                labels.reshape(domains, -1),
+            )
+        total = loss + weight * penalty if weight else loss
+        total.backward()  # type: ignore[no-untyped-call]
+        return StepResult(loss.detach(), representation.detach(), penalty.detach())
+
+    @abstractmethod
+    def penalty(self, representation: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """The penalty, ().
+
+        Args:
+            representation: before dropout, (domains, images, units).
+            logits: (domains, images, classes).
+            labels: (domains, images).
+        """
+
+
+class AnnealedObjective(PenaltyObjective):
+    """A penalty whose weight is 1 for ``anneal_steps`` steps and ``weight`` from then on, as in the authors' code.
+
+    Before a weight of 0 it is 0 too, so that this is ERM from the first step.
+    """
+
+    def weight_at(self, step: int) -> float:
+        """1 before the annealing step, then the weight that was asked for."""
+        return self.weight if step >= self.anneal_steps or self.weight == 0 else 1.0
+
+    def resets_optimizer_at(self, step: int) -> bool:
+        """At the step where the weight changes: the gradients jump, and Adam's averages are of others (DomainBed)."""
+        return step == self.anneal_steps
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """In float32, or float64 if it is that already: losses are never computed in half precision."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

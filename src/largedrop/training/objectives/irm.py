@@ -1,0 +1,50 @@
+"""IRMv1 (Arjovsky et al., 2019): a head that is optimal in every domain at once."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .base import AnnealedObjective
+
+__all__ = ["IRM", "irm_penalty"]
+
+
+class IRM(AnnealedObjective):
+    """Cross-entropy plus the squared gradient of each domain's by a scalar multiplier of its logits (section 3.1).
+
+    Args:
+        weight: λ, of the squared gradient, after the annealing steps (DomainBed's ``irm_lambda``).
+        anneal_steps: steps with a weight of 1 before.
+    """
+
+    name = "irm"
+    default_weight = 100.0
+    default_anneal_steps = 500
+    fewest_images = 2  # one for each half
+
+    def __init__(self, weight: float = default_weight, anneal_steps: int = default_anneal_steps) -> None:
+        super().__init__(weight, anneal_steps)
+
+    def penalty(self, representation: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """See ``irm_penalty``."""
+        return irm_penalty(logits, labels)
+
+
+def irm_penalty(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over domains of g₁·g₂, where g is ∂/∂w at w = 1 of the cross-entropy of w · logits.
+
+    g₁ is that of a domain's even and g₂ that of its odd images: the product of two independent estimates is unbiased
+    where the square of one is not (Arjovsky et al., 2019, appendix D; DomainBed). It may be negative. The derivative is
+    written out, Σ_k softmax(z)_k z_k − z_y, so that the penalty is a function of the logits like any other, and the
+    network is only differentiated once.
+
+    Args:
+        logits: z, (domains, images, classes), two or more images.
+        labels: y, (domains, images).
+
+    Returns:
+        ().
+    """
+    expected = (logits.softmax(-1) * logits).sum(-1)
+    slope = expected - logits.gather(-1, labels[..., None]).squeeze(-1)
+    return (slope[:, ::2].mean(1) * slope[:, 1::2].mean(1)).mean()

@@ -1,0 +1,36 @@
+"""V-REx (Krueger et al., 2021): domains whose losses are the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .base import AnnealedObjective
+
+__all__ = ["VREx", "vrex_penalty"]
+
+
+class VREx(AnnealedObjective):
+    """Mean of the domains' cross-entropies plus their variance (Krueger et al., 2021, equation 8).
+
+    Args:
+        weight: β, of the variance, after the annealing steps (DomainBed's ``vrex_lambda``).
+        anneal_steps: steps with a weight of 1 before.
+    """
+
+    name = "vrex"
+    default_weight = 10.0
+    default_anneal_steps = 500
+
+    def __init__(self, weight: float = default_weight, anneal_steps: int = default_anneal_steps) -> None:
+        super().__init__(weight, anneal_steps)
+
+    def penalty(self, representation: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """See ``vrex_penalty``."""
+        return vrex_penalty(torch.stack([F.cross_entropy(*part) for part in zip(logits, labels, strict=True)]))
+
+
+def vrex_penalty(losses: Tensor) -> Tensor:
+    """The variance of the domains' losses, (domains,), divided by their number, not by one less; ()."""
+    return (losses - losses.mean()).square().mean()
