@@ -24,6 +24,10 @@ CHANGED: dict[str, Any] = {
     "dropout": 0.5,
     "head": "random",
     "head_lr_multiplier": 10.0,
+    "block_dropout": 0.1,
+    "objective": "irm",
+    "penalty": 2.0,
+    "penalty_after": 5,
     "steps": 301,
     "batch": 17,
     "optimizer": "sgd",
@@ -45,6 +49,10 @@ WRONG: list[tuple[str, Any, str]] = [
     ("dropout", -0.1, "dropout must be in [0, 1), not -0.1"),
     ("dropout", math.nan, "dropout must be in [0, 1), not nan"),
     ("dropout", "0.9", "dropout must be in [0, 1), not '0.9'"),
+    ("block_dropout", 1.0, "block-dropout must be in [0, 1), not 1.0"),
+    ("objective", "dann", "objective must be 'erm', 'coral', 'vrex', 'irm' or 'mldg', not 'dann'"),
+    ("penalty", -1.0, "penalty must be 0 or more, not -1.0"),
+    ("penalty_after", 0.5, "penalty-after must be a whole number, 0 or more, not 0.5"),
     ("head", "hot", "head must be 'warm' or 'random', not 'hot'"),
     ("head_lr_multiplier", 0, "head-lr-multiplier must be above 0, not 0"),
     ("steps", 0, "steps must be a whole number, 1 or more, not 0"),
@@ -87,7 +95,7 @@ def test_all_problems_at_once() -> None:
     wrong = {name: (value, text) for name, value, text in reversed(WRONG)}
     listed = [text for name, (_, text) in wrong.items()]
     assert refusal(**{name: value for name, (value, _) in wrong.items()}) == "; ".join(reversed(listed))
-    assert len(listed) == 16
+    assert len(listed) == 20
 
 
 @pytest.mark.parametrize(
@@ -192,7 +200,7 @@ def test_the_digest_changes_with_every_field(name: str) -> None:
 
 
 def test_the_digest_of_a_literal_config() -> None:
-    assert Config(**{**WHAT, **CHANGED}).digest() == "e55d7d732de5"
+    assert Config(**{**WHAT, **CHANGED}).digest() == "95732b68feda"
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from .config import Config, make_config
+from .config import Config, make_config, with_settings
 from .data.dataset import Dataset
 from .errors import UserError
 from .models.pretrained import find_weights
 from .training.device import choose_device, choose_precision
 from .training.features import FeatureCache
 from .training.loop import train
+from .training.objectives import OBJECTIVES, make_objective
 from .training.run import Run
 from .training.views import open_views
 
@@ -65,6 +66,10 @@ def resolve(data: Dataset, device: torch.device, *, recipe: str, **settings: Any
     precision = choose_precision(settings.pop("precision", "auto"), device)
     config = make_config(recipe, data=data.name, fingerprint=data.fingerprint, precision=precision, **settings)
     data.domain_index(config.test_domain)
+    config = _with_penalty(config)
+    objective = make_objective(config.objective, config.penalty, config.penalty_after)
+    if config.objective != "erm":
+        objective.check(len(data.domains) - 1, config.batch)
     if config.size > data.images.bound:
         raise UserError(
             f"size {config.size} is larger than the {data.images.bound} pixels that the images are kept at; "
@@ -72,6 +77,18 @@ def resolve(data: Dataset, device: torch.device, *, recipe: str, **settings: Any
         )
     weights = find_weights(config.model, config.weights)
     return Config.from_json({**config.to_json(), "weights_digest": weights.digest})
+
+
+def _with_penalty(config: Config) -> Config:
+    """The objective's weight and annealing steps filled in where it has some and none were given."""
+    kind = OBJECTIVES.get(config.objective)
+    if kind is None or config.objective == "erm":
+        return config
+    weight = kind.default_weight if config.penalty is None else config.penalty
+    after = config.penalty_after
+    if after is None and kind.default_anneal_steps:
+        after = config.steps // 10  # DomainBed's 500 of 5,000
+    return with_settings(config, penalty=weight, penalty_after=after)
 
 
 def run_name(config: Config) -> str:

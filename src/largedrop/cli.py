@@ -1,4 +1,4 @@
-"""The command line: ``largedrop demo``, ``largedrop train`` and ``largedrop compare``."""
+"""The command line: ``largedrop demo``, ``train``, ``compare`` and ``report``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,37 @@ import typer
 from rich.console import Console
 
 from . import __version__
+from .cli_options import (
+    Batch,
+    BlockDropout,
+    Data,
+    DecayAt,
+    Device,
+    DryRun,
+    EvalEvery,
+    Head,
+    HeadLr,
+    HeldOut,
+    HeldOutView,
+    Jobs,
+    Lr,
+    Model,
+    Momentum,
+    Objective,
+    Optimizer,
+    Penalty,
+    PenaltyAfter,
+    Precision,
+    Recipe,
+    Seeds,
+    Size,
+    SkipBad,
+    Steps,
+    WeightDecay,
+    Weights,
+    default_settings,
+)
+from .cli_report import report
 from .config import RECIPES, Config, help_of
 from .errors import CollapseError, Interrupted, UserError
 
@@ -47,49 +78,6 @@ DEMO: dict[str, Any] = {
 """How this was chosen stands in docs/recipe.md. The test styles are those of vendors whose other style is not trained
 on."""
 QUICK: dict[str, Any] = {**DEMO, "seeds": (0,), "steps": 60, "size": 64, "eval_every": 20}
-
-
-def _option(name: str, *flags: str) -> Any:
-    """An option whose help is the config's line, with its default in each recipe."""
-    values = {recipe: {**_defaults(), **changed}[name] for recipe, changed in RECIPES.items()}
-    same = len(set(values.values())) == 1
-    shown = f"{values['short']}" if same else ", ".join(f"{recipe}: {value}" for recipe, value in values.items())
-    return typer.Option(*flags, help=f"{help_of(name)} [default: {shown}]", show_default=False)
-
-
-def _defaults() -> dict[str, Any]:
-    return Config(data="", fingerprint="", test_domain="").to_json()
-
-
-Data = Annotated[str, typer.Argument(help="A folder domain/class/image, or 'emoji'.", metavar="DATA")]
-Recipe = Annotated[
-    str, typer.Option(help="Where the defaults come from: 'short' (minutes) or 'paper' (10,000 steps at 224 pixels).")
-]
-Model = Annotated[str | None, _option("model")]
-Weights = Annotated[str | None, _option("weights")]
-Steps = Annotated[int | None, _option("steps")]
-Size = Annotated[int | None, _option("size")]
-Batch = Annotated[int | None, _option("batch")]
-Lr = Annotated[float | None, _option("lr")]
-Optimizer = Annotated[str | None, _option("optimizer")]
-Momentum = Annotated[float | None, _option("momentum")]
-WeightDecay = Annotated[float | None, _option("weight_decay")]
-Head = Annotated[str | None, _option("head")]
-HeadLr = Annotated[float | None, _option("head_lr_multiplier", "--head-lr-multiplier")]
-DecayAt = Annotated[float | None, _option("decay_at")]
-EvalEvery = Annotated[int | None, _option("eval_every")]
-HeldOut = Annotated[float | None, _option("held_out")]
-HeldOutView = Annotated[str | None, _option("held_out_view")]
-Precision = Annotated[str, typer.Option(help="'float32', 'bfloat16', or 'auto': bfloat16 where the device has it.")]
-Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda' or 'cuda:1'.")]
-Jobs = Annotated[
-    int, typer.Option(help="Runs side by side, in a process each: worth it on a GPU that one run leaves idle.", min=1)
-]
-Seeds = Annotated[int, typer.Option(help="How many seeds: 0, 1, …", min=1)]
-SkipBad = Annotated[
-    bool, typer.Option("--skip-bad-images", help="Leave images out that cannot be decoded, and count them.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -145,6 +133,10 @@ def train(
     optimizer: Optimizer = None,
     momentum: Momentum = None,
     weight_decay: WeightDecay = None,
+    block_dropout: BlockDropout = None,
+    objective: Objective = None,
+    penalty: Penalty = None,
+    penalty_after: PenaltyAfter = None,
     head: Head = None,
     head_lr_multiplier: HeadLr = None,
     decay_at: DecayAt = None,
@@ -199,6 +191,10 @@ def compare(
     optimizer: Optimizer = None,
     momentum: Momentum = None,
     weight_decay: WeightDecay = None,
+    block_dropout: BlockDropout = None,
+    objective: Objective = None,
+    penalty: Penalty = None,
+    penalty_after: PenaltyAfter = None,
     head: Head = None,
     head_lr_multiplier: HeadLr = None,
     decay_at: DecayAt = None,
@@ -229,8 +225,11 @@ def compare(
     )
 
 
+app.command(epilog="Example: largedrop report largedrop-runs --output report")(report)
+
 SETTINGS = (
     *("model", "weights", "steps", "size", "batch", "lr", "optimizer", "momentum", "weight_decay", "head"),
+    *("block_dropout", "objective", "penalty", "penalty_after"),
     *("head_lr_multiplier", "decay_at", "eval_every", "held_out", "held_out_view", "precision"),
 )
 """The options that are fields of the config under the same name."""
@@ -267,7 +266,7 @@ def _compare(
     began = time.monotonic()
     console = Console(stderr=False)
     place = choose_device(device)
-    size = planning.get("size") or RECIPES.get(recipe, {}).get("size") or _defaults()["size"]
+    size = planning.get("size") or RECIPES.get(recipe, {}).get("size") or default_settings()["size"]
     with Bar(console, 1, f"opening {source}") as bar:
         bound = max(320, size * 5 // 4)
         data = open_dataset(source, bound=bound, skip_bad_images=skip_bad_images, progress=bar.set)
@@ -296,8 +295,20 @@ def _compare(
         def failed(config: Config, error: CollapseError) -> None:
             console.print(f"{_named(config)}: {error}", highlight=False)
 
+        def note(text: str) -> None:
+            console.print(text, highlight=False, soft_wrap=True)
+
         result = run_comparison(
-            data, planned, folder, device=place, jobs=jobs, progress=bar.advance, begin=begin, failed=failed, stop=stop
+            data,
+            planned,
+            folder,
+            device=place,
+            jobs=jobs,
+            progress=bar.advance,
+            begin=begin,
+            failed=failed,
+            note=note,
+            stop=stop,
         )
     seconds = time.monotonic() - began
     files = publish(

@@ -12,6 +12,8 @@ from .errors import UserError, one_of
 
 __all__ = ["RECIPES", "Config", "help_of", "make_config"]
 
+OBJECTIVES = ("erm", "coral", "vrex", "irm", "mldg")
+"""Names of ``training.objectives``, which this module must not import: it would bring torch into ``--help``."""
 DEFAULT_MODEL = "tf_efficientnet_lite0"
 PROTOCOL = 2
 """Raised whenever the same config would train differently, so that older runs are not taken for new ones."""
@@ -41,6 +43,14 @@ class Config:
         "How the new head starts: 'warm' (first fitted on cached features with the same dropout) or 'random'.", "warm"
     )
     head_lr_multiplier: float = _doc("Learning rate of the head over that of the rest.", 1.0)
+    block_dropout: float = _doc(
+        "Share of the residual branches left out in training (stochastic depth), in [0, 1).", 0.0
+    )
+    objective: str = _doc("'erm' (cross-entropy alone), 'coral', 'vrex', 'irm' or 'mldg'.", "erm")
+    penalty: float | None = _doc("Weight of the objective's penalty; where none is given, DomainBed's.", None)
+    penalty_after: int | None = _doc(
+        "Steps until 'vrex' or 'irm' has that weight instead of 1; where none is given, a tenth of the steps.", None
+    )
     # The schedule.
     steps: int = _doc("Optimiser steps.", 300)
     batch: int = _doc("Images from each training domain in a batch.", 8)
@@ -64,7 +74,7 @@ class Config:
             raise UserError("; ".join(problems))
         # 0 and 0.0 are one setting, so they must have one digest.
         for entry in fields(self):
-            if entry.type == "float":
+            if entry.type in ("float", "float | None") and getattr(self, entry.name) is not None:
                 object.__setattr__(self, entry.name, float(getattr(self, entry.name)))
 
     def to_json(self) -> dict[str, Any]:
@@ -148,6 +158,10 @@ def _problems(config: Config) -> Any:
     rules: list[tuple[str, type | tuple[type, ...], Any, str]] = [
         ("seed", int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 2**32 - 1"),
         ("dropout", number, lambda value: 0 <= value < 1, "in [0, 1)"),
+        ("block_dropout", number, lambda value: 0 <= value < 1, "in [0, 1)"),
+        ("objective", str, lambda value: value in OBJECTIVES, "'erm', 'coral', 'vrex', 'irm' or 'mldg'"),
+        ("penalty", number, lambda value: value >= 0, "0 or more"),
+        ("penalty_after", int, lambda value: value >= 0, "a whole number, 0 or more"),
         ("head", str, lambda value: value in ("warm", "random"), "'warm' or 'random'"),
         ("head_lr_multiplier", number, lambda value: value > 0, "above 0"),
         ("steps", int, lambda value: value >= 1, "a whole number, 1 or more"),
@@ -170,6 +184,8 @@ def _problems(config: Config) -> Any:
     ]
     for name, kind, holds, wanted in rules:
         value = getattr(config, name)
+        if value is None and name in ("penalty", "penalty_after"):
+            continue
         right = isinstance(value, kind) and not isinstance(value, bool)
         if not right or (isinstance(value, float) and not math.isfinite(value)) or not holds(value):
             yield f"{name.replace('_', '-')} must be {wanted}, not {value!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import largedrop as ld
+from largedrop.api import resolve
+from largedrop.config import OBJECTIVES as CONFIG_OBJECTIVES
 from largedrop.config import Config, with_settings
 from largedrop.errors import Interrupted, UserError
 from largedrop.models.network import Network
@@ -27,11 +30,12 @@ from largedrop.training.checkpoint import read_tensors
 from largedrop.training.evaluation import logits
 from largedrop.training.features import VIEWS, FeatureCache
 from largedrop.training.loop import cost, train
+from largedrop.training.objectives import OBJECTIVES
 from largedrop.training.run import Run
 from largedrop.training.state import FILE
 from largedrop.training.views import HostViews
 
-from ..conftest import TINY
+from ..conftest import TINY, make_toy
 
 FILES = [
     ".lock",
@@ -126,7 +130,8 @@ def test_a_finished_run_holds_these_files(data: ld.Dataset, config: Config, tmp_
 
 def test_the_fields_of_a_result(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     result = train(config, data, tmp_path).result
-    assert list(result) == ["largedrop", "methods", "best_step", "probe", "log"]
+    assert list(result) == ["largedrop", "dataset", "methods", "best_step", "probe", "log"]
+    assert result["dataset"]["fingerprint"] == data.fingerprint
     assert result["largedrop"] == ld.__version__
     assert list(result["methods"]) == ["fine-tuning", "ensemble", "weight-average", "linear-probe"]
     for found in result["methods"].values():
@@ -515,9 +520,107 @@ def test_all_the_work_is_reported(data: ld.Dataset, config: Config, tmp_path: Pa
     assert sum(done) == pytest.approx(cost(changed, split))
 
 
+@pytest.mark.parametrize("how", ["overwritten", "truncated", "deleted", "cache deleted"])
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed")
+def test_images_that_change_while_a_run_goes_on_change_no_bit(
+    data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    train(config, data, tmp_path / "whole")
+    monkeypatch.setenv("LARGEDROP_CACHE", str(tmp_path / "cache"))
+    mine = ld.open_dataset(make_toy(tmp_path / data.name))
+    assert mine.fingerprint == data.fingerprint
+    images = sorted((tmp_path / data.name).glob("*/*/*.png"))
+    asked: list[bool] = []
+
+    def spoil() -> bool:
+        asked.append(True)
+        if len(asked) == 3:
+            if how == "cache deleted":
+                shutil.rmtree(tmp_path / "cache")
+            for number, path in enumerate(images):
+                if how == "overwritten":
+                    shutil.copyfile(images[number - 7], path)
+                elif how == "truncated":
+                    path.write_bytes(path.read_bytes()[:100])
+                elif how == "deleted":
+                    path.unlink()
+        return False
+
+    train(config, mine, tmp_path / "spoiled", stop=spoil)
+    assert len(asked) == 6
+    assert_same_run(tmp_path / "whole", tmp_path / "spoiled")
+    if how in ("overwritten", "truncated", "deleted"):  # and whoever opens them now is told, or has another dataset
+        try:
+            assert ld.open_dataset(tmp_path / data.name).fingerprint != data.fingerprint
+        except UserError:
+            assert how != "overwritten"
+
+
 def test_an_unknown_test_domain_is_said_before_anything_is_written(
     data: ld.Dataset, config: Config, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"^no domain 'pohto' in .*; did you mean 'photo'\?"):
         train(with_settings(config, test_domain="pohto"), data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("objective", ["coral", "vrex", "irm", "mldg"])
+def test_every_objective_trains_goes_on_with_the_same_bits_and_is_not_plain(
+    data: ld.Dataset, config: Config, tmp_path: Path, objective: str
+) -> None:
+    place = torch.device("cpu")
+    settings = {
+        **config.to_json(),
+        "objective": objective,
+        "penalty": None,
+        "penalty_after": None,
+        "optimizer": "adamw",
+    }
+    settings.pop("fingerprint"), settings.pop("data")
+    chosen = resolve(data, place, recipe="short", **settings)
+    assert chosen.penalty == OBJECTIVES[objective].default_weight
+    assert chosen.penalty_after == (chosen.steps // 10 if objective in ("vrex", "irm") else None)
+    chosen = with_settings(chosen, penalty_after=2 if objective in ("vrex", "irm") else None)  # the weight changes
+    whole = train(chosen, data, tmp_path / "whole")
+    calls = iter(range(1000))
+    with pytest.raises(Interrupted):
+        train(chosen, data, tmp_path / "parts", stop=lambda: next(calls) == 2)
+    parts = train(chosen, data, tmp_path / "parts")
+    plain = train(with_settings(chosen, objective="erm", penalty=None, penalty_after=None), data, tmp_path / "plain")
+    ours, again, theirs = (load_file(run.best) for run in (whole, parts, plain))
+    assert all(torch.equal(ours[name], again[name]) for name in ours)
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_configs_objectives_are_those_that_there_are() -> None:
+    assert tuple(OBJECTIVES) == CONFIG_OBJECTIVES
+
+
+def test_an_objective_that_compares_domains_needs_two(data: ld.Dataset) -> None:
+    two = data.domains[:2]
+    chosen = np.flatnonzero(np.isin(data.domain_ids, [data.domain_index(name) for name in two]))
+    small = replace(
+        data,
+        domains=two,
+        labels=data.labels[chosen],
+        domain_ids=data.domain_ids[chosen],
+        groups=data.groups[chosen],
+        keys=tuple(data.keys[index] for index in chosen),
+    )
+    with pytest.raises(UserError, match="coral compares training domains: it needs 2 or more, not 1"):
+        resolve(small, torch.device("cpu"), recipe="short", test_domain=two[0], objective="coral", size=32)
+
+
+def test_block_dropout_is_drawn_in_training_and_goes_on_with_the_same_bits(
+    data: ld.Dataset, config: Config, tmp_path: Path
+) -> None:
+    chosen = with_settings(config, model="test_resnet", weights="random", weights_digest="", block_dropout=0.5)
+    whole = train(chosen, data, tmp_path / "whole")
+    calls = iter(range(1000))
+    with pytest.raises(Interrupted):
+        train(chosen, data, tmp_path / "parts", stop=lambda: next(calls) == 1)
+    parts = train(chosen, data, tmp_path / "parts")
+    plain = train(with_settings(chosen, block_dropout=0.0), data, tmp_path / "plain")
+    ours, again, theirs = (load_file(run.best) for run in (whole, parts, plain))
+    assert all(torch.equal(ours[name], again[name]) for name in ours)
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)

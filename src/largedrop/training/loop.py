@@ -23,11 +23,13 @@ from ..files import is_leftover, write_json
 from ..memory import keep_freed_memory
 from ..models.folding import fold_batchnorm, speed_up_depthwise
 from ..models.network import Network
+from ..study.records import describe
 from .averaging import WeightAverage
 from .checkpoint import read_tensors, save_model, write_tensors
 from .collapse import CollapseWatch
 from .evaluation import accuracy, logits
 from .features import FeatureCache
+from .objectives import make_objective
 from .run import Run, claim_folder
 from .setup import create_network, make_optimizer, set_learning_rate, start_head
 from .state import FILE as STATE
@@ -131,14 +133,18 @@ def _train(
         fold_batchnorm(network, torch.zeros((1, 3, config.size, config.size), device=views.device))
     speed_up_depthwise(network)
     network.train()
-    take = TrainingStep(network, optimizer, config.precision, lambda inputs: views.finish(inputs, network.spec))
+    objective = make_objective(config.objective, config.penalty, config.penalty_after)
+    domains = len(split.train)
+    take = TrainingStep(
+        network, optimizer, config.precision, lambda inputs: views.finish(inputs, network.spec), objective, domains
+    )
     size, saved = 0.0, time.monotonic()
 
     for step in range(so_far.step, config.steps):
         torch.manual_seed(torch_seed("step", config.seed, step))
         lr = set_learning_rate(optimizer, config, step)
         chosen = batch_indices(split.train, config.batch, config.seed, step)
-        take(views.inputs(chosen, network.spec, config.seed, step), torch.from_numpy(data.labels[chosen]))
+        take(views.inputs(chosen, network.spec, config.seed, step), torch.from_numpy(data.labels[chosen]), step)
         so_far.step = step + 1
         report(TRAINING_COST * len(chosen))
 
@@ -219,6 +225,7 @@ def _finish(
     common = {"steps": config.steps, "seconds": round(total, 3)}
     result = {
         "largedrop": __version__,
+        "dataset": describe(data),
         "methods": {
             "fine-tuning": {**{key: best[key] for key in of_average}, **common},
             "ensemble": {**_scores(data, split, _mean_outputs(config, folder)), **common},

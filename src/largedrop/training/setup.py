@@ -13,6 +13,7 @@ from ..config import Config
 from ..data.dataset import Dataset, Split
 from ..data.random import torch_seed
 from ..errors import UserError
+from ..models.block_dropout import set_block_dropout
 from ..models.network import Network, Spec, parameter_groups
 from ..models.pretrained import create_backbone, find_weights, normalisation
 from .evaluation import accuracy
@@ -48,6 +49,8 @@ def create_network(config: Config, classes: tuple[str, ...]) -> Network:
             freeze_batchnorm=config.weights != "random",
         )
         network = Network(backbone, units, spec)
+    if config.block_dropout:
+        set_block_dropout(network.backbone, config.block_dropout, torch.zeros(1, 3, config.size, config.size))
     # The layout in which convolutions are fastest, on processors and GPUs alike.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

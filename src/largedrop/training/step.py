@@ -1,4 +1,4 @@
-"""One optimiser step: forward, cross-entropy, backward, update; recorded as a CUDA graph where the device is a GPU."""
+"""One optimiser step: forward, objective, backward, update; recorded as a CUDA graph where the device is a GPU."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..models.network import Network
 from .evaluation import autocast
 from .graph import GraphedStep
+from .objectives import Objective
+from .objectives.erm import ERM
 
 __all__ = ["TrainingStep"]
 
@@ -26,18 +27,30 @@ class TrainingStep:
         optimizer: over its parameters; on a GPU one that can be recorded (``setup.make_optimizer``).
         precision: of the forward and backward pass.
         finish: turns what the step is called with into a normalised batch, inside the step (``Views.finish``).
+        objective: what is minimised; cross-entropy by default.
+        domains: training domains, whose images are equal parts of every batch.
     """
 
     def __init__(
-        self, network: Network, optimizer: torch.optim.Optimizer, precision: str, finish: Callable[[Tensor], Tensor]
+        self,
+        network: Network,
+        optimizer: torch.optim.Optimizer,
+        precision: str,
+        finish: Callable[[Tensor], Tensor],
+        objective: Objective | None = None,
+        domains: int = 1,
     ) -> None:
         self.network, self.optimizer, self.precision, self.finish = network, optimizer, precision, finish
+        self.objective, self.domains = objective or ERM(), domains
+        self.objective.bind(network, optimizer)
         self.device = network.head.weight.device
-        self._run = GraphedStep(self._compute, self.device)
+        self._step = 0
+        self._run = GraphedStep(self._compute, self.device) if self.objective.recordable else self._compute
         self._unread: list[Tensor] = []
 
-    def __call__(self, inputs: Tensor, labels: Tensor) -> None:
-        """Do one step on ``inputs``, (n, …), and their ``labels``, int64 (n,)."""
+    def __call__(self, inputs: Tensor, labels: Tensor, step: int = 0) -> None:
+        """Do step number ``step`` (from 0) on ``inputs``, (n, …), and their ``labels``, int64 (n,)."""
+        self._step = step
         self._unread.append(torch.stack(self._run(inputs, labels)))
 
     @property
@@ -53,14 +66,18 @@ class TrainingStep:
         self._unread = []
         return [(loss, size) for loss, size in values]
 
-    def _compute(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        network = self.network
-        batch = self.finish(inputs)
-        with autocast(self.precision, self.device):
-            representation = network.represent(batch)
-            outputs = network.head(network.dropout(representation))
-        loss = F.cross_entropy(outputs.float(), labels)
+    def _compute(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        batch = self.finish(inputs.to(self.device, non_blocking=True))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        found = self.objective.backward(
+            self._forward, batch, labels.to(self.device, non_blocking=True), self.domains, self._step
+        )
+        if self.objective.resets_optimizer_at(self._step):
+            self.optimizer.state.clear()
         self.optimizer.step()
-        return loss.detach(), representation.detach().float().square().mean().sqrt()
+        return found.loss, found.representation.float().square().mean().sqrt()
+
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(self.precision, self.device):
+            representation = self.network.represent(images)
+            return representation, self.network.head(self.network.dropout(representation))

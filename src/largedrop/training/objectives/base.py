@@ -52,6 +52,8 @@ class Objective(ABC):
     """DomainBed's."""
     default_anneal_steps: ClassVar[int] = 0
     """DomainBed's; 0 where the weight never changes."""
+    recordable: ClassVar[bool] = True
+    """Whether every step does the same, so that one can be recorded and replayed (``training.graph``)."""
     fewest_domains: ClassVar[int] = 2
     fewest_images: ClassVar[int] = 1
     """Per domain and step."""
@@ -155,6 +157,8 @@ class AnnealedObjective(PenaltyObjective):
 
     Before a weight of 0 it is 0 too, so that this is ERM from the first step.
     """
+
+    recordable = False
 
     def weight_at(self, step: int) -> float:
         """1 before the annealing step, then the weight that was asked for."""
