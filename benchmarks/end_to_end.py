@@ -48,6 +48,7 @@ def main() -> None:
         steps=steps,
         eval_every=steps,
         head="random",
+        lr=1e-6,  # a random head may stay one, and must not collapse
     )
     images = chosen.batch * (len(data.domains) - 1)
     step, _ = ours(config.model, chosen.size, images, torch.device("cpu"), config.precision)
