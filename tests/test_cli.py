@@ -337,6 +337,29 @@ class TestMistakes:
     def test_no_such_device(self, toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert one_line(capsys, "compare", toy, *FAST, "--device", "gpu").startswith("unknown device 'gpu'")
 
+    def test_device_and_precision_that_this_machine_lacks(
+        self, toy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        said = one_line(capsys, "compare", toy, *FAST, "--device", "cuda")
+        assert re.fullmatch(r"device 'cuda': this machine has no GPU that torch \S+ can use", said)
+        said = one_line(capsys, "compare", toy, *FAST, "--precision", "float16")
+        assert said == "unknown precision 'float16'; did you mean 'bfloat16'? (there are: auto, float32, bfloat16)"
+
+    def test_cache_that_cannot_be_written(
+        self, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("LARGEDROP_CACHE", str(tmp_path / "file"))
+        assert one_line(capsys, "compare", toy, *FAST, "--output", tmp_path / "out") == (
+            f"cannot write the image cache in {tmp_path / 'file'}: Not a directory; set LARGEDROP_CACHE to a folder "
+            "that can be written and has room"
+        )
+        assert not (tmp_path / "out").exists()
+
+    def test_no_jobs(self, toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "--jobs" in one_line(capsys, "compare", toy, *FAST, "--jobs", "0")
+
 
 def test_a_collapsed_run_is_explained_and_the_others_are_kept(
     toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -335,6 +336,101 @@ def test_a_full_disk_for_real(tmp_path, files, monkeypatch):
     ):
         open_images(keys, paths, bound=320, cache=tmp_path / "cache")
     assert entries(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("place", ["fsync", "index", "entry.json"])
+def test_a_disk_that_is_full_at_the_end(tmp_path, files, monkeypatch, place):
+    """Some file systems say so only then."""
+    keys, paths = files
+
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        if place == "entry.json":
+            patch.setattr("largedrop.files.tempfile.mkstemp", full)
+        else:
+            patch.setattr(*((cache.os, "fsync") if place == "fsync" else (cache.np, "save")), full)
+        with pytest.raises(UserError) as caught:
+            open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+    assert str(caught.value) == (
+        f"cannot write the image cache in {tmp_path / 'cache'}: No space left on device; "
+        "set LARGEDROP_CACHE to a folder that can be written and has room"
+    )
+    assert entries(tmp_path / "cache") == []
+    assert len(open_images(keys, paths, bound=320, cache=tmp_path / "cache").images) == 6
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_cache_on_a_read_only_disk_serves_what_it_has(tmp_path, files, decoded, monkeypatch, number):
+    keys, paths = files
+    before = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+    for path in (tmp_path / "cache" / "digests").iterdir():
+        path.unlink()  # so that it would be written again
+    decoded.clear()
+
+    def refuse(*args, **options):
+        raise OSError(number, os.strerror(number))
+
+    # What root may do too, unlike on such a disk.
+    monkeypatch.setattr(cache.Path, "mkdir", refuse)
+    monkeypatch.setattr("largedrop.files.tempfile.mkstemp", refuse)
+    after = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+    assert after.digests == before.digests
+    np.testing.assert_array_equal(after.images[2], before.images[2])
+    with pytest.raises(UserError) as caught:
+        open_images(keys, paths, bound=9, cache=tmp_path / "cache")
+    reason = {errno.EACCES: "Permission denied", errno.EROFS: "Read-only file system"}[number]
+    assert str(caught.value) == (
+        f"cannot write the image cache in {tmp_path / 'cache'}: {reason}; "
+        "set LARGEDROP_CACHE to a folder that can be written and has room"
+    )
+    assert decoded == []
+
+
+def test_an_entry_of_another_version_is_left_to_it(tmp_path, files, decoded, monkeypatch):
+    keys, paths = files
+    open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+    (entry,) = entries(tmp_path / "cache")
+    decoded.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_FORMAT", cache._FORMAT + 1)
+        with pytest.raises(ValueError, match="is damaged"):
+            CachedImages(entry)
+        images = open_images(keys, paths, bound=320, cache=tmp_path / "cache").images
+        assert len(decoded) == 6
+        np.testing.assert_array_equal(images[3], np.asarray(Image.open(paths[3])))
+    assert len(entries(tmp_path / "cache")) == 2
+    assert len(open_images(keys, paths, bound=320, cache=tmp_path / "cache").images) == 6
+    assert len(decoded) == 6
+
+
+@pytest.mark.parametrize("change", [{"format": 99}, {"format": "1"}, {"format": None}, {"bound": "large"}])
+def test_an_entry_with_the_header_of_another_version_is_rebuilt(tmp_path, files, decoded, change):
+    keys, paths = files
+    open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+    (entry,) = entries(tmp_path / "cache")
+    header = json.loads((entry / "entry.json").read_text())
+    (entry / "entry.json").write_text(json.dumps({**header, **change}))
+    decoded.clear()
+    images = open_images(keys, paths, bound=320, cache=tmp_path / "cache").images
+    assert len(decoded) == 6
+    assert images.bound == 320
+    assert entries(tmp_path / "cache") == [entry]
+    assert json.loads((entry / "entry.json").read_text()) == header
+
+
+@pytest.mark.skipif(os.name != "posix", reason="an open file cannot be removed")
+def test_an_entry_that_is_removed_while_it_is_open(tmp_path, files, decoded):
+    keys, paths = files
+    images = open_images(keys, paths, bound=320, cache=tmp_path / "cache").images
+    decoded.clear()
+    shutil.rmtree(tmp_path / "cache")
+    for index, path in enumerate(paths):
+        np.testing.assert_array_equal(images[index], np.asarray(Image.open(path)))
+    again = open_images(keys, paths, bound=320, cache=tmp_path / "cache").images
+    assert len(decoded) == 6
+    np.testing.assert_array_equal(again[5], images[5])
 
 
 def test_a_cache_that_cannot_be_created(tmp_path, files):

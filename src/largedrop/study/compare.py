@@ -4,7 +4,8 @@ feed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,7 @@ def compare(
     progress: Callable[[float], None] | None = None,
     begin: Callable[[Config], None] | None = None,
     failed: Callable[[Config, CollapseError], None] | None = None,
+    note: Callable[[str], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Comparison:
     """Do the runs of a plan, each in a folder of its own under ``folder``/runs; those that are finished are only read.
@@ -138,6 +140,7 @@ def compare(
         progress: called with the work done since the last call.
         begin: called before each run.
         failed: called after each run that collapsed.
+        note: called once at most, with what a user should know about how the images reach the network.
         stop: see ``train``.
 
     Raises:
@@ -150,16 +153,24 @@ def compare(
     tasks = [(config, folder / "runs" / run_name(config)) for config in planned.configs]
     report, announce, ask = progress or (lambda done: None), begin or (lambda config: None), stop or (lambda: False)
     ended: dict[Config, Run | CollapseError] = {}
+    noted: list[str] = []
+
+    def tell(text: str) -> None:
+        if not noted and note is not None:
+            note(text)
+        noted.append(text)
+
     if jobs > 1 and len(tasks) > 1:
         together = train_side_by_side(
-            tasks, data, device, min(jobs, len(tasks)), progress=report, begin=announce, stop=ask
+            tasks, data, device, min(jobs, len(tasks)), progress=report, begin=announce, note=tell, stop=ask
         )
     else:
-        together = _one_by_one(tasks, data, device, report, announce, ask)
-    for config, outcome in together:
-        ended[config] = outcome
-        if isinstance(outcome, CollapseError) and failed is not None:
-            failed(config, outcome)
+        together = _one_by_one(tasks, data, device, report, announce, tell, ask)
+    with closing(together):
+        for config, outcome in together:
+            ended[config] = outcome
+            if isinstance(outcome, CollapseError) and failed is not None:
+                failed(config, outcome)
     result = Comparison()
     for config in planned.configs:  # in their own order, whichever ended first
         outcome = ended[config]
@@ -176,9 +187,13 @@ def _one_by_one(
     device: torch.device,
     progress: Callable[[float], None],
     begin: Callable[[Config], None],
+    note: Callable[[str], None],
     stop: Callable[[], bool],
-) -> Iterator[tuple[Config, Run | CollapseError]]:
-    features = FeatureCache(open_views(data, device), progress)
+) -> Generator[tuple[Config, Run | CollapseError], None, None]:
+    views = open_views(data, device)
+    if views.note:
+        note(views.note)
+    features = FeatureCache(views, progress)
     for config, folder in tasks:
         begin(config)
         try:

@@ -89,7 +89,8 @@ class ResidentViews:
     def inputs(self, indices: IntArray, spec: Spec, seed: int, step: int) -> Tensor:
         """The draws of a step, float64 (n, 15), in pinned memory where the device is a GPU."""
         shapes = self.images.shapes[indices]
-        return pack_draws(self.images, indices, draw([(int(h), int(w)) for h, w in shapes], seed, step))
+        packed = pack_draws(self.images, indices, draw([(int(h), int(w)) for h, w in shapes], seed, step))
+        return packed.pin_memory() if self.device.type == "cuda" else packed
 
     def finish(self, inputs: Tensor, spec: Spec) -> Tensor:
         """The training views that ``inputs`` describe."""
