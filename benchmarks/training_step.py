@@ -1,7 +1,8 @@
 """Our training step against a plain one: float32, NCHW, eval-mode batch norm, as the field's scripts do it.
 
 Both do forward, cross-entropy, backward and SGD. On the processor on a resident batch, no data loading on either side;
-on a GPU ours makes its training views as well, from images in the GPU's memory, and the plain one does not.
+on a GPU ours makes its training views as well, from images in the GPU's memory, and the plain one does not. Each side
+has the memory allocator it has in reality: the plain one the C library's defaults, unless --same-memory is given.
 
     python benchmarks/training_step.py --model tf_efficientnet_lite0 --size 96 --batch 64
     python benchmarks/training_step.py --model resnet50 --batch 96 --device cuda
@@ -9,6 +10,7 @@ on a GPU ours makes its training views as well, from images in the GPU's memory,
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 
 import numpy as np
@@ -65,6 +67,14 @@ def ours(model: str, size: int, batch: int, device: torch.device, precision: str
     return TrainingStep(module, optimizer, precision, lambda inputs: views.finish(inputs, module.spec)), module
 
 
+def mapping(default: bool) -> None:
+    """Let the GNU C library map large blocks anew each time, as it does by default after some steps, or never."""
+    if keep_freed_memory():
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: where the library's own adaption ends
+        mallopt(-4, 65536 if default else 0)  # M_MMAP_MAX
+
+
 def main() -> None:
     """Time both and print the ratio."""
     options = parser(__doc__, rounds=5)
@@ -72,11 +82,12 @@ def main() -> None:
     options.add_argument("--size", type=int, default=224)
     options.add_argument("--batch", type=int, default=96)
     options.add_argument("--device", default="cpu")
+    options.add_argument("--same-memory", action="store_true", help="let the plain side keep freed memory too")
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
     device = choose_device(chosen.device)
     precision = choose_precision("auto", device)
-    keep_freed_memory()  # for both sides: the plain one gains by it too
+    keep_freed_memory()
     images = torch.randn(chosen.batch, 3, chosen.size, chosen.size, device=device)
     labels = torch.randint(7, (chosen.batch,), device=device)
     plain = stepper(network(chosen.model, chosen.size).to(device), images, labels, "float32", fused=False)
@@ -87,6 +98,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
 
     def many() -> None:
+        mapping(False)
         for number in range(repeats):
             if views is None:
                 inputs = resident
@@ -97,6 +109,7 @@ def main() -> None:
         step.read()
 
     def plainly() -> None:
+        mapping(not chosen.same_memory)
         for _ in range(repeats):
             plain()
 
@@ -104,6 +117,7 @@ def main() -> None:
     done = chosen.batch * repeats
     speeds = {f"{side}_images_per_s": round(done / found[f"{side}_seconds"], 1) for side in ("ours", "theirs")}
     what = {"model": chosen.model, "size": chosen.size, "batch": chosen.batch, "precision": precision}
+    what["same_memory"] = chosen.same_memory
     report("training_step", {**what, **found, **speeds}, chosen.json, device)
 
 

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from .config import Config
     from .data import Dataset, open_dataset
     from .errors import CollapseError, UserError
+    from .models.block_dropout import set_block_dropout
     from .models.dropout import RepresentationDropout, set_dropout
     from .models.folding import fold_batchnorm
-    from .training.averaging import average_weights
+    from .training.averaging import average_weights, greedy_soup, interpolate
     from .training.checkpoint import load_model
     from .training.run import Run
 
@@ -33,8 +34,11 @@ _PLACES = {
     "average_weights": "training.averaging",
     "finetune": "api",
     "fold_batchnorm": "models.folding",
+    "greedy_soup": "training.averaging",
+    "interpolate": "training.averaging",
     "load_model": "training.checkpoint",
     "open_dataset": "data",
+    "set_block_dropout": "models.block_dropout",
     "set_dropout": "models.dropout",
 }
 
@@ -48,8 +52,11 @@ __all__ = [
     "average_weights",
     "finetune",
     "fold_batchnorm",
+    "greedy_soup",
+    "interpolate",
     "load_model",
     "open_dataset",
+    "set_block_dropout",
     "set_dropout",
 ]
 

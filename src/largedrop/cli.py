@@ -1,4 +1,4 @@
-"""The command line: ``largedrop demo``, ``train``, ``compare`` and ``report``."""
+"""The command line: ``largedrop demo``, ``train``, ``compare``, ``report`` and ``sweep``."""
 
 from __future__ import annotations
 
@@ -43,8 +43,10 @@ from .cli_options import (
     WeightDecay,
     Weights,
     default_settings,
+    stopping,
 )
 from .cli_report import report
+from .cli_sweep import sweep
 from .config import RECIPES, Config, help_of
 from .errors import CollapseError, Interrupted, UserError
 
@@ -69,7 +71,7 @@ _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ 
 
 DEMO: dict[str, Any] = {
     "test_domains": ("noto", "openmoji"),
-    "seeds": (0, 1),
+    "seeds": (0, 1, 2),
     "dropouts": (0.0, 0.5, 0.9),
     "steps": 160,
     "size": 96,
@@ -226,6 +228,9 @@ def compare(
 
 
 app.command(epilog="Example: largedrop report largedrop-runs --output report")(report)
+app.command(epilog="Example: largedrop sweep paper-figure-2 --scale small --data path/to/PACS --output sweeps/PACS")(
+    sweep
+)
 
 SETTINGS = (
     *("model", "weights", "steps", "size", "batch", "lr", "optimizer", "momentum", "weight_decay", "head"),
@@ -286,7 +291,7 @@ def _compare(
             console.print(f"  {folder / 'runs' / run_name(config)}", highlight=False, soft_wrap=True)
         return
     total = sum(planned.costs) + VIEWS * len(data)
-    with Bar(console, total, "fine-tuning") as bar, interruptible(_stopping) as stop:
+    with Bar(console, total, "fine-tuning") as bar, interruptible(stopping) as stop:
         numbers = iter(range(1, count + 1))
 
         def begin(config: Config) -> None:
@@ -321,10 +326,6 @@ def _compare(
         console.print(f"  {path}", highlight=False, soft_wrap=True)
     if result.failed:
         raise UserError(f"{len(result.failed)} of {count} runs collapsed and are missing from the results")
-
-
-def _stopping() -> None:
-    print("\nlargedrop: stopping after this step, to save it (Ctrl-C again stops at once)", file=sys.stderr)
 
 
 def _named(config: Config) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,11 @@ def _option(name: str, *flags: str) -> Any:
 def default_settings() -> dict[str, Any]:
     """Every field of the config with its default."""
     return Config(data="", fingerprint="", test_domain="").to_json()
+
+
+def stopping() -> None:
+    """What is said at the first Ctrl-C."""
+    print("\nlargedrop: stopping after this step, to save it (Ctrl-C again stops at once)", file=sys.stderr)
 
 
 Data = Annotated[str, typer.Argument(help="A folder domain/class/image, or 'emoji'.", metavar="DATA")]

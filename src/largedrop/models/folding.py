@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import UserError
-from .activation import relu6
+from .activation import max_pool, relu6
 from .convolution import conv2d, folded_conv2d, is_depthwise
 
 __all__ = ["Folding", "fold_batchnorm", "foldable_pairs", "speed_up_depthwise"]
@@ -61,8 +61,9 @@ def fold_batchnorm(module: nn.Module, example: Tensor | None = None) -> Folding:
     The pairs are found by following one forward pass, never by names, so any network of convolutions and batch norms
     can be folded; networks without them pass through untouched. Parameters, buffers and state dicts stay those of the
     original module. A ReLU or ReLU6 that alone reads a folded batch norm is computed with the convolution (on the
-    processor), and other ReLU6 layers keep their output for the backward pass instead of a copy of their input.
-    While folded, the statistics are the running ones, whether the module is in training mode or not.
+    processor); other ReLU6 layers keep their output for the backward pass instead of a copy of their input, and max
+    pooling finds its places again instead of keeping them. While folded, the statistics are the running ones, whether
+    the module is in training mode or not.
 
     Args:
         module: the network, changed in place.
@@ -91,9 +92,15 @@ def fold_batchnorm(module: nn.Module, example: Tensor | None = None) -> Folding:
             taken.append(activation)
     if links:
         for layer in module.modules():
-            if type(layer) is nn.ReLU6 and "forward" not in layer.__dict__:
+            if "forward" in layer.__dict__:
+                continue
+            if type(layer) is nn.ReLU6:
                 layer.__dict__["forward"] = partial(relu6, inplace=layer.inplace)
-                taken.append(layer)
+            elif type(layer) is nn.MaxPool2d and not layer.return_indices:
+                layer.__dict__["forward"] = partial(max_pool, layer=layer)
+            else:
+                continue
+            taken.append(layer)
     return Folding([(link.conv, link.norm) for link in links], taken)
 
 

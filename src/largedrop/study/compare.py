@@ -24,7 +24,7 @@ from ..training.views import open_views
 from .parallel import train_side_by_side
 from .records import Record
 
-__all__ = ["Comparison", "Plan", "compare", "plan"]
+__all__ = ["Comparison", "Plan", "compare", "plan", "train_all"]
 
 VARIED = ("dropout", "test_domain", "seed")
 """What differs between the runs of one comparison; all else is the same."""
@@ -151,22 +151,10 @@ def compare(
         raise UserError(f"--jobs must be 1 or more, not {jobs}")
     _claim(folder, planned)
     tasks = [(config, folder / "runs" / run_name(config)) for config in planned.configs]
-    report, announce, ask = progress or (lambda done: None), begin or (lambda config: None), stop or (lambda: False)
     ended: dict[Config, Run | CollapseError] = {}
-    noted: list[str] = []
-
-    def tell(text: str) -> None:
-        if not noted and note is not None:
-            note(text)
-        noted.append(text)
-
-    if jobs > 1 and len(tasks) > 1:
-        together = train_side_by_side(
-            tasks, data, device, min(jobs, len(tasks)), progress=report, begin=announce, note=tell, stop=ask
-        )
-    else:
-        together = _one_by_one(tasks, data, device, report, announce, tell, ask)
-    with closing(together):
+    with closing(
+        train_all(tasks, data, device, jobs, progress=progress, begin=begin, note=note, stop=stop)
+    ) as together:
         for config, outcome in together:
             ended[config] = outcome
             if isinstance(outcome, CollapseError) and failed is not None:
@@ -179,6 +167,41 @@ def compare(
         else:
             result.runs.append(outcome)
     return result
+
+
+def train_all(
+    tasks: list[tuple[Config, Path]],
+    data: Dataset,
+    device: torch.device,
+    jobs: int = 1,
+    *,
+    progress: Callable[[float], None] | None = None,
+    begin: Callable[[Config], None] | None = None,
+    note: Callable[[str], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Generator[tuple[Config, Run | CollapseError], None, None]:
+    """Train every task (config and folder), and yield each as it ends; close the generator to end the processes.
+
+    The arguments are those of ``compare``; with one task or one job, everything happens in this process.
+
+    Raises:
+        UserError: a run said so.
+        ProcessFailedError: a run's process died (with several jobs).
+        Interrupted: ``stop`` said so.
+    """
+    report, announce, ask = progress or (lambda done: None), begin or (lambda config: None), stop or (lambda: False)
+    noted: list[str] = []
+
+    def tell(text: str) -> None:
+        if not noted and note is not None:
+            note(text)
+        noted.append(text)
+
+    if jobs > 1 and len(tasks) > 1:
+        return train_side_by_side(
+            tasks, data, device, min(jobs, len(tasks)), progress=report, begin=announce, note=tell, stop=ask
+        )
+    return _one_by_one(tasks, data, device, report, announce, tell, ask)
 
 
 def _one_by_one(

@@ -27,12 +27,20 @@ from ..training.loop import train
 from ..training.run import Run
 from ..training.views import open_views
 
-__all__ = ["train_side_by_side"]
+__all__ = ["ProcessFailedError", "train_side_by_side"]
 
 LOOK_EVERY = 0.2
 """Seconds between two looks at whether to stop, where no process says anything."""
 
 GOES_ON = "the same command goes on from where it was"
+
+
+class ProcessFailedError(UserError):
+    """A process that was training has ended by itself; ``number`` is the place of its task among all."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 @dataclass
@@ -71,7 +79,8 @@ def train_side_by_side(
         stop: asked every fifth of a second, or oftener.
 
     Raises:
-        UserError: a run said so, or a process died.
+        UserError: a run said so.
+        ProcessFailedError: a process died.
         Interrupted: ``stop`` said so.
     """
     workers: list[_Worker] = []
@@ -169,9 +178,12 @@ def _heard(worker: _Worker) -> tuple[str, Any]:
     except (EOFError, OSError):
         worker.process.join()
         if (worker.process.exitcode or 0) > 0:
-            raise UserError(f"a process that was training has failed, as it says above; {GOES_ON}") from None
-        raise UserError(
-            f"a process that was training has died (out of memory?); fewer --jobs need less, and {GOES_ON}"
+            raise ProcessFailedError(
+                f"a process that was training has failed, as it says above; {GOES_ON}", worker.number
+            ) from None
+        raise ProcessFailedError(
+            f"a process that was training has died (out of memory?); fewer --jobs need less, and {GOES_ON}",
+            worker.number,
         ) from None
     return message
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -92,13 +92,17 @@ class Runs:
         return {"name": first.data, "fingerprint": first.fingerprint, **known}
 
 
-def read_runs(folder: str | Path) -> Runs:
+def read_runs(folder: str | Path, *, only: Collection[str] | None = None) -> Runs:
     """Read every finished run below ``folder``; of each run only ``config.json`` and ``result.json`` are opened.
 
     A run is any folder that holds one of those files; folders whose names begin with a dot are not entered. A run is
     left out, and listed with the reason, where it is unfinished, half-written, damaged, of a newer version or an older
     protocol, edited by hand (its config no longer hashes to its folder's name, or its result contradicts its own
     log), or the same as another one.
+
+    Args:
+        folder: that is read.
+        only: names of the runs' own folders; others are passed over. None for all.
 
     Raises:
         UserError: no such folder; no usable run in it; runs of different datasets, class lists or splits; or two runs
@@ -107,7 +111,7 @@ def read_runs(folder: str | Path) -> Runs:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no folder {folder}" + (" (it is a file)" if folder.exists() else ""))
-    places = list(_places(folder))
+    places = [(path, names) for path, names in _places(folder) if only is None or path.name in only]
     shared: dict[str, dict[str, Any]] = {}
     found: list[Stored | Problem] = []
     with ThreadPoolExecutor(THREADS) as pool:
