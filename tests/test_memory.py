@@ -15,7 +15,7 @@ if sys.argv[1] == "keep":
     assert keep_freed_memory() and keep_freed_memory()
 torch.set_num_threads(1)
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
+for _ in range(10):
     torch.zeros(64 << 20, dtype=torch.uint8)
 before = faults()
 for _ in range(4):
@@ -31,7 +31,7 @@ def test_large_blocks_are_not_cleared_anew_by_the_kernel() -> None:
         done = subprocess.run([sys.executable, "-c", SCRIPT, mode], capture_output=True, text=True, check=True)
         faults[mode] = int(done.stdout)
     assert faults["default"] > 1000  # 64 MiB in pages of 4 KiB, unless the kernel uses larger ones
-    assert faults["keep"] < faults["default"] / 10
+    assert faults["keep"] < faults["default"] / 3  # none, but for a block that may still find its place
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
