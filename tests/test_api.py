@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import largedrop as ld
+from largedrop import api
 from largedrop.api import resolve, run_name
+from largedrop.training.views import HostViews
 
 from .conftest import TINY
 
@@ -59,3 +61,11 @@ def test_public_names_are_all_there_and_cost_nothing_until_used() -> None:
         ld.fine_tune  # noqa: B018
     code = "import sys, largedrop; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_note_on_how_views_are_made_is_a_warning(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = HostViews(ld.open_dataset(toy), note="views are made on the processor: too many")
+    monkeypatch.setattr(api, "open_views", lambda data, device: views)
+    with pytest.warns(UserWarning, match="views are made on the processor: too many"):
+        run = ld.finetune(views.data, "ink", output=tmp_path / "run", device="cpu", **TINY)
+    assert run.best.is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,17 @@ def finetune(
     Raises:
         UserError: anything wrong with the arguments, in one line.
         CollapseError: the run has collapsed or diverged.
+
+    Warns:
+        UserWarning: the images do not fit in the GPU's memory, and their views are made on the processor.
     """
     place = choose_device(device)
     config = resolve(data, place, recipe=recipe, test_domain=test_domain, **settings)
     folder = Path(output) if output is not None else Path("largedrop-runs") / run_name(config)
-    return train(config, data, folder, device=place, features=FeatureCache(open_views(data, place)), progress=progress)
+    views = open_views(data, place)
+    if views.note:
+        warnings.warn(views.note, stacklevel=2)
+    return train(config, data, folder, features=FeatureCache(views), progress=progress)
 
 
 def resolve(data: Dataset, device: torch.device, *, recipe: str, **settings: Any) -> Config:
