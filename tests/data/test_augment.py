@@ -25,7 +25,6 @@ from largedrop.data.augment import (
     augment,
     draw,
     training_batch,
-    training_view,
 )
 from largedrop.data.colour import apply_colour
 from largedrop.data.views import normalise, resize
@@ -256,9 +255,9 @@ def test_grey_views_are_grey_and_the_images_are_left_alone() -> None:
     assert all(np.array_equal(image, copy) for image, copy in zip(images, copies, strict=True))
 
 
-def test_training_view_draws_and_applies() -> None:
+def test_a_training_batch_draws_and_applies() -> None:
     images = pictures()
-    assert torch.equal(training_view(images, 24, 3, 5), augment(images, 24, draw(SIZES, 3, 5)))
+    assert torch.equal(training_batch(images, 24, 3, 5, (0, 0, 0), (1, 1, 1)), augment(images, 24, draw(SIZES, 3, 5)))
 
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -270,7 +269,8 @@ def test_training_batch_is_the_normalised_training_view_in_channels_last() -> No
     assert batch.shape == (len(SIZES), 3, 24, 24)
     assert batch.dtype == torch.float32
     assert batch.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(batch, normalise(training_view(images, 24, 3, 5), MEAN, STD), rtol=0, atol=2e-6)
+    plain = augment(images, 24, draw(SIZES, 3, 5))
+    torch.testing.assert_close(batch, normalise(plain, MEAN, STD), rtol=0, atol=2e-6)
 
 
 def test_views_are_those_of_the_torch_functions() -> None:

@@ -31,7 +31,6 @@ __all__ = [
     "augment",
     "draw",
     "training_batch",
-    "training_view",
 ]
 
 AREA = (0.7, 1.0)
@@ -89,11 +88,6 @@ def training_batch(
         ValueError: an image is not RGB in bytes, ``size`` is not positive, or there are not three means and deviations.
     """
     return augment(images, size, draw([(image.shape[0], image.shape[1]) for image in images], seed, step), mean, std)
-
-
-def training_view(images: Sequence[npt.NDArray[np.uint8]], size: int, seed: int, step: int) -> Tensor:
-    """Draw and apply the training views of a batch: as ``training_batch``, but in [0, 1], not normalised."""
-    return augment(images, size, draw([(image.shape[0], image.shape[1]) for image in images], seed, step))
 
 
 def draw(shapes: Sequence[tuple[int, int]], seed: int, step: int) -> Draws:
