@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from largedrop.config import RECIPES, Config, help_of, make_config, with_settings
+from largedrop.config import LATER, RECIPES, Config, field_problems, help_of, make_config, with_settings
 from largedrop.errors import UserError
 
 WHAT = {"data": "PACS", "fingerprint": "f00d", "test_domain": "sketch"}
@@ -41,6 +41,14 @@ CHANGED: dict[str, Any] = {
     "held_out_view": "training",
     "precision": "bfloat16",
 }
+CHANGED_LATER: dict[str, Any] = {
+    "left_out": "cartoon",
+    "fit": "linear",
+    "feature_views": 3,
+    "swad": True,
+    "decay_again_at": 0.9,
+}
+"""Of the fields that came after the first runs; some only go with others."""
 WRONG: list[tuple[str, Any, str]] = [
     ("seed", -1, "seed must be a whole number from 0 to 2**32 - 1, not -1"),
     ("seed", 1.0, "seed must be a whole number from 0 to 2**32 - 1, not 1.0"),
@@ -55,6 +63,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("penalty_after", 0.5, "penalty-after must be a whole number, 0 or more, not 0.5"),
     ("head", "hot", "head must be 'warm' or 'random', not 'hot'"),
     ("head_lr_multiplier", 0, "head-lr-multiplier must be above 0, not 0"),
+    ("left_out", None, "left-out must be the name of a domain, not None"),
+    ("swad", 1, "swad must be true or false, not 1"),
+    ("fit", "head", "fit must be 'all', 'linear' or 'probe', not 'head'"),
+    ("feature_views", -1, "feature-views must be a whole number from 0 to 1000, not -1"),
+    ("decay_again_at", 1.5, "decay-again-at must be in (0, 1], not 1.5"),
     ("steps", 0, "steps must be a whole number, 1 or more, not 0"),
     ("steps", 1e4, "steps must be a whole number, 1 or more, not 10000.0"),
     ("batch", 0, "batch must be a whole number, 1 or more, not 0"),
@@ -92,10 +105,36 @@ def test_values_out_of_range(name: str, value: Any, text: str) -> None:
 
 
 def test_all_problems_at_once() -> None:
-    wrong = {name: (value, text) for name, value, text in reversed(WRONG)}
-    listed = [text for name, (_, text) in wrong.items()]
-    assert refusal(**{name: value for name, (value, _) in wrong.items()}) == "; ".join(reversed(listed))
-    assert len(listed) == 20
+    wrong = {name: (value, text) for name, value, text in WRONG}
+    told = refusal(**{name: value for name, (value, _) in wrong.items()}).split("; ")
+    assert sorted(told) == sorted(text for _, text in wrong.values())
+    assert len(told) == 25
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"left_out": "sketch"}, "left-out and test-domain are both 'sketch'"),
+        ({"decay_again_at": 0.4}, "decay-again-at (0.4) comes before decay-at (0.5)"),
+        ({"feature_views": 1}, "feature-views is for linear fits and probes; fine-tuning draws new views at every step"),
+        (
+            {"model": "a+b"},
+            "networks side by side ('a+b') are for linear fits and probes, not for fine-tuning",
+        ),
+        (
+            {"fit": "probe", "objective": "irm", "block_dropout": 0.1, "swad": True},
+            "objective 'irm' does not go with fit 'probe'; block-dropout 0.1 does not go with fit 'probe'; "
+            "swad True does not go with fit 'probe'; optimizer 'adamw' does not go with fit 'probe'",
+        ),
+    ],
+)
+def test_fields_that_contradict_each_other(settings: dict[str, Any], text: str) -> None:
+    assert refusal(**settings) == text
+
+
+def test_a_field_is_checked_by_itself() -> None:
+    assert field_problems("fit", "linear") == []
+    assert field_problems("dropout", 1.0) == ["dropout must be in [0, 1), not 1.0"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +190,7 @@ def test_the_paper_recipe_is_the_protocol() -> None:
     assert {name: paper[name] for name in wanted} == wanted
     assert paper["lr"] in (1e-3, 5e-4)
     assert paper["weight_decay"] in (1e-4, 5e-5, 1e-5)
-    assert config(recipe="paper").milestone == 5_000
+    assert config(recipe="paper").milestones == (5_000, 10_000)
 
 
 def test_the_short_recipe_is_the_defaults_and_settings_win_over_recipes() -> None:
@@ -189,18 +228,24 @@ def test_the_papers_evaluations() -> None:
     [(300, 0.5, 150), (7, 0.5, 4), (1, 0.5, 1), (10, 1, 10), (10, 0.01, 1), (100, 0.07, 7), (100, 0.55, 55)],
 )
 def test_the_milestone_is_the_first_step_of_the_lower_rate(steps: int, share: float, milestone: int) -> None:
-    assert config(steps=steps, decay_at=share).milestone == milestone
+    assert config(steps=steps, decay_at=share).milestones == (milestone, steps)
+
+
+def test_the_milestones_of_figure_4() -> None:
+    assert config(steps=30_000, decay_at=0.5, decay_again_at=5 / 6).milestones == (15_000, 25_000)
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in fields(Config)])
 def test_the_digest_changes_with_every_field(name: str) -> None:
-    changed = with_settings(config(), **{name: CHANGED[name]})
-    assert changed != config()
-    assert changed.digest() != config().digest()
+    base = config(fit="probe", optimizer="sgd") if name in ("fit", "feature_views") else config()
+    changed = with_settings(base, **{name: {**CHANGED, **CHANGED_LATER}[name]})
+    assert changed != base
+    assert changed.digest() != base.digest()
 
 
 def test_the_digest_of_a_literal_config() -> None:
     assert Config(**{**WHAT, **CHANGED}).digest() == "95732b68feda"
+    assert Config(**{**WHAT, **CHANGED, **{name: getattr(config(), name) for name in LATER}}).digest() == "95732b68feda"
 
 
 @pytest.mark.parametrize(
@@ -217,7 +262,9 @@ def test_a_config_comes_back_from_json() -> None:
     again = Config.from_json(json.loads(json.dumps(one.to_json())))
     assert again == one
     assert again.digest() == one.digest()
-    assert list(one.to_json()) == [entry.name for entry in fields(Config)] == list(CHANGED)
+    assert list(one.to_json()) == [entry.name for entry in fields(Config)]
+    assert {entry.name for entry in fields(Config)} == {*CHANGED, *CHANGED_LATER}
+    assert set(CHANGED_LATER) == set(LATER)
 
 
 def test_every_field_has_a_line_of_help() -> None:

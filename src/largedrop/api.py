@@ -72,11 +72,12 @@ def resolve(data: Dataset, device: torch.device, *, recipe: str, **settings: Any
     """
     precision = choose_precision(settings.pop("precision", "auto"), device)
     config = make_config(recipe, data=data.name, fingerprint=data.fingerprint, precision=precision, **settings)
-    data.domain_index(config.test_domain)
+    for name in filter(None, (config.test_domain, config.left_out)):
+        data.domain_index(name)
     config = _with_penalty(config)
     objective = make_objective(config.objective, config.penalty, config.penalty_after)
     if config.objective != "erm":
-        objective.check(len(data.domains) - 1, config.batch)
+        objective.check(len(data.domains) - (2 if config.left_out else 1), config.batch)
     if config.size > data.images.bound:
         raise UserError(
             f"size {config.size} is larger than the {data.images.bound} pixels that the images are kept at; "

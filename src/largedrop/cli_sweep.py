@@ -39,6 +39,15 @@ def sweep(
     scale: Annotated[
         str, typer.Option(help="'full', or 'small': the same structure within an hour on two processor cores.")
     ] = "full",
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Initial weights from a safetensors file instead of the model hub: FILE, or MODEL=FILE where the "
+            "preset has several (again for each).",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     jobs: Jobs = 1,
@@ -75,7 +84,7 @@ def sweep(
         opened = open_dataset(data, bound=bound, skip_bad_images=skip_bad_images, progress=bar.set)
     if opened.skipped:
         console.print(f"left out {len(opened.skipped)} images that cannot be decoded", highlight=False)
-    planned = plan_sweep(read, scale, opened, output, device=place, precision=precision)
+    planned = plan_sweep(read, scale, opened, output, device=place, precision=precision, weights=weights or ())
     console.print(f"{read.title}\n{_summary(planned)}", highlight=False, soft_wrap=True)
     if dry_run:
         console.print(_table(planned, chosen))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ OBJECTIVES = ("erm", "coral", "vrex", "irm", "mldg")
 DEFAULT_MODEL = "tf_efficientnet_lite0"
 PROTOCOL = 2
 """Raised whenever the same config would train differently, so that older runs are not taken for new ones."""
+FITS = ("all", "linear", "probe")
 
 
 def _doc(text: str, default: Any = MISSING) -> Any:
@@ -31,13 +33,26 @@ class Config:
     data: str = _doc("Name of the dataset.")
     fingerprint: str = _doc("Digest of the dataset's contents.")
     test_domain: str = _doc("Domain that is kept for the o.o.d. score: never trained on, never selected on.")
-    model: str = _doc("Name of the pretrained network, as in timm.", DEFAULT_MODEL)
+    left_out: str = _doc(
+        "Domain that is left out besides the test domain, for leave-one-domain-out selection; none by default.", ""
+    )
+    model: str = _doc(
+        "Name of the pretrained network, as in timm; 'a+b' for both side by side (linear fits).", DEFAULT_MODEL
+    )
     weights: str = _doc(
         "Initial weights: 'pretrained', 'random', or a safetensors file with timm's state dict.", "pretrained"
     )
     weights_digest: str = _doc("Digest of the initial weights.", "")
     seed: int = _doc("Seed of the split, the head, the order of the images, their views and the dropout masks.", 0)
     # The method.
+    fit: str = _doc(
+        "What is trained: 'all' weights, 'linear' (weights on the last blocks' outputs, and the head: equation 1) or "
+        "'probe' (the head alone).",
+        "all",
+    )
+    feature_views: int = _doc(
+        "Augmented views of each image that a linear fit or probe is trained on; 0 for the evaluation view.", 0
+    )
     dropout: float = _doc("Share λ of the representation's units that are zeroed in training, in [0, 1).", 0.9)
     head: str = _doc(
         "How the new head starts: 'warm' (first fitted on cached features with the same dropout) or 'random'.", "warm"
@@ -51,6 +66,7 @@ class Config:
     penalty_after: int | None = _doc(
         "Steps until 'vrex' or 'irm' has that weight instead of 1; where none is given, a tenth of the steps.", None
     )
+    swad: bool = _doc("Keep SWAD's dense average of the weights too (Cha et al., 2021).", False)
     # The schedule.
     steps: int = _doc("Optimiser steps.", 300)
     batch: int = _doc("Images from each training domain in a batch.", 8)
@@ -59,6 +75,7 @@ class Config:
     momentum: float = _doc("Momentum of SGD.", 0.9)
     weight_decay: float = _doc("L2 weight decay (decoupled with adamw).", 1e-4)
     decay_at: float = _doc("Share of the steps after which the learning rate is multiplied by 0.1; 1 for never.", 0.5)
+    decay_again_at: float = _doc("Share of the steps after which it is multiplied by 0.1 once more; 1 for never.", 1.0)
     eval_every: int = _doc("Steps between two evaluations; each is a checkpoint to select, average and ensemble.", 50)
     # The views.
     size: int = _doc("Side of the square images that the network sees, in pixels.", 128)
@@ -69,7 +86,7 @@ class Config:
     precision: str = _doc("'float32' or 'bfloat16' (autocast).", "float32")
 
     def __post_init__(self) -> None:
-        problems = list(_problems(self))
+        problems = list(_problems(self.to_json())) or list(_contradictions(self))
         if problems:
             raise UserError("; ".join(problems))
         # 0 and 0.0 are one setting, so they must have one digest.
@@ -91,7 +108,7 @@ class Config:
         known = {entry.name for entry in fields(cls)}
         unknown = sorted(set(content) - known)
         if unknown:
-            raise UserError(f"unknown setting '{unknown[0]}'; {one_of(unknown[0], sorted(known), most=30)}")
+            raise UserError(f"unknown setting '{unknown[0]}'; {one_of(unknown[0], sorted(known), most=40)}")
         missing = [entry.name for entry in fields(cls) if entry.name not in content and entry.default is MISSING]
         if missing:
             raise UserError(f"the setting{'s'[: len(missing) > 1]} {', '.join(missing)} must be given")
@@ -99,18 +116,31 @@ class Config:
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that name this config; any change of a field changes them."""
-        content = json.dumps({"protocol": PROTOCOL, **self.to_json()}, sort_keys=True, allow_nan=False)
-        return hashlib.sha256(content.encode()).hexdigest()[:12]
+        return digest_of(self.to_json(), PROTOCOL)
 
     @property
-    def milestone(self) -> int:
-        """Step from which the learning rate is a tenth."""
-        return math.ceil(round(self.steps * self.decay_at, 6))  # 100 × 0.07 is a little more than 7
+    def milestones(self) -> tuple[int, int]:
+        """Steps from which the learning rate is a tenth, and a hundredth."""
+        # 100 × 0.07 is a little more than 7.
+        first, second = (math.ceil(round(self.steps * share, 6)) for share in (self.decay_at, self.decay_again_at))
+        return first, second
 
     @property
     def evaluations(self) -> tuple[int, ...]:
         """Numbers of finished steps at which the network is evaluated; the last is ``steps``."""
         return (*range(self.eval_every, self.steps, self.eval_every), self.steps)
+
+
+LATER = ("left_out", "fit", "feature_views", "swad", "decay_again_at")
+"""Fields that came after the first runs; at their defaults they are no part of a digest, so those runs keep theirs."""
+
+
+def digest_of(content: dict[str, Any], protocol: int) -> str:
+    """The digest of a config's fields under a protocol."""
+    defaults = {entry.name: entry.default for entry in fields(Config) if entry.name in LATER}
+    told = {name: value for name, value in content.items() if name not in defaults or value != defaults[name]}
+    text = json.dumps({"protocol": protocol, **told}, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -152,10 +182,17 @@ def help_of(name: str) -> str:
     return str(entry.metadata["help"])
 
 
-def _problems(config: Config) -> Any:
+def field_problems(name: str, value: Any) -> list[str]:
+    """What is wrong with the value of a field, whatever the other fields are."""
+    return list(_problems({name: value}))
+
+
+def _problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Every field that is out of range, as one message each."""
     number = (int, float)
-    rules: list[tuple[str, type | tuple[type, ...], Any, str]] = [
+    rules: list[tuple[str, type | tuple[type, ...], Callable[[Any], bool], str]] = [
+        ("left_out", str, lambda value: True, "the name of a domain"),
+        ("swad", bool, lambda value: True, "true or false"),
         ("seed", int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 2**32 - 1"),
         ("dropout", number, lambda value: 0 <= value < 1, "in [0, 1)"),
         ("block_dropout", number, lambda value: 0 <= value < 1, "in [0, 1)"),
@@ -171,6 +208,9 @@ def _problems(config: Config) -> Any:
         ("momentum", number, lambda value: 0 <= value < 1, "in [0, 1)"),
         ("weight_decay", number, lambda value: value >= 0, "0 or more"),
         ("decay_at", number, lambda value: 0 < value <= 1, "in (0, 1]"),
+        ("decay_again_at", number, lambda value: 0 < value <= 1, "in (0, 1]"),
+        ("fit", str, lambda value: value in FITS, "'all', 'linear' or 'probe'"),
+        ("feature_views", int, lambda value: 0 <= value <= 1000, "a whole number from 0 to 1000"),
         ("eval_every", int, lambda value: value >= 1, "a whole number, 1 or more"),
         ("size", int, lambda value: 16 <= value <= 4096, "a whole number of pixels from 16 to 4096"),
         ("held_out", number, lambda value: 0 < value < 1, "in (0, 1)"),
@@ -183,9 +223,26 @@ def _problems(config: Config) -> Any:
         ("precision", str, lambda value: value in ("float32", "bfloat16"), "'float32' or 'bfloat16'"),
     ]
     for name, kind, holds, wanted in rules:
-        value = getattr(config, name)
-        if value is None and name in ("penalty", "penalty_after"):
+        value = values.get(name)
+        if name not in values or (value is None and name in ("penalty", "penalty_after")):
             continue
-        right = isinstance(value, kind) and not isinstance(value, bool)
+        right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         if not right or (isinstance(value, float) and not math.isfinite(value)) or not holds(value):
             yield f"{name.replace('_', '-')} must be {wanted}, not {value!r}"
+
+
+def _contradictions(config: Config) -> Iterator[str]:
+    """Every pair of fields, each right by itself, that cannot be had together."""
+    if config.left_out and config.left_out == config.test_domain:
+        yield f"left-out and test-domain are both '{config.left_out}'"
+    if config.decay_again_at < config.decay_at:
+        yield f"decay-again-at ({config.decay_again_at:g}) comes before decay-at ({config.decay_at:g})"
+    if config.fit == "all":
+        if config.feature_views:
+            yield "feature-views is for linear fits and probes; fine-tuning draws new views at every step"
+        if "+" in config.model:
+            yield f"networks side by side ('{config.model}') are for linear fits and probes, not for fine-tuning"
+        return
+    for name, neutral in (("objective", "erm"), ("block_dropout", 0), ("swad", False), ("optimizer", "sgd")):
+        if getattr(config, name) != neutral:
+            yield f"{name.replace('_', '-')} {getattr(config, name)!r} does not go with fit '{config.fit}'"

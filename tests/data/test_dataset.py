@@ -138,3 +138,14 @@ def test_check_names():
 def test_length_and_indices(plain):
     assert len(plain) == 290
     assert plain.indices("c").tolist() == list(range(155, 260))
+
+
+def test_a_domain_that_is_left_out_is_nowhere(plain):
+    whole, without = plain.split("a", 3), plain.split("a", 3, left_out="b")
+    assert without.train_domains == tuple(name for name in whole.train_domains if name != "b")
+    gone = set(plain.indices("b").tolist())
+    for part in (*without.train, without.iid, without.ood):
+        assert not gone & set(part.tolist())
+    assert set(without.iid.tolist()) == set(whole.iid.tolist()) - gone  # who is held out does not change
+    with pytest.raises(UserError, match="no domain 'z'"):
+        plain.split("a", 3, left_out="z")

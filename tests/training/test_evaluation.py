@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torchvision.transforms import v2
 import largedrop as ld
 from largedrop.models.network import Network, Spec
 from largedrop.training import evaluation
-from largedrop.training.evaluation import accuracy, autocast, logits, representations
+from largedrop.training.evaluation import accuracy, autocast, cross_entropy, logits, representations
 from largedrop.training.views import HostViews
 
 CPU = torch.device("cpu")
@@ -138,3 +139,12 @@ def test_size_and_normalisation_are_the_networks(network: Network, data: ld.Data
         logits(network, HostViews(data), np.arange(4), "float32"),
         logits(other, HostViews(data), np.arange(4), "float32"),
     )
+
+
+def test_cross_entropy_against_torch() -> None:
+    outputs = np.random.default_rng(0).normal(0, 30, (50, 4)).astype(np.float16)
+    labels = np.random.default_rng(1).integers(0, 4, 50)
+    wanted = torch.nn.functional.cross_entropy(torch.from_numpy(outputs).double(), torch.from_numpy(labels))
+    assert cross_entropy(outputs, labels) == pytest.approx(float(wanted), rel=1e-12)
+    outputs[3, 1] = np.inf
+    assert cross_entropy(outputs, labels) == math.inf

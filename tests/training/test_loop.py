@@ -26,6 +26,7 @@ from largedrop.config import Config, with_settings
 from largedrop.errors import Interrupted, UserError
 from largedrop.models.network import Network
 from largedrop.training import head, loop
+from largedrop.training.averaging import average_weights
 from largedrop.training.checkpoint import read_tensors
 from largedrop.training.evaluation import logits
 from largedrop.training.features import VIEWS, FeatureCache
@@ -33,6 +34,7 @@ from largedrop.training.loop import cost, train
 from largedrop.training.objectives import OBJECTIVES
 from largedrop.training.run import Run
 from largedrop.training.state import FILE
+from largedrop.training.swad import Swad
 from largedrop.training.views import HostViews
 
 from ..conftest import TINY, make_toy
@@ -42,6 +44,7 @@ FILES = [
     "average.safetensors",
     "best.safetensors",
     "config.json",
+    "final.safetensors",
     "log.json",
     "outputs/000002.safetensors",
     "outputs/000004.safetensors",
@@ -54,6 +57,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "adamw": {"optimizer": "adamw", "weight_decay": 0.01},
     "cold": {"head": "random", "head_lr_multiplier": 10.0, "eval_every": 4},
     "frozen": LITE,
+    "swad": {"swad": True, "left_out": "ink", "decay_again_at": 0.8, "lr": 1e-5},
 }
 
 
@@ -93,7 +97,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     )
     assert (one / "log.json").read_bytes() == (other / "log.json").read_bytes()
     assert same(tensors(one), tensors(other))
-    for name in ("best", "average"):
+    for name in ("best", "average", "final"):
         headers = [read_tensors(folder / f"{name}.safetensors", "model")[1] for folder in (one, other)]
         assert headers[0] == headers[1]
 
@@ -417,6 +421,55 @@ def test_what_a_killed_process_left_is_cleared(data: ld.Dataset, config: Config,
     (tmp_path / "config.json").write_text(json.dumps(config.to_json()))
     train(config, data, tmp_path)
     assert files(tmp_path) == FILES
+
+
+def test_the_final_weights_are_those_after_the_last_step(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    states = step_by_step(config, data, tmp_path)
+    final, header = read_tensors(tmp_path / "final.safetensors", "model")
+    last = {name.removeprefix("network."): value for name, value in states[-1].items() if name.startswith("network.")}
+    assert same(final, last)
+    run = Run.open(tmp_path)
+    line = run.result["log"][-1]
+    assert {name: header["about"][name] for name in ("step", "iid_accuracy", "ood_accuracy")} == {
+        name: line[name] for name in ("step", "iid_accuracy", "ood_accuracy")
+    }
+
+
+def test_swad_averages_every_step_of_its_evaluations(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    dense = with_settings(config, swad=True)
+    states = step_by_step(dense, data, tmp_path / "dense")
+    swad = Swad()
+    for step in dense.evaluations:
+        since = [
+            {name.removeprefix("network."): value for name, value in states[number].items() if "network." in name[:8]}
+            for number in range(step - 2, step)
+        ]
+        outputs, _ = read_tensors(tmp_path / "dense" / "outputs" / f"{step:06d}.safetensors", "outputs")
+        labels = torch.from_numpy(data.labels[data.split("photo", 0).iid])
+        loss = float(torch.nn.functional.cross_entropy(outputs["iid"].double(), labels))
+        swad.add(step, average_weights(since), loss)
+    kept, _ = read_tensors(tmp_path / "dense" / "swad.safetensors", "model")
+    for name, value in swad.result().state.items():
+        torch.testing.assert_close(kept[name], value)
+    run = Run.open(tmp_path / "dense")
+    assert [record.method for record in run.records].count("swad") == 1
+    # It only watches: all else is as without it.
+    plain = train(config, data, tmp_path / "plain")
+    assert same(tensors(plain.folder), {k: v for k, v in tensors(run.folder).items() if not k.startswith("swad")})
+
+
+def test_a_domain_that_is_left_out_is_never_seen(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    without = with_settings(config, left_out="ink")
+    changed = replace(data, images=Garbage(data, "ink", False))
+    one, other = train(without, data, tmp_path / "one"), train(without, changed, tmp_path / "other")
+    assert_same_run(one.folder, other.folder)
+    assert set(one.result["log"][0]["iid_by_domain"]) == {"oil"}
+    assert all(record.settings["left_out"] == "ink" for record in one.records)
+
+
+def test_linear_fits_are_not_for_this_loop(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="fit 'probe' is trained on cached features"):
+        train(with_settings(config, fit="probe"), data, tmp_path)
 
 
 def test_a_finished_run_is_not_run_again(

@@ -89,21 +89,25 @@ class Dataset:
             raise UserError(f"no domain '{domain}' in {self.name}; {one_of(domain, self.domains)}")
         return self.domains.index(domain)
 
-    def split(self, test_domain: str, seed: int, held_out: float = 0.2) -> Split:
+    def split(self, test_domain: str, seed: int, held_out: float = 0.2, left_out: str = "") -> Split:
         """Hold ``held_out`` of every training domain out for the i.i.d. score; the test domain is never trained on.
 
         The share is taken within each class of each domain (at least one image is held out and at least one is left),
         or, where a group spans several domains, within each class over all of them, so that no group is on both sides.
-        Which are held out depends on ``seed`` alone, not on the test domain.
+        Which are held out depends on ``seed`` alone, not on the test domain. No image of ``left_out`` is anywhere.
 
         Raises:
-            UserError: unknown test domain, or no other domain is left to train on.
+            UserError: unknown domains, or no other domain is left to train on.
         """
         self.domain_index(test_domain)
+        if left_out:
+            self.domain_index(left_out)
         if len(self.domains) < 2:
             raise UserError(f"{self.name} has only the domain '{test_domain}': testing on it leaves none to train on")
         out = self._held_out(seed, held_out)
-        train_domains = tuple(domain for domain in self.domains if domain != test_domain)
+        train_domains = tuple(domain for domain in self.domains if domain not in (test_domain, left_out))
+        if not train_domains:
+            raise UserError(f"without '{test_domain}' and '{left_out}', {self.name} has no domain to train on")
         members = [self.indices(domain) for domain in train_domains]
         return Split(
             train_domains=train_domains,

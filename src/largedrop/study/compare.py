@@ -107,7 +107,7 @@ def plan(
         for rate in rates
     ]
     splits = {
-        (config.test_domain, config.seed): data.split(config.test_domain, config.seed, config.held_out)
+        (config.test_domain, config.seed): data.split(config.test_domain, config.seed, config.held_out, config.left_out)
         for config in configs
     }
     costs = [cost(config, splits[config.test_domain, config.seed]) for config in configs]

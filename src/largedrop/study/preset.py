@@ -6,22 +6,28 @@ recipe           where the settings come from that it does not name: 'short' or 
 [grid]           fields of ``Config`` with a list each; every combination is a run
 [[variants]]     fields of ``Config`` that change together: each table is combined with the whole grid
 test_domains     'all', or a list
-[small]          ``recipe``, ``settings``, ``grid``, ``variants`` and ``test_domains`` of ``--scale small``. A field
-                 that is named there replaces the preset's own, wherever that stands.
+leave_out        true for what leave-one-domain-out selection needs as well: every run once more for each domain that
+                 is left out of its training besides the test domain
+afterwards       what is computed from the finished runs: 'across' (ensembles, averages and soups of all trajectories),
+                 'interpolation' (between the pretrained and the fine-tuned network)
+[small]          ``recipe``, ``settings``, ``grid``, ``variants``, ``test_domains``, ``leave_out`` and ``afterwards``
+                 of ``--scale small``. A field that is named there replaces the preset's own, wherever that stands.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import RECIPES, Config, make_config
+from ..config import make_config
 from ..errors import UserError, one_of
+from .preset_problems import problems, varying
 from .selection import TUNED
 
 if sys.version_info >= (3, 11):
@@ -36,26 +42,6 @@ FOLDER = Path(__file__).parent / "presets"
 
 SCALES = ("full", "small")
 
-NOT_YET = {
-    "paper-figure-1": "interpolation between the pretrained and the fine-tuned network",
-    "paper-figure-8": "linear fine-tuning",
-}
-"""Figures whose methods the training loop does not have."""
-
-SCALE_KEYS = ("recipe", "settings", "grid", "variants", "test_domains")
-KEYS = ("title", "figure", *SCALE_KEYS, "small")
-
-ELSEWHERE = {
-    "data": "it is given with --data",
-    "fingerprint": "it follows from the data",
-    "weights_digest": "it follows from the weights",
-    "test_domain": "name the domains in test_domains",
-    "precision": "it is given with --precision",
-}
-"""Fields of ``Config`` that no preset sets, and why."""
-
-FIELDS = tuple(entry.name for entry in fields(Config) if entry.name not in ELSEWHERE)
-
 
 @dataclass(frozen=True)
 class Scale:
@@ -67,6 +53,8 @@ class Scale:
         grid: fields of ``Config`` with their values.
         variants: fields that change together; at least one entry, which may be empty.
         test_domains: None for each domain of the dataset in turn.
+        leave_out: whether there are runs that leave out another domain besides.
+        afterwards: some of ``AFTERWARDS``.
     """
 
     recipe: str
@@ -74,27 +62,32 @@ class Scale:
     grid: Mapping[str, tuple[Any, ...]]
     variants: tuple[Mapping[str, Any], ...]
     test_domains: tuple[str, ...] | None
+    leave_out: bool = False
+    afterwards: tuple[str, ...] = ()
 
     def runs(self, domains: Sequence[str]) -> list[dict[str, Any]]:
         """The settings of every run, its test domain included, in an order in which early results say something.
 
         Seed by seed; within a seed by what is tuned (learning rate, weight decay), then by test domain, and what is
-        compared changes fastest: the first few runs already compare every method on every test domain.
+        compared changes fastest: the first few runs already compare every method on every test domain. Those that
+        leave a domain out come last: they test on each domain while each other one, in turn, is the one that the
+        choice is for.
 
         Args:
-            domains: of the dataset; used where the preset names none.
+            domains: of the dataset.
         """
         first = [name for name in ("seed", *TUNED) if name in self.grid]
         axes: list[list[Mapping[str, Any]]] = [_axis(name, self.grid[name]) for name in first]
-        axes.append(_axis("test_domain", self.test_domains if self.test_domains is not None else domains))
+        tested = self.test_domains if self.test_domains is not None else domains
+        axes.append(_axis("test_domain", tested))
         axes += [_axis(name, values) for name, values in self.grid.items() if name not in first]
         axes.append(list(self.variants))
-        made = []
-        for parts in itertools.product(*axes):
-            run = dict(self.settings)
-            for part in parts:
-                run.update(part)
-            made.append(run)
+        made = [_joined(self.settings, parts) for parts in itertools.product(*axes)]
+        if self.leave_out:
+            axes[len(first)] = [
+                {"test_domain": other, "left_out": target} for target in tested for other in domains if other != target
+            ]
+            made += [_joined(self.settings, parts) for parts in itertools.product(*axes)]
         return made
 
     @property
@@ -102,7 +95,8 @@ class Scale:
         """The fields in which the runs differ, the test domain included."""
         names = [*self.grid, *dict.fromkeys(name for variant in self.variants for name in variant)]
         first = [name for name in ("seed", *TUNED) if name in names]
-        return (*first, "test_domain", *(name for name in names if name not in first))
+        left_out = ["left_out"] if self.leave_out else []
+        return (*first, "test_domain", *left_out, *(name for name in names if name not in first))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -169,12 +163,10 @@ def read_preset(source: str | Path) -> Preset:
         source: a name that ``preset_names`` has, or the path of a TOML file.
 
     Raises:
-        UserError: there is none, its method is not there yet, or something is wrong with it: all that is, at once.
+        UserError: there is none, or something is wrong with it: all that is, at once.
     """
     text = str(source)
     names = preset_names()
-    if text in NOT_YET:
-        raise UserError(f"{text} needs {NOT_YET[text]}, which is not there yet; there are: {', '.join(names)}")
     path = FOLDER / f"{text}.toml" if text in names else Path(source)
     if not path.is_file():
         raise UserError(f"no preset '{text}' and no such file; {one_of(text, names)}")
@@ -185,11 +177,11 @@ def read_preset(source: str | Path) -> Preset:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:  # not TOML, or not UTF-8
         raise UserError(f"{path} is no TOML file: {error}") from error
-    problems = list(_problems(content))
-    if len(problems) == 1:
-        raise UserError(f"{path}: {problems[0]}")
-    if problems:
-        raise UserError("\n".join([f"{path}: {len(problems)} mistakes", *(f"  {problem}" for problem in problems)]))
+    mistakes = list(problems(content)) or list(_contradictions(content))
+    if len(mistakes) == 1:
+        raise UserError(f"{path}: {mistakes[0]}")
+    if mistakes:
+        raise UserError("\n".join([f"{path}: {len(mistakes)} mistakes", *(f"  {problem}" for problem in mistakes)]))
     return Preset(
         name=path.stem,
         path=path,
@@ -199,6 +191,13 @@ def read_preset(source: str | Path) -> Preset:
         full=_scale(content),
         small=_scale(_merged(content, content["small"])) if "small" in content else None,
     )
+
+
+def _joined(settings: Mapping[str, Any], parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    run = dict(settings)
+    for part in parts:
+        run.update(part)
+    return run
 
 
 def _axis(name: str, values: Iterable[Any]) -> list[Mapping[str, Any]]:
@@ -213,22 +212,20 @@ def _scale(content: Mapping[str, Any]) -> Scale:
         grid={name: tuple(values) for name, values in content.get("grid", {}).items()},
         variants=tuple(dict(variant) for variant in content.get("variants", [{}])),
         test_domains=None if domains == "all" else tuple(domains),
+        leave_out=content.get("leave_out", False),
+        afterwards=tuple(content.get("afterwards", ())),
     )
 
 
 def _merged(content: Mapping[str, Any], small: Mapping[str, Any]) -> dict[str, Any]:
     """The preset as ``[small]`` changes it."""
     variants = small.get("variants", content.get("variants", [{}]))
-    named = {*small.get("settings", {}), *small.get("grid", {}), *_varying(small.get("variants", []))}
+    named = {*small.get("settings", {}), *small.get("grid", {}), *varying(small.get("variants", []))}
     merged = {**content, **small, "variants": variants}
     for part in ("settings", "grid"):
         kept = {name: value for name, value in content.get(part, {}).items() if name not in named}
         merged[part] = {**kept, **small.get(part, {})}
     return merged
-
-
-def _varying(variants: Sequence[Mapping[str, Any]]) -> set[str]:
-    return {name for variant in variants for name in variant}
 
 
 def _header(written: str) -> str:
@@ -241,127 +238,21 @@ def _by_number(name: str) -> tuple[str, int]:
     return (name[: number.start()], int(number[0])) if number else (name, 0)
 
 
-def _problems(content: Mapping[str, Any]) -> Iterator[str]:
-    """All that is wrong with a preset, one message each, beginning with the key."""
-    yield from _unknown(content, KEYS, "")
-    if "title" not in content:
-        yield "title: a preset needs one, a line that says what is compared"
-    for key in ("title", "figure"):
-        if key in content and not isinstance(content[key], str):
-            yield f"{key}: must be text, not {content[key]!r}"
-    yield from _scale_problems(content, "")
-    if "small" not in content:
-        return
-    small = content["small"]
-    if not isinstance(small, dict):
-        yield f"small: must be a table [small], not {small!r}"
-        return
-    yield from _unknown(small, SCALE_KEYS, "small.")
-    yield from _scale_problems(small, "small.")
-    if "variants" not in small:
-        for part in ("settings", "grid"):
-            for name in _table(small, part):
-                if name in _varying(_tables(content.get("variants", []))):
-                    yield f"small.{part}.{name}: the variants set it too; give [small] variants of its own"
-
-
-def _unknown(table: Mapping[str, Any], valid: Iterable[str], prefix: str) -> Iterator[str]:
-    valid = list(valid)
-    for key in table:
-        if key not in valid:
-            yield f"{prefix}{key}: unknown key; {one_of(key, valid)}"
-
-
-def _scale_problems(content: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    recipe = content.get("recipe", "short")
-    if not isinstance(recipe, str) or recipe not in RECIPES:
-        yield f"{prefix}recipe: unknown recipe {recipe!r}; {one_of(str(recipe), RECIPES)}"
-    for part in ("settings", "grid"):
-        if part in content and not isinstance(content[part], dict):
-            yield f"{prefix}{part}: must be a table [{prefix}{part}], not {content[part]!r}"
-    settings, grid = _table(content, "settings"), _table(content, "grid")
-    for name, value in settings.items():
-        yield from _field_problems(f"{prefix}settings.{name}", name, [value])
-    for name, values in grid.items():
-        key = f"{prefix}grid.{name}"
-        if not isinstance(values, list):
-            yield f"{key}: must be a list, not {values!r}; what every run has belongs in settings"
-        elif not values:
-            yield f"{key}: an empty list leaves nothing to run"
-        else:
-            yield from _field_problems(key, name, values)
-        if name in settings:
-            yield f"{key}: it is in settings too; keep one of them"
-    yield from _variant_problems(content.get("variants"), settings, grid, prefix)
-    if "test_domains" in content:
-        yield from _domain_problems(content["test_domains"], f"{prefix}test_domains")
-
-
-def _variant_problems(
-    variants: Any, settings: Mapping[str, Any], grid: Mapping[str, Any], prefix: str
-) -> Iterator[str]:
-    if variants is None:
-        return
-    if not isinstance(variants, list) or not variants or not all(isinstance(entry, dict) for entry in variants):
-        yield f"{prefix}variants: must be tables [[{prefix}variants]], one or more"
-        return
-    every = sorted(_varying(variants))
-    for name in every:
-        for part, table in (("settings", settings), ("grid", grid)):
-            if name in table:
-                yield f"{prefix}variants.{name}: it is in {part} too; keep one of them"
-    for number, variant in enumerate(variants, 1):
-        key = f"{prefix}variants[{number}]"
-        for name, value in variant.items():
-            yield from _field_problems(f"{key}.{name}", name, [value])
-        missing = [name for name in every if name not in variant]
-        if missing:
-            yield f"{key}: it lacks {', '.join(missing)}, which other variants set"
-        if variant in variants[: number - 1]:
-            yield f"{key}: the same as variants[{variants.index(variant) + 1}]"
-
-
-def _field_problems(key: str, name: str, values: Sequence[Any]) -> Iterator[str]:
-    if name in ELSEWHERE:
-        yield f"{key}: no preset sets it; {ELSEWHERE[name]}"
-        return
-    if name not in FIELDS:
-        yield f"{key}: unknown field; {one_of(name, FIELDS, most=30)}"
-        return
-    for place, value in enumerate(values):
-        if value in values[:place]:
-            yield f"{key}: {value!r} is named twice"
-            continue
-        if name in ("model", "weights") and not (isinstance(value, str) and value):
-            yield f"{key}: must be a name, not {value!r}"
-            continue
-        try:
-            make_config(**{**_NOTHING, name: value})
-        except UserError as error:
-            yield f"{key}: {error}"
-
-
-def _domain_problems(domains: Any, key: str) -> Iterator[str]:
-    if domains == "all":
-        return
-    if not isinstance(domains, list) or not all(isinstance(domain, str) for domain in domains):
-        yield f"{key}: must be 'all' or a list of names, not {domains!r}"
-        return
-    if not domains:
-        yield f"{key}: an empty list leaves nothing to run"
-    for place, domain in enumerate(domains):
-        if domain in domains[:place]:
-            yield f"{key}: {domain!r} is named twice"
+def _contradictions(content: Mapping[str, Any]) -> Iterator[str]:
+    """Fields of one run, each right by itself, that cannot be had together; each once."""
+    scales = [("", content)]
+    if "small" in content:
+        scales.append(("small: ", _merged(content, content["small"])))
+    for prefix, table in scales:
+        scale = _scale(table)
+        told: dict[str, None] = {}
+        for run in dataclasses.replace(scale, leave_out=False, test_domains=None).runs([""]):
+            try:
+                make_config(scale.recipe, **{**_NOTHING, **run})
+            except UserError as error:
+                told[str(error)] = None
+        yield from (f"{prefix}{text}" for text in told)
 
 
 _NOTHING: dict[str, Any] = {"data": "", "fingerprint": "", "test_domain": ""}
 """What a config must be given, for one that is only checked."""
-
-
-def _table(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    table = content.get(name, {})
-    return table if isinstance(table, dict) else {}
-
-
-def _tables(variants: Any) -> list[Mapping[str, Any]]:
-    return [entry for entry in variants if isinstance(entry, dict)] if isinstance(variants, list) else []

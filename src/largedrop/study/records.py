@@ -29,7 +29,11 @@ __all__ = [
     "write_results",
 ]
 
-METHODS = ("fine-tuning", "ensemble", "weight-average", "linear-probe")
+METHODS = (
+    *("fine-tuning", "ensemble", "weight-average", "swad"),
+    *("ensemble-across", "weight-average-across", "greedy-soup"),
+    *("linear-fine-tuning", "linear-probe"),
+)
 """Names of the methods, in the order of every table. A new method is added here (and gets a marker in figures)."""
 
 _UNIT = "fraction of images, 0 to 1"

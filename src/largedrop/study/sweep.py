@@ -7,7 +7,7 @@ trained once.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,16 +120,32 @@ class Sweep:
 
 
 def plan_sweep(
-    preset: Preset, scale: str, data: Dataset, folder: Path, *, device: torch.device, precision: str = "auto"
+    preset: Preset,
+    scale: str,
+    data: Dataset,
+    folder: Path,
+    *,
+    device: torch.device,
+    precision: str = "auto",
+    weights: Sequence[str] = (),
 ) -> SweepPlan:
     """Every run of ``preset`` on ``data``, seed by seed; nothing is written.
+
+    Args:
+        preset: what is trained.
+        scale: ``full`` or ``small``.
+        data: the dataset.
+        folder: of the sweep; shared with other presets.
+        device: where to compute.
+        precision: as in ``finetune``.
+        weights: initial weights instead of those that the model hub has: a file, or MODEL=FILE for each model.
 
     Raises:
         UserError: anything wrong with a setting on this data and device; two runs that are the same; or ``folder``
             is of another dataset or holds something else.
     """
     _owned(folder, data)
-    runs = preset.scale(scale).runs(data.domains)
+    runs = _weighted(preset.scale(scale).runs(data.domains), preset.scale(scale).values("model"), weights)
     unknown = [name for name in dict.fromkeys(run["test_domain"] for run in runs) if name not in data.domains]
     if unknown:
         told = "; ".join(f"no domain '{name}' in {data.name}; {one_of(name, data.domains)}" for name in unknown)
@@ -141,7 +157,8 @@ def plan_sweep(
     for config in configs:
         split, place = splits.of(config), folder / "runs" / run_name(config)
         logits = 2 * len(config.evaluations) * (len(split.iid) + len(split.ood)) * len(data.classes)
-        entries.append(Entry(config, place, cost(config, split), 2 * sizes[config.model] + logits, _state(place)))
+        networks = (4 if config.swad else 3) * sizes[config.model]
+        entries.append(Entry(config, place, cost(config, split), networks + logits, _state(place)))
     return SweepPlan(preset, scale, folder, tuple(entries), _seconds(entries, folder, splits))
 
 
@@ -249,6 +266,33 @@ def report_sweep(planned: SweepPlan) -> list[Path]:
     return write_report(runs, planned.report, seeds=planned.preset.scale(planned.scale).seeds)
 
 
+def _weighted(runs: list[dict[str, Any]], models: Sequence[str], weights: Sequence[str]) -> list[dict[str, Any]]:
+    """The runs with the initial weights that the user names.
+
+    Raises:
+        UserError: a model that the preset does not have, one named twice, a file for several models, or runs that have
+            weights of their own.
+    """
+    files: dict[str, str] = {}
+    for text in weights:
+        name, separator, file = text.partition("=")
+        if not separator and len(models) > 1:
+            raise UserError(f"--weights {text}: this preset has {len(models)} models; say --weights MODEL={text}")
+        model, file = (name, file) if separator else (models[0], text)
+        if model not in models:
+            raise UserError(f"--weights {text}: this preset has no such model; {one_of(model, models)}")
+        if model in files:
+            raise UserError(f"--weights names {model} twice")
+        files[model] = file
+    changed = []
+    for run in runs:
+        model = run.get("model", models[0])
+        if model in files and "weights" in run:
+            raise UserError(f"--weights {files[model]}: the preset itself sets weights, '{run['weights']}'")
+        changed.append({**run, "weights": files[model]} if model in files else run)
+    return changed
+
+
 def _configs(
     preset: Preset, scale: str, runs: list[dict[str, Any]], data: Dataset, device: torch.device, precision: str
 ) -> list[Config]:
@@ -277,10 +321,10 @@ class _Splits:
 
     def __init__(self, data: Dataset) -> None:
         self.data = data
-        self._made: dict[tuple[str, int, float], Split] = {}
+        self._made: dict[tuple[str, int, float, str], Split] = {}
 
     def of(self, config: Config) -> Split:
-        key = (config.test_domain, config.seed, config.held_out)
+        key = (config.test_domain, config.seed, config.held_out, config.left_out)
         if key not in self._made:
             self._made[key] = self.data.split(*key)
         return self._made[key]

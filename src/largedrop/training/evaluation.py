@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -14,7 +15,7 @@ from ..data.dataset import IntArray
 from ..models.network import Network
 from .views import Views
 
-__all__ = ["accuracy", "autocast", "logits", "representations"]
+__all__ = ["accuracy", "autocast", "cross_entropy", "logits", "representations"]
 
 BATCH = 64
 """Images at a time; also the unit in which training views are drawn, so it is the same on every device."""
@@ -66,6 +67,16 @@ def accuracy(outputs: npt.NDArray[np.floating], labels: IntArray) -> float:
         labels: (n,).
     """
     return float(np.mean(outputs.argmax(axis=1) == labels))
+
+
+def cross_entropy(outputs: npt.NDArray[np.floating], labels: IntArray) -> float:
+    """Mean cross-entropy in nats of logits (n, classes) with ``labels``, (n,); infinite where a logit is not finite."""
+    if not np.isfinite(outputs).all():
+        return math.inf
+    rows = outputs.astype(np.float64)
+    rows -= rows.max(axis=1, keepdims=True)
+    chosen = rows[np.arange(len(labels)), labels]
+    return float(np.mean(np.log(np.exp(rows).sum(axis=1)) - chosen))
 
 
 def _outputs(

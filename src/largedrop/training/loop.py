@@ -27,7 +27,7 @@ from ..study.records import describe
 from .averaging import WeightAverage
 from .checkpoint import read_tensors, save_model, write_tensors
 from .collapse import CollapseWatch
-from .evaluation import accuracy, logits
+from .evaluation import accuracy, cross_entropy, logits
 from .features import FeatureCache
 from .objectives import make_objective
 from .run import Run, claim_folder
@@ -35,6 +35,7 @@ from .setup import create_network, make_optimizer, set_learning_rate, start_head
 from .state import FILE as STATE
 from .state import Trajectory, load_state, save_state
 from .step import TrainingStep
+from .swad import DenseAverage
 from .views import Views, open_views
 
 __all__ = ["cost", "train"]
@@ -44,6 +45,7 @@ SAVE_EVERY = 120.0
 TRAINING_COST = 5
 """An image in training takes about as long as this many in evaluation; for the time that is left."""
 
+SCORES = ("iid_accuracy", "ood_accuracy")
 Report = Callable[[float], None]
 Outputs = dict[str, npt.NDArray[np.float16]]
 """Logits on the ``iid`` and the ``ood`` images, (n, classes) each."""
@@ -79,7 +81,9 @@ def train(
         Interrupted: ``stop`` said so.
     """
     report = progress or (lambda done: None)
-    split = data.split(config.test_domain, config.seed, config.held_out)
+    if config.fit != "all":
+        raise UserError(f"fit '{config.fit}' is trained on cached features: see largedrop.linear")
+    split = data.split(config.test_domain, config.seed, config.held_out, config.left_out)
     claim_folder(folder, config)
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
@@ -107,7 +111,7 @@ def train(
 def cost(config: Config, split: Split) -> float:
     """The work of a run, in evaluated images; for the time that is left."""
     training = TRAINING_COST * config.steps * config.batch * len(split.train_domains)
-    return training + (len(split.iid) + len(split.ood)) * (len(config.evaluations) + 1)
+    return training + (len(split.iid) + len(split.ood)) * (len(config.evaluations) + (2 if config.swad else 1))
 
 
 def _train(
@@ -123,10 +127,11 @@ def _train(
     network = create_network(config, data.classes).to(views.device)
     optimizer, average = make_optimizer(config, network), WeightAverage()
     watch = CollapseWatch(len(data.classes), config.dropout, config.lr, config.head == "warm")
-    so_far = load_state(folder, network, optimizer, average, watch)
+    dense = DenseAverage() if config.swad else None
+    so_far = load_state(folder, network, optimizer, average, watch, dense)
     if so_far is None:
         so_far = Trajectory(probe=start_head(config, data, split, network, features))
-        save_state(folder, so_far, network, optimizer, average, watch)
+        save_state(folder, so_far, network, optimizer, average, watch, dense)
     else:
         report(cost(config, split) * so_far.step / config.steps)
     if network.spec.freeze_batchnorm:
@@ -146,6 +151,8 @@ def _train(
         chosen = batch_indices(split.train, config.batch, config.seed, step)
         take(views.inputs(chosen, network.spec, config.seed, step), torch.from_numpy(data.labels[chosen]), step)
         so_far.step = step + 1
+        if dense is not None:
+            dense.after_step(network.state_dict())
         report(TRAINING_COST * len(chosen))
 
         evaluated = so_far.step in config.evaluations
@@ -160,17 +167,26 @@ def _train(
             average.add(network.state_dict())
             found = _outputs(config, views, split, network, so_far.step, report)
             _log(config, data, split, folder, network, so_far, found, {"lr": lr, "representation_rms": size})
+            if dense is not None:
+                dense.evaluated(so_far.step, cross_entropy(found["iid"], data.labels[split.iid]))
         if leaving:
             so_far.seconds, saved = so_far.seconds + time.monotonic() - saved, time.monotonic()
-            save_state(folder, so_far, network, optimizer, average, watch)
+            save_state(folder, so_far, network, optimizer, average, watch, dense)
         if asked:
             raise Interrupted(f"stopped after step {so_far.step} of {config.steps}")
 
-    network.load_state_dict(average.mean)
-    found = _outputs(config, views, split, network, config.steps, report)
+    last = {name: so_far.log[-1][name] for name in SCORES}
+    save_model(folder / "final.safetensors", network, about(config, data, {"step": config.steps, **last}))
+    averages = {"weight-average": ("average", average.mean)}
+    if dense is not None:
+        averages["swad"] = ("swad", dense.result().state)
+    scores: dict[str, dict[str, float]] = {}
+    for method, (name, state) in averages.items():
+        network.load_state_dict(state)
+        scores[method] = _scores(data, split, _outputs(config, views, split, network, config.steps, report))
+        more = {"step": config.steps, **scores[method]}
+        save_model(folder / f"{name}.safetensors", network, about(config, data, more))
     so_far.seconds += time.monotonic() - saved
-    scores = _scores(data, split, found)
-    save_model(folder / "average.safetensors", network, about(config, data, {"step": config.steps, **scores}))
     return _finish(config, data, split, folder, so_far, scores)
 
 
@@ -217,7 +233,12 @@ def _log(
 
 
 def _finish(
-    config: Config, data: Dataset, split: Split, folder: Path, so_far: Trajectory, of_average: dict[str, float]
+    config: Config,
+    data: Dataset,
+    split: Split,
+    folder: Path,
+    so_far: Trajectory,
+    of_averages: dict[str, dict[str, float]],
 ) -> Run:
     """Write the result, which marks the run as finished, and remove what only going on needed."""
     best = so_far.best
@@ -227,11 +248,11 @@ def _finish(
         "largedrop": __version__,
         "dataset": describe(data),
         "methods": {
-            "fine-tuning": {**{key: best[key] for key in of_average}, **common},
+            "fine-tuning": {**{key: best[key] for key in SCORES}, **common},
             "ensemble": {**_scores(data, split, _mean_outputs(config, folder)), **common},
-            "weight-average": {**of_average, **common},
+            **{method: {**scores, **common} for method, scores in of_averages.items()},
             "linear-probe": {
-                **{key: so_far.probe[key] for key in of_average},
+                **{key: so_far.probe[key] for key in SCORES},
                 "steps": so_far.probe["steps"],
                 "seconds": round(so_far.probe["seconds"], 3),
             },

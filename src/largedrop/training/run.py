@@ -6,6 +6,8 @@ outputs/000050.safetensors   logits on the i.i.d. and o.o.d. images after step 5
 resume.safetensors       all that is needed to go on; gone once the run is finished
 best.safetensors         the checkpoint of best i.i.d. accuracy
 average.safetensors      the average of the weights at all evaluations
+final.safetensors        the weights after the last step
+swad.safetensors         SWAD's average, where the config asks for it
 result.json              the accuracies of every method; its presence says that the run is finished
 """
 
@@ -50,6 +52,11 @@ class Run:
     def average(self) -> Path:
         """The average of the weights along the trajectory, for ``load_model``."""
         return self.folder / "average.safetensors"
+
+    @property
+    def final(self) -> Path:
+        """The weights after the last step, for ``load_model``; runs of older versions have none."""
+        return self.folder / "final.safetensors"
 
     @property
     def records(self) -> list[Record]:

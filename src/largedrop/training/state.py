@@ -14,6 +14,7 @@ from ..models.network import Network
 from .averaging import WeightAverage
 from .checkpoint import misfit, read_tensors, write_tensors
 from .collapse import CollapseWatch
+from .swad import DenseAverage
 
 __all__ = ["Trajectory", "load_state", "save_state"]
 
@@ -51,6 +52,7 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     average: WeightAverage,
     watch: CollapseWatch,
+    dense: DenseAverage | None = None,
 ) -> None:
     """Write all that is needed to go on, whole: a kill at any time leaves the last state or this one."""
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
@@ -58,11 +60,19 @@ def save_state(
     for number, entries in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in entries.items() if value is not None}
     header = {"trajectory": asdict(trajectory), "averaged": average.count, "watch": watch.state()}
+    if dense is not None:
+        header["swad"], held = dense.state()
+        tensors |= {f"swad.{name}": tensor for name, tensor in held.items()}
     write_tensors(folder / FILE, tensors, "state", header)
 
 
 def load_state(
-    folder: Path, network: Network, optimizer: torch.optim.Optimizer, average: WeightAverage, watch: CollapseWatch
+    folder: Path,
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage,
+    watch: CollapseWatch,
+    dense: DenseAverage | None = None,
 ) -> Trajectory | None:
     """Take a run up where it was last saved, or return None where it was not begun.
 
@@ -80,6 +90,9 @@ def load_state(
         average.mean = {name: _like(tensor).to(device) for name, tensor in _part(tensors, "average").items()}
         average.count = int(header["averaged"])
         watch.restore(header["watch"])
+        if dense is not None:
+            held = {name: _like(tensor).to(device) for name, tensor in _part(tensors, "swad").items()}
+            dense.load(header["swad"], held)
         _load_optimizer(optimizer, _part(tensors, "optimizer"))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path} does not fit this run ({misfit(error)}); remove {folder} to start it anew") from error

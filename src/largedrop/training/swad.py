@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import UserError
 from .averaging import WeightAverage, check_finite, check_same
 
-__all__ = ["Swad", "SwadResult"]
+__all__ = ["DenseAverage", "Swad", "SwadResult"]
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,45 @@ class Swad:
             self._start = segment.step
         self._average.add(segment.state)
         self._end = segment.step
+
+
+class DenseAverage:
+    """SWAD as a run keeps it: fed after every step, so that what an evaluation adds is the mean since the last one."""
+
+    def __init__(self) -> None:
+        self._swad = Swad()
+        self._since = WeightAverage()
+
+    def after_step(self, state: Mapping[str, Tensor]) -> None:
+        """Take the weights after a step in; copied."""
+        if not self._swad.finished:
+            self._since.add(state)
+
+    def evaluated(self, step: int, loss: float) -> None:
+        """Say that the weights were evaluated after ``step`` steps, with this loss on the i.i.d. images."""
+        if not self._swad.finished:
+            self._swad.add(step, self._since.mean, loss)
+            self._since = WeightAverage()
+
+    def result(self) -> SwadResult:
+        """See ``Swad.result``."""
+        return self._swad.result()
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What ``load`` needs to go on: JSON, and tensors by name."""
+        header, tensors = self._swad.state()
+        since = {f"since.{name}": tensor for name, tensor in self._since.mean.items()}
+        return {**header, "since": self._since.count}, {**tensors, **since}
+
+    def load(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on where ``state`` was taken.
+
+        Raises:
+            UserError: it was taken with other settings.
+            KeyError, TypeError, ValueError: it was taken of something else.
+        """
+        self._swad.load(header, tensors)
+        self._since = WeightAverage(_part(tensors, "since."), int(header["since"]))
 
 
 def _part(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:

@@ -1,0 +1,301 @@
+"""``largedrop train`` and ``largedrop compare``, and what they and the demo have in common."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from .cli_options import (
+    Batch,
+    BlockDropout,
+    Data,
+    DecayAgainAt,
+    DecayAt,
+    Device,
+    DryRun,
+    EvalEvery,
+    FeatureViews,
+    Fit,
+    Head,
+    HeadLr,
+    HeldOut,
+    HeldOutView,
+    Jobs,
+    LeftOut,
+    Lr,
+    Model,
+    Momentum,
+    Objective,
+    Optimizer,
+    Penalty,
+    PenaltyAfter,
+    Precision,
+    Recipe,
+    Seeds,
+    Size,
+    SkipBad,
+    Steps,
+    Swad,
+    WeightDecay,
+    Weights,
+    default_settings,
+    stopping,
+)
+from .config import RECIPES, Config, help_of
+from .errors import CollapseError, UserError
+
+__all__ = ["compare", "run_and_publish", "train"]
+
+
+def train(
+    data: Data,
+    test_domain: Annotated[str, typer.Option(help=help_of("test_domain"))],
+    left_out: LeftOut = None,
+    dropout: Annotated[float, typer.Option(help=help_of("dropout"))] = 0.9,
+    seeds: Seeds = 1,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the runs. [default: largedrop-runs/DATA-DOMAIN-…]")
+    ] = None,
+    recipe: Recipe = "short",
+    model: Model = None,
+    weights: Weights = None,
+    steps: Steps = None,
+    size: Size = None,
+    batch: Batch = None,
+    lr: Lr = None,
+    optimizer: Optimizer = None,
+    momentum: Momentum = None,
+    weight_decay: WeightDecay = None,
+    block_dropout: BlockDropout = None,
+    objective: Objective = None,
+    penalty: Penalty = None,
+    penalty_after: PenaltyAfter = None,
+    swad: Swad = None,
+    fit: Fit = None,
+    feature_views: FeatureViews = None,
+    head: Head = None,
+    head_lr_multiplier: HeadLr = None,
+    decay_at: DecayAt = None,
+    decay_again_at: DecayAgainAt = None,
+    eval_every: EvalEvery = None,
+    held_out: HeldOut = None,
+    held_out_view: HeldOutView = None,
+    precision: Precision = "auto",
+    device: Device = "auto",
+    jobs: Jobs = 1,
+    skip_bad_images: SkipBad = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Fine-tune on every domain but one, and score on that one. Leaves checkpoints to predict with."""
+    settings = _given(locals())
+    run_and_publish(
+        data,
+        output,
+        title=f"Fine-tuning with dropout {dropout:g}, tested on {test_domain}",
+        device=device,
+        jobs=jobs,
+        skip_bad_images=skip_bad_images,
+        dry_run=dry_run,
+        recipe=recipe,
+        test_domains=(test_domain,),
+        dropouts=(dropout,),
+        seeds=tuple(range(seeds)),
+        checkpoints=True,
+        **settings,
+    )
+
+
+def compare(
+    data: Data,
+    test_domains: Annotated[
+        str | None, typer.Option(help="Domains to test on in turn, separated by commas. [default: each domain]")
+    ] = None,
+    dropout: Annotated[
+        str, typer.Option(help="Dropout rates, separated by commas; 0 is plain fine-tuning.")
+    ] = "0,0.5,0.9",
+    seeds: Seeds = 1,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the results. [default: largedrop-runs/DATA-…]")
+    ] = None,
+    recipe: Recipe = "short",
+    model: Model = None,
+    weights: Weights = None,
+    steps: Steps = None,
+    size: Size = None,
+    batch: Batch = None,
+    lr: Lr = None,
+    optimizer: Optimizer = None,
+    momentum: Momentum = None,
+    weight_decay: WeightDecay = None,
+    block_dropout: BlockDropout = None,
+    objective: Objective = None,
+    penalty: Penalty = None,
+    penalty_after: PenaltyAfter = None,
+    swad: Swad = None,
+    fit: Fit = None,
+    feature_views: FeatureViews = None,
+    head: Head = None,
+    head_lr_multiplier: HeadLr = None,
+    decay_at: DecayAt = None,
+    decay_again_at: DecayAgainAt = None,
+    eval_every: EvalEvery = None,
+    held_out: HeldOut = None,
+    held_out_view: HeldOutView = None,
+    precision: Precision = "auto",
+    device: Device = "auto",
+    jobs: Jobs = 1,
+    skip_bad_images: SkipBad = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Leave one domain out in turn, and compare every method at equal budget."""
+    settings = _given(locals())
+    run_and_publish(
+        data,
+        output,
+        title="Methods on a domain never seen",
+        device=device,
+        jobs=jobs,
+        skip_bad_images=skip_bad_images,
+        dry_run=dry_run,
+        recipe=recipe,
+        test_domains=None if test_domains is None else tuple(_listed("--test-domains", test_domains)),
+        dropouts=tuple(_rates(dropout)),
+        seeds=tuple(range(seeds)),
+        **settings,
+    )
+
+
+SETTINGS = (
+    *("model", "weights", "steps", "size", "batch", "lr", "optimizer", "momentum", "weight_decay", "head"),
+    *("block_dropout", "objective", "penalty", "penalty_after"),
+    *("head_lr_multiplier", "decay_at", "eval_every", "held_out", "held_out_view", "precision"),
+    *("left_out", "swad", "fit", "feature_views", "decay_again_at"),
+)
+"""The options that are fields of the config under the same name."""
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in SETTINGS if options.get(name) is not None}
+
+
+def run_and_publish(
+    source: str,
+    output: Path | None,
+    *,
+    title: str,
+    device: str,
+    skip_bad_images: bool,
+    dry_run: bool,
+    recipe: str,
+    checkpoints: bool = False,
+    jobs: int = 1,
+    **planning: Any,
+) -> None:
+    """Open the data, plan, run, and publish: what the three commands have in common."""
+    # torch and timm take seconds to import, which --help and --version should not.
+    from .api import run_name
+    from .data import open_dataset
+    from .progress import Bar, duration, interruptible
+    from .study.compare import compare as run_comparison
+    from .study.compare import plan
+    from .study.output import publish
+    from .training.device import choose_device
+    from .training.features import VIEWS
+
+    began = time.monotonic()
+    console = Console(stderr=False)
+    place = choose_device(device)
+    size = planning.get("size") or RECIPES.get(recipe, {}).get("size") or default_settings()["size"]
+    with Bar(console, 1, f"opening {source}") as bar:
+        bound = max(320, size * 5 // 4)
+        data = open_dataset(source, bound=bound, skip_bad_images=skip_bad_images, progress=bar.set)
+    if data.skipped:
+        console.print(f"left out {len(data.skipped)} images that cannot be decoded", highlight=False)
+    planned = plan(data, place, recipe=recipe, **planning)
+    first = planned.configs[0]
+    count = len(planned.configs)
+    console.print(
+        f"{data.name}: {len(data)} images, {len(data.domains)} domains, {len(data.classes)} classes\n"
+        f"{count} runs of {first.steps} steps ({first.model}, {first.size} px, {first.precision}, {place.type})",
+        highlight=False,
+    )
+    folder = output or Path("largedrop-runs") / _default_name(planned)
+    if dry_run:
+        for config in planned.configs:
+            console.print(f"  {folder / 'runs' / run_name(config)}", highlight=False, soft_wrap=True)
+        return
+    total = sum(planned.costs) + VIEWS * len(data)
+    with Bar(console, total, "fine-tuning") as bar, interruptible(stopping) as stop:
+        numbers = iter(range(1, count + 1))
+
+        def begin(config: Config) -> None:
+            bar.describe(f"{next(numbers)}/{count} {_named(config)}")
+
+        def failed(config: Config, error: CollapseError) -> None:
+            console.print(f"{_named(config)}: {error}", highlight=False)
+
+        def note(text: str) -> None:
+            console.print(text, highlight=False, soft_wrap=True)
+
+        result = run_comparison(
+            data,
+            planned,
+            folder,
+            device=place,
+            jobs=jobs,
+            progress=bar.advance,
+            begin=begin,
+            failed=failed,
+            note=note,
+            stop=stop,
+        )
+    seconds = time.monotonic() - began
+    files = publish(
+        console, data, planned, result, folder, title=title, command=_command(), seconds=seconds, device=place
+    )
+    if checkpoints:
+        files += [run.best for run in result.runs]
+    console.print(f"{duration(seconds)}; written:", highlight=False)
+    for path in files:
+        console.print(f"  {path}", highlight=False, soft_wrap=True)
+    if result.failed:
+        raise UserError(f"{len(result.failed)} of {count} runs collapsed and are missing from the results")
+
+
+def _named(config: Config) -> str:
+    return f"{config.test_domain}, dropout {config.dropout:g}, seed {config.seed}"
+
+
+def _default_name(planned: Any) -> str:
+    """A folder's name for the comparison: the data, what is tested if that is one domain, and a digest of the
+    settings.
+    """
+    from .config import with_settings
+
+    first = planned.configs[0]
+    domains = planned.test_domains
+    digest = with_settings(first, dropout=0.0, test_domain="", seed=0).digest()
+    return "-".join([first.data, *(domains if len(domains) == 1 else ()), digest])
+
+
+def _listed(flag: str, text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"{flag} names nothing: {text!r}")
+    return names
+
+
+def _rates(text: str) -> list[float]:
+    from .models.dropout import check_rate
+
+    return [check_rate(rate) for rate in _listed("--dropout", text)]  # type: ignore[arg-type]
+
+
+def _command() -> str:
+    return shlex.join(["largedrop", *sys.argv[1:]])
