@@ -1,0 +1,1 @@
+"""Linear fine-tuning: the model of section 3.2, on features that are computed once."""

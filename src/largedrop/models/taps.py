@@ -1,0 +1,316 @@
+"""Taps: the outputs of a network's last residual blocks, φ_i of the linear model (section 3.2, equation 1)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..errors import UserError
+from .block_dropout import _copy, _tensors
+from .folding import _evaluating
+
+__all__ = ["REPRESENTATION", "Taps", "find_taps", "tapped"]
+
+REPRESENTATION = "representation"
+"""Name of the last tap."""
+ADDITIONS = ("add", "add_", "__add__", "__radd__", "__iadd__")
+"""What torch calls the functions that add two tensors."""
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Where the features of the linear model come from, in the order in which the network computes them.
+
+    Attributes:
+        names: of each tap: the block's path in the network; the last is ``representation``.
+        widths: features of each tap.
+        last: the last block, where the earlier ones go through the same pooling and normalisation as it does; else
+            empty, and they are averaged over their positions.
+    """
+
+    names: tuple[str, ...]
+    widths: tuple[int, ...]
+    last: str = ""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """The columns of each tap where all lie side by side, (n, sum(widths))."""
+        return tuple(slice(*ends) for ends in pairwise(accumulate(self.widths, initial=0)))
+
+
+def find_taps(backbone: nn.Module, example: Tensor, count: int = 3) -> Taps:
+    """Find the last residual blocks after the last change of resolution, by following a forward pass.
+
+    A residual block is a layer (with layers inside) that adds two tensors of one shape, at least one position and both
+    computed from the image; so are the other calls of layers of its class, since the first block of a stage often
+    cannot have a shortcut. Where blocks lie in one another the outermost counts, but never the network itself. Of
+    these, the blocks count whose output has the resolution of the last one's. Names play no part.
+
+    The last tap is always the representation Φ(x), which the last linear layer reads. What the earlier ones are depends
+    on what the network does between its last block and Φ(x):
+
+    - It only pools, selects, normalises or rectifies (ResNet, RegNet, ConvNeXt, Swin, ViT): the last block's tap is
+      Φ(x) itself, and the blocks before it go the same way. For ResNet-50 these are the three average-pooled outputs of
+      its last stage, 2048 wide, as in section 4.3. For a ViT it is the class token under the network's last norm, as
+      DINO's linear evaluation takes it (Caron et al., 2021); the raw tokens of a pre-norm ViT grow with depth, so that
+      their scale would be their depth's and not their content's.
+    - It computes new features (the 1 × 1 convolution of EfficientNet and MobileNet): the last blocks' outputs are
+      averaged over their positions, and Φ(x) comes after them. Widths differ then, and the linear model is the
+      generalisation y = Σ V_i (v_i ⊙ φ_i) + b. So it is, too, where the last blocks differ in width.
+
+    Args:
+        backbone: the network without its classifier, images (n, 3, size, size) to Φ(x), (n, units). Stays as it is.
+        example: an input of the size that will be used, (n, 3, size, size).
+        count: the most taps that are wanted, Φ(x) included.
+
+    Returns:
+        At most ``count`` taps: fewer where there are fewer blocks; Φ(x) alone where there is none (VGG, DenseNet),
+        which allows a linear probe only.
+
+    Raises:
+        UserError: the network takes another course for another image, calls a block several times, or does not give
+            one vector for each image; ``count`` is less than 1; or the example is not square.
+    """
+    if count < 1:
+        raise UserError(f"the number of taps must be at least 1, not {count}")
+    if example.dim() != 4 or example.shape[2] != example.shape[3]:
+        raise UserError(f"taps are found with square images, (n, channels, size, size), not {tuple(example.shape)}")
+    noisy: Tensor = _copy(example, noise=True)
+    with _evaluating(backbone), torch.no_grad():
+        backbone(example)  # some fill a cache of their own in their first pass (LeViT's biases)
+        watch = _followed(backbone, example)
+        for other in (noisy, -noisy):
+            if _followed(backbone, other).course != watch.course:
+                raise UserError(
+                    f"{type(backbone).__name__} takes another course for another image (dynamic structure), so its "
+                    "last blocks are not the same for all; it can be fine-tuned, but has no linear model"
+                )
+        blocks = _last_blocks(watch, example.shape[0])
+        through = len({block.shape for block in blocks[-count:]}) == 1 and _is_plain(watch, blocks[-1])
+        blocks = blocks[-count:] if through else blocks[len(blocks) - min(count - 1, len(blocks)) :]
+        for block in blocks:
+            if (times := watch.times[block.name]) > 1:
+                raise UserError(
+                    f"{type(backbone).__name__} calls its block {block.name} {times} times for an image, so its "
+                    "outputs cannot be told apart"
+                )
+        names = (*(block.name for block in (blocks[:-1] if through else blocks)), REPRESENTATION)
+        taps = Taps(names, (0,) * len(names), blocks[-1].name if through else "")
+        return Taps(names, tuple(tap.shape[1] for tap in _tapped(backbone, example, taps)), taps.last)
+
+
+def tapped(backbone: nn.Module, images: Tensor, taps: Taps) -> list[Tensor]:
+    """The features at each tap, float32 (n, width_i), in one forward pass; the last is ``backbone(images)``.
+
+    The network's mode is as it was set; its last layers compute in autocast's type, the averages in float32.
+
+    Args:
+        backbone: the network in which ``taps`` were found.
+        images: (n, 3, size, size), in any memory format.
+        taps: from ``find_taps``.
+
+    Raises:
+        UserError: the network has no such blocks, does not reach them, or gives other widths.
+    """
+    outputs = _tapped(backbone, images, taps)
+    shapes = [tuple(output.shape) for output in outputs]
+    if shapes != [(len(images), width) for width in taps.widths]:
+        raise UserError(f"the taps of {type(backbone).__name__} have the shapes {shapes}, not the widths {taps.widths}")
+    return outputs
+
+
+def _tapped(backbone: nn.Module, images: Tensor, taps: Taps) -> list[Tensor]:
+    layers = dict(backbone.named_modules())
+    kept: dict[str, Tensor] = {}
+    earlier = taps.names[:-1]
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, args: Any, output: Tensor) -> None:
+            kept[name] = output.clone() if taps.last else _averaged(output)  # the next layer may work in place
+
+        return hook
+
+    def join(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return torch.cat([*(kept[name] for name in earlier if name in kept), output])
+
+    unknown = [name for name in (*earlier, *filter(None, [taps.last])) if name not in layers]
+    if unknown:
+        raise UserError(f"{type(backbone).__name__} has no block {unknown[0]}: these are the taps of another network")
+    hooks = [layers[name].register_forward_hook(keep(name)) for name in earlier]
+    try:
+        if taps.last and earlier:
+            hooks.append(layers[taps.last].register_forward_hook(join))
+        output = backbone(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if missed := [name for name in earlier if name not in kept]:
+        raise UserError(f"{type(backbone).__name__} did not reach its block {missed[0]} (dynamic structure)")
+    if not taps.last:
+        return [*(kept[name] for name in earlier), output.float()]
+    parts = output.float().chunk(len(taps.names))
+    return list(parts)
+
+
+def _averaged(output: Tensor) -> Tensor:
+    """The mean over all positions, float32 (n, width)."""
+    channels, _ = _layout(output.shape)
+    return output.float().mean([axis for axis in range(1, output.dim()) if axis != channels])
+
+
+def _layout(shape: torch.Size) -> tuple[int, tuple[int, ...]]:
+    """The axis of the channels and the resolution, of (n, tokens, c), (n, c, h, w) or (n, h, w, c), where h = w."""
+    last = len(shape) == 3 or shape[1] == shape[2] != shape[3]
+    channels = len(shape) - 1 if last else 1
+    return channels, tuple(side for axis, side in enumerate(shape) if axis not in (0, channels))
+
+
+@dataclass
+class _Call:
+    """One call of a layer: what it is, the calls that it lies in, and what came of it."""
+
+    name: str
+    kind: type[nn.Module]
+    bit: int
+    around: list[_Call]
+    adds: bool = False
+    shape: torch.Size = field(default_factory=torch.Size)
+    ended: int = 0
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One function's reading: the calls behind each tensor that comes from the image, and whether it reads a matrix."""
+
+    sources: tuple[int, ...]
+    matrix: bool
+
+
+class _Follow(TorchFunctionMode):
+    """Records a forward pass: the calls of layers, and for each tensor the calls that it was computed from.
+
+    These are a number for each tensor, by its id: bit 0 for the image, one more bit for each call.
+    """
+
+    def __init__(self, backbone: nn.Module, image: Tensor) -> None:
+        super().__init__()
+        self.representation = 0  # the sources of the output
+        self.calls: list[_Call] = []
+        self.times: Counter[str] = Counter()
+        self.course: list[tuple[str, str, tuple[torch.Size, ...]]] = []
+        self.reads: list[_Read] = []
+        self.sources: dict[int, int] = {id(image): 1}
+        self._kept: list[Any] = [image]  # a freed tensor's id could be taken by another
+        self._stack: list[_Call] = []
+        self._names = {layer: name for name, layer in backbone.named_modules()}
+        self._hooks = [
+            hook
+            for layer in self._names
+            for hook in (layer.register_forward_pre_hook(self._enter), layer.register_forward_hook(self._leave))
+        ]
+
+    def __exit__(self, *error: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name = str(getattr(function, "__name__", function))
+        outputs = _tensors(args[:1] if name == "__setitem__" else result)
+        if outputs and name != "__get__":
+            inputs = _tensors((args, kwargs))
+            self._link(inputs, outputs)
+            if name in ADDITIONS and self._stack and self._is_residual(inputs):
+                self._stack[-1].adds = True
+            self.course.append((self._stack[-1].name if self._stack else "", name, tuple(o.shape for o in outputs)))
+        self._kept.append(result)
+        return result
+
+    def _link(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        sources = [self.sources.get(id(leaf), 0) for leaf in inputs]
+        behind = 0
+        for source in sources:
+            behind |= source
+        if not behind:
+            return
+        weights = [leaf.shape for leaf, source in zip(inputs, sources, strict=True) if not source]
+        matrix = any(sum(side > 1 for side in shape) > 1 for shape in weights)
+        self.reads.append(_Read(tuple(source for source in sources if source), matrix))
+        for output in outputs:
+            self.sources[id(output)] = self.sources.get(id(output), 0) | behind
+
+    def _is_residual(self, inputs: list[Tensor]) -> bool:
+        return (
+            len(inputs) == 2
+            and inputs[0].shape == inputs[1].shape
+            and inputs[0].dim() in (3, 4)
+            and all(id(leaf) in self.sources for leaf in inputs)
+        )
+
+    def _enter(self, layer: nn.Module, args: Any) -> None:
+        name = self._names[layer]
+        self.times[name] += 1
+        call = _Call(name, type(layer), 1 << (len(self.calls) + 1), list(self._stack))
+        self.calls.append(call)
+        self._stack.append(call)
+
+    def _leave(self, layer: nn.Module, args: Any, output: Any) -> None:
+        call = self._stack.pop()
+        if "forward" in layer.__dict__:  # a folded layer, whose functions torch does not show
+            self._link([*_tensors(args), *layer.parameters(recurse=False)], _tensors(output))
+        for leaf in _tensors(output):
+            if id(leaf) in self.sources:
+                self.sources[id(leaf)] |= call.bit
+        if isinstance(output, Tensor):
+            call.shape = output.shape
+        call.ended = len(self.reads)
+        self._kept.append(output)
+
+
+def _followed(backbone: nn.Module, image: Tensor) -> _Follow:
+    watch = _Follow(backbone, image)
+    with watch:
+        output = backbone(image)
+    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(image):
+        shown = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise UserError(f"{type(backbone).__name__} gives {shown}, not a representation (n, units) of the images")
+    watch.representation = watch.sources.get(id(output), 0)
+    return watch
+
+
+def _last_blocks(watch: _Follow, images: int) -> list[_Call]:
+    """The residual blocks that the representation is computed from, of the last resolution, in order."""
+    root = watch.calls[0]
+    kinds = {call.kind for call in watch.calls if call.adds and call is not root}
+    blocks = [call for call in watch.calls if call.kind in kinds and call is not root]
+    found = [
+        call
+        for call in blocks
+        if not any(outer in blocks for outer in call.around)
+        if watch.representation & call.bit and len(call.shape) in (3, 4) and call.shape[0] == images
+    ]
+    last: list[_Call] = []
+    for call in reversed(found):
+        if last and _layout(call.shape)[1] != _layout(last[-1].shape)[1]:
+            break
+        last.insert(0, call)
+    return last
+
+
+def _is_plain(watch: _Follow, last: _Call) -> bool:
+    """Whether all after ``last`` reads nothing but its output and vectors of weights: no convolution, no linear map."""
+    after = watch.reads[last.ended :]
+    return all(not read.matrix and all(source & last.bit for source in read.sources) for read in after)
