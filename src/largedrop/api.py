@@ -11,14 +11,14 @@ import torch
 
 from .config import Config, make_config, with_settings
 from .data.dataset import Dataset
-from .errors import UserError
+from .errors import CollapseError, UserError
 from .models.pretrained import find_weights
 from .training.device import choose_device, choose_precision
 from .training.features import FeatureCache
 from .training.loop import train
 from .training.objectives import OBJECTIVES, make_objective
 from .training.run import Run
-from .training.views import open_views
+from .training.views import Views, open_views
 
 __all__ = ["finetune", "resolve"]
 
@@ -59,6 +59,8 @@ def finetune(
     config = resolve(data, place, recipe=recipe, test_domain=test_domain, **settings)
     folder = Path(output) if output is not None else Path("largedrop-runs") / run_name(config)
     views = open_views(data, place)
+    if config.fit != "all":
+        return _fit_linear(config, data, folder, views, progress)
     if views.note:
         warnings.warn(views.note, stacklevel=2)
     return train(config, data, folder, features=FeatureCache(views), progress=progress)
@@ -83,8 +85,22 @@ def resolve(data: Dataset, device: torch.device, *, recipe: str, **settings: Any
             f"size {config.size} is larger than the {data.images.bound} pixels that the images are kept at; "
             f"open them with open_dataset(…, bound={config.size * 5 // 4})"
         )
-    weights = find_weights(config.model, config.weights)
-    return Config.from_json({**config.to_json(), "weights_digest": weights.digest})
+    digests = [find_weights(model, config.weights).digest for model in config.model.split("+")]
+    return Config.from_json({**config.to_json(), "weights_digest": "+".join(digests)})
+
+
+def _fit_linear(
+    config: Config, data: Dataset, folder: Path, views: Views, progress: Callable[[float], None] | None
+) -> Run:
+    from .linear.runs import train_linear_runs
+
+    def note(text: str) -> None:
+        warnings.warn(text, stacklevel=4)
+
+    ((_, run),) = train_linear_runs([(config, folder)], data, views, progress=progress, note=note)
+    if isinstance(run, CollapseError):
+        raise run
+    return run
 
 
 def _with_penalty(config: Config) -> Config:

@@ -160,6 +160,13 @@ RECIPES: dict[str, dict[str, Any]] = {
 ``paper`` is the protocol of Zhang & Bottou (2024), section 4.1, with the middle of its weight decays."""
 
 
+LINEAR: dict[str, dict[str, Any]] = {
+    "short": {"optimizer": "sgd", "head": "random", "lr": 1e-2, "steps": 2_000, "batch": 32, "eval_every": 100},
+    "paper": {},
+}
+"""What changes in a recipe where a linear fit is trained, which is cheap and needs larger learning rates."""
+
+
 def make_config(recipe: str = "short", **settings: Any) -> Config:
     """A config from a recipe, with some settings changed.
 
@@ -168,7 +175,8 @@ def make_config(recipe: str = "short", **settings: Any) -> Config:
     """
     if recipe not in RECIPES:
         raise UserError(f"unknown recipe '{recipe}'; {one_of(recipe, RECIPES)}")
-    return Config.from_json({**RECIPES[recipe], **settings})
+    linear = LINEAR[recipe] if settings.get("fit", "all") != "all" else {}
+    return Config.from_json({**RECIPES[recipe], **linear, **settings})
 
 
 def with_settings(config: Config, **settings: Any) -> Config:
@@ -243,6 +251,15 @@ def _contradictions(config: Config) -> Iterator[str]:
         if "+" in config.model:
             yield f"networks side by side ('{config.model}') are for linear fits and probes, not for fine-tuning"
         return
-    for name, neutral in (("objective", "erm"), ("block_dropout", 0), ("swad", False), ("optimizer", "sgd")):
+    wanted = {
+        "objective": "erm",
+        "block_dropout": 0,
+        "swad": False,
+        "optimizer": "sgd",
+        "head": "random",
+        "head_lr_multiplier": 1,
+        "held_out_view": "evaluation",
+    }
+    for name, neutral in wanted.items():
         if getattr(config, name) != neutral:
             yield f"{name.replace('_', '-')} {getattr(config, name)!r} does not go with fit '{config.fit}'"

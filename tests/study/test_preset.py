@@ -10,7 +10,7 @@ import pytest
 
 from largedrop.config import Config, make_config
 from largedrop.errors import UserError
-from largedrop.study.preset import FOLDER, Preset, Scale, preset_names, read_preset
+from largedrop.study.preset import FOLDER, Preset, Scale, preset_names, read_preset, with_weights
 
 FOUR = ("art_painting", "cartoon", "photo", "sketch")
 SIX = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
@@ -346,3 +346,30 @@ def test_numbers_stay_as_they_are_written(tmp_path: Path) -> None:
     run: dict[str, Any]
     (run,) = read_preset(written(tmp_path, PLAIN + "[settings]\nlr = 5e-4\nsteps = 3\n")).full.runs(["a"])
     assert run == {"lr": 5e-4, "steps": 3, "test_domain": "a"}
+
+
+def test_weights_from_files() -> None:
+    runs: list[dict[str, Any]] = [{"model": "a", "lr": 1}, {"model": "b"}, {"lr": 2}]
+    assert with_weights(runs, ["a"], []) == runs
+    assert with_weights(runs[::2], ["a"], ["w.safetensors"]) == [
+        {"model": "a", "lr": 1, "weights": "w.safetensors"},
+        {"lr": 2, "weights": "w.safetensors"},
+    ]
+    both = with_weights(runs[:2], ["a", "b"], ["b=B.safetensors", "a=A.safetensors"])
+    assert [run["weights"] for run in both] == ["A.safetensors", "B.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("models", "weights", "problem"),
+    [
+        (["a", "b"], ["w"], "--weights w: this preset has 2 models; say --weights MODEL=w"),
+        (["a"], ["c=w"], "--weights c=w: this preset has no such model; there are: a"),
+        (["a"], ["a=w", "x"], "--weights names a twice"),
+        (["r"], ["w"], "--weights w: the preset itself sets weights, 'random'"),
+    ],
+)
+def test_weights_that_do_not_fit(models: list[str], weights: list[str], problem: str) -> None:
+    runs = [{"model": model, **({"weights": "random"} if model == "r" else {})} for model in models]
+    with pytest.raises(UserError) as caught:
+        with_weights(runs, models, weights)
+    assert str(caught.value) == problem

@@ -167,7 +167,8 @@ def average(
     _refuse_twice((make(record), record) for record in records)
     order = sorted({*settings, *(setting for setting, _ in final)}, key=Setting.order)
     places = {setting: place for place, setting in enumerate(order)}
-    columns = {name: place for place, name in enumerate(dict.fromkeys([*domains, *_domains(records)]))}
+    tested = domains_of(record for _, record in final)
+    columns = {name: place for place, name in enumerate(dict.fromkeys([*domains, *tested]))}
     layers = {seed: place for place, seed in enumerate(sorted({*seeds, *(record.seed for _, record in final)}))}
     values = np.full((len(places), len(columns), len(layers), 2), np.nan)
     for setting, record in final:
@@ -186,7 +187,7 @@ def average(
     return Averages(tuple(order), tuple(names), tuple(ages), values, means, counts.astype(np.int64), missing)
 
 
-def _domains(records: Iterable[Record]) -> list[str]:
+def domains_of(records: Iterable[Record]) -> list[str]:
     """The test domains of the records, in their order."""
     return list(dict.fromkeys(record.test_domain for record in records))
 

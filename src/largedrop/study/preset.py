@@ -35,7 +35,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["SCALES", "Preset", "Scale", "preset_names", "read_preset"]
+__all__ = ["SCALES", "Preset", "Scale", "preset_names", "read_preset", "with_weights"]
 
 FOLDER = Path(__file__).parent / "presets"
 """Where the presets lie that come with the package."""
@@ -191,6 +191,33 @@ def read_preset(source: str | Path) -> Preset:
         full=_scale(content),
         small=_scale(_merged(content, content["small"])) if "small" in content else None,
     )
+
+
+def with_weights(runs: list[dict[str, Any]], models: Sequence[str], weights: Sequence[str]) -> list[dict[str, Any]]:
+    """The runs with the initial weights that the user names.
+
+    Raises:
+        UserError: a model that the preset does not have, one named twice, a file for several models, or runs that have
+            weights of their own.
+    """
+    files: dict[str, str] = {}
+    for text in weights:
+        name, separator, file = text.partition("=")
+        if not separator and len(models) > 1:
+            raise UserError(f"--weights {text}: this preset has {len(models)} models; say --weights MODEL={text}")
+        model, file = (name, file) if separator else (models[0], text)
+        if model not in models:
+            raise UserError(f"--weights {text}: this preset has no such model; {one_of(model, models)}")
+        if model in files:
+            raise UserError(f"--weights names {model} twice")
+        files[model] = file
+    changed = []
+    for run in runs:
+        model = run.get("model", models[0])
+        if model in files and "weights" in run:
+            raise UserError(f"--weights {files[model]}: the preset itself sets weights, '{run['weights']}'")
+        changed.append({**run, "weights": files[model]} if model in files else run)
+    return changed
 
 
 def _joined(settings: Mapping[str, Any], parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError, one_of
-from .averages import Averages, Missing, Setting, average, left_out, settings_of
+from .averages import Averages, Missing, Setting, average, domains_of, left_out, settings_of
 from .records import Estimate, Record
 
 __all__ = [
@@ -271,7 +271,9 @@ def _left_out_scores(records: Sequence[Record], averages: Averages) -> FloatArra
     Raises:
         UserError: runs that leave out both the test domain and another one are missing.
     """
-    domains, seeds = averages.domains, averages.seeds
+    targets, seeds = averages.domains, averages.seeds
+    # What is tested on in the choice for a target may be a domain that is itself no target.
+    domains = list(dict.fromkeys([*targets, *domains_of(records)]))
     if len(domains) < 3:
         raise UserError(
             f"leave-one-domain-out selection needs three domains or more (one to test on, one to choose on, one to "
@@ -282,11 +284,11 @@ def _left_out_scores(records: Sequence[Record], averages: Averages) -> FloatArra
     for record in records:
         if left_out(record):
             found[make(record), record.test_domain, left_out(record), record.seed] = record.ood_accuracy
-    scores = np.full((len(averages.settings), len(domains)), np.nan)
+    scores = np.full((len(averages.settings), len(targets)), np.nan)
     lacking: list[str] = []
     number = 0
     for row, setting in enumerate(averages.settings):
-        for column, target in enumerate(domains):
+        for column, target in enumerate(targets):
             keys = [(setting, other, target, seed) for other in domains if other != target for seed in seeds]
             gone = [key for key in keys if key not in found]
             if gone:

@@ -45,6 +45,8 @@ SAVE_EVERY = 120.0
 TRAINING_COST = 5
 """An image in training takes about as long as this many in evaluation; for the time that is left."""
 
+LINEAR_COST = 1e-4
+"""An image in the training of a linear fit likewise, where many of them are trained together."""
 SCORES = ("iid_accuracy", "ood_accuracy")
 Report = Callable[[float], None]
 Outputs = dict[str, npt.NDArray[np.float16]]
@@ -110,6 +112,8 @@ def train(
 
 def cost(config: Config, split: Split) -> float:
     """The work of a run, in evaluated images; for the time that is left."""
+    if config.fit != "all":
+        return LINEAR_COST * config.steps * config.batch * len(split.train_domains)
     training = TRAINING_COST * config.steps * config.batch * len(split.train_domains)
     return training + (len(split.iid) + len(split.ood)) * (len(config.evaluations) + (2 if config.swad else 1))
 

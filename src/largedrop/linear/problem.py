@@ -1,0 +1,190 @@
+"""What a linear model is trained on, and how: one split of a dataset's features, and one setting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.dataset import Dataset, IntArray, Split
+from ..data.random import generator
+from ..errors import UserError
+
+__all__ = ["FITS", "LinearSetting", "Problem"]
+
+FITS = ("linear", "probe")
+"""Linear fine-tuning (v, V and b) and linear probing (V and b on the representation)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Features of a dataset's images, and which of them to train on, to select on and to test on.
+
+    Attributes:
+        views: features of all images, each float16 or float32 (n, sum of ``widths``), the taps side by side. The first
+            is of the evaluation view. Where there are more, they are of training views, and training reads from one of
+            those, drawn for each image and step; else from the first.
+        widths: of the taps; the last tap is the network's representation Φ.
+        labels: class of each image, int64 (n,).
+        train: images to train on, one array for each training domain.
+        iid: held-out images of the training domains.
+        ood: images of the test domain.
+        classes: number of classes.
+    """
+
+    views: tuple[Tensor, ...]
+    widths: tuple[int, ...]
+    labels: IntArray
+    train: tuple[IntArray, ...]
+    iid: IntArray
+    ood: IntArray
+    classes: int
+
+    def __post_init__(self) -> None:
+        if not self.views or not self.widths:
+            raise UserError("a linear model needs the features of at least one view and one tap")
+        shape = (len(self.labels), sum(self.widths))
+        for number, view in enumerate(self.views):
+            if tuple(view.shape) != shape:
+                raise UserError(f"the features of view {number} have the shape {tuple(view.shape)}, not {shape}")
+            if view.dtype not in (torch.float16, torch.float32):
+                raise UserError(f"the features of view {number} must be float16 or float32, not {view.dtype}")
+        if not self.train or not all(len(part) for part in (*self.train, self.iid, self.ood)):
+            raise UserError("there must be images to train on in every domain, to select on and to test on")
+        if self.labels.min() < 0 or self.labels.max() >= self.classes:
+            raise UserError(f"labels must be from 0 to {self.classes - 1}")
+
+    @classmethod
+    def of(cls, views: Iterable[Tensor], widths: Iterable[int], data: Dataset, split: Split) -> Problem:
+        """The problem of a split.
+
+        Args:
+            views: features of all images of ``data``, the evaluation view first.
+            widths: of the taps.
+            data: the dataset.
+            split: of it.
+
+        Raises:
+            UserError: the features do not fit the widths or the dataset.
+        """
+        return cls(tuple(views), tuple(widths), data.labels, split.train, split.iid, split.ood, len(data.classes))
+
+    def taps(self, fit: str) -> tuple[int, int]:
+        """How a fit reads the features: number of taps that are summed up, and units of Φ̃.
+
+        Taps of one width w are summed, (taps, w). Taps of different widths are put side by side, (1, sum of widths). A
+        probe reads the last, (1, its width).
+        """
+        if fit == "probe":
+            return 1, self.widths[-1]
+        return (len(self.widths), self.widths[0]) if len(set(self.widths)) == 1 else (1, sum(self.widths))
+
+    def batches(self, batch: int, seed: int, first: int, last: int) -> tuple[IntArray, IntArray]:
+        """The images of the steps from ``first`` to before ``last``, those of ``batch_indices``, and their views.
+
+        Returns:
+            Indices into the dataset and into ``views``, each (steps, domains × batch).
+        """
+        parts = []
+        for number, indices in enumerate(self.train):
+            epochs, positions = np.divmod(np.arange(first * batch, last * batch), len(indices))
+            chosen = np.empty(len(epochs), np.int64)
+            for epoch in np.unique(epochs):
+                here = epochs == epoch
+                chosen[here] = _order(len(indices), seed, number, int(epoch))[positions[here]]
+            parts.append(indices[chosen].reshape(-1, batch))
+        images = np.concatenate(parts, axis=1)
+        views = np.zeros_like(images)
+        if len(self.views) > 1:
+            for step in range(first, last):
+                drawn = generator("linear view", seed, step).integers(1, len(self.views), images.shape[1])
+                views[step - first] = drawn
+        return images, views
+
+
+@dataclass(frozen=True)
+class LinearSetting:
+    """How a linear model is trained; each field as in ``config.Config``. The defaults are the paper's protocol.
+
+    Attributes:
+        fit: ``linear`` (v, V and b are trained) or ``probe`` (V and b, on the last tap).
+        dropout: share λ of the units of Φ̃ that are zeroed in training, in [0, 1).
+        lr: learning rate.
+        weight_decay: L2 coefficient, on all that is trained.
+        seed: of V and b, the order of the images, their views and the masks.
+        momentum: of SGD.
+        steps: of the optimiser.
+        batch: images from each training domain in a batch.
+        decay_at: share of the steps after which the learning rate is multiplied by 0.1; 1 for never.
+        decay_again_at: share after which it is multiplied by 0.1 once more; 1 for never.
+        eval_every: steps between two evaluations.
+
+    Raises:
+        UserError: fields out of range, all of them in one line.
+    """
+
+    fit: str
+    dropout: float
+    lr: float
+    weight_decay: float
+    seed: int
+    momentum: float = 0.9
+    steps: int = 10_000
+    batch: int = 32
+    decay_at: float = 0.5
+    decay_again_at: float = 1.0
+    eval_every: int = 300
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"{name} must be {wanted}, not {value!r}"
+            for name, (low, low_in, high, high_in, wanted) in _RANGES.items()
+            for value in [getattr(self, name)]
+            if isinstance(value, bool)
+            or not isinstance(value, int if name in _WHOLE else (int, float))
+            or not (low <= value if low_in else low < value)
+            or not (value <= high if high_in else value < high)
+        ]
+        if self.fit not in FITS:
+            wrong.insert(0, f"fit must be 'linear' or 'probe', not {self.fit!r}")
+        if wrong:
+            raise UserError("; ".join(wrong))
+        for entry in fields(self):
+            if entry.type == "float":
+                object.__setattr__(self, entry.name, float(getattr(self, entry.name)))
+
+    @property
+    def evaluations(self) -> tuple[int, ...]:
+        """Numbers of finished steps at which the model is evaluated; the last is ``steps``."""
+        return (*range(self.eval_every, self.steps, self.eval_every), self.steps)
+
+    def factor(self, step: int) -> float:
+        """By what the learning rate is multiplied at ``step``, from 0."""
+        shares = (self.decay_at, self.decay_again_at)
+        return math.prod(0.1 for share in shares if step >= math.ceil(round(self.steps * share, 6)))
+
+
+_WHOLE = ("seed", "steps", "batch", "eval_every")
+_RANGES: dict[str, tuple[Any, bool, Any, bool, str]] = {
+    "dropout": (0, True, 1, False, "in [0, 1)"),
+    "lr": (0, False, math.inf, False, "above 0"),
+    "weight_decay": (0, True, math.inf, False, "0 or more"),
+    "seed": (0, True, 2**32, False, "a whole number from 0 to 2**32 - 1"),
+    "momentum": (0, True, 1, False, "in [0, 1)"),
+    "steps": (1, True, math.inf, False, "a whole number, 1 or more"),
+    "batch": (1, True, math.inf, False, "a whole number, 1 or more"),
+    "decay_at": (0, False, 1, True, "in (0, 1]"),
+    "decay_again_at": (0, False, 1, True, "in (0, 1]"),
+    "eval_every": (1, True, math.inf, False, "a whole number, 1 or more"),
+}
+
+
+@lru_cache(maxsize=256)
+def _order(count: int, seed: int, domain: int, epoch: int) -> IntArray:
+    return generator("order", seed, domain, epoch).permutation(count).astype(np.int64)

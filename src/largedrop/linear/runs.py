@@ -1,0 +1,210 @@
+"""Linear fits as runs: the same folders, records and reports as fine-tunings have, many of them trained together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch
+
+from .. import __version__
+from ..config import Config
+from ..data.dataset import Dataset
+from ..errors import CollapseError, UserError
+from ..files import write_json
+from ..study.records import describe
+from ..training.checkpoint import write_tensors
+from ..training.evaluation import accuracy
+from ..training.loop import cost
+from ..training.run import Run, claim_folder
+from ..training.views import Views
+from .problem import LinearSetting, Problem
+from .store import FeatureStore
+from .train import LinearEvaluation, LinearModel, LinearResult, train_linear
+
+__all__ = ["METHOD_OF", "train_linear_runs"]
+
+METHOD_OF = {"linear": "linear-fine-tuning", "probe": "linear-probe"}
+"""By ``Config.fit``, the record of its checkpoint of best i.i.d. accuracy."""
+
+TOGETHER = 512
+"""Runs that are trained at once; an interruption loses those that are being trained, which take seconds."""
+
+Task = tuple[Config, Path]
+
+
+def train_linear_runs(
+    tasks: Sequence[Task],
+    data: Dataset,
+    views: Views,
+    *,
+    progress: Callable[[float], None] | None = None,
+    begin: Callable[[Config], None] | None = None,
+    note: Callable[[str], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Iterator[tuple[Config, Run | CollapseError]]:
+    """Train every task (a config whose ``fit`` is ``linear`` or ``probe``, and its folder), and yield each as it ends.
+
+    Features come from the cache on disk (``FeatureStore``); what is there needs no network. A finished run is only
+    read. A run's folder is as that of a fine-tuning, but that ``best``, ``average`` and ``final.safetensors`` hold V, b
+    and (of a linear fine-tuning) v alone.
+
+    Args:
+        tasks: configs and folders.
+        data: the dataset.
+        views: of ``data``, on the device that computes.
+        progress: called with the work done since the last call, in the unit of ``training.loop.cost``.
+        begin: called before a run is trained, or read.
+        note: called with what a user should know about the features.
+        stop: where it says True, ``Interrupted`` is raised.
+
+    Raises:
+        UserError: a folder is another config's or cannot be written, another process is at work in it, or the features
+            cannot be had.
+        Interrupted: ``stop`` said so.
+    """
+    report, announce = progress or (lambda done: None), begin or (lambda config: None)
+    store = FeatureStore(data, views, progress=report, note=note)
+    problems: dict[tuple[object, ...], Problem] = {}
+    for start in range(0, len(tasks), TOGETHER):
+        with ExitStack() as locks:
+            waiting: list[tuple[Config, Path, Problem]] = []
+            for config, folder in tasks[start : start + TOGETHER]:
+                announce(config)
+                _claim(config, folder, locks)
+                if (folder / "result.json").is_file():
+                    report(_cost(config, data))
+                    yield config, Run.open(folder)
+                else:
+                    waiting.append((config, folder, _problem(config, data, store, problems)))
+            if not waiting:
+                continue
+            steps = sum(config.steps for config, _, _ in waiting)
+            work = sum(_cost(config, data) for config, _, _ in waiting)
+
+            def count(done: int, share: float = work / steps) -> None:
+                report(done * share)
+
+            began = time.monotonic()
+            fitted = train_linear(
+                [(problem, _setting(config)) for config, _, problem in waiting],
+                device=views.device,
+                outputs=True,
+                progress=count,
+                stop=stop,
+            )
+            seconds = (time.monotonic() - began) / len(waiting)
+            for (config, folder, problem), result in zip(waiting, fitted, strict=True):
+                yield config, _stored(config, folder, problem, data, result, seconds)
+
+
+def _claim(config: Config, folder: Path, locks: ExitStack) -> None:
+    if config.fit not in METHOD_OF:
+        raise UserError(f"fit '{config.fit}' is no linear one; there are: {', '.join(METHOD_OF)}")
+    claim_folder(folder, config)
+    try:
+        locks.enter_context(filelock.FileLock(folder / ".lock", timeout=0))
+    except filelock.Timeout:
+        raise UserError(f"another process is at work in {folder}") from None
+    except OSError as error:
+        raise UserError(f"cannot write {folder / '.lock'}: {error.strerror or error}") from error
+
+
+def _problem(
+    config: Config, data: Dataset, store: FeatureStore, problems: dict[tuple[object, ...], Problem]
+) -> Problem:
+    """The problem of a config's split and features; one object for all configs that share it."""
+    seed = config.seed if config.weights == "random" else None
+    of_features = (config.model, config.weights_digest, seed, config.size, config.precision, config.feature_views)
+    key = (*of_features, config.test_domain, config.seed, config.held_out, config.left_out)
+    if key not in problems:
+        found = [store.features(config, view=view) for view in range(config.feature_views + 1)]
+        split = data.split(config.test_domain, config.seed, config.held_out, config.left_out)
+        if config.fit == "linear" and len(found[0].taps) == 1:
+            raise UserError(
+                f"{config.model} has no several residual blocks after its last change of resolution, which linear "
+                "fine-tuning weighs (equation 1): its representation is all there is; use fit 'probe'"
+            )
+        views = [torch.from_numpy(features.values) for features in found]
+        problems[key] = Problem.of(views, found[0].taps.widths, data, split)
+    return problems[key]
+
+
+def _setting(config: Config) -> LinearSetting:
+    return LinearSetting(
+        fit=config.fit,
+        dropout=config.dropout,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+        momentum=config.momentum,
+        steps=config.steps,
+        batch=config.batch,
+        decay_at=config.decay_at,
+        decay_again_at=config.decay_again_at,
+        eval_every=config.eval_every,
+    )
+
+
+def _cost(config: Config, data: Dataset) -> float:
+    return cost(config, data.split(config.test_domain, config.seed, config.held_out, config.left_out))
+
+
+def _stored(
+    config: Config, folder: Path, problem: Problem, data: Dataset, result: LinearResult, seconds: float
+) -> Run | CollapseError:
+    """Write a run's files, the result last, which marks it as finished."""
+    if result.diverged_at is not None or result.best is None or result.best_model is None:
+        return CollapseError(
+            f"the run has diverged: at step {result.diverged_at} there were weights that are not finite; "
+            f"try a learning rate below {config.lr:g}"
+        )
+    for name, model, scores in (
+        ("best", result.best_model, result.best),
+        ("average", result.mean_model, result.mean),
+        ("final", result.last_model, result.evaluations[-1]),
+    ):
+        _write_model(folder / f"{name}.safetensors", config, data, model, scores)
+    common = {"steps": config.steps, "seconds": round(seconds, 3)}
+    methods = {
+        METHOD_OF[config.fit]: {**_scores(result.best), **common},
+        "ensemble": {**_of_ensemble(problem, result), **common},
+        "weight-average": {**_scores(result.mean), **common},
+    }
+    log = [{"step": entry.step, **_scores(entry), "iid_loss": entry.iid_loss} for entry in result.evaluations]
+    content = {
+        "largedrop": __version__,
+        "dataset": describe(data),
+        "methods": methods,
+        "best_step": result.best.step,
+        "log": log,
+    }
+    write_json(folder / "log.json", {"log": log})
+    write_json(folder / "result.json", content)
+    return Run.open(folder)
+
+
+def _scores(entry: LinearEvaluation) -> dict[str, float]:
+    return {"iid_accuracy": entry.iid_accuracy, "ood_accuracy": entry.ood_accuracy}
+
+
+def _of_ensemble(problem: Problem, result: LinearResult) -> dict[str, float]:
+    if result.iid_logits is None or result.ood_logits is None:
+        raise ValueError("the logits were not asked for")
+    labels = np.asarray(problem.labels)
+    return {
+        "iid_accuracy": accuracy(result.iid_logits.numpy(), labels[problem.iid]),
+        "ood_accuracy": accuracy(result.ood_logits.numpy(), labels[problem.ood]),
+    }
+
+
+def _write_model(path: Path, config: Config, data: Dataset, model: LinearModel, entry: LinearEvaluation) -> None:
+    tensors = {"weight": model.weight, "bias": model.bias}
+    if model.v is not None:
+        tensors["v"] = model.v
+    about = {"config": config.to_json(), "classes": list(data.classes), "step": entry.step, **_scores(entry)}
+    write_tensors(path, tensors, "linear", about)

@@ -1,0 +1,180 @@
+"""Linear fits as runs: what they hold, that they are the trainer's, and that batching them changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pytest
+import torch
+
+import largedrop as ld
+from largedrop.api import resolve, run_name
+from largedrop.config import Config
+from largedrop.errors import CollapseError, Interrupted, UserError
+from largedrop.linear import runs as module
+from largedrop.linear.runs import train_linear_runs
+from largedrop.linear.store import FeatureStore
+from largedrop.study.compare import compare, plan
+from largedrop.threads import one_thread
+from largedrop.training.checkpoint import load_model, read_tensors
+from largedrop.training.run import Run
+from largedrop.training.views import HostViews
+
+CPU = torch.device("cpu")
+LINEAR: dict[str, Any] = {
+    "model": "test_convnext",
+    "weights": "random",
+    "size": 32,
+    "steps": 6,
+    "batch": 4,
+    "eval_every": 2,
+    "lr": 1e-2,
+    "precision": "float32",
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+def config(data: ld.Dataset, fit: str, **settings: Any) -> Config:
+    given = {"dropout": 0.5, "test_domain": "photo", **LINEAR, **settings}
+    return resolve(data, CPU, recipe="short", fit=fit, **given)
+
+
+def trained(data: ld.Dataset, folder: Path, *configs: Config, **options: Any) -> list[Run | CollapseError]:
+    tasks = [(each, folder / run_name(each)) for each in configs]
+    return [run for _, run in train_linear_runs(tasks, data, HostViews(data), **options)]
+
+
+@pytest.mark.parametrize(
+    ("fit", "model"), [("linear", "test_convnext"), ("linear", "test_mambaout"), ("probe", "test_convnext")]
+)
+def test_a_finished_run(data: ld.Dataset, tmp_path: Path, fit: str, model: str) -> None:
+    one = config(data, fit, model=model)
+    (run,) = trained(data, tmp_path, one)
+    assert isinstance(run, Run)
+    names = {path.name for path in run.folder.iterdir()}
+    assert names == {
+        *(".lock", "config.json", "log.json", "result.json"),
+        *(f"{name}.safetensors" for name in ("best", "average", "final")),
+    }
+    main = {"linear": "linear-fine-tuning", "probe": "linear-probe"}[fit]
+    assert [record.method for record in run.records] == [main, "ensemble", "weight-average"]
+    assert all(record.settings["fit"] == fit for record in run.records)
+    assert [line["step"] for line in run.result["log"]] == [2, 4, 6]
+    best = max(run.result["log"], key=lambda line: (line["iid_accuracy"], -line["step"]))
+    assert run.result["best_step"] == best["step"]
+    assert run.records[0].ood_accuracy == best["ood_accuracy"]
+    # What is stored gives that accuracy on the features, computed by hand.
+    tensors, header = read_tensors(run.best, "linear")
+    assert header["step"] == best["step"]
+    features = FeatureStore(data, HostViews(data)).features(one)
+    values = torch.from_numpy(features.values).float()
+    parts = values.split(list(features.taps.widths), dim=1)
+    if fit == "probe":
+        adapted = parts[-1]
+    else:
+        v = tensors["v"]
+        adapted = sum(row * part for row, part in zip(v, parts, strict=True)) if len(v) > 1 else v[0] * values
+    logits = adapted @ tensors["weight"].T + tensors["bias"]
+    ood = data.split("photo", 0).ood
+    right = (logits.argmax(1).numpy() == data.labels)[ood]
+    assert float(np.mean(right)) == pytest.approx(best["ood_accuracy"])
+    with pytest.raises(UserError, match="of the kind 'linear', not 'model'"):
+        load_model(run.best)
+
+
+def test_together_or_alone_is_the_same(data: ld.Dataset, tmp_path: Path) -> None:
+    configs = [
+        config(data, fit, dropout=rate, lr=lr, seed=seed, test_domain=domain)
+        for fit in ("linear", "probe")
+        for rate, lr, seed, domain in ((0.0, 1e-2, 0, "ink"), (0.9, 1e-2, 0, "ink"), (0.9, 3e-2, 1, "oil"))
+    ]
+    together = trained(data, tmp_path / "together", *configs)
+    for each, run in zip(configs, together, strict=True):
+        (alone,) = trained(data, tmp_path / "alone", each)
+        assert isinstance(run, Run)
+        assert isinstance(alone, Run)
+        assert alone.result["log"] == run.result["log"]
+
+
+def test_finished_runs_are_read_and_the_others_trained(data: ld.Dataset, tmp_path: Path) -> None:
+    one, other = config(data, "probe"), config(data, "probe", lr=3e-2)
+    (first,) = trained(data, tmp_path, one)
+    assert isinstance(first, Run)
+    before = (first.folder / "result.json").stat().st_mtime_ns
+    begun: list[Config] = []
+    done: list[float] = []
+    again = trained(data, tmp_path, one, other, begin=begun.append, progress=done.append)
+    assert [run.config for run in again if isinstance(run, Run)] == [one, other] == begun
+    assert (first.folder / "result.json").stat().st_mtime_ns == before
+    assert sum(done) == pytest.approx(sum(module._cost(each, data) for each in (one, other)))
+
+
+def test_a_run_that_diverges_is_a_collapse_and_harms_no_other(data: ld.Dataset, tmp_path: Path) -> None:
+    good, bad = config(data, "probe"), config(data, "probe", lr=1e30)
+    run, collapsed = trained(data, tmp_path, good, bad)
+    assert isinstance(run, Run)
+    assert isinstance(collapsed, CollapseError)
+    assert "not finite; try a learning rate below 1e+30" in str(collapsed)
+    assert not (tmp_path / run_name(bad) / "result.json").exists()
+
+
+def test_an_interruption_leaves_nothing_half(data: ld.Dataset, tmp_path: Path) -> None:
+    one = config(data, "linear")
+    with pytest.raises(Interrupted):
+        trained(data, tmp_path, one, stop=lambda: True)
+    assert not (tmp_path / run_name(one) / "result.json").exists()
+    (run,) = trained(data, tmp_path, one)
+    assert isinstance(run, Run)
+
+
+def test_folders_of_others(data: ld.Dataset, tmp_path: Path) -> None:
+    one = config(data, "probe")
+    folder = tmp_path / run_name(one)
+    folder.mkdir()
+    with filelock.FileLock(folder / ".lock"), pytest.raises(UserError, match="another process is at work"):
+        trained(data, tmp_path, one)
+    with pytest.raises(UserError, match="fit 'all' is no linear one"):
+        trained(data, tmp_path, ld.Config(data.name, data.fingerprint, "photo"))
+
+
+def test_a_network_without_residual_blocks(data: ld.Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^test_efficientnet has no several residual blocks .* use fit 'probe'$"):
+        trained(data, tmp_path, config(data, "linear", model="test_efficientnet"))
+
+
+def test_the_library_and_a_comparison(data: ld.Dataset, tmp_path: Path) -> None:
+    run = ld.finetune(data, "photo", fit="probe", dropout=0.5, output=tmp_path / "one", device="cpu", **LINEAR)
+    assert run.records[0].method == "linear-probe"
+    planned = plan(data, CPU, test_domains=["photo"], dropouts=(0.0, 0.5), fit="probe", **LINEAR)
+    result = compare(data, planned, tmp_path / "compared", device=CPU)
+    assert [one.config.dropout for one in result.runs] == [0.0, 0.5]
+    (same,) = (one for one in result.runs if one.config == run.config)
+    assert same.result["log"] == run.result["log"]
+
+
+def test_networks_side_by_side(data: ld.Dataset, tmp_path: Path) -> None:
+    both = config(data, "probe", model="test_convnext+test_efficientnet")
+    assert both.weights_digest == "random+random"
+    (run,) = trained(data, tmp_path, both)
+    assert isinstance(run, Run)
+    tensors, _ = read_tensors(run.best, "linear")
+    widths = [config(data, "probe", model=name) for name in ("test_convnext", "test_efficientnet")]
+    units = sum(FeatureStore(data, HostViews(data)).features(each).taps.widths[-1] for each in widths)
+    assert tensors["weight"].shape == (3, units)
+
+
+def test_augmented_views_are_drawn_from(data: ld.Dataset, tmp_path: Path) -> None:
+    plain, augmented = trained(data, tmp_path, config(data, "probe"), config(data, "probe", feature_views=2))
+    assert isinstance(plain, Run)
+    assert isinstance(augmented, Run)
+    assert json.dumps(plain.result["log"]) != json.dumps(augmented.result["log"])
