@@ -57,6 +57,7 @@ def test_compare_leaves_exactly_these_files_and_fields(toy: Path, tmp_path: Path
             "average.safetensors",
             "best.safetensors",
             "config.json",
+            "final.safetensors",
             "log.json",
             "outputs/000002.safetensors",
             "outputs/000004.safetensors",
@@ -97,6 +98,27 @@ def test_train_leaves_a_model_to_predict_with(toy: Path, tmp_path: Path, capsys:
     model = ld.load_model(best)
     assert model.classes == ("blue", "green", "red")
     assert model(model.transform(toy / "ink" / "red" / "0.png")[None]).shape == (1, 3)
+
+
+def test_train_without_a_second_domain_with_swad_and_two_decays(toy: Path, tmp_path: Path) -> None:
+    arguments = ["train", str(toy), "--test-domain", "photo", "--left-out", "ink", "--swad", "--decay-again-at", "0.8"]
+    assert main([*arguments, "--output", str(tmp_path), *FAST]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    stored = json.loads((folder / "config.json").read_text())
+    assert {name: stored[name] for name in ("left_out", "swad", "decay_again_at")} == {
+        "left_out": "ink",
+        "swad": True,
+        "decay_again_at": 0.8,
+    }
+    assert (folder / "swad.safetensors").is_file()
+    assert "swad" in {record["method"] for record in results(tmp_path)}
+
+
+def test_train_a_linear_probe(toy: Path, tmp_path: Path) -> None:
+    arguments = ["train", str(toy), "--test-domain", "photo", "--fit", "probe", "--model", "test_efficientnet"]
+    tiny = ["--weights", "random", "--size", "32", "--steps", "4", "--eval-every", "2", "--batch", "4"]
+    assert main([*arguments, *tiny, "--output", str(tmp_path), "--device", "cpu"]) == 0
+    assert {record["method"] for record in results(tmp_path)} == {"linear-probe", "ensemble", "weight-average"}
 
 
 def test_demo_compares_on_the_embedded_emoji(

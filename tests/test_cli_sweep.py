@@ -7,6 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 
 from largedrop.cli import main
 from largedrop.study.preset import preset_names
@@ -72,6 +75,37 @@ def test_a_tiny_preset_from_end_to_end(
     assert json.loads((output / "report-mine-small" / "report.json").read_text())["runs"] == 2
 
 
+def test_across_trajectories_and_interpolation_come_after_the_runs(toy: Path, mine: Path, tmp_path: Path) -> None:
+    mine.write_text(
+        'afterwards = ["across", "interpolation"]\ntest_domains = ["ink"]\n'
+        + TOML.split("[small]")[0].replace("1e-2", "1e-4")
+    )
+    output = tmp_path / "out"
+    assert main(["sweep", str(mine), "--data", str(toy), "--output", str(output), *RUN]) == 0
+    content = json.loads((output / "report-mine" / "report.json").read_text())
+    assert {row["method"] for row in content["rows"]} >= {"ensemble-across", "weight-average-across", "greedy-soup"}
+    assert content["not_computed"] == []
+    assert (output / "report-mine" / "alpha.png").is_file()
+    assert len(list(output.glob("runs/*/interpolation.json"))) == 4
+    assert len(list(output.glob("across/*.json"))) >= 6
+
+
+def test_weights_come_from_a_file(toy: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = TOML.replace('weights = "random"\n', "")
+    mine.write_text(text)
+    weights = tmp_path / "weights.safetensors"
+    with torch.random.fork_rng():
+        network = timm.create_model("test_efficientnet", pretrained=False)
+    save_file(network.state_dict(), weights)
+    arguments = ["sweep", str(mine), "--scale", "small", "--data", str(toy), "--output", str(tmp_path / "out"), *RUN]
+    assert main([*arguments, "--weights", str(weights)]) == 0
+    configs = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("runs/*/config.json")]
+    assert [config["weights"] for config in configs] == [str(weights)] * 2
+    capsys.readouterr()
+    said = one_line(capsys, *arguments, "--weights", "resnet50=x")
+    assert said == "--weights resnet50=x: this preset has no such model; there are: test_efficientnet"
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(
     toy: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,7 +135,7 @@ def test_the_list_has_every_preset_with_its_runs(capsys: pytest.CaptureFixture[s
     for name in preset_names():
         assert name in said
     rows = {line.split()[0]: line for line in said.splitlines() if line.strip().startswith("paper-")}
-    assert re.search(r"^  paper-figure-2 +figure 2 +144 × 10,000 +64 × 60 ", rows["paper-figure-2"])
+    assert re.search(r"^  paper-figure-2 +figure 2 +144 × 10,000 +64 × 120 ", rows["paper-figure-2"])
     assert re.search(r"^  paper-figure-4 +figure 4 +288 × 30,000 +32 × 120 ", rows["paper-figure-4"])
 
 

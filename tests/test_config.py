@@ -116,13 +116,16 @@ def test_all_problems_at_once() -> None:
     [
         ({"left_out": "sketch"}, "left-out and test-domain are both 'sketch'"),
         ({"decay_again_at": 0.4}, "decay-again-at (0.4) comes before decay-at (0.5)"),
-        ({"feature_views": 1}, "feature-views is for linear fits and probes; fine-tuning draws new views at every step"),
+        (
+            {"feature_views": 1},
+            "feature-views is for linear fits and probes; fine-tuning draws new views at every step",
+        ),
         (
             {"model": "a+b"},
             "networks side by side ('a+b') are for linear fits and probes, not for fine-tuning",
         ),
         (
-            {"fit": "probe", "objective": "irm", "block_dropout": 0.1, "swad": True},
+            {"fit": "probe", "objective": "irm", "block_dropout": 0.1, "swad": True, "optimizer": "adamw"},
             "objective 'irm' does not go with fit 'probe'; block-dropout 0.1 does not go with fit 'probe'; "
             "swad True does not go with fit 'probe'; optimizer 'adamw' does not go with fit 'probe'",
         ),

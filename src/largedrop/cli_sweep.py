@@ -126,6 +126,7 @@ def _run(console: Console, planned: SweepPlan, data: Any, place: Any, jobs: int)
             note=note,
             stop=stop,
         )
+    refused = _afterwards(console, planned, data, place)
     for config, trace in result.broken:
         print(f"{_named(config)} failed twice:\n{trace}", file=sys.stderr)
     files = report_sweep(planned)
@@ -133,6 +134,8 @@ def _run(console: Console, planned: SweepPlan, data: Any, place: Any, jobs: int)
         console.print("written:", highlight=False)
         for path in files:
             console.print(f"  {path}", highlight=False, soft_wrap=True)
+    for line in refused:
+        console.print(f"not computed: {line}", highlight=False, soft_wrap=True)
     told = [
         f"{len(runs)} of {len(planned.entries)} runs {what}"
         for runs, what in ((result.collapsed, "collapsed"), (result.broken, "failed twice"))
@@ -140,6 +143,20 @@ def _run(console: Console, planned: SweepPlan, data: Any, place: Any, jobs: int)
     ]
     if told:
         raise UserError(f"{' and '.join(told)} and are missing from the report")
+
+
+def _afterwards(console: Console, planned: SweepPlan, data: Any, place: Any) -> list[str]:
+    """What the preset wants of the finished runs; returns what could not be computed."""
+    from .progress import Bar, interruptible
+    from .study.afterwards import afterwards, afterwards_cost
+
+    names = planned.preset.scale(planned.scale).afterwards
+    runs = planned.finished
+    if not names or not runs:
+        return []
+    total = afterwards_cost(names, runs, data, planned.folder)
+    with Bar(console, max(total, 1), " and ".join(names)) as bar, interruptible(stopping) as stop:
+        return afterwards(names, runs, data, planned.folder, device=place, progress=bar.advance, stop=stop)
 
 
 def _list(console: Console) -> None:

@@ -86,7 +86,7 @@ class Config:
     precision: str = _doc("'float32' or 'bfloat16' (autocast).", "float32")
 
     def __post_init__(self) -> None:
-        problems = list(_problems(self.to_json())) or list(_contradictions(self))
+        problems = list(_problems(vars(self))) or list(_contradictions(self))
         if problems:
             raise UserError("; ".join(problems))
         # 0 and 0.0 are one setting, so they must have one digest.
@@ -135,10 +135,12 @@ LATER = ("left_out", "fit", "feature_views", "swad", "decay_again_at")
 """Fields that came after the first runs; at their defaults they are no part of a digest, so those runs keep theirs."""
 
 
+_DEFAULTS = {entry.name: entry.default for entry in fields(Config)}
+
+
 def digest_of(content: dict[str, Any], protocol: int) -> str:
     """The digest of a config's fields under a protocol."""
-    defaults = {entry.name: entry.default for entry in fields(Config) if entry.name in LATER}
-    told = {name: value for name, value in content.items() if name not in defaults or value != defaults[name]}
+    told = {name: value for name, value in content.items() if name not in LATER or value != _DEFAULTS[name]}
     text = json.dumps({"protocol": protocol, **told}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -161,7 +163,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 LINEAR: dict[str, dict[str, Any]] = {
-    "short": {"optimizer": "sgd", "head": "random", "lr": 1e-2, "steps": 2_000, "batch": 32, "eval_every": 100},
+    "short": {"optimizer": "sgd", "head": "random", "lr": 3e-3, "steps": 2_000, "batch": 32, "eval_every": 100},
     "paper": {},
 }
 """What changes in a recipe where a linear fit is trained, which is cheap and needs larger learning rates."""

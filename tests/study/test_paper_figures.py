@@ -150,7 +150,8 @@ def test_interpolation_of_weights_is_dashed_and_of_representations_solid() -> No
     assert len(figure.axes[0].collections) == 2  # the bands of the one that has errors
     assert figure.axes[0].get_xlabel() == "α  (0: fine-tuned, 1: pretrained)"
     assert figure.axes[0].get_ylabel() == "o.o.d. accuracy (%)"
-    assert legend(figure) == list(found)
+    assert list(found) == [f"{name}: {kind}" for name in ("mild", "harsh") for kind in ("representations", "weights")]
+    assert legend(figure) == ["representations", "weights", "mild", "harsh"]
 
 
 def test_interpolations_that_cannot_be_drawn() -> None:

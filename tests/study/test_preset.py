@@ -318,11 +318,11 @@ def test_fields_that_contradict_each_other_are_said_for_each_scale_once(tmp_path
     path = written(
         tmp_path,
         PLAIN + "[settings]\ndecay_at = 0.5\n[grid]\nseed = [0, 1]\nfit = ['all', 'probe']\n"
-        "[small.settings]\ndecay_again_at = 0.25\noptimizer = 'sgd'\n",
+        "objective = ['vrex']\n[small.settings]\ndecay_again_at = 0.25\nobjective = 'erm'\n",
     )
     assert refusal(path).splitlines() == [
         f"{path}: 2 mistakes",
-        "  optimizer 'adamw' does not go with fit 'probe'",
+        "  objective 'vrex' does not go with fit 'probe'",
         "  small: decay-again-at (0.25) comes before decay-at (0.5)",
     ]
 

@@ -16,13 +16,13 @@ import pytest
 
 from largedrop import __version__
 from largedrop.api import run_name
-from largedrop.config import Config, make_config
+from largedrop.config import Config, digest_of, make_config
 from largedrop.errors import UserError
 from largedrop.study import stored
 from largedrop.study.published import published
 from largedrop.study.records import METHODS
 from largedrop.study.report import FORMATS, read_runs, write_report
-from largedrop.study.report_tables import escape_latex
+from largedrop.study.report_text import escape_latex
 
 GOLDEN = Path(__file__).parent / "golden"
 PACS = {
@@ -96,8 +96,7 @@ def test_runs_are_read_wherever_they_lie(tmp_path: Path) -> None:
     first = runs.records[0]
     assert (first.method, first.dropout, first.test_domain, first.seed) == ("fine-tuning", 0.9, "photo", 1)
     assert (first.iid_accuracy, first.ood_accuracy, first.steps, first.seconds) == (0.8, 0.6, 10_000, 12.5)
-    assert first.settings["lr"] == 1e-3
-    assert first.settings["steps"] == 10_000
+    assert (first.settings["lr"], first.settings["steps"]) == (1e-3, 10_000)
     assert {"data", "fingerprint", "dropout", "test_domain", "seed"}.isdisjoint(first.settings)
     assert [record.method for record in runs.records] == ["fine-tuning", "ensemble"] * 2
     alone = read_runs(tmp_path / "a" / run_name(two))
@@ -186,13 +185,13 @@ def test_edited_by_hand(tmp_path: Path) -> None:
 def test_a_later_config_is_no_edited_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store(tmp_path, config(seed=99), result(0.9, 0.7))
     content = {**config(seed=1).to_json(), "a_later_field": 1}
-    name = f"pacs_copy-photo-d0-s1-{stored._digest(content, stored.PROTOCOL)}"
+    name = f"pacs_copy-photo-d0-s1-{digest_of(content, stored.PROTOCOL)}"
     (store(tmp_path, config(seed=1), result(0.9, 0.7), name) / "config.json").write_text(json.dumps(content))
     assert problems(tmp_path)[name].startswith("newer version: its config has 'a_later_field', which largedrop ")
     # A run of before a field was added: its name is the hash of the fields that it had.
     fewer = config(seed=2).to_json()
     del fewer["held_out_view"]
-    old = f"pacs_copy-photo-d0-s2-{stored._digest(fewer, stored.PROTOCOL)}"
+    old = f"pacs_copy-photo-d0-s2-{digest_of(fewer, stored.PROTOCOL)}"
     (store(tmp_path, config(seed=2), result(0.9, 0.7), old) / "config.json").write_text(json.dumps(fewer))
     assert old in [run.name for run in read_runs(tmp_path).runs]
     monkeypatch.setattr(stored, "PROTOCOL", stored.PROTOCOL + 1)
@@ -288,16 +287,19 @@ def test_numbers_of_the_tables_by_hand(tmp_path: Path) -> None:
     # On sketch lr 1e-3 lacks a seed, so lr 5e-4 is taken: (0.87 + 0.75) / 2 and (0.86 + 0.74) / 2
     assert large["domains"]["sketch"]["chosen"] == "fine-tuning, dropout 0.9, lr 0.0005"
     assert large["ood"]["mean"] == pytest.approx(0.805)
+    # Paired by seed: (0.87 + 0.75) / 2 - 0.77 and (0.86 + 0.74) / 2 - 0.76
+    assert large["gain"] == {"mean": pytest.approx(0.04), "error": pytest.approx(0), "n": 2}
+    assert plain["gain"] is None
     assert large["missing"] == ["fine-tuning, dropout 0.9, lr 0.001; test domain sketch, seed 1"]
     assert large["cloud"]["dots"] == 2
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "table.csv").read_text("utf-8"))))
     first = rows[0]
-    assert (first["method"], first["test_domain"], first["n"], first["selection"]) == (
+    assert [first[name] for name in ("method", "test_domain", "n", "selection")] == [
         "fine-tuning",
         "average",
         "2",
         "iid",
-    )
+    ]
     assert [float(first[name]) for name in ("ood", "centre_ood", "paper_ood", "difference_ood")] == pytest.approx(
         [76.5, 75.5, 86.5, -11.0]
     )
@@ -346,10 +348,10 @@ def test_what_cannot_be_reported(tmp_path: Path) -> None:
 
 
 def test_latex_is_escaped() -> None:
-    shown = escape_latex(r"50 % of a_b & c#1 {x} ~^ \ $ ± − – <>")
+    shown = escape_latex(r"50 % of a_b & c#1 {x} ~^ \ $ ± − – <> αλΦ")
     assert shown == (
         r"50 \% of a\_b \& c\#1 \{x\} \textasciitilde{}\textasciicircum{} \textbackslash{} \$ $\pm$ $-$ -- "
-        r"\textless{}\textgreater{}"
+        r"\textless{}\textgreater{} $\alpha$$\lambda$$\Phi$"
     )
 
 

@@ -22,6 +22,7 @@ from largedrop.config import Config
 from largedrop.errors import CollapseError, Interrupted, UserError
 from largedrop.study import compare as compare_module
 from largedrop.study.preset import read_preset
+from largedrop.study.report import read_runs, write_report
 from largedrop.study.sweep import SweepPlan, plan_sweep, report_sweep, run_sweep
 from largedrop.threads import one_thread
 from largedrop.training import head
@@ -318,3 +319,30 @@ def test_a_killed_sweep_ends_with_the_same_files(toy: Path, tmp_path: Path, monk
     assert len(tensors) == 4 * (8 + 2)
     for name in [*tensors, *(name for name in files(out["whole"]) if name.endswith(("log.json", "table.csv")))]:
         assert (out["whole"] / name).read_bytes() == (out["broken"] / name).read_bytes(), name
+
+
+def test_leave_one_domain_out_selection_from_a_sweep(data: ld.Dataset, tmp_path: Path) -> None:
+    path = preset(tmp_path, rates="0.5", grid="lr = [1e-4, 1e-3]")
+    path.write_text("leave_out = true\n" + path.read_text())
+    planned = plan_sweep(read_preset(path), "full", data, tmp_path / "out", device=CPU)
+    assert len(planned.entries) == 2 * (2 + 2 * 2)  # two rates, two test domains, two domains to leave out of each
+    assert run_sweep(data, planned, device=CPU).broken == []
+    runs = read_runs(planned.folder)
+    write_report(runs, tmp_path / "report", "leave-one-domain-out", ["json"])
+    (row,) = [
+        row
+        for row in json.loads((tmp_path / "report" / "report.json").read_text())["rows"]
+        if row["method"] == "fine-tuning"
+    ]
+    # For 'photo' by hand: the rate that did best on the other domains, trained without them and without 'photo'.
+    scores = {
+        lr: sum(
+            run.records[0].ood_accuracy
+            for run in runs.runs
+            if run.config.left_out == "photo" and run.config.lr == lr and run.records[0].method == "fine-tuning"
+        )
+        for lr in (1e-4, 1e-3)
+    }
+    best = max(scores, key=lambda lr: (scores[lr], -lr))
+    assert row["domains"]["photo"]["chosen"] == f"fine-tuning, dropout 0.5, lr {best:g}"
+    assert row["selection"] == "leave-one-domain-out"

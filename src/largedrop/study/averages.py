@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,10 +13,16 @@ import numpy.typing as npt
 from ..errors import UserError
 from .records import METHODS, Record
 
-__all__ = ["Averages", "Missing", "Setting", "average", "left_out", "settings_of"]
+__all__ = ["TUNED", "Averages", "Missing", "Setting", "average", "left_out", "settings_of"]
 
 LEFT_OUT = "left_out"
 """Name, in a record's settings, of the domain that was left out of training besides the test domain."""
+
+FIT = "fit"
+"""Name, in a record's settings, of what was trained: ``Config.fit``."""
+
+TUNED = ("lr", "weight_decay")
+"""The settings among which the paper chooses (section 4.1); all others are what it compares."""
 
 _MOST_NAMED = 12
 
@@ -108,7 +114,8 @@ def left_out(record: Record) -> str:
 def settings_of(records: Iterable[Record]) -> Callable[[Record], Setting]:
     """A function that names the setting of a record by what differs between ``records``.
 
-    A setting that only some records have differs between them.
+    A setting that only some records have differs between them. One that has one value for each fit says no more than
+    the fit itself (linear fits have a schedule of their own), and is left out.
     """
     seen: dict[str, set[Any]] = {}
     have: dict[str, int] = {}
@@ -125,6 +132,8 @@ def settings_of(records: Iterable[Record]) -> Callable[[Record], Setting]:
             have[name] = have.get(name, 0) + 1
             seen.setdefault(name, set()).add(_frozen(value))
     varied = sorted(name for name in seen if name != LEFT_OUT and (len(seen[name]) > 1 or have[name] < count))
+    if FIT in varied:
+        varied = [name for name in varied if name in (FIT, *TUNED) or not _follows_fit(name, last.values())]
 
     made: dict[tuple[int, str, float], Setting] = {}
 
@@ -190,6 +199,13 @@ def average(
 def domains_of(records: Iterable[Record]) -> list[str]:
     """The test domains of the records, in their order."""
     return list(dict.fromkeys(record.test_domain for record in records))
+
+
+def _follows_fit(name: str, settings: Iterable[Mapping[str, Any]]) -> bool:
+    values: dict[Any, set[Any]] = {}
+    for each in settings:
+        values.setdefault(_frozen(each.get(FIT)), set()).add(_frozen(each.get(name)))
+    return all(len(found) == 1 for found in values.values())
 
 
 def _refuse_twice(named: Iterable[tuple[Setting, Record]]) -> None:

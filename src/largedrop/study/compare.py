@@ -4,7 +4,7 @@ feed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,21 +76,25 @@ def plan(
     device: torch.device,
     *,
     test_domains: Iterable[str] | None = None,
-    dropouts: Iterable[float] = (0.0, 0.5, 0.9),
+    dropouts: Iterable[float] | Mapping[str, Iterable[float]] = (0.0, 0.5, 0.9),
     seeds: Iterable[int] = (0,),
     recipe: str = "short",
     **settings: Any,
 ) -> Plan:
     """The runs for every test domain (by default each domain in turn), seed and dropout rate.
 
+    ``dropouts`` are the same for all test domains, or a mapping from each to its own.
+
     Raises:
         UserError: anything wrong with a setting, before anything is trained.
     """
     domains = tuple(test_domains) if test_domains is not None else data.domains
-    rates, seeds = tuple(dropouts), tuple(seeds)
+    shared = () if isinstance(dropouts, Mapping) else tuple(dropouts)
+    rates = {domain: tuple(dropouts[domain]) if isinstance(dropouts, Mapping) else shared for domain in domains}
+    seeds = tuple(seeds)
     for kind, names in (
         ("test domain", domains),
-        ("dropout rate", [f"{float(rate):g}" for rate in rates]),
+        *(("dropout rate", [f"{float(rate):g}" for rate in found]) for found in rates.values()),
         ("seed", [str(seed) for seed in seeds]),
     ):
         if not names:
@@ -99,12 +103,12 @@ def plan(
     unknown = [domain for domain in domains if domain not in data.domains]
     for domain in unknown[:1]:
         data.domain_index(domain)
-    first = resolve(data, device, recipe=recipe, **settings, dropout=rates[0], test_domain=domains[0])
+    first = resolve(data, device, recipe=recipe, **settings, dropout=rates[domains[0]][0], test_domain=domains[0])
     configs = [
         Config.from_json({**first.to_json(), "dropout": rate, "test_domain": domain, "seed": seed})
         for seed in seeds
         for domain in domains
-        for rate in rates
+        for rate in rates[domain]
     ]
     splits = {
         (config.test_domain, config.seed): data.split(config.test_domain, config.seed, config.held_out, config.left_out)
@@ -182,7 +186,8 @@ def train_all(
 ) -> Generator[tuple[Config, Run | CollapseError], None, None]:
     """Train every task (config and folder), and yield each as it ends; close the generator to end the processes.
 
-    The arguments are those of ``compare``; with one task or one job, everything happens in this process.
+    The arguments are those of ``compare``; with one task or one job, everything happens in this process. Linear fits
+    come first and are trained together, in this process.
 
     Raises:
         UserError: a run said so.
@@ -197,11 +202,32 @@ def train_all(
             note(text)
         noted.append(text)
 
-    if jobs > 1 and len(tasks) > 1:
-        return train_side_by_side(
-            tasks, data, device, min(jobs, len(tasks)), progress=report, begin=announce, note=tell, stop=ask
+    return _all(tasks, data, device, jobs, report, announce, tell, ask)
+
+
+def _all(
+    tasks: list[tuple[Config, Path]],
+    data: Dataset,
+    device: torch.device,
+    jobs: int,
+    progress: Callable[[float], None],
+    begin: Callable[[Config], None],
+    note: Callable[[str], None],
+    stop: Callable[[], bool],
+) -> Generator[tuple[Config, Run | CollapseError], None, None]:
+    linear = [task for task in tasks if task[0].fit != "all"]
+    whole = [task for task in tasks if task[0].fit == "all"]
+    if linear:
+        from ..linear.runs import train_linear_runs
+
+        views = open_views(data, device)
+        yield from train_linear_runs(linear, data, views, progress=progress, begin=begin, note=note, stop=stop)
+    if jobs > 1 and len(whole) > 1:
+        yield from train_side_by_side(
+            whole, data, device, min(jobs, len(whole)), progress=progress, begin=begin, note=note, stop=stop
         )
-    return _one_by_one(tasks, data, device, report, announce, tell, ask)
+    elif whole:
+        yield from _one_by_one(whole, data, device, progress, begin, note, stop)
 
 
 def _one_by_one(

@@ -39,6 +39,9 @@ _STYLES = {
     "ensemble": ("^", "#009E73"),
     "weight-average": ("*", "#B0579A"),
     "linear-probe": ("s", "#6B6B6B"),
+    "linear-fine-tuning": ("p", "#8C564B"),
+    "swad": ("X", "#5B5EA6"),
+    "greedy-soup": ("P", "#B8860B"),
 }
 _OTHER_STYLE = ("P", "#B8860B")
 

@@ -42,6 +42,7 @@ _MOST_DRAWN = 5_000
 
 _IID, _OOD = "i.i.d. accuracy (%)", "o.o.d. accuracy (%)"
 _GREY, _INK = "#999999", "#333333"
+_KINDS = (("representations", "-", "o"), ("weights", "--", "s"))
 _CURVE_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#B0579A", "#6B6B6B", "#B8860B")
 
 
@@ -223,30 +224,28 @@ def alpha_figure(curves: Sequence[Curve], *, title: str = "") -> Figure:
             problems.append(f"{curve.name}: α beyond [0, 1]")
     if problems:
         raise UserError("; ".join(problems))
-    figure, (axes,) = panels_of([""], [], title, width=4.8, height=3.4)
+    longest = max(len(curve.name) for curve in curves)
+    figure, (axes,) = panels_of([""], [], title, width=max(4.8, 1.4 + 0.15 * longest), height=3.4)
     handles = []
+    for what, style, marker in _KINDS:
+        look: dict[str, Any] = {"linestyle": style, "marker": marker, "markersize": 4.5, "linewidth": 1.6}
+        look["color"] = _GREY
+        handles.append(Line2D([], [], label=what, **look, markerfacecolor="white" if marker == "s" else _GREY))
     for curve, colour in zip(curves, cycle(_CURVE_COLOURS), strict=False):
         alphas = np.asarray(curve.alphas, dtype=np.float64)
-        for what, values, error, style, marker in (
-            ("representations", curve.representations, curve.representations_error, "-", "o"),
-            ("weights", curve.weights, curve.weights_error, "--", "s"),
+        handles.append(Line2D([], [], label=curve.name, color=colour, linewidth=3))
+        for (what, style, marker), values, error in (
+            (_KINDS[0], curve.representations, curve.representations_error),
+            (_KINDS[1], curve.weights, curve.weights_error),
         ):
-            name = f"{curve.name}: {what}"
             height = 100 * np.asarray(values, dtype=np.float64)
-            look: dict[str, Any] = {
-                "color": colour,
-                "linestyle": style,
-                "marker": marker,
-                "markersize": 4.5,
-                "linewidth": 1.6,
-            }
+            look = {"linestyle": style, "marker": marker, "markersize": 4.5, "linewidth": 1.6, "color": colour}
             if marker == "s":
                 look["markerfacecolor"] = "white"
-            axes.plot(alphas, height, gid=name, zorder=3, **look)
+            axes.plot(alphas, height, gid=f"{curve.name}: {what}", zorder=3, **look)
             if error is not None:
                 half = 100 * np.asarray(error, dtype=np.float64)
                 axes.fill_between(alphas, height - half, height + half, color=colour, alpha=0.15, linewidth=0)
-            handles.append(Line2D([], [], label=name, **look))
     axes.set_xticks(np.linspace(0, 1, 6))
     label_axes([axes], "α  (0: fine-tuned, 1: pretrained)", _OOD)
     legend_below(figure, handles, 1)

@@ -12,33 +12,25 @@ from matplotlib.figure import Figure
 
 from ..errors import UserError, one_of
 from ..files import write_bytes, write_json, write_text
-from .averages import Averages, Setting, average, left_out, settings_of
+from .averages import FIT, Averages, Setting, average, left_out, settings_of
+from .curves import curves_table, mean_curves
 from .figures import _rendered
-from .paper_figures import (
-    Bar,
-    BarPanel,
-    Cloud,
-    CloudPanel,
-    PathPanel,
-    Stop,
-    clouds_figure,
-    comparison_figure,
-    paths_figure,
-)
 from .published import Published, differences, recognise
 from .records import Record, version
+from .report_figures import TEXTS, figures_of
 from .report_tables import (
     Line,
+    across_table,
     chosen_table,
     counts,
     csv_text,
-    latex,
-    markdown,
+    gain_of,
     missing_lines,
     published_table,
     selected_table,
 )
-from .selection import MOST_COMBINATIONS, TUNED, Choice, centre, family_cloud, groups, select
+from .report_text import latex, markdown
+from .selection import TUNED, Choice, centre, groups, select
 from .stored import Problem, Runs, Stored, read_runs
 from .table import _escaped, listing
 
@@ -47,10 +39,6 @@ __all__ = ["FORMATS", "Problem", "Runs", "Stored", "read_runs", "write_report"]
 FORMATS = ("md", "csv", "json", "tex", "png", "svg")
 
 _MOST_LISTED = 30
-_MOST_BARS = 40
-_MOST_PANELS = 8
-_USUAL = 0.9
-"""The rate of figure 2."""
 
 
 def write_report(
@@ -64,7 +52,7 @@ def write_report(
     seeds: Iterable[int] = (),
     allow_missing: bool = False,
 ) -> list[Path]:
-    """Write report.md, table.csv, report.json, table.tex, and the figures clouds, paths and comparison.
+    """Write report.md, table.csv, report.json, table.tex, and the figures clouds, paths, alpha and comparison.
 
     Where the dataset is one with published numbers (recognised by its domains, classes and image counts), the centres
     of the clouds stand beside the paper's, with the difference and with how the protocol differs.
@@ -106,7 +94,16 @@ def write_report(
     if paper:
         tables.append(published_table(lines, paper, tuned))
     tables.append(chosen_table(lines, averages.domains, tuned))
-    drawn, undrawn = _figures(lines, grouped, averages, str(facts["name"])) if {"png", "svg"} & {*formats} else ({}, [])
+    every_seed = [result for result in runs.across if result.seed is None and not result.settings.get("left_out")]
+    if every_seed:
+        tables.append(across_table(every_seed, lines, averages.domains))
+    means, unmeant = mean_curves((run.records[0], run.interpolation) for run in runs.runs if run.interpolation)
+    if means:
+        tables.append(curves_table(means))
+    drawn: dict[str, Figure] = {}
+    undrawn: list[str] = []
+    if {"png", "svg"} & {*formats}:
+        drawn, undrawn = figures_of(lines, grouped, averages, means, str(facts["name"]))
     written: list[Path] = []
     for name, figure in drawn.items():
         for kind in ("png", "svg"):
@@ -115,7 +112,7 @@ def write_report(
                 write_bytes(written[-1], _rendered(figure, kind))
     if "csv" in formats:
         written.append(output / "table.csv")
-        write_text(written[-1], csv_text(lines, averages.domains))
+        write_text(written[-1], csv_text(lines, averages.domains, every_seed))
     if "tex" in formats:
         written.append(output / "table.tex")
         floats = [latex(table, f"tab:largedrop-{place}") for place, table in enumerate(tables, 1)]
@@ -132,6 +129,9 @@ def write_report(
             "runs": len(runs.runs),
             "left_out": [{"run": each.name, "kind": each.kind, "reason": each.reason} for each in runs.problems],
             "rows": [line.to_json() for line in lines],
+            "across_every_seed": [result.to_json() for result in every_seed],
+            "not_computed": list(runs.not_across),
+            "interpolations": [mean.to_json() for mean in means],
         }
         write_json(output / "report.json", content)
         written.append(output / "report.json")
@@ -141,7 +141,9 @@ def write_report(
             parts.append(f"No published numbers beside it: {_escaped(doubt)}.\n")
         for table in tables:
             parts += [f"## {_escaped(table.title)}\n", markdown(table)]
-        parts += _figure_part([path for path in written if path.suffix == ".png"], undrawn)
+        parts += _figure_part([path for path in written if path.suffix == ".png"], [*undrawn, *unmeant])
+        if runs.not_across:
+            parts += _list_part("Not computed across trajectories", runs.not_across, len(runs.not_across))
         parts += _list_part("Missing runs", missing_lines(averages.missing), len(averages.missing))
         parts += _list_part("Runs left out", [str(problem) for problem in runs.problems], len(runs.problems))
         write_text(output / "report.md", "\n".join(parts))
@@ -157,6 +159,11 @@ def _lines(
     paper: Published | None,
     tuned: Sequence[str],
 ) -> list[Line]:
+    baselines = {
+        choice.group.items: choice
+        for choice in choices
+        if choice.group.method == "fine-tuning" and choice.group.dropout == 0
+    }
     used: dict[Setting, dict[int, dict[str, Any]]] = {}
     for group, record in _by_group(runs.records, grouped, averages):
         used.setdefault(group, {})[id(record.settings)] = record.settings
@@ -170,8 +177,15 @@ def _lines(
         if paper and theirs and len(averages.domains) < len(paper.domains):
             differs.append(f"test domains {listing(averages.domains)} alone instead of all {len(paper.domains)}")
         dots = math.prod(int(count) for count in there.sum(0))
-        lines.append(Line(choice, len(members), dots, middle, theirs, tuple(differs)))
+        plain = baselines.get(choice.group.items) or baselines.get(_of_fine_tuning(choice.group.items))
+        gain = gain_of(choice, plain)
+        lines.append(Line(choice, len(members), dots, middle, gain, theirs, tuple(differs)))
     return lines
+
+
+def _of_fine_tuning(items: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
+    """The settings of the fine-tuning that a linear fit of these settings is compared with."""
+    return tuple((name, "all" if name == FIT else value) for name, value in items)
 
 
 def _by_group(
@@ -185,97 +199,9 @@ def _by_group(
             yield group_of[make(record)], record
 
 
-def _figures(
-    lines: Sequence[Line], grouped: Mapping[Setting, list[Setting]], averages: Averages, name: str
-) -> tuple[dict[str, Figure], list[str]]:
-    """The figures that the runs allow, and why there are no others."""
-    variants: dict[tuple[tuple[str, Any], ...], list[Line]] = {}
-    for line in lines:
-        variants.setdefault(line.choice.group.items, []).append(line)
-    figures: dict[str, Figure] = {}
-    undrawn: list[str] = []
-    clouds, paths = [], []
-    for items, members in variants.items():
-        title = Setting("", 0.0, items).only(*(key for key, _ in items)) if items else ""
-        shown = [each for each in _of_figure_2(members) if each.centre]
-        if any(each.dots > MOST_COMBINATIONS for each in shown):
-            undrawn.append(f"clouds{f' of {title}' if title else ''}: more than {MOST_COMBINATIONS:,} combinations")
-        elif shown:
-            made = [
-                Cloud(_short(each), family_cloud(averages, grouped[each.choice.group]), _family(each)) for each in shown
-            ]
-            plain = next((cloud.name for cloud in made if cloud.family == "plain"), None)
-            clouds.append(
-                CloudPanel(title, made, [(plain, each.name) for each in made if plain and each.name != plain])
-            )
-        stops = [
-            Stop(each.choice.group.dropout, *each.centre)
-            for each in members
-            if each.choice.group.method == "fine-tuning" and each.centre
-        ]
-        if len(stops) > 1:
-            paths.append(PathPanel(title, stops))
-    for what, panels in (("clouds", clouds), ("paths", paths)):
-        if len(panels) > _MOST_PANELS:
-            undrawn.append(f"{what}: {len(panels)} panels are too many; report fewer settings at once")
-        elif not panels:
-            undrawn.append(f"{what}: {'no test domain is complete' if what == 'clouds' else 'needs two dropout rates'}")
-    if 0 < len(clouds) <= _MOST_PANELS:
-        figures["clouds"] = clouds_figure(clouds, title=f"{name}: clouds of settings")
-    if 0 < len(paths) <= _MOST_PANELS:
-        figures["paths"] = paths_figure(paths, title=f"{name}: dropout rates")
-    bars = [line for line in lines if line.choice.ood is not None]
-    if not bars or len(bars) > _MOST_BARS:
-        undrawn.append(f"comparison: {len(bars)} methods, want 1 to {_MOST_BARS}")
-    else:
-        figures["comparison"] = comparison_figure(_bar_panels(bars, averages.domains), title=f"{name}: methods")
-    return figures, undrawn
-
-
-def _bar_panels(lines: Sequence[Line], domains: Sequence[str]) -> list[BarPanel]:
-    several = len({line.choice.group.items for line in lines}) > 1
-
-    def named(line: Line) -> str:
-        group = line.choice.group
-        extra = group.only(*(key for key, _ in group.items)) if several and group.items else ""
-        return f"{_short(line)}{f', {extra}' if extra else ''}"
-
-    overall = [Bar(named(line), line.choice.ood, _family(line)) for line in lines if line.choice.ood]
-    panels = [BarPanel(f"average of {len(domains)} test domains" if len(domains) > 1 else domains[0], overall)]
-    for domain in domains if len(domains) > 1 else ():
-        found = [(line, line.choice.domains[domain][1]) for line in lines if domain in line.choice.domains]
-        panels.append(BarPanel(domain, [Bar(named(line), ood, _family(line)) for line, ood in found]))
-    return panels
-
-
-def _of_figure_2(lines: Sequence[Line]) -> list[Line]:
-    """Plain fine-tuning, its ensemble and weight average, and fine-tuning at the dropout rate nearest to 0.9."""
-    shown = [line for line in lines if line.choice.group.dropout == 0 and line.choice.group.method != "linear-probe"]
-    large = [line for line in lines if line.choice.group.dropout > 0 and line.choice.group.method == "fine-tuning"]
-    large.sort(key=lambda line: abs(line.choice.group.dropout - _USUAL))
-    return [*shown, *large[:1]]
-
-
-def _short(line: Line) -> str:
-    group = line.choice.group
-    if group.method == "fine-tuning":
-        return "plain fine-tuning" if group.dropout == 0 else f"dropout {group.dropout:g}"
-    return group.method if group.dropout == 0 else f"{group.method}, dropout {group.dropout:g}"
-
-
-def _family(line: Line) -> str:
-    group = line.choice.group
-    return group.method if group.method != "fine-tuning" else "plain" if group.dropout == 0 else "dropout"
-
-
 def _figure_part(pngs: Sequence[Path], undrawn: Sequence[str]) -> list[str]:
-    texts = {
-        "clouds": "Each dot: one setting for each test domain, averaged over the test domains; arrows between centres",
-        "paths": "Centres of the clouds over dropout rates, ± standard error over seeds",
-        "comparison": "O.o.d. accuracy of the selected settings, ± standard error over seeds",
-    }
     parts = ["## Figures\n"] if pngs or undrawn else []
-    parts += [f"![{texts[path.stem]}]({path.name})\n" for path in pngs]
+    parts += [f"![{TEXTS[path.stem]}]({path.name})\n" for path in pngs]
     return [*parts, *(f"Not drawn: {_escaped(reason)}.\n" for reason in undrawn)]
 
 

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .averages import Missing
+from .averages import Missing, shown
 from .published import SOURCE, Centre, Published
-from .records import Estimate
+from .records import METHODS, Estimate
+from .report_text import Table
 from .selection import Choice, estimate_json
-from .table import _escaped, listing, percent, points
+from .table import listing, percent, points
+from .trajectories import ACROSS, Across
 
-__all__ = ["Line", "Table", "csv_text", "latex", "markdown", "missing_lines", "published_table", "selected_table"]
+__all__ = [
+    "Line",
+    "across_table",
+    "chosen_table",
+    "csv_text",
+    "gain_of",
+    "missing_lines",
+    "published_table",
+    "selected_table",
+]
 
 RULE_TEXTS = {
     "iid": "for each test domain the setting of best i.i.d. accuracy, averaged over seeds (training-domain validation)",
@@ -26,26 +38,6 @@ RULE_TEXTS = {
 
 _MOST_NAMED = 3
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-    "−": r"$-$",
-    "×": r"$\times$",
-    "–": "--",
-    "…": r"\ldots{}",
-}
-
 
 @dataclass(frozen=True)
 class Line:
@@ -56,6 +48,7 @@ class Line:
         number: how many settings the group has.
         dots: points of its cloud: the combinations over the test domains.
         centre: i.i.d. and o.o.d. accuracy of the cloud's centre, over seeds; None where a test domain has no setting.
+        gain: see ``gain_of``.
         published: the paper's centre, where it has one.
         differs: how its runs differ from the paper's protocol.
     """
@@ -64,6 +57,7 @@ class Line:
     number: int
     dots: int
     centre: tuple[Estimate, Estimate] | None
+    gain: Estimate | None
     published: Centre | None
     differs: tuple[str, ...]
 
@@ -87,40 +81,31 @@ class Line:
         }
         return {
             **self.choice.to_json(),
+            "gain": estimate_json(self.gain),
             "settings_chosen_among": self.number,
             "cloud": {"dots": self.dots, "centre": centre},
             "published": of_paper,
         }
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table as text: plain cells, to be escaped by whoever writes them.
-
-    Attributes:
-        title: what it is, in a sentence.
-        heads: of the columns; the first ``left`` ones are aligned to the left.
-        rows: cells, as many in each as there are heads.
-        notes: what a reader must know: units, n, selection rule, missing runs.
-        left: number of columns of text.
-    """
-
-    title: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str]
-    left: int = 1
-
-
 def selected_table(lines: Sequence[Line], domains: Sequence[str], seeds: Sequence[int], tuned: Sequence[str]) -> Table:
     """What the rule's choices reach: i.i.d. and o.o.d. accuracy, averaged and on each test domain."""
     by_domain = list(domains) if len(domains) > 1 else []
     varied = _varied(lines)
-    heads = [*_heads(varied), "i.i.d.", "o.o.d.", "n", *(f"o.o.d. on {domain}" for domain in by_domain), "missing"]
+    heads = [
+        *_heads(varied),
+        "i.i.d.",
+        "o.o.d.",
+        "gain",
+        "n",
+        *(f"o.o.d. on {domain}" for domain in by_domain),
+        "missing",
+    ]
     rows = []
     for line in lines:
         choice = line.choice
-        cells = [*_names(choice, varied), percent(choice.iid), percent(choice.ood), str(len(choice.by_seed))]
+        cells = [*_names(choice, varied), percent(choice.iid), percent(choice.ood)]
+        cells += ["baseline" if _is_baseline(choice) else points(line.gain), str(len(choice.by_seed))]
         for domain in by_domain:
             found = choice.domains.get(domain)
             cells.append(percent(found[1] if found else None))
@@ -129,6 +114,7 @@ def selected_table(lines: Sequence[Line], domains: Sequence[str], seeds: Sequenc
     notes = [
         f"Accuracy in %, mean ± standard error over n of {len(seeds)} seed{'s'[: len(seeds) != 1]}"
         f"{f', averaged over the test domains {listing(domains)}' if by_domain else f'; test domain {domains[0]}'}.",
+        "Gain: o.o.d. points above plain fine-tuning (dropout 0) with the same other settings, paired by seed.",
         f"Selection ({rule}): {RULE_TEXTS[rule]}; chosen among {listing(list(tuned)) or 'nothing'}.",
         _missing_note([line.choice for line in lines]),
     ]
@@ -173,58 +159,64 @@ def chosen_table(lines: Sequence[Line], domains: Sequence[str], tuned: Sequence[
     rows = []
     for line in lines:
         chosen = line.choice.chosen
-        cells = [chosen[domain].only(*tuned) if domain in chosen else "none is complete" for domain in domains]
+        own = "all of them" if line.choice.group.method in ACROSS else None
+        cells = [own or chosen[domain].only(*tuned) if domain in chosen else "none is complete" for domain in domains]
         rows.append([_name(line.choice), *cells])
     notes = [f"Selection: {lines[0].choice.rule}.", _missing_note([line.choice for line in lines])]
     return Table("Selected settings by test domain", ["method", *domains], rows, notes, 1 + len(domains))
 
 
-def markdown(table: Table) -> str:
-    """The table as Markdown, with its notes below."""
-    rule = ["---" if place < table.left else "---:" for place in range(len(table.heads))]
-    lines = [[_escaped(head) for head in table.heads], rule]
-    lines += [[_escaped(cell) for cell in row] for row in table.rows]
-    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return body + "\n\n" + "  \n".join(_escaped(note) for note in table.notes) + "\n"
+def gain_of(choice: Choice, baseline: Choice | None) -> Estimate | None:
+    """O.o.d. accuracy minus that of plain fine-tuning, over the seeds that have all test domains of both.
 
-
-def latex(table: Table, label: str) -> str:
-    """The table as a LaTeX float for ``\\input``, with booktabs' rules and the notes in its caption."""
-    columns = "l" * table.left + "r" * (len(table.heads) - table.left)
-    caption = " ".join(escape_latex(text) for text in (f"{table.title}.", *table.notes))
-    rows = [" & ".join(escape_latex(cell) for cell in row) + r" \\" for row in (table.heads, *table.rows)]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"  \centering",
-            rf"  \caption{{{caption}}}",
-            rf"  \label{{{label}}}",
-            rf"  \begin{{tabular}}{{{columns}}}",
-            r"    \toprule",
-            f"    {rows[0]}",
-            r"    \midrule",
-            *(f"    {row}" for row in rows[1:]),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-def escape_latex(text: str) -> str:
-    r"""``text`` as LaTeX that shows it as it is.
-
-    >>> print(escape_latex("art_painting & 5 % ± 1"))
-    art\_painting \& 5 \% $\pm$ 1
+    Paired by seed, so that what makes a seed's split easy or hard cancels. None for plain fine-tuning itself, and where
+    there is nothing to pair with.
     """
-    return "".join(_LATEX.get(character, character) for character in text)
+    if baseline is None or _is_baseline(choice):
+        return None
+    both = [seed for seed in choice.by_seed if seed in baseline.by_seed]
+    return Estimate.of([choice.by_seed[seed][1] - baseline.by_seed[seed][1] for seed in both])
 
 
-def csv_text(lines: Sequence[Line], domains: Sequence[str]) -> str:
-    """Every number in %, unrounded: a row for each group's average and for each of its test domains."""
+def across_table(results: Sequence[Across], lines: Sequence[Line], domains: Sequence[str]) -> Table:
+    """What the methods reach across the trajectories of every seed together: o.o.d. accuracies alone."""
+    varied = _varied(lines)
+    by_domain = list(domains) if len(domains) > 1 else []
+    heads = [*_heads(varied), "i.i.d.", "o.o.d.", *(f"o.o.d. on {domain}" for domain in by_domain), "trajectories"]
+    rows = []
+    for found in _every_seed(results, domains):
+        first = next(iter(found.values()))
+        ood = {domain: f"{100 * result.ood_accuracy:.1f}" for domain, result in found.items()}
+        whole = len(found) == len(domains)
+        mean = f"{100 * sum(each.ood_accuracy for each in found.values()) / len(found):.1f}" if whole else "–"
+        own = [shown(first.settings[name]) if name in first.settings else "–" for name in varied]
+        cells = [first.method, f"{first.dropout:g}", *own, "–", mean, *(ood.get(domain, "–") for domain in by_domain)]
+        rows.append([*cells, " or ".join(map(str, sorted({len(each.members) for each in found.values()})))])
+    notes = [
+        "Accuracy in %. One number for each test domain, so no standard error; no selection.",
+        "I.i.d. accuracy is undefined: each seed holds other images out, and what one holds out another was trained "
+        "on. For the same reason there is no greedy soup.",
+    ]
+    return Table("Across the trajectories of every seed", heads, rows, notes, 1)
+
+
+def _every_seed(results: Sequence[Across], domains: Sequence[str]) -> list[dict[str, Across]]:
+    """By method, dropout rate and settings: the results by test domain, in order."""
+    found: dict[tuple[Any, ...], dict[str, Across]] = {}
+    for result in results:
+        key = (METHODS.index(result.method), result.dropout, json.dumps(dict(result.settings), sort_keys=True))
+        found.setdefault(key, {})[result.test_domain] = result
+    return [{domain: found[key][domain] for domain in domains if domain in found[key]} for key in sorted(found)]
+
+
+def csv_text(lines: Sequence[Line], domains: Sequence[str], every_seed: Sequence[Across] = ()) -> str:
+    """Every number in %, unrounded: a row for each group's average and for each of its test domains.
+
+    Results across the trajectories of every seed are there by test domain, with selection ``none: every seed``.
+    """
     heads = ["method", "dropout", "settings", "selection", "test_domain", "chosen", "n"]
-    heads += ["iid", "iid_standard_error", "ood", "ood_standard_error", "missing", "cloud_dots", "centre_n"]
+    heads += ["iid", "iid_standard_error", "ood", "ood_standard_error", "gain", "gain_standard_error"]
+    heads += ["missing", "cloud_dots", "centre_n"]
     heads += ["centre_iid", "centre_iid_standard_error", "centre_ood", "centre_ood_standard_error"]
     heads += ["paper_iid", "paper_ood", "difference_ood", "protocol_differs"]
     buffer = io.StringIO()
@@ -239,16 +231,22 @@ def csv_text(lines: Sequence[Line], domains: Sequence[str]) -> str:
             choice.rule,
         ]
         iid, ood = line.centre or (None, None)
-        row = [*first, "average", "", len(choice.by_seed), *_pair(choice.iid), *_pair(choice.ood), len(choice.missing)]
-        row += [line.dots, ood.n if ood else 0, *_pair(iid), *_pair(ood)]
+        row = [*first, "average", "", len(choice.by_seed), *_pair(choice.iid), *_pair(choice.ood), *_pair(line.gain)]
+        row += [len(choice.missing), line.dots, ood.n if ood else 0, *_pair(iid), *_pair(ood)]
         row += [theirs.iid if theirs and theirs.iid is not None else "", theirs.ood if theirs else ""]
         writer.writerow([*row, _pair(line.difference)[0], "; ".join(line.differs) if theirs else ""])
         for domain in domains:
             iid, ood = choice.domains.get(domain, (None, None))
             chosen = str(choice.chosen[domain]) if domain in choice.chosen else ""
             gone = sum(entry.test_domain == domain for entry in choice.missing)
-            row = [*first, domain, chosen, ood.n if ood else 0, *_pair(iid), *_pair(ood), gone]
+            row = [*first, domain, chosen, ood.n if ood else 0, *_pair(iid), *_pair(ood), "", "", gone]
             writer.writerow([*row, *[""] * (len(heads) - len(row))])
+    varied = _varied(lines)
+    for result in (each for found in _every_seed(every_seed, domains) for each in found.values()):
+        settings = ", ".join(f"{name} {shown(result.settings[name])}" for name in varied if name in result.settings)
+        row = [result.method, f"{result.dropout:g}", settings, "none: every seed", result.test_domain, "", ""]
+        row += ["", "", round(100 * result.ood_accuracy, 10)]
+        writer.writerow([*row, *[""] * (len(heads) - len(row))])
     return buffer.getvalue()
 
 
@@ -285,6 +283,10 @@ def _names(choice: Choice, varied: Sequence[str]) -> list[str]:
 
 def _name(choice: Choice) -> str:
     return str(choice.group)
+
+
+def _is_baseline(choice: Choice) -> bool:
+    return choice.group.method == "fine-tuning" and choice.group.dropout == 0
 
 
 def _items(choice: Choice) -> list[str]:

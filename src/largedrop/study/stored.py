@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..config import PROTOCOL, Config
+from ..config import PROTOCOL, Config, digest_of
 from ..errors import UserError
 from ..files import is_leftover
+from .curves import FILE as INTERPOLATION
+from .curves import Interpolation
 from .records import Record
+from .trajectories import FOLDER as ACROSS
+from .trajectories import Across, matched, read_across
 
 __all__ = ["Problem", "Runs", "Stored", "read_runs"]
 
@@ -31,6 +35,7 @@ _BATCH = 256
 """Runs whose files are in memory at a time."""
 
 _NOT_SETTINGS = ("data", "fingerprint", "dropout", "test_domain", "seed")
+_SETTINGS = tuple(entry.name for entry in fields(Config) if entry.name not in _NOT_SETTINGS)
 _NAMED = re.compile(r"-d[0-9.e+-]+-s[0-9]+-([0-9a-f]{12})$")
 _MOST_NAMED = 12
 _TOLD = 3
@@ -57,12 +62,14 @@ class Stored:
         config: what it is a function of.
         records: one for each method; ``settings`` are the config's, with ``steps``.
         dataset: facts about the data where the run's result holds them (``describe``'s, under ``dataset``), else empty.
+        interpolation: between the pretrained network and this one, where it was computed.
     """
 
     name: str
     config: Config
     records: tuple[Record, ...]
     dataset: Mapping[str, Any]
+    interpolation: Interpolation | None = None
 
 
 @dataclass(frozen=True)
@@ -73,16 +80,33 @@ class Runs:
         folder: that was read.
         runs: finished ones, by name; all of one dataset, split and class list.
         problems: those that are left out, by name.
+        stored_across: results across trajectories that lie there, by their files' stems, of whatever runs.
     """
 
     folder: Path
     runs: tuple[Stored, ...]
     problems: tuple[Problem, ...]
+    stored_across: Mapping[str, Across] = field(default_factory=dict)
+
+    @cached_property
+    def _across(self) -> tuple[tuple[Across, ...], tuple[str, ...]]:
+        return matched(((Path(run.name).name, run.config) for run in self.runs), self.stored_across)
 
     @property
+    def across(self) -> tuple[Across, ...]:
+        """The results across trajectories whose members are a whole group among the runs."""
+        return self._across[0]
+
+    @property
+    def not_across(self) -> tuple[str, ...]:
+        """The groups of the runs for which there is no such result, in lines; none where there is none of any group."""
+        return self._across[1] if self.stored_across else ()
+
+    @cached_property
     def records(self) -> list[Record]:
-        """One for each run and method."""
-        return [record for run in self.runs for record in run.records]
+        """One for each run and method, and for each seed's result across trajectories."""
+        own = [record for run in self.runs for record in run.records]
+        return own + [result.record for result in self.across if result.seed is not None]
 
     @property
     def dataset(self) -> dict[str, Any]:
@@ -93,12 +117,13 @@ class Runs:
 
 
 def read_runs(folder: str | Path, *, only: Collection[str] | None = None) -> Runs:
-    """Read every finished run below ``folder``; of each run only ``config.json`` and ``result.json`` are opened.
+    """Read every finished run below ``folder``; of each run only its config, result and interpolation are opened.
 
     A run is any folder that holds one of those files; folders whose names begin with a dot are not entered. A run is
     left out, and listed with the reason, where it is unfinished, half-written, damaged, of a newer version or an older
     protocol, edited by hand (its config no longer hashes to its folder's name, or its result contradicts its own
-    log), or the same as another one.
+    log), or the same as another one. Results across trajectories are read where they lie in a folder ``across``, below
+    ``folder`` or, where that is a sweep's ``runs``, beside it.
 
     Args:
         folder: that is read.
@@ -111,28 +136,35 @@ def read_runs(folder: str | Path, *, only: Collection[str] | None = None) -> Run
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no folder {folder}" + (" (it is a file)" if folder.exists() else ""))
-    places = [(path, names) for path, names in _places(folder) if only is None or path.name in only]
+    beside = folder.resolve().parent / ACROSS
+    others = [beside] if folder.resolve().name == "runs" and beside.is_dir() else []
+    places = [(path, names) for path, names in _places(folder, others) if only is None or path.name in only]
     shared: dict[str, dict[str, Any]] = {}
     found: list[Stored | Problem] = []
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(places), _BATCH):
             batch = places[start : start + _BATCH]
             contents = pool.map(_contents, (path for path, _ in batch))
-            found += [
-                _run(path, folder, names, texts, shared) for (path, names), texts in zip(batch, contents, strict=True)
-            ]
+            for (path, names), texts in zip(batch, contents, strict=True):
+                run = _run(path, folder, names, texts, shared)
+                found += _with_interpolation(run, path) if INTERPOLATION in names else [run]
+    across, damaged = read_across(others)
     problems = [entry for entry in found if isinstance(entry, Problem)]
     runs, copies = _without_copies([entry for entry in found if isinstance(entry, Stored)])
-    problems = sorted([*problems, *copies], key=lambda problem: problem.name)
+    problems += [*copies, *(Problem(f"{ACROSS}/{name}", "damaged", reason) for name, reason in damaged.items())]
+    problems.sort(key=lambda problem: problem.name)
     if not runs:
         listed = _cut([str(problem) for problem in problems], "runs")
         raise UserError("\n".join([f"no finished run in {folder}", *listed]))
     _refuse_mixed(runs)
-    return Runs(folder, tuple(runs), tuple(problems))
+    return Runs(folder, tuple(runs), tuple(problems), across)
 
 
-def _places(folder: Path) -> Iterator[tuple[Path, frozenset[str]]]:
-    """Every run's folder at or below ``folder``, in order, with the names of what lies in it."""
+def _places(folder: Path, others: list[Path]) -> Iterator[tuple[Path, frozenset[str]]]:
+    """Every run's folder at or below ``folder``, in order, with the names of what lies in it.
+
+    Folders of results across trajectories are added to ``others``.
+    """
     seen: set[tuple[int, int]] = set()
     waiting = [folder]
     while waiting:
@@ -150,6 +182,8 @@ def _places(folder: Path) -> Iterator[tuple[Path, frozenset[str]]]:
         if names & {"config.json", "result.json"} or any(name.startswith(".config.json.") for name in names):
             yield path, names
         else:
+            if path.name == ACROSS:
+                others.append(path)
             below = [path / entry.name for entry in inside if entry.is_dir() and not entry.name.startswith(".")]
             waiting += sorted(below, reverse=True)
 
@@ -202,13 +236,23 @@ def _run(
     wrong = _contradiction(config, result)
     if wrong:
         return Problem(name, *wrong)
-    settings = {key: value for key, value in stored.items() if key not in _NOT_SETTINGS}
+    settings = {name: getattr(config, name) for name in _SETTINGS}  # with the fields that are newer than the run
     settings = shared.setdefault(json.dumps(settings, sort_keys=True), settings)  # thousands of runs, few settings
     records = _records(config, result, settings)
     if isinstance(records, str):
         return Problem(name, "damaged", records)
     dataset = result.get("dataset", {})
     return Stored(name, config, records, dataset if isinstance(dataset, dict) else {})
+
+
+def _with_interpolation(run: Stored | Problem, path: Path) -> list[Stored | Problem]:
+    """The run with the interpolation that lies in its folder; a damaged one is left out, not the run."""
+    if isinstance(run, Problem):
+        return [run]
+    try:
+        return [replace(run, interpolation=Interpolation.read(path / INTERPOLATION))]
+    except UserError as error:
+        return [run, Problem(f"{run.name}/{INTERPOLATION}", "damaged", str(error).removeprefix(f"{INTERPOLATION}: "))]
 
 
 def _parsed(file: str, content: bytes | OSError) -> dict[str, Any] | tuple[str, str]:
@@ -231,7 +275,7 @@ def _config(stored: dict[str, Any], folder: str) -> Config | tuple[str, str]:
     named = _NAMED.search(folder)
     digest = named[1] if named else None
     # An older version may have known fewer fields, so it is the stored fields that made the name.
-    protocol = next((number for number in range(PROTOCOL, -1, -1) if _digest(stored, number) == digest), None)
+    protocol = next((number for number in range(PROTOCOL, -1, -1) if digest_of(stored, number) == digest), None)
     unknown = sorted(set(stored) - {entry.name for entry in fields(Config)})
     if unknown and protocol is not None:
         return "newer version", f"its config has '{unknown[0]}', which largedrop {__version__} does not know; update it"
@@ -245,11 +289,6 @@ def _config(stored: dict[str, Any], folder: str) -> Config | tuple[str, str]:
     if protocol is not None and protocol < PROTOCOL:
         return "older protocol", f"of protocol {protocol}, and now the same config trains differently; run it again"
     return config
-
-
-def _digest(stored: dict[str, Any], protocol: int) -> str:
-    content = json.dumps({"protocol": protocol, **stored}, sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def _contradiction(config: Config, result: dict[str, Any]) -> tuple[str, str] | None:

@@ -25,7 +25,7 @@ from ..training.loop import cost
 from ..training.run import Run, read_json
 from .compare import train_all
 from .parallel import ProcessFailedError
-from .preset import Preset
+from .preset import Preset, with_weights
 from .report import read_runs, write_report
 
 __all__ = ["Entry", "Sweep", "SweepPlan", "plan_sweep", "report_sweep", "run_sweep"]
@@ -36,7 +36,10 @@ FILE = "sweep.json"
 TRIES = 2
 """How often a run is begun that fails for no reason that it can explain."""
 
-SHARED = ("model", "weights", "objective", "penalty", "penalty_after", "steps", "size", "batch")
+LINEAR_BYTES = 300_000
+"""Of a linear fit's files, about; the features that it is trained on are in the user's cache."""
+
+SHARED = ("fit", "left_out", "model", "weights", "objective", "penalty", "penalty_after", "steps", "size", "batch")
 """The fields on which it depends what ``api.resolve`` checks and fills in, besides the dataset."""
 
 
@@ -99,6 +102,11 @@ class SweepPlan:
         return sum(entry.size for entry in self.entries)
 
     @property
+    def finished(self) -> list[Run]:
+        """The runs that are finished by now."""
+        return [Run.open(entry.folder) for entry in self.entries if _state(entry.folder) == "finished"]
+
+    @property
     def report(self) -> Path:
         """The folder of the report; the small scale has one of its own."""
         return self.folder / f"report-{self.preset.name}{'' if self.scale == 'full' else f'-{self.scale}'}"
@@ -145,20 +153,21 @@ def plan_sweep(
             is of another dataset or holds something else.
     """
     _owned(folder, data)
-    runs = _weighted(preset.scale(scale).runs(data.domains), preset.scale(scale).values("model"), weights)
+    runs = with_weights(preset.scale(scale).runs(data.domains), preset.scale(scale).values("model"), weights)
     unknown = [name for name in dict.fromkeys(run["test_domain"] for run in runs) if name not in data.domains]
     if unknown:
         told = "; ".join(f"no domain '{name}' in {data.name}; {one_of(name, data.domains)}" for name in unknown)
         raise UserError(f"{preset.path}: test_domains: {told}")
     configs = _configs(preset, scale, runs, data, device, precision)
     splits = _Splits(data)
-    sizes = {model: _network_bytes(model, len(data.classes)) for model in {config.model for config in configs}}
+    whole = {config.model for config in configs if config.fit == "all"}
+    sizes = {model: _network_bytes(model, len(data.classes)) for model in whole}
     entries = []
     for config in configs:
         split, place = splits.of(config), folder / "runs" / run_name(config)
         logits = 2 * len(config.evaluations) * (len(split.iid) + len(split.ood)) * len(data.classes)
-        networks = (4 if config.swad else 3) * sizes[config.model]
-        entries.append(Entry(config, place, cost(config, split), networks + logits, _state(place)))
+        stored = logits + (4 if config.swad else 3) * sizes[config.model] if config.fit == "all" else LINEAR_BYTES
+        entries.append(Entry(config, place, cost(config, split), stored, _state(place)))
     return SweepPlan(preset, scale, folder, tuple(entries), _seconds(entries, folder, splits))
 
 
@@ -266,33 +275,6 @@ def report_sweep(planned: SweepPlan) -> list[Path]:
     return write_report(runs, planned.report, seeds=planned.preset.scale(planned.scale).seeds)
 
 
-def _weighted(runs: list[dict[str, Any]], models: Sequence[str], weights: Sequence[str]) -> list[dict[str, Any]]:
-    """The runs with the initial weights that the user names.
-
-    Raises:
-        UserError: a model that the preset does not have, one named twice, a file for several models, or runs that have
-            weights of their own.
-    """
-    files: dict[str, str] = {}
-    for text in weights:
-        name, separator, file = text.partition("=")
-        if not separator and len(models) > 1:
-            raise UserError(f"--weights {text}: this preset has {len(models)} models; say --weights MODEL={text}")
-        model, file = (name, file) if separator else (models[0], text)
-        if model not in models:
-            raise UserError(f"--weights {text}: this preset has no such model; {one_of(model, models)}")
-        if model in files:
-            raise UserError(f"--weights names {model} twice")
-        files[model] = file
-    changed = []
-    for run in runs:
-        model = run.get("model", models[0])
-        if model in files and "weights" in run:
-            raise UserError(f"--weights {files[model]}: the preset itself sets weights, '{run['weights']}'")
-        changed.append({**run, "weights": files[model]} if model in files else run)
-    return changed
-
-
 def _configs(
     preset: Preset, scale: str, runs: list[dict[str, Any]], data: Dataset, device: torch.device, precision: str
 ) -> list[Config]:
@@ -343,8 +325,8 @@ def _seconds(entries: list[Entry], folder: Path, splits: _Splits) -> float | Non
     for path in sorted(folder.glob("runs/*/result.json")):
         try:
             run = Run.open(path.parent)
-            took = float(run.result["methods"]["fine-tuning"]["seconds"])
-        except (UserError, KeyError, TypeError, ValueError):
+            took = float(next(iter(run.result["methods"].values()))["seconds"])
+        except (UserError, KeyError, TypeError, ValueError, StopIteration):
             continue  # no pace to learn from it; the report names it and what is wrong
         if run.config.fingerprint == splits.data.fingerprint:
             seconds, work = spent.get(_kind(run.config), (0.0, 0.0))
@@ -360,7 +342,7 @@ def _seconds(entries: list[Entry], folder: Path, splits: _Splits) -> float | Non
 
 
 def _kind(config: Config) -> tuple[Any, ...]:
-    return config.model, config.size, config.precision
+    return config.model, config.size, config.precision, config.fit
 
 
 def _owned(folder: Path, data: Dataset) -> bool:
