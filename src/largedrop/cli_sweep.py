@@ -197,8 +197,8 @@ def _summary(planned: SweepPlan) -> str:
     )
     if not planned.pending:
         time = "nothing to train"
-    elif planned.seconds is None:
-        time = "time unknown until runs of this network and size are finished here"
+    elif planned.rough:
+        time = f"very roughly {duration(planned.seconds)} one after the other, by the speed of the network alone"
     else:
         time = f"{duration(planned.seconds)} one after the other at the pace of those finished here"
     return (

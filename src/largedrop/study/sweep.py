@@ -24,6 +24,7 @@ from ..files import is_leftover, write_json
 from ..training.loop import cost
 from ..training.run import Run, read_json
 from .compare import train_all
+from .pace import Paces
 from .parallel import ProcessFailedError
 from .preset import Preset, with_weights
 from .report import read_runs, write_report
@@ -72,14 +73,16 @@ class SweepPlan:
         folder: of the sweep; shared with other presets.
         entries: one for each run.
         seconds: that the runs that are not finished will take, one after the other, at the pace of those of the same
-            network, size and precision that are finished in the folder; None where there are none of these to measure.
+            network, size and precision that are finished in the folder, or of a look at how fast the network computes.
+        rough: whether there was such a look; it may be wrong by a factor of two.
     """
 
     preset: Preset
     scale: str
     folder: Path
     entries: tuple[Entry, ...]
-    seconds: float | None
+    seconds: float
+    rough: bool
 
     @property
     def pending(self) -> tuple[Entry, ...]:
@@ -168,7 +171,9 @@ def plan_sweep(
         logits = 2 * len(config.evaluations) * (len(split.iid) + len(split.ood)) * len(data.classes)
         stored = logits + (4 if config.swad else 3) * sizes[config.model] if config.fit == "all" else LINEAR_BYTES
         entries.append(Entry(config, place, cost(config, split), stored, _state(place)))
-    return SweepPlan(preset, scale, folder, tuple(entries), _seconds(entries, folder, splits))
+    paces = Paces(data, device, sorted(path.parent for path in folder.glob("runs/*/result.json")))
+    seconds = sum(entry.cost * paces.of(entry.config) for entry in entries if entry.state != "finished")
+    return SweepPlan(preset, scale, folder, tuple(entries), seconds, paces.rough)
 
 
 def run_sweep(
@@ -317,32 +322,6 @@ def _network_bytes(model: str, classes: int) -> int:
     with torch.random.fork_rng(devices=[]):
         network = timm.create_model(model, pretrained=False, num_classes=classes)
     return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
-
-
-def _seconds(entries: list[Entry], folder: Path, splits: _Splits) -> float | None:
-    """See ``SweepPlan.seconds``. The device is not known of a run, and is taken to be the same."""
-    spent: dict[tuple[Any, ...], tuple[float, float]] = {}
-    for path in sorted(folder.glob("runs/*/result.json")):
-        try:
-            run = Run.open(path.parent)
-            took = float(next(iter(run.result["methods"].values()))["seconds"])
-        except (UserError, KeyError, TypeError, ValueError, StopIteration):
-            continue  # no pace to learn from it; the report names it and what is wrong
-        if run.config.fingerprint == splits.data.fingerprint:
-            seconds, work = spent.get(_kind(run.config), (0.0, 0.0))
-            spent[_kind(run.config)] = seconds + took, work + cost(run.config, splits.of(run.config))
-    left = 0.0
-    for entry in entries:
-        if entry.state != "finished":
-            if _kind(entry.config) not in spent:
-                return None
-            seconds, work = spent[_kind(entry.config)]
-            left += entry.cost * seconds / work
-    return left
-
-
-def _kind(config: Config) -> tuple[Any, ...]:
-    return config.model, config.size, config.precision, config.fit
 
 
 def _owned(folder: Path, data: Dataset) -> bool:

@@ -45,7 +45,7 @@ SAVE_EVERY = 120.0
 TRAINING_COST = 5
 """An image in training takes about as long as this many in evaluation; for the time that is left."""
 
-LINEAR_COST = 1e-4
+LINEAR_COST = 3e-4
 """An image in the training of a linear fit likewise, where many of them are trained together."""
 SCORES = ("iid_accuracy", "ood_accuracy")
 Report = Callable[[float], None]
