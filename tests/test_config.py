@@ -71,7 +71,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("steps", 0, "steps must be a whole number, 1 or more, not 0"),
     ("steps", 1e4, "steps must be a whole number, 1 or more, not 10000.0"),
     ("batch", 0, "batch must be a whole number, 1 or more, not 0"),
-    ("optimizer", "adam", "optimizer must be 'sgd' or 'adamw', not 'adam'"),
+    ("optimizer", "adam", "optimizer must be 'sgd', 'adamw' or 'lbfgs', not 'adam'"),
     ("lr", 0.0, "lr must be above 0, not 0.0"),
     ("lr", math.inf, "lr must be above 0, not inf"),
     ("lr", None, "lr must be above 0, not None"),

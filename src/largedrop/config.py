@@ -18,6 +18,7 @@ OBJECTIVES = ("erm", "coral", "vrex", "irm", "mldg")
 DEFAULT_MODEL = "tf_efficientnet_lite0"
 PROTOCOL = 2
 """Raised whenever the same config would train differently, so that older runs are not taken for new ones."""
+OPTIMIZERS = ("sgd", "adamw", "lbfgs")
 FITS = ("all", "linear", "probe")
 
 
@@ -70,7 +71,7 @@ class Config:
     # The schedule.
     steps: int = _doc("Optimiser steps.", 300)
     batch: int = _doc("Images from each training domain in a batch.", 8)
-    optimizer: str = _doc("'sgd' or 'adamw'.", "adamw")
+    optimizer: str = _doc("'sgd' or 'adamw'; for probes also 'lbfgs', until it has converged.", "adamw")
     lr: float = _doc("Learning rate.", 1e-4)
     momentum: float = _doc("Momentum of SGD.", 0.9)
     weight_decay: float = _doc("L2 weight decay (decoupled with adamw).", 1e-4)
@@ -213,7 +214,7 @@ def _problems(values: Mapping[str, Any]) -> Iterator[str]:
         ("head_lr_multiplier", number, lambda value: value > 0, "above 0"),
         ("steps", int, lambda value: value >= 1, "a whole number, 1 or more"),
         ("batch", int, lambda value: value >= 1, "a whole number, 1 or more"),
-        ("optimizer", str, lambda value: value in ("sgd", "adamw"), "'sgd' or 'adamw'"),
+        ("optimizer", str, lambda value: value in OPTIMIZERS, "'sgd', 'adamw' or 'lbfgs'"),
         ("lr", number, lambda value: value > 0, "above 0"),
         ("momentum", number, lambda value: 0 <= value < 1, "in [0, 1)"),
         ("weight_decay", number, lambda value: value >= 0, "0 or more"),
@@ -248,6 +249,8 @@ def _contradictions(config: Config) -> Iterator[str]:
     if config.decay_again_at < config.decay_at:
         yield f"decay-again-at ({config.decay_again_at:g}) comes before decay-at ({config.decay_at:g})"
     if config.fit == "all":
+        if config.optimizer == "lbfgs":
+            yield "optimizer 'lbfgs' is for probes, whose objective is convex"
         if config.feature_views:
             yield "feature-views is for linear fits and probes; fine-tuning draws new views at every step"
         if "+" in config.model:
@@ -257,7 +260,7 @@ def _contradictions(config: Config) -> Iterator[str]:
         "objective": "erm",
         "block_dropout": 0,
         "swad": False,
-        "optimizer": "sgd",
+        "optimizer": "lbfgs" if (config.fit, config.optimizer) == ("probe", "lbfgs") else "sgd",
         "head": "random",
         "head_lr_multiplier": 1,
         "held_out_view": "evaluation",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,32 @@ def test_networks_side_by_side(data: ld.Dataset, tmp_path: Path) -> None:
     widths = [config(data, "probe", model=name) for name in ("test_convnext", "test_efficientnet")]
     units = sum(FeatureStore(data, HostViews(data)).features(each).taps.widths[-1] for each in widths)
     assert tensors["weight"].shape == (3, units)
+
+
+def test_a_probe_by_the_converged_solver(data: ld.Dataset, tmp_path: Path) -> None:
+    one = config(data, "probe", optimizer="lbfgs", weight_decay=1e-2)
+    (run,) = trained(data, tmp_path, one)
+    assert isinstance(run, Run)
+    (record,) = run.records
+    assert (record.method, record.steps) == ("linear-probe", run.result["best_step"])
+    tensors, _ = read_tensors(run.best, "linear")
+    # At the minimum more steps of the protocol's SGD, begun anew at a small rate, come to the same weights.
+    (slow,) = trained(data, tmp_path, config(data, "probe", dropout=0.0, weight_decay=1e-2, steps=4000, lr=1e-2))
+    (solved,) = trained(data, tmp_path, config(data, "probe", dropout=0.0, weight_decay=1e-2, optimizer="lbfgs"))
+    assert isinstance(slow, Run)
+    assert isinstance(solved, Run)
+    by_steps, by_solver = (read_tensors(each.final, "linear")[0]["weight"] for each in (slow, solved))
+    centred = by_steps - by_steps.mean(0)
+    assert float((centred - by_solver).norm() / by_solver.norm()) < 0.1
+    assert tensors["weight"].shape == by_solver.shape
+
+
+def test_a_probe_without_a_minimum(data: ld.Dataset, tmp_path: Path) -> None:
+    bad = config(data, "probe", dropout=0.0, weight_decay=0.0, optimizer="lbfgs")
+    found, good = trained(data, tmp_path, bad, config(data, "probe", weight_decay=1e-2, optimizer="lbfgs"))
+    assert isinstance(found, CollapseError)
+    assert re.search(r"no minimum that could be found .*give it some --weight-decay$", str(found))
+    assert isinstance(good, Run)
 
 
 def test_augmented_views_are_drawn_from(data: ld.Dataset, tmp_path: Path) -> None:

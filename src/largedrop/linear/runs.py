@@ -14,15 +14,16 @@ import torch
 from .. import __version__
 from ..config import Config
 from ..data.dataset import Dataset
-from ..errors import CollapseError, UserError
+from ..errors import CollapseError, Interrupted, UserError
 from ..files import write_json
 from ..study.records import describe
 from ..training.checkpoint import write_tensors
-from ..training.evaluation import accuracy
+from ..training.evaluation import accuracy, cross_entropy
 from ..training.loop import cost
 from ..training.run import Run, claim_folder
 from ..training.views import Views
 from .problem import LinearSetting, Problem
+from .solve import solve_probes
 from .store import FeatureStore
 from .train import LinearEvaluation, LinearModel, LinearResult, train_linear
 
@@ -89,17 +90,27 @@ def train_linear_runs(
             def count(done: int, share: float = work / steps) -> None:
                 report(done * share)
 
+            solved = [entry for entry in waiting if entry[0].optimizer == "lbfgs"]
+            stepped = [entry for entry in waiting if entry[0].optimizer != "lbfgs"]
             began = time.monotonic()
             fitted = train_linear(
-                [(problem, _setting(config)) for config, _, problem in waiting],
+                [(problem, _setting(config)) for config, _, problem in stepped],
                 device=views.device,
                 outputs=True,
                 progress=count,
                 stop=stop,
             )
-            seconds = (time.monotonic() - began) / len(waiting)
-            for (config, folder, problem), result in zip(waiting, fitted, strict=True):
+            seconds = (time.monotonic() - began) / max(1, len(stepped))
+            for (config, folder, problem), result in zip(stepped, fitted, strict=True):
                 yield config, _stored(config, folder, problem, data, result, seconds)
+            groups: dict[tuple[int, float], list[tuple[Config, Path, Problem]]] = {}
+            for entry in solved:
+                groups.setdefault((id(entry[2]), entry[0].weight_decay), []).append(entry)
+            for members in groups.values():
+                if stop is not None and stop():
+                    raise Interrupted("stopped before a probe; those that are solved are kept")
+                yield from _solved(members, data)
+                count(sum(config.steps for config, _, _ in members))
 
 
 def _claim(config: Config, folder: Path, locks: ExitStack) -> None:
@@ -175,17 +186,72 @@ def _stored(
         "ensemble": {**_of_ensemble(problem, result), **common},
         "weight-average": {**_scores(result.mean), **common},
     }
-    log = [{"step": entry.step, **_scores(entry), "iid_loss": entry.iid_loss} for entry in result.evaluations]
+    return _finished(folder, data, methods, result.evaluations, result.best.step)
+
+
+def _finished(
+    folder: Path,
+    data: Dataset,
+    methods: dict[str, dict[str, float]],
+    evaluations: Sequence[LinearEvaluation],
+    best_step: int,
+) -> Run:
+    log = [{"step": entry.step, **_scores(entry), "iid_loss": entry.iid_loss} for entry in evaluations]
     content = {
         "largedrop": __version__,
         "dataset": describe(data),
         "methods": methods,
-        "best_step": result.best.step,
+        "best_step": best_step,
         "log": log,
     }
     write_json(folder / "log.json", {"log": log})
     write_json(folder / "result.json", content)
     return Run.open(folder)
+
+
+def _solved(
+    members: Sequence[tuple[Config, Path, Problem]], data: Dataset
+) -> Iterator[tuple[Config, Run | CollapseError]]:
+    """Probes of one problem and weight decay by the converged solver; they have one evaluation, and no ensemble."""
+    began = time.monotonic()
+    config, _, problem = members[0]
+    width = problem.widths[-1]
+    read = problem.views[1:] or problem.views
+    fits = solve_probes(
+        [torch.cat([view[torch.from_numpy(part)][:, -width:].float() for view in read]) for part in problem.train],
+        [torch.from_numpy(problem.labels[part]).repeat(len(read)) for part in problem.train],
+        problem.classes,
+        rates := list(dict.fromkeys(each.dropout for each, _, _ in members)),
+        [config.weight_decay],
+        seed=config.seed,
+    )
+    seconds = round((time.monotonic() - began) / len(members), 3)
+    found = dict(zip(rates, fits, strict=True))
+    images = problem.views[0][torch.from_numpy(np.concatenate([problem.iid, problem.ood]))].float()
+    for each, folder, _ in members:
+        fit = found[each.dropout]
+        if not fit.converged:
+            yield (
+                each,
+                CollapseError(
+                    f"the probe has no minimum that could be found ({fit.stopped} after {fit.iterations} iterations); "
+                    "give it some --weight-decay"
+                ),
+            )
+            continue
+        model = LinearModel(fit.weight, fit.bias, None)
+        outputs = model(images).to(torch.float16).numpy()
+        iid, ood = outputs[: len(problem.iid)], outputs[len(problem.iid) :]
+        entry = LinearEvaluation(
+            fit.iterations,
+            accuracy(iid, problem.labels[problem.iid]),
+            accuracy(ood, problem.labels[problem.ood]),
+            cross_entropy(iid, problem.labels[problem.iid]),
+        )
+        for name in ("best", "average", "final"):
+            _write_model(folder / f"{name}.safetensors", each, data, model, entry)
+        methods = {METHOD_OF[each.fit]: {**_scores(entry), "steps": fit.iterations, "seconds": seconds}}
+        yield each, _finished(folder, data, methods, [entry], entry.step)
 
 
 def _scores(entry: LinearEvaluation) -> dict[str, float]:
