@@ -1,4 +1,4 @@
-"""The command line: ``largedrop demo``, ``train``, ``compare``, ``inspect``, ``report`` and ``sweep``."""
+"""The command line: ``largedrop demo``, ``train``, ``compare``, ``advise``, ``inspect``, ``report`` and ``sweep``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
+from .cli_advise import advise
 from .cli_compare import compare, run_and_publish, train
 from .cli_inspect import inspect
 from .cli_options import Device, DryRun, Precision
@@ -88,6 +89,7 @@ app.command(epilog="Example: largedrop train path/to/PACS --test-domain sketch -
     train
 )
 app.command(epilog="Example: largedrop compare path/to/PACS --steps 300 --seeds 3 --output pacs")(compare)
+app.command(epilog="Example: largedrop advise path/to/PACS --test-domain sketch")(advise)
 app.command(epilog="Example: largedrop inspect comparison/runs --data path/to/PACS --output inspection")(inspect)
 app.command(epilog="Example: largedrop report largedrop-runs --output report")(report)
 app.command(epilog="Example: largedrop sweep paper-figure-2 --scale small --data path/to/PACS --output sweeps/PACS")(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -50,6 +51,11 @@ from .cli_options import (
 from .config import RECIPES, Config, help_of
 from .errors import CollapseError, UserError
 
+if TYPE_CHECKING:
+    import torch
+
+    from .data.dataset import Dataset
+
 __all__ = ["compare", "run_and_publish", "train"]
 
 
@@ -57,7 +63,9 @@ def train(
     data: Data,
     test_domain: Annotated[str, typer.Option(help=help_of("test_domain"))],
     left_out: LeftOut = None,
-    dropout: Annotated[float, typer.Option(help=help_of("dropout"))] = 0.9,
+    dropout: Annotated[
+        str, typer.Option(help=f"{help_of('dropout')} 'auto' takes what `largedrop advise` would.")
+    ] = "0.9",
     seeds: Seeds = 1,
     output: Annotated[
         Path | None, typer.Option(help="Folder for the runs. [default: largedrop-runs/DATA-DOMAIN-…]")
@@ -94,17 +102,18 @@ def train(
 ) -> None:
     """Fine-tune on every domain but one, and score on that one. Leaves checkpoints to predict with."""
     settings = _given(locals())
+    (rate,) = _rates(dropout, most=1)
     run_and_publish(
         data,
         output,
-        title=f"Fine-tuning with dropout {dropout:g}, tested on {test_domain}",
+        title=f"Fine-tuning with dropout {rate if rate == AUTO else f'{rate:g}'}, tested on {test_domain}",
         device=device,
         jobs=jobs,
         skip_bad_images=skip_bad_images,
         dry_run=dry_run,
         recipe=recipe,
         test_domains=(test_domain,),
-        dropouts=(dropout,),
+        dropouts=(rate,),
         seeds=tuple(range(seeds)),
         checkpoints=True,
         **settings,
@@ -117,7 +126,11 @@ def compare(
         str | None, typer.Option(help="Domains to test on in turn, separated by commas. [default: each domain]")
     ] = None,
     dropout: Annotated[
-        str, typer.Option(help="Dropout rates, separated by commas; 0 is plain fine-tuning.")
+        str,
+        typer.Option(
+            help="Dropout rates, separated by commas; 0 is plain fine-tuning, and 'auto' for each test domain what "
+            "`largedrop advise` would say."
+        ),
     ] = "0,0.5,0.9",
     seeds: Seeds = 1,
     output: Annotated[
@@ -171,6 +184,9 @@ def compare(
     )
 
 
+AUTO = "auto"
+"""A dropout rate that is found from the data, for each test domain."""
+
 SETTINGS = (
     *("model", "weights", "steps", "size", "batch", "lr", "optimizer", "momentum", "weight_decay", "head"),
     *("block_dropout", "objective", "penalty", "penalty_after"),
@@ -217,6 +233,7 @@ def run_and_publish(
         data = open_dataset(source, bound=bound, skip_bad_images=skip_bad_images, progress=bar.set)
     if data.skipped:
         console.print(f"left out {len(data.skipped)} images that cannot be decoded", highlight=False)
+    planning["dropouts"], chosen = _advised(console, data, place, recipe, planning)
     planned = plan(data, place, recipe=recipe, **planning)
     first = planned.configs[0]
     count = len(planned.configs)
@@ -259,6 +276,11 @@ def run_and_publish(
     files = publish(
         console, data, planned, result, folder, title=title, command=_command(), seconds=seconds, device=place
     )
+    if len(set(chosen.values())) > 1:
+        from .study.advice_output import auto_lines
+
+        for line in auto_lines(result.records, chosen):
+            console.print(line, highlight=False, soft_wrap=True)
     if checkpoints:
         files += [run.best for run in result.runs]
     console.print(f"{duration(seconds)}; written:", highlight=False)
@@ -291,10 +313,60 @@ def _listed(flag: str, text: str) -> list[str]:
     return names
 
 
-def _rates(text: str) -> list[float]:
+def _rates(text: str, most: int | None = None) -> list[float | str]:
     from .models.dropout import check_rate
 
-    return [check_rate(rate) for rate in _listed("--dropout", text)]  # type: ignore[arg-type]
+    listed = _listed("--dropout", text)
+    if most is not None and len(listed) > most:
+        raise UserError(f"--dropout takes one rate here, not {len(listed)} ({text}); `largedrop compare` takes several")
+    return [rate if rate == AUTO else check_rate(rate) for rate in listed]  # type: ignore[arg-type]
+
+
+def _advised(
+    console: Console, data: Dataset, device: torch.device, recipe: str, planning: Mapping[str, Any]
+) -> tuple[tuple[float, ...] | dict[str, tuple[float, ...]], dict[str, float]]:
+    """The rates with each ``auto`` resolved, and what it is, by test domain; a line for each says what and why.
+
+    Raises:
+        UserError: ``auto`` is named twice, or what ``advise`` raises.
+    """
+    from .progress import Bar
+    from .study.advice import advise
+    from .study.compare import plan
+
+    dropouts: tuple[float | str, ...] = planning["dropouts"]
+    if AUTO not in dropouts:
+        return tuple(float(rate) for rate in dropouts), {}
+    if dropouts.count(AUTO) > 1:
+        raise UserError("the dropout rate 'auto' is named twice")
+    # What is wrong with a setting is said before anything is computed.
+    domains = plan(data, device, recipe=recipe, **{**planning, "dropouts": (0.0,)}).test_domains
+    settings = {**default_settings(), **RECIPES.get(recipe, {}), **planning}
+    found: dict[str, tuple[float, ...]] = {}
+    chosen: dict[str, float] = {}
+    for domain in domains:
+        with Bar(console, 2 * len(data), f"advising for {domain}") as bar:
+            advice = advise(
+                data,
+                test_domain=domain,
+                left_out=settings["left_out"],
+                model=settings["model"],
+                size=settings["size"],
+                weights=settings["weights"],
+                precision=settings["precision"],
+                device=device,
+                progress=bar.advance,
+                note=lambda text: console.print(text, highlight=False, soft_wrap=True),
+            )
+        console.print(
+            f"dropout auto for {domain}: {advice.rate:g} ({advice.verdict}): {advice.reason}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        chosen[domain] = advice.rate
+        # What is also listed by its number is one run.
+        found[domain] = tuple(dict.fromkeys(advice.rate if rate == AUTO else float(rate) for rate in dropouts))
+    return found, chosen
 
 
 def _command() -> str:

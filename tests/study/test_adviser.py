@@ -62,7 +62,7 @@ def test_within_regret_and_their_summary(adviser: Any) -> None:
     assert "| within one standard error of the best | | | 1 of 2 | 2 of 2 | 1 of 2 |" in text
     regrets = [0.10, 0.01]
     spread = 100 * abs(regrets[0] - regrets[1]) / math.sqrt(2) / math.sqrt(2)
-    assert f"| mean regret (points) | | | {100 * sum(regrets) / 2:.1f} ± {spread:.1f} |" in text
+    assert f"| mean regret (points; ± over test domains) | | | {100 * sum(regrets) / 2:.1f} ± {spread:.1f} |" in text
 
 
 def test_the_pooled_error_decides(adviser: Any) -> None:
