@@ -2,7 +2,10 @@
 
 Each training domain is held out in turn (``advice_curves``). The rule: of the rates that gain more than one standard
 error over no dropout, those within one standard error of the best, and of these the one nearest to the paper's 0.9. It
-is the one-standard-error rule of Breiman et al. (1984), towards more regularisation.py`` compares it with some). The standard errors are over the held-out domains, paired:
+is the one-standard-error rule of Breiman et al. (1984), towards more regularisation. It was written down with some
+fine-tunings in sight, and no number in it was fitted to them; ``studies/adviser.py`` compares it with them.
+
+The standard errors are over the held-out domains, paired:
 a new domain is what the rate has to be right for.
 """
 
