@@ -5,8 +5,7 @@ error over no dropout, those within one standard error of the best, and of these
 is the one-standard-error rule of Breiman et al. (1984), towards more regularisation. It was written down with some
 fine-tunings in sight, and no number in it was fitted to them; ``studies/adviser.py`` compares it with them.
 
-The standard errors are over the held-out domains, paired:
-a new domain is what the rate has to be right for.
+The standard errors are over the held-out domains, paired: a new domain is what the rate has to be right for.
 """
 
 from __future__ import annotations

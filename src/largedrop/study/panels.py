@@ -45,7 +45,7 @@ def panels_of(
         raise UserError("; ".join(problems))
     columns = columns_of(len(titles))
     rows = math.ceil(len(titles) / columns)
-    size = (max(width * columns + side, 5.2), height * rows + legend + (0.4 if title else 0.1))
+    size = (max(width * columns + side, 6.0), height * rows + legend + (0.4 if title else 0.1))
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     if title:
@@ -102,7 +102,12 @@ def marker_of(family: str, name: str, kind: str = "marker") -> Line2D:
 def legend_below(figure: Figure, handles: Iterable[Line2D], panels: int) -> None:
     """The legend of all panels, below them; no mark-up is read in it."""
     handles = list(handles)
-    across = min(len(handles), 2 if panels < 2 else 4 if panels == 2 else 6)
+    wide, high = figure.get_size_inches()
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    fitting = max(1, int(wide / (0.066 * longest + 0.62)))  # in inches, at 9 points
+    across = min(len(handles), 2 if panels < 2 else 4 if panels == 2 else 6, fitting)
+    more = max(0, -(-len(handles) // max(1, across)) - 2)
+    figure.set_size_inches(wide, high + 0.17 * more)  # the panels keep their height
     legend = figure.legend(
         handles=handles, loc="outside lower center", ncols=across, frameon=False, fontsize=9, handlelength=3
     )
