@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from largedrop.linear.drawing import draw
+from largedrop.linear.drawing import draw, gather, mask, pack, thin, turn
 from largedrop.linear.masks import dropped_levels, kept, mask_key
 
 
@@ -36,19 +36,38 @@ def test_what_a_lower_rate_drops_a_higher_one_drops() -> None:
     assert not (high & ~low).any()
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.5, 0.95])
-def test_the_compiled_lists_are_the_masks(rate: float) -> None:
-    steps, rows, units = 3, 7, 41
-    keys = [mask_key(2, step) for step in range(steps)]
-    row_starts, unit_starts = np.zeros((steps, rows + 1), np.int64), np.zeros((steps, units + 1), np.int64)
-    row_places, unit_places = (np.zeros(steps * rows * units + 1, np.int32) for _ in range(2))
-    dropped = dropped_levels(rate)
-    draw(np.array(keys, np.uint64), dropped, rows, units, row_starts, row_places, unit_starts, unit_places)
-    masks = kept(torch.tensor(keys), rows, units, torch.full((steps,), dropped)).numpy()
-    for step, mask in enumerate(masks):
+def test_the_compiled_lists_are_the_masks() -> None:
+    """Also the lists of a higher rate, which are made from a lower one's."""
+    units = 41
+    rows, words = 7, -(-units // 4)
+    drawn = np.empty((rows, 4 * words), np.uint16)
+    key = mask_key(2, 5)
+    draw(np.uint64(key), drawn.ravel().view(np.uint64))
+    x = np.random.default_rng(0).standard_normal((rows, 2 * units + 3))
+    lower: tuple[np.ndarray, ...] = ()
+    for rate in (0.5, 0.9, 0.95):
+        dropped = dropped_levels(rate)
+        lists = np.empty(rows + 1, np.int64), *(np.empty(rows * units + 1, np.uint16) for _ in range(2))
+        if lower:
+            thin(dropped, *lower, *lists)
+        else:
+            gather(drawn, dropped, units, *lists)
+        row_starts, row_places, _ = lower = lists
+        unit_starts, unit_places = np.empty(units + 1, np.int64), np.empty(rows * units + 1, np.uint16)
+        order, packed = np.empty(rows * units + 1, np.int32), np.empty((2, rows * units + 1))
+        turn(row_starts, row_places, unit_starts, unit_places, order)
+        pack(x, units, row_starts, row_places, packed)
+        masked = np.zeros_like(x)
+        mask(x, units, drawn, dropped, masked)
+
+        wanted = kept(torch.tensor([key]), rows, units, torch.tensor([dropped]))[0].numpy()
+        np.testing.assert_array_equal(masked, np.pad(x[:, :-3] * np.tile(wanted, 2), ((0, 0), (0, 3))))
         for row in range(rows):
-            here = slice(row_starts[step, row], row_starts[step, row + 1])
-            np.testing.assert_array_equal(row_places[here], np.flatnonzero(mask[row]))
+            here = slice(row_starts[row], row_starts[row + 1])
+            np.testing.assert_array_equal(row_places[here], np.flatnonzero(wanted[row]))
+            for tap in range(2):
+                np.testing.assert_array_equal(packed[tap, here], x[row, tap * units : (tap + 1) * units][wanted[row]])
         for unit in range(units):
-            here = slice(unit_starts[step, unit], unit_starts[step, unit + 1])
-            np.testing.assert_array_equal(unit_places[here], np.flatnonzero(mask[:, unit]))
+            here = slice(unit_starts[unit], unit_starts[unit + 1])
+            np.testing.assert_array_equal(unit_places[here], np.flatnonzero(wanted[:, unit]))
+            np.testing.assert_array_equal(packed[0, order[here]], x[wanted[:, unit], unit])

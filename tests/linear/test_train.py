@@ -91,7 +91,7 @@ def test_many_settings_are_trained_as_each_by_torchs_sgd(widths: tuple[int, ...]
     tasks = [
         (problem, replace(base, dropout=rate, lr=lr, weight_decay=decay, seed=seed))
         for problem in (first, second)
-        for rate in (0.0, 0.5, 0.9)
+        for rate in (0.0, 0.5, 0.75, 0.9)
         for lr, decay in ((0.05, 1e-2), (0.02, 0.0), (0.1, 0.1))
         for seed in (3, 4)
     ]
@@ -117,15 +117,25 @@ def test_no_bit_depends_on_what_is_trained_beside_it(fit: str, classes: int) -> 
     """Also where a group has more columns than fit into registers at once, or is divided."""
     problem, other = make_problem(classes=classes), make_problem(seed=1, classes=classes)
     base = replace(SETTING, fit=fit, steps=12)
-    settings = [replace(base, lr=0.01 * n, dropout=rate) for n in range(1, 24) for rate in (0.0, 0.9)]
+    settings = [replace(base, lr=0.01 * n, dropout=rate) for n in range(1, 24) for rate in (0.0, 0.5, 0.9)]
     together = train_linear([(p, setting) for p in (problem, other) for setting in settings], outputs=True)
-    for place in (0, 7, 45):
+    for place in (0, 1, 8, 68):
         (alone,) = train_linear([(problem, settings[place])], outputs=True)
         for found, wanted in zip(weights_of(alone), weights_of(together[place]), strict=True):
             assert torch.equal(found, wanted)
         assert [e.step for e in alone.evaluations] == [10, 12]
         for one, other_one in zip(alone.evaluations, together[place].evaluations, strict=True):
             assert one.iid_loss == pytest.approx(other_one.iid_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_settings_with_other_batches_can_be_trained_together(compiled: bool) -> None:
+    problem = make_problem()
+    settings = [replace(SETTING, batch=batch, dropout=rate) for batch in (5, 3) for rate in (0.0, 0.5, 0.9)]
+    together = train_linear([(problem, one) for one in settings], dtype=torch.float64, compiled=compiled)
+    for setting, result in zip(settings, together, strict=True):
+        for found, wanted in zip(weights_of(result), plain(problem, setting)[0], strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
 
 
 def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,8 @@ from .problem import LinearSetting, Problem
 __all__ = ["Batches", "Group", "Source", "Stack", "TensorSteps", "work"]
 
 Result = TypeVar("Result")
-Source = tuple[int, str, int]
-"""What batches depend on besides the step: the problem's id, the fit and the seed."""
+Source = tuple[int, str, int, int]
+"""What batches depend on besides the step: the problem's id, the fit, the seed and the images of each domain."""
 Batches = dict[Source, tuple[IntArray, IntArray]]
 """For every source, the images of some steps and their views, each (steps, rows)."""
 
@@ -52,7 +52,8 @@ class Group:
     @property
     def source(self) -> Source:
         """What the batches depend on."""
-        return id(self.problem), self.settings[0].fit, self.settings[0].seed
+        setting = self.settings[0]
+        return id(self.problem), setting.fit, setting.seed, setting.batch
 
 
 class Stack:

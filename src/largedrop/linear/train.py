@@ -24,7 +24,7 @@ from .stack import Batches, Group, Stack, TensorSteps, work
 __all__ = ["LinearEvaluation", "LinearModel", "LinearResult", "train_linear"]
 
 LANES = 16
-"""Columns of a stack are a multiple of this, ``kernels.LANES``; that module imports numba."""
+"""Columns of a stack are a multiple of this, ``vectors.LANES``; that module imports numba."""
 TOGETHER = 64
 """Columns of a group on a processor: its weights and their momentum fit into a core's second cache."""
 ROWS = 1024
@@ -141,6 +141,7 @@ def train_linear(
 
     Raises:
         Interrupted: ``stop`` said so.
+        UserError: a batch or a representation is too wide for the kernels, 65,536 or more.
     """
     use_kernels = device.type == "cpu" if compiled is None else compiled
     schedules: dict[tuple[object, ...], list[int]] = defaultdict(list)
@@ -303,18 +304,19 @@ class _Trainer:
         problem = self._stacks[members[0][0]].groups[members[0][1]].problem
         taps, units = self._stacks[members[0][0]].taps, self._stacks[members[0][0]].units
         images = torch.from_numpy(np.concatenate([problem.iid, problem.ood]))
-        parts: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+        table = torch.cat([tables[number][place] for number, place in members], 1)
+        bias = torch.cat([biases[number][place] for number, place in members])
+        wide = bias.new_empty(len(images), len(bias))
         for start in range(0, len(images), ROWS):
-            chosen = images[start : start + ROWS]
-            x = problem.views[0][chosen][:, -taps * units :].to(biases[0])
-            for number, place in members:
-                parts[number, place].append(torch.addmm(biases[number][place], x, tables[number][place]))
+            x = problem.views[0].index_select(0, images[start : start + ROWS].to(problem.views[0].device))
+            torch.addmm(bias, x[:, -taps * units :].to(bias), table, out=wide[start : start + ROWS])
         labels = torch.from_numpy(problem.labels).to(biases[0].device)[images]
         held_out = len(problem.iid)
         scores: dict[int, _Score] = {}
-        for number, place in members:
+        widths = [self._stacks[number].columns for number, _ in members]
+        for (number, place), part in zip(members, wide.split(widths, 1), strict=True):  # type: ignore[no-untyped-call]
             stack = self._stacks[number]
-            used = torch.cat(parts[number, place])[:, : stack.settings * stack.classes]
+            used = part[:, : stack.settings * stack.classes]
             logits = used.reshape(-1, stack.settings, stack.classes)
             target = labels[:held_out, None].expand(-1, stack.settings)
             losses = F.cross_entropy(logits[:held_out].permute(0, 2, 1), target, reduction="none").double().mean(0)
