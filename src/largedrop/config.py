@@ -74,7 +74,7 @@ class Config:
     optimizer: str = _doc("'sgd' or 'adamw'; for probes also 'lbfgs', until it has converged.", "adamw")
     lr: float = _doc("Learning rate.", 1e-4)
     momentum: float = _doc("Momentum of SGD.", 0.9)
-    weight_decay: float = _doc("L2 weight decay (decoupled with adamw).", 1e-4)
+    weight_decay: float = _doc("L2 weight decay (decoupled with adamw).", 1e-2)
     decay_at: float = _doc("Share of the steps after which the learning rate is multiplied by 0.1; 1 for never.", 0.5)
     decay_again_at: float = _doc("Share of the steps after which it is multiplied by 0.1 once more; 1 for never.", 1.0)
     eval_every: int = _doc("Steps between two evaluations; each is a checkpoint to select, average and ensemble.", 50)
@@ -164,7 +164,15 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 LINEAR: dict[str, dict[str, Any]] = {
-    "short": {"optimizer": "sgd", "head": "random", "lr": 3e-3, "steps": 2_000, "batch": 32, "eval_every": 100},
+    "short": {
+        "optimizer": "sgd",
+        "head": "random",
+        "lr": 3e-3,
+        "weight_decay": 1e-4,
+        "steps": 2_000,
+        "batch": 32,
+        "eval_every": 100,
+    },
     "paper": {},
 }
 """What changes in a recipe where a linear fit is trained, which is cheap and needs larger learning rates."""

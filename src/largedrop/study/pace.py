@@ -21,8 +21,8 @@ from ..training.run import Run
 
 __all__ = ["Paces"]
 
-LINEAR = 1e-3
-"""Seconds of a linear fit's unit of work, which does not depend on the network; measured on two processor cores."""
+LINEAR = 4e-3
+"""Seconds of a linear fit's unit of work, which depends little on the network; 128 of figure 8 took 35 s of a core."""
 IMAGES = 16
 """In a batch, to see how fast a network computes."""
 
