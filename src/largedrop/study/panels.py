@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from ..errors import UserError
 from .figures import _OTHER_STYLE, _STYLES, _mixed
 
-__all__ = ["HULLS", "columns_of", "label_axes", "legend_below", "marker_of", "panels_of"]
+__all__ = ["HULLS", "columns_of", "label_axes", "legend_below", "marker_of", "panels_of", "share_axes"]
 
 _COLUMNS = 5
 _GREY = "#999999"
@@ -97,6 +97,14 @@ def marker_of(family: str, name: str, kind: str = "marker") -> Line2D:
         "linestyle": HULLS.get(family, "-") if kind == "hull" else "none",
     }
     return Line2D([], [], label=name, **look)
+
+
+def share_axes(all_axes: Sequence[Axes]) -> None:
+    """Give all panels the limits that hold what is in any of them."""
+    for limits, setter in (("get_xlim", "set_xlim"), ("get_ylim", "set_ylim")):
+        ends = [getattr(axes, limits)() for axes in all_axes]
+        for axes in all_axes:
+            getattr(axes, setter)(min(low for low, _ in ends), max(high for _, high in ends))
 
 
 def legend_below(figure: Figure, handles: Iterable[Line2D], panels: int) -> None:

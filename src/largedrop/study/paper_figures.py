@@ -20,7 +20,7 @@ from matplotlib.patheffects import Normal, Stroke
 from ..errors import UserError
 from .figures import _OTHER_STYLE, _STYLES, _mixed
 from .hull import convex_hull
-from .panels import HULLS, columns_of, label_axes, legend_below, marker_of, panels_of
+from .panels import HULLS, columns_of, label_axes, legend_below, marker_of, panels_of, share_axes
 from .records import Estimate
 
 __all__ = [
@@ -125,8 +125,10 @@ class BarPanel:
     bars: Sequence[Bar]
 
 
-def clouds_figure(panels: Sequence[CloudPanel], *, title: str = "") -> Figure:
+def clouds_figure(panels: Sequence[CloudPanel], *, title: str = "", shared: bool = False) -> Figure:
     """Figure 2 (and 6, 7, 9): a panel for each dataset, a cloud with its hull for each method.
+
+    ``shared`` gives all panels the same axes, as those of one dataset should have.
 
     Raises:
         UserError: no panel, an empty cloud, or an arrow between clouds that are not there; all at once.
@@ -148,6 +150,8 @@ def clouds_figure(panels: Sequence[CloudPanel], *, title: str = "") -> Figure:
         for start, end in panel.arrows:
             _draw_arrow(axes, start, end, centres, families[end])
         axes.margins(0.1)
+    if shared:
+        share_axes(all_axes)
     label_axes(all_axes, _IID, _OOD)
     first = {cloud.name: cloud for panel in panels for cloud in reversed(panel.clouds)}
     order = dict.fromkeys(cloud.name for panel in panels for cloud in panel.clouds)
@@ -158,8 +162,10 @@ def clouds_figure(panels: Sequence[CloudPanel], *, title: str = "") -> Figure:
     return figure
 
 
-def paths_figure(panels: Sequence[PathPanel], *, title: str = "") -> Figure:
-    """Figure 3 (and 4, 5): through the centres of the clouds of rising dropout rates, with standard errors.
+def paths_figure(panels: Sequence[PathPanel], *, title: str = "", shared: bool = False) -> Figure:
+    """Figure 3 (and 4, 5, 8): through the centres of the clouds of rising dropout rates, with standard errors.
+
+    ``shared`` is as in ``clouds_figure``.
 
     Raises:
         UserError: no panel, a panel without rates, or a rate twice.
@@ -197,6 +203,8 @@ def paths_figure(panels: Sequence[PathPanel], *, title: str = "") -> Figure:
             )
         axes.margins(0.22)
         _name_stops(axes, stops, at)
+    if shared:
+        share_axes(all_axes)
     label_axes(all_axes, _IID, _OOD)
     spread = any(stop.ood.error is not None for panel in panels for stop in panel.stops)
     plain = marker_of("plain", "plain fine-tuning (0)")

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from .averages import Averages, Setting
+from .averages import FIT, Averages, Setting
 from .curves import KINDS, Mean, names_of
 from .paper_figures import (
     Bar,
@@ -35,6 +35,9 @@ TEXTS = {
     "comparison": "O.o.d. accuracy of the selected settings, ± standard error over seeds",
 }
 """What each figure shows, by the name of its file."""
+
+FITS = {"all": "fine-tuning", "linear": "linear fine-tuning", "probe": "linear probing"}
+"""``Config.fit`` in words."""
 
 _MOST_BARS = 40
 _MOST_PANELS = 8
@@ -69,7 +72,9 @@ def figures_of(
     undrawn: list[str] = []
     clouds, paths = [], []
     for items, members in variants.items():
-        title = Setting("", 0.0, items).only(*(key for key, _ in items)) if items else ""
+        others = tuple(item for item in items if item[0] != FIT)
+        parts = [FITS[str(value)] for name, value in items if name == FIT]
+        title = ", ".join([*parts, *([Setting("", 0.0, others).only(*(key for key, _ in others))] if others else [])])
         shown = [each for each in _of_figure_2(members) if each.centre]
         if any(each.dots > MOST_COMBINATIONS for each in shown):
             undrawn.append(f"clouds{f' of {title}' if title else ''}: more than {MOST_COMBINATIONS:,} combinations")
@@ -103,9 +108,9 @@ def figures_of(
         elif not panels:
             undrawn.append(f"{what}: {'no test domain is complete' if what == 'clouds' else 'needs two dropout rates'}")
     if 0 < len(clouds) <= _MOST_PANELS:
-        figures["clouds"] = clouds_figure(clouds, title=f"{name}: clouds of settings")
+        figures["clouds"] = clouds_figure(clouds, title=f"{name}: clouds of settings", shared=True)
     if 0 < len(paths) <= _MOST_PANELS:
-        figures["paths"] = paths_figure(paths, title=f"{name}: dropout rates")
+        figures["paths"] = paths_figure(paths, title=f"{name}: dropout rates", shared=True)
     if len(means) > _MOST_CURVES:
         undrawn.append(f"alpha: {len(means)} fine-tunings are too many; report fewer settings at once")
     elif means:
