@@ -14,9 +14,8 @@ from typing import Any
 from ..config import Config
 from ..errors import UserError
 from ..files import is_leftover
-from .averages import shown
+from .averages import TUNED, shown
 from .records import Record
-from .selection import TUNED
 
 __all__ = ["ACROSS", "FOLDER", "Across", "Group", "groups_of", "matched", "methods_of", "read_across"]
 
