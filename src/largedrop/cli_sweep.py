@@ -13,7 +13,7 @@ from rich.table import Table
 
 from .cli_options import Device, DryRun, Jobs, Precision, SkipBad, stopping
 from .config import Config
-from .errors import UserError
+from .errors import UserError, one_of
 
 if TYPE_CHECKING:
     from .study.preset import Scale
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep"]
 
+LAUNCHERS = ("local",)
 LISTED_DOMAINS = 4
 """For how many test domains ``--list`` counts the runs: as many as all but one of the paper's datasets have."""
 
@@ -50,6 +51,7 @@ def sweep(
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    launcher: Annotated[str, typer.Option(help="Where the runs are trained: 'local', on this machine.")] = "local",
     jobs: Jobs = 1,
     skip_bad_images: SkipBad = False,
     dry_run: DryRun = False,
@@ -59,6 +61,8 @@ def sweep(
     from .study.preset import preset_names, read_preset
 
     console = Console(stderr=False)
+    if launcher not in LAUNCHERS:
+        raise UserError(f"unknown launcher '{launcher}'; {one_of(launcher, LAUNCHERS)}")
     if listing:
         if preset is not None:
             raise UserError(f"--list shows every preset; leave '{preset}' out")
