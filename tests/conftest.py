@@ -26,9 +26,12 @@ TINY: dict[str, Any] = {
 """A fine-tuning of a second: 0.1 million weights, no pretrained ones, float32 so that every machine has it."""
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _threads() -> None:
-    """One thread: tiny networks gain nothing from more, which would only wait for each other on busy cores."""
+    """One thread: tiny networks gain nothing from more, which would only wait for each other on busy cores.
+
+    Before every test, since the number changes a run's last bits: one that leaves another would break others.
+    """
     torch.set_num_threads(1)
 
 

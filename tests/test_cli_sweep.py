@@ -149,7 +149,7 @@ def test_collapsed_runs_are_told_and_the_others_reported(
     assert main(["sweep", str(mine), "--data", str(toy), "--output", str(tmp_path / "out"), *RUN]) == 2
     captured = capsys.readouterr()
     assert captured.err == "largedrop: 3 of 6 runs collapsed and are missing from the report\n"
-    assert len(re.findall(r"lr 1e\+06, weight decay 0.0001, seed 0: the run (?:collapsed|diverged)", captured.out)) == 3
+    assert len(re.findall(r"lr 1e\+06, weight decay 0.01, seed 0: the run (?:collapsed|diverged)", captured.out)) == 3
     assert json.loads((tmp_path / "out" / "report-mine" / "report.json").read_text())["runs"] == 3
 
 

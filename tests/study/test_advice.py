@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 import largedrop as ld
+from largedrop.config import Config
 from largedrop.errors import UserError
 from largedrop.linear.solve import solve_probes
 from largedrop.study import advice_curves as module
@@ -94,7 +95,7 @@ def test_the_curves_are_those_of_heads_fitted_one_by_one() -> None:
                 [torch.from_numpy(data.labels[rows]) for rows in every],
                 3,
                 [rate],
-                [1e-4],
+                [Config.weight_decay],
                 [[other for other in range(3) if other != place]],
                 tolerance=module.TOLERANCE,
                 seed=seed,

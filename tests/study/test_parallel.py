@@ -78,7 +78,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     mine, theirs = tensors(one), tensors(other)
     assert mine.keys() == theirs.keys()
     assert {name.partition(":")[0] for name in mine} == {
-        *("best.safetensors", "average.safetensors"),
+        *("best.safetensors", "average.safetensors", "final.safetensors"),
         *("000020.safetensors", "000040.safetensors", "000060.safetensors"),
     }
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []

@@ -94,7 +94,7 @@ def test_differences_name_network_steps_size_and_the_rest() -> None:
         "head warm instead of random",
         "eval_every 50 instead of 300",
         "lr 0.0001 instead of 0.0005, 0.001",
-        "weight_decay 0.0001 instead of 1e-05, 5e-05, 0.0001",
+        "weight_decay 0.01 instead of 1e-05, 5e-05, 0.0001",
         "1 seed instead of 3",
     ]
     mixed = [{**short, "steps": 10_000}, short]
