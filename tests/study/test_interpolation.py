@@ -34,7 +34,10 @@ from largedrop.training.views import HostViews
 
 from ..conftest import TINY
 
-SETTINGS: dict[str, Any] = {**TINY, "steps": 2, "eval_every": 1, "dropout": 0.5, "lr": 1e-2, "head": "random", "weight_decay": 1e-4}
+SETTINGS: dict[str, Any] = {
+    **TINY,
+    **{"steps": 2, "eval_every": 1, "dropout": 0.5, "lr": 1e-2, "head": "random", "weight_decay": 1e-4},
+}
 
 
 @pytest.fixture(autouse=True)
