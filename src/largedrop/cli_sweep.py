@@ -220,12 +220,15 @@ def _bytes(size: float) -> str:
 
 
 def _table(planned: SweepPlan, scale: Scale) -> Table:
-    heads = ("", *(name.replace("_", " ") for name in scale.varied), "steps")
+    names = [name for name in scale.varied if name != "steps"]
+    if "fit" in names:  # a fit's schedule follows from it
+        names = [name for name in names if name not in ("feature_views", "optimizer", "head", "batch", "eval_every")]
+    heads = ("", *(name.replace("_", " ") for name in names), "steps")
     table = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for head in ("disk", ""):
         table.add_column(head, no_wrap=True)
     for number, entry in enumerate(planned.entries, 1):
-        values = (getattr(entry.config, name) for name in scale.varied)
+        values = (getattr(entry.config, name) for name in names)
         shown = (f"{value:g}" if isinstance(value, (int, float)) else str(value) for value in values)
         table.add_row(str(number), *shown, f"{entry.config.steps:,}", _bytes(entry.size), entry.state)
     return table
