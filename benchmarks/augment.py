@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
-from largedrop.data.augment import AREA, ASPECT, GREYSCALE, JITTER, training_batch
+from largedrop.data.views.draws import AREA, ASPECT, GREYSCALE, JITTER
+from largedrop.data.views.host import training_batch
 from timing import alternate, parser, report
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

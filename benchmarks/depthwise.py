@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from largedrop.memory import keep_freed_memory
-from largedrop.models.convolution import conv2d
+from largedrop.models.fast.convolution import conv2d
+from largedrop.runtime import keep_freed_memory
 from timing import alternate, parser, report
 
 Shape = tuple[int, int, int, int]

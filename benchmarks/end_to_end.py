@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from largedrop.api import resolve
 from largedrop.data import open_dataset
 from largedrop.training.device import choose_device
 from largedrop.training.loop import train
+from largedrop.training.resolve import resolve
 from timing import parser, report
 from training_step import ours
 

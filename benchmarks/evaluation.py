@@ -23,11 +23,11 @@ from PIL import Image
 from torchvision import transforms
 
 from largedrop.data import Dataset, open_dataset
-from largedrop.memory import keep_freed_memory
-from largedrop.models.folding import fold_batchnorm
+from largedrop.data.views.batches import HostViews
+from largedrop.models.fast.folding import fold_batchnorm
+from largedrop.runtime import keep_freed_memory
 from largedrop.training.device import choose_device, choose_precision
 from largedrop.training.evaluation import autocast, logits
-from largedrop.training.views import HostViews
 from timing import alternate, parser, report
 from training_step import network
 

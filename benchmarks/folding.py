@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from largedrop.memory import keep_freed_memory
-from largedrop.models.folding import fold_batchnorm
+from largedrop.models.fast.folding import fold_batchnorm
+from largedrop.runtime import keep_freed_memory
 from largedrop.training.device import choose_device, choose_precision
 from timing import alternate, parser, report
 from training_step import network, stepper

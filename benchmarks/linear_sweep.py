@@ -32,12 +32,12 @@ from torch.nn import functional as F
 from largedrop.config import make_config
 from largedrop.data import Dataset, open_dataset
 from largedrop.data.sampling import batch_indices
+from largedrop.data.views.batches import open_views
 from largedrop.linear.problem import LinearSetting, Problem
-from largedrop.linear.train import LinearResult, train_linear
-from largedrop.training.checkpoint import read_tensors, write_tensors
+from largedrop.linear.sgd.train import LinearResult, train_linear
+from largedrop.runs.checkpoint import read_tensors, write_tensors
 from largedrop.training.features import FeatureCache
 from largedrop.training.setup import create_network
-from largedrop.training.views import open_views
 from timing import CPU, parser, report
 
 RATES, LRS, DECAYS = (0.0, 0.5, 0.9, 0.95), (1e-3, 5e-4), (1e-4, 5e-5, 1e-5)

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from largedrop.data import open_dataset
-from largedrop.memory import keep_freed_memory
-from largedrop.models.folding import fold_batchnorm, speed_up_depthwise
+from largedrop.data.views.batches import ResidentViews
+from largedrop.models.fast.folding import fold_batchnorm, speed_up_depthwise
 from largedrop.models.network import Network, Spec
 from largedrop.models.pretrained import Weights, create_backbone
+from largedrop.runtime import keep_freed_memory
 from largedrop.training.device import choose_device, choose_precision
 from largedrop.training.evaluation import autocast
 from largedrop.training.step import TrainingStep
-from largedrop.training.views import ResidentViews
 from timing import alternate, parser, report
 
 

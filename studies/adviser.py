@@ -21,15 +21,15 @@ from typing import Any
 
 from rich.console import Console
 
+from largedrop.analysis.advice import Advice, advise
+from largedrop.cli.terminal import Bar
 from largedrop.config import Config
 from largedrop.data import open_dataset
 from largedrop.errors import UserError
 from largedrop.files import write_json
-from largedrop.progress import Bar
-from largedrop.study.advice import Advice, advise
-from largedrop.study.records import Estimate, Record
-from largedrop.study.stored import read_runs
-from largedrop.study.table import percent
+from largedrop.runs.estimate import Estimate, percent
+from largedrop.runs.read import read_runs
+from largedrop.runs.record import Record
 from largedrop.training.device import choose_device
 
 FIXED = (0.9, 0.5)

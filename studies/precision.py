@@ -20,12 +20,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch
 
-from largedrop.api import resolve
 from largedrop.data import open_dataset
+from largedrop.data.views.batches import HostViews
 from largedrop.files import write_json
 from largedrop.training.features import FeatureCache
 from largedrop.training.loop import train
-from largedrop.training.views import HostViews
+from largedrop.training.resolve import resolve
 
 PRECISIONS = ("float32", "bfloat16")
 SCORES = ("iid_accuracy", "ood_accuracy")

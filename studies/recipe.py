@@ -17,11 +17,11 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import largedrop as ld
-from largedrop.api import resolve, run_name
+from largedrop.data.views.batches import HostViews
 from largedrop.training.device import choose_device
 from largedrop.training.features import FeatureCache
 from largedrop.training.loop import train
-from largedrop.training.views import HostViews
+from largedrop.training.resolve import resolve
 
 SEED = 100
 
@@ -49,7 +49,7 @@ def main() -> None:
         settings = {"size": 96, "seed": SEED, **dict(options.settings)}
         config = resolve(data, device, recipe="short", test_domain=options.test_domain, dropout=rate, **settings)
         try:
-            run = train(config, data, options.output / run_name(config), device=device, features=features)
+            run = train(config, data, options.output / config.run_name, device=device, features=features)
         except ld.CollapseError as error:
             print(f"dropout {rate:g}: {error}")
             continue

@@ -25,9 +25,9 @@ from torch.nn import functional as F
 from largedrop.data.random import torch_seed
 from largedrop.files import write_json
 from largedrop.models.dropout import RepresentationDropout
-from largedrop.study.figures import save_figure
-from largedrop.study.panels import panels_of
-from largedrop.study.records import Estimate
+from largedrop.report.drawing.panels import panels_of
+from largedrop.report.drawing.style import save_figure
+from largedrop.runs.estimate import Estimate
 
 FEATURES = 20
 UNITS = 5

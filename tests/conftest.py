@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tests.helpers import make_toy
 
 import largedrop as ld
-
-TINY: dict[str, Any] = {
-    "model": "test_efficientnet",
-    "weights": "random",
-    "size": 32,
-    "steps": 6,
-    "batch": 4,
-    "eval_every": 2,
-    "lr": 1e-3,
-    "optimizer": "sgd",
-    "precision": "float32",
-}
-"""A fine-tuning of a second: 0.1 million weights, no pretrained ones, float32 so that every machine has it."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,18 +36,3 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(toy: Path) -> ld.Dataset:
     """The toy folder, opened."""
     return ld.open_dataset(toy)
-
-
-def make_toy(root: Path, images: int = 6) -> Path:
-    """Draw the toy dataset into ``root``: noise, coloured by class and tinted by domain."""
-    rng = np.random.default_rng(0)
-    for shade, domain in enumerate(("ink", "oil", "photo")):
-        for channel, name in enumerate(("red", "green", "blue")):
-            folder = root / domain / name
-            folder.mkdir(parents=True)
-            for number in range(images):
-                pixels = rng.integers(0, 60, (32, 32, 3))
-                pixels[..., channel] += 120
-                pixels += 30 * shade
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
-    return root

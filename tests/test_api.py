@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.helpers import TINY
 
 import largedrop as ld
 from largedrop import api
-from largedrop.api import resolve, run_name
-from largedrop.training.views import HostViews
-
-from .conftest import TINY
+from largedrop.data.views.batches import HostViews
+from largedrop.training.resolve import resolve
 
 CPU = torch.device("cpu")
 
@@ -38,7 +37,7 @@ def test_resolve_fills_in_digests_and_precision(data: ld.Dataset) -> None:
     config = resolve(data, CPU, recipe="short", test_domain="ink", **TINY)
     assert (config.data, config.fingerprint) == (data.name, data.fingerprint)
     assert (config.weights_digest, config.precision) == ("random", "float32")
-    assert run_name(config) == f"{data.name}-ink-d0.9-s0-{config.digest()}"
+    assert config.run_name == f"{data.name}-ink-d0.9-s0-{config.digest()}"
 
 
 def test_a_size_above_what_the_images_are_kept_at_is_refused(data: ld.Dataset) -> None:

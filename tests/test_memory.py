@@ -35,7 +35,7 @@ def test_large_blocks_are_not_cleared_anew_by_the_kernel() -> None:
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from largedrop import memory
+    from largedrop import runtime as memory
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert memory.keep_freed_memory.__wrapped__() is False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from largedrop.threads import one_thread
+from largedrop.runtime import one_thread
 
 
 def test_one_thread_inside_and_as_many_as_before_outside() -> None:

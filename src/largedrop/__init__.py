@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .api import finetune
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     from .errors import CollapseError, UserError
     from .models.block_dropout import set_block_dropout
     from .models.dropout import RepresentationDropout, set_dropout
-    from .models.folding import fold_batchnorm
+    from .models.fast.folding import fold_batchnorm
+    from .runs.checkpoint import load_model
+    from .runs.run import Run
     from .training.averaging import average_weights, greedy_soup, interpolate
-    from .training.checkpoint import load_model
-    from .training.run import Run
 
 _PLACES = {
     "CollapseError": "errors",
     "Config": "config",
     "Dataset": "data",
     "RepresentationDropout": "models.dropout",
-    "Run": "training.run",
+    "Run": "runs.run",
     "UserError": "errors",
     "average_weights": "training.averaging",
     "finetune": "api",
-    "fold_batchnorm": "models.folding",
+    "fold_batchnorm": "models.fast.folding",
     "greedy_soup": "training.averaging",
     "interpolate": "training.averaging",
-    "load_model": "training.checkpoint",
+    "load_model": "runs.checkpoint",
     "open_dataset": "data",
     "set_block_dropout": "models.block_dropout",
     "set_dropout": "models.dropout",

@@ -7,20 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from .config import Config, make_config, with_settings
+from .config import Config
 from .data.dataset import Dataset
-from .errors import CollapseError, UserError
-from .models.pretrained import find_weights
-from .training.device import choose_device, choose_precision
+from .data.views.batches import Views, open_views
+from .errors import CollapseError
+from .runs.run import Run
+from .training.device import choose_device
 from .training.features import FeatureCache
 from .training.loop import train
-from .training.objectives import OBJECTIVES, make_objective
-from .training.run import Run
-from .training.views import Views, open_views
+from .training.resolve import resolve
 
-__all__ = ["finetune", "resolve"]
+__all__ = ["finetune"]
 
 
 def finetune(
@@ -57,36 +54,13 @@ def finetune(
     """
     place = choose_device(device)
     config = resolve(data, place, recipe=recipe, test_domain=test_domain, **settings)
-    folder = Path(output) if output is not None else Path("largedrop-runs") / run_name(config)
+    folder = Path(output) if output is not None else Path("largedrop-runs") / config.run_name
     views = open_views(data, place)
     if config.fit != "all":
         return _fit_linear(config, data, folder, views, progress)
     if views.note:
         warnings.warn(views.note, stacklevel=2)
     return train(config, data, folder, features=FeatureCache(views), progress=progress)
-
-
-def resolve(data: Dataset, device: torch.device, *, recipe: str, **settings: Any) -> Config:
-    """A complete config: the dataset's digest, the weights' digest and the precision filled in.
-
-    Raises:
-        UserError: anything wrong with the settings, or images kept smaller than the size that is asked for.
-    """
-    precision = choose_precision(settings.pop("precision", "auto"), device)
-    config = make_config(recipe, data=data.name, fingerprint=data.fingerprint, precision=precision, **settings)
-    for name in filter(None, (config.test_domain, config.left_out)):
-        data.domain_index(name)
-    config = _with_penalty(config)
-    objective = make_objective(config.objective, config.penalty, config.penalty_after)
-    if config.objective != "erm":
-        objective.check(len(data.domains) - (2 if config.left_out else 1), config.batch)
-    if config.size > data.images.bound:
-        raise UserError(
-            f"size {config.size} is larger than the {data.images.bound} pixels that the images are kept at; "
-            f"open them with open_dataset(…, bound={config.size * 5 // 4})"
-        )
-    digests = [find_weights(model, config.weights).digest for model in config.model.split("+")]
-    return Config.from_json({**config.to_json(), "weights_digest": "+".join(digests)})
 
 
 def _fit_linear(
@@ -101,20 +75,3 @@ def _fit_linear(
     if isinstance(run, CollapseError):
         raise run
     return run
-
-
-def _with_penalty(config: Config) -> Config:
-    """The objective's weight and annealing steps filled in where it has some and none were given."""
-    kind = OBJECTIVES.get(config.objective)
-    if kind is None or config.objective == "erm":
-        return config
-    weight = kind.default_weight if config.penalty is None else config.penalty
-    after = config.penalty_after
-    if after is None and kind.default_anneal_steps:
-        after = config.steps // 10  # DomainBed's 500 of 5,000
-    return with_settings(config, penalty=weight, penalty_after=after)
-
-
-def run_name(config: Config) -> str:
-    """A folder's name for the run: what a person looks for, and the digest that makes it unique."""
-    return f"{config.data}-{config.test_domain}-d{config.dropout:g}-s{config.seed}-{config.digest()}"

@@ -13,12 +13,17 @@ from .errors import UserError, one_of
 
 __all__ = ["RECIPES", "Config", "help_of", "make_config"]
 
+
 OBJECTIVES = ("erm", "coral", "vrex", "irm", "mldg")
 """Names of ``training.objectives``, which this module must not import: it would bring torch into ``--help``."""
+
 DEFAULT_MODEL = "tf_efficientnet_lite0"
+
 PROTOCOL = 2
 """Raised whenever the same config would train differently, so that older runs are not taken for new ones."""
+
 OPTIMIZERS = ("sgd", "adamw", "lbfgs")
+
 FITS = ("all", "linear", "probe")
 
 
@@ -118,6 +123,11 @@ class Config:
     def digest(self) -> str:
         """Twelve hexadecimal digits that name this config; any change of a field changes them."""
         return digest_of(self.to_json(), PROTOCOL)
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run's folder: what a person looks for, and the digest that makes it unique."""
+        return f"{self.data}-{self.test_domain}-d{self.dropout:g}-s{self.seed}-{self.digest()}"
 
     @property
     def milestones(self) -> tuple[int, int]:

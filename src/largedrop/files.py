@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import UserError
 
-__all__ = ["is_leftover", "replacing", "write_bytes", "write_json", "write_text"]
+__all__ = ["is_leftover", "read_json", "replacing", "write_bytes", "write_json", "write_text"]
 
 
 @contextmanager
@@ -86,3 +86,20 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: the file is missing, unreadable or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: it holds no object")
+    return content

@@ -14,17 +14,17 @@ import pytest
 import torch
 
 import largedrop as ld
-from largedrop.api import resolve, run_name
 from largedrop.config import Config
+from largedrop.data.views.batches import HostViews
 from largedrop.errors import CollapseError, Interrupted, UserError
+from largedrop.experiments.compare import compare, plan
 from largedrop.linear import runs as module
+from largedrop.linear.features import FeatureStore
 from largedrop.linear.runs import train_linear_runs
-from largedrop.linear.store import FeatureStore
-from largedrop.study.compare import compare, plan
-from largedrop.threads import one_thread
-from largedrop.training.checkpoint import load_model, read_tensors
-from largedrop.training.run import Run
-from largedrop.training.views import HostViews
+from largedrop.runs.checkpoint import load_model, read_tensors
+from largedrop.runs.run import Run
+from largedrop.runtime import one_thread
+from largedrop.training.resolve import resolve
 
 CPU = torch.device("cpu")
 LINEAR: dict[str, Any] = {
@@ -51,7 +51,7 @@ def config(data: ld.Dataset, fit: str, **settings: Any) -> Config:
 
 
 def trained(data: ld.Dataset, folder: Path, *configs: Config, **options: Any) -> list[Run | CollapseError]:
-    tasks = [(each, folder / run_name(each)) for each in configs]
+    tasks = [(each, folder / each.run_name) for each in configs]
     return [run for _, run in train_linear_runs(tasks, data, HostViews(data), **options)]
 
 
@@ -126,21 +126,21 @@ def test_a_run_that_diverges_is_a_collapse_and_harms_no_other(data: ld.Dataset, 
     assert isinstance(run, Run)
     assert isinstance(collapsed, CollapseError)
     assert "not finite; try a learning rate below 1e+30" in str(collapsed)
-    assert not (tmp_path / run_name(bad) / "result.json").exists()
+    assert not (tmp_path / bad.run_name / "result.json").exists()
 
 
 def test_an_interruption_leaves_nothing_half(data: ld.Dataset, tmp_path: Path) -> None:
     one = config(data, "linear")
     with pytest.raises(Interrupted):
         trained(data, tmp_path, one, stop=lambda: True)
-    assert not (tmp_path / run_name(one) / "result.json").exists()
+    assert not (tmp_path / one.run_name / "result.json").exists()
     (run,) = trained(data, tmp_path, one)
     assert isinstance(run, Run)
 
 
 def test_folders_of_others(data: ld.Dataset, tmp_path: Path) -> None:
     one = config(data, "probe")
-    folder = tmp_path / run_name(one)
+    folder = tmp_path / one.run_name
     folder.mkdir()
     with filelock.FileLock(folder / ".lock"), pytest.raises(UserError, match="another process is at work"):
         trained(data, tmp_path, one)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from largedrop.errors import UserError
 from largedrop.models.block_dropout import BlockDropout, set_block_dropout
-from largedrop.models.folding import fold_batchnorm
-from largedrop.threads import one_thread
+from largedrop.models.fast.folding import fold_batchnorm
+from largedrop.runtime import one_thread
 
 
 @pytest.fixture(autouse=True)

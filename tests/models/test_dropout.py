@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from largedrop.errors import UserError
 from largedrop.models.dropout import RepresentationDropout, check_rate, set_dropout
-from largedrop.threads import one_thread
+from largedrop.runtime import one_thread
 
 
 @pytest.fixture(autouse=True)

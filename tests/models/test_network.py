@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from largedrop.errors import UserError
 from largedrop.models.network import Network, Spec, Transform, parameter_groups
-from largedrop.threads import one_thread
+from largedrop.runtime import one_thread
 
 SPEC = Spec(
     model="test_efficientnet",

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from largedrop.errors import UserError
 from largedrop.models import pretrained
 from largedrop.models.pretrained import Weights, create_backbone, find_weights, normalisation, pretrained_size
-from largedrop.threads import one_thread
+from largedrop.runtime import one_thread
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ import torchvision
 from torch import Tensor, nn
 
 from largedrop.errors import UserError
-from largedrop.models.folding import fold_batchnorm
+from largedrop.models.fast.folding import fold_batchnorm
 from largedrop.models.taps import Taps, find_taps, tapped
-from largedrop.threads import one_thread
+from largedrop.runtime import one_thread
 
 
 @pytest.fixture(autouse=True)

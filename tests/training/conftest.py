@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.helpers import TINY
 
 import largedrop as ld
 from largedrop.config import Config
-from largedrop.threads import one_thread
-
-from ..conftest import TINY
+from largedrop.runtime import one_thread
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from largedrop.errors import UserError
+from largedrop.runs.checkpoint import write_tensors
 from largedrop.training.averaging import Candidate, WeightAverage, average_weights, greedy_soup, interpolate
-from largedrop.training.checkpoint import write_tensors
 
 State = dict[str, Tensor]
 

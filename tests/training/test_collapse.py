@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.helpers import TINY
 
 import largedrop as ld
 from largedrop.config import Config, with_settings
 from largedrop.errors import CollapseError
 from largedrop.training.collapse import WINDOW, CollapseWatch
 from largedrop.training.loop import train
-
-from ..conftest import TINY
 
 CHANCE = math.log(7)
 Steps = list[tuple[float, float]]

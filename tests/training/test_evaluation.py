@@ -14,10 +14,10 @@ from PIL import Image
 from torchvision.transforms import v2
 
 import largedrop as ld
+from largedrop.data.views.batches import HostViews
 from largedrop.models.network import Network, Spec
 from largedrop.training import evaluation
 from largedrop.training.evaluation import accuracy, autocast, cross_entropy, logits, representations
-from largedrop.training.views import HostViews
 
 CPU = torch.device("cpu")
 

@@ -10,11 +10,11 @@ import torch
 
 import largedrop as ld
 from largedrop.config import Config, with_settings
+from largedrop.data.views.batches import HostViews
 from largedrop.models.network import Network
 from largedrop.training.evaluation import representations
 from largedrop.training.features import VIEWS, FeatureCache
 from largedrop.training.setup import create_network
-from largedrop.training.views import HostViews
 
 AFTER: dict[str, Any] = {
     "test_domain": "ink",

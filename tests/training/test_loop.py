@@ -17,27 +17,26 @@ import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.helpers import TINY, make_toy
 from torch import Tensor
 
 import largedrop as ld
-from largedrop.api import resolve
 from largedrop.config import OBJECTIVES as CONFIG_OBJECTIVES
 from largedrop.config import Config, with_settings
+from largedrop.data.views.batches import HostViews
 from largedrop.errors import Interrupted, UserError
 from largedrop.models.network import Network
+from largedrop.runs.checkpoint import read_tensors
+from largedrop.runs.run import Run
 from largedrop.training import head, loop
 from largedrop.training.averaging import average_weights
-from largedrop.training.checkpoint import read_tensors
 from largedrop.training.evaluation import logits
 from largedrop.training.features import VIEWS, FeatureCache
 from largedrop.training.loop import cost, train
 from largedrop.training.objectives import OBJECTIVES
-from largedrop.training.run import Run
+from largedrop.training.resolve import resolve
 from largedrop.training.state import FILE
 from largedrop.training.swad import Swad
-from largedrop.training.views import HostViews
-
-from ..conftest import TINY, make_toy
 
 FILES = [
     ".lock",

@@ -11,12 +11,12 @@ from torch import Tensor
 
 import largedrop as ld
 from largedrop.config import Config, with_settings
+from largedrop.data.views.batches import HostViews
 from largedrop.errors import UserError
 from largedrop.training import setup
 from largedrop.training.features import FeatureCache
 from largedrop.training.head import HeadFit, HeadRound
 from largedrop.training.setup import create_network, make_optimizer, set_learning_rate, start_head
-from largedrop.training.views import HostViews
 
 
 def states(config: Config, *seeds: int) -> list[dict[str, Tensor]]:

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from largedrop.config import Config, with_settings
 from largedrop.errors import UserError
 from largedrop.models.network import Network
+from largedrop.runs.checkpoint import read_tensors
 from largedrop.training.averaging import WeightAverage
-from largedrop.training.checkpoint import read_tensors
 from largedrop.training.collapse import CollapseWatch
 from largedrop.training.setup import create_network, make_optimizer
 from largedrop.training.state import FILE, Trajectory, load_state, save_state

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 import largedrop as ld
 from largedrop.config import Config, with_settings
+from largedrop.data.views.batches import HostViews, ResidentViews
 from largedrop.errors import CollapseError, Interrupted
 from largedrop.training import head, setup
 from largedrop.training import step as module
@@ -25,7 +26,6 @@ from largedrop.training.loop import train
 from largedrop.training.setup import create_network, make_optimizer, set_learning_rate
 from largedrop.training.state import FILE
 from largedrop.training.step import LOOK_EVERY, TrainingStep
-from largedrop.training.views import HostViews, ResidentViews
 
 CPU = torch.device("cpu")
 CLASSES = ("a", "b", "c")

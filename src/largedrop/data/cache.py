@@ -34,21 +34,28 @@ from .images import BadImage, decode, opened, pillow_settings
 
 __all__ = ["CachedImages", "Opened", "Progress", "cache_folder", "open_images"]
 
+
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all) while images are decoded."""
+
 
 _FORMAT = 1
 """Version of an entry's files and of what ``decode`` makes of an image; raise it when either changes."""
 
+
 _GRANULARITY = 2.0
 """A file changed less than this many seconds ago may change again without a new modification time (FAT's is 2 s)."""
+
 
 _STALE = 24 * 3600.0
 """Temporary folders untouched for this many seconds are left-overs of a build that was killed."""
 
+
 _TEMPORARY = ".building-"
 
+
 Item = TypeVar("Item")
+
 Result = TypeVar("Result")
 
 

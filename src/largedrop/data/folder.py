@@ -18,7 +18,9 @@ from .images import EXTENSIONS
 
 __all__ = ["Listing", "fingerprint", "list_images", "open_folder"]
 
+
 _LAYOUT = "expects domain/class/image"
+
 
 # Folders that systems put beside anyone's files, with thumbnails and copies in them.
 _IGNORED = frozenset({"__MACOSX", "@eaDir"})

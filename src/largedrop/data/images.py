@@ -19,20 +19,27 @@ from ..errors import UserError
 
 __all__ = ["EXTENSIONS", "PIXEL_LIMIT", "BadImage", "decode", "opened", "pillow_settings"]
 
+
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k")
+
 _OTHERS = (".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
+
 EXTENSIONS = frozenset((*_JPEG, *_OTHERS))
 """What the name of an image file ends with, in lower case."""
+
 
 PIXEL_LIMIT = 500_000_000
 """Images with more pixels than this are refused: a small file can claim a size that fills the memory."""
 
+
 _LARGE = 64_000_000
 """Images with more pixels than this are decoded one at a time, so that many threads do not hold many of them."""
+
 
 # Named one by one, because Pillow recognises contents and not names: a file of another of its formats may start an
 # external program (EPS starts Ghostscript).
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
+
 
 # What undoes each EXIF orientation (1 is upright).
 _UPRIGHT = {
@@ -44,7 +51,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
 _ORIENTATION_TAG = 0x0112
+
 
 _large_lock = threading.Lock()
 

@@ -18,6 +18,7 @@ from ..errors import UserError
 
 __all__ = ["FITS", "LinearSetting", "Problem"]
 
+
 FITS = ("linear", "probe")
 """Linear fine-tuning (v, V and b) and linear probing (V and b on the representation)."""
 
@@ -171,6 +172,7 @@ class LinearSetting:
 
 
 _WHOLE = ("seed", "steps", "batch", "eval_every")
+
 _RANGES: dict[str, tuple[Any, bool, Any, bool, str]] = {
     "dropout": (0, True, 1, False, "in [0, 1)"),
     "lr": (0, False, math.inf, False, "above 0"),

@@ -11,29 +11,30 @@ import filelock
 import numpy as np
 import torch
 
-from .. import __version__
+from .._version import __version__
 from ..config import Config
 from ..data.dataset import Dataset
+from ..data.views.batches import Views
 from ..errors import CollapseError, Interrupted, UserError
 from ..files import write_json
-from ..study.records import describe
-from ..training.checkpoint import write_tensors
+from ..runs.checkpoint import write_tensors
+from ..runs.folder import claim_folder
+from ..runs.methods import METHOD_OF
+from ..runs.record import describe
+from ..runs.run import Run
 from ..training.evaluation import accuracy, cross_entropy
 from ..training.loop import cost
-from ..training.run import Run, claim_folder
-from ..training.views import Views
+from .features import FeatureStore
 from .problem import LinearSetting, Problem
-from .solve import solve_probes
-from .store import FeatureStore
-from .train import LinearEvaluation, LinearModel, LinearResult, train_linear
+from .sgd.train import LinearEvaluation, LinearModel, LinearResult, train_linear
+from .solver.solve import solve_probes
 
-__all__ = ["METHOD_OF", "train_linear_runs"]
+__all__ = ["train_linear_runs"]
 
-METHOD_OF = {"linear": "linear-fine-tuning", "probe": "linear-probe"}
-"""By ``Config.fit``, the record of its checkpoint of best i.i.d. accuracy."""
 
 TOGETHER = 512
 """Runs that are trained at once; an interruption loses those that are being trained, which take seconds."""
+
 
 Task = tuple[Config, Path]
 

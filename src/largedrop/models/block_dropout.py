@@ -13,17 +13,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from torchvision.models import mnasnet, mobilenetv2, mobilenetv3, regnet, resnet, vision_transformer
 from torchvision.ops import StochasticDepth
 
 from ..errors import UserError
-from .folding import _default_example, _evaluating
+from .tracing import copied, default_example, evaluating, tensors_in
 
 __all__ = ["BlockDropout", "set_block_dropout"]
 
+
 SLOTS = ("drop_path", "stochastic_depth", "stochastic_dropout")
 """What the places for stochastic depth are called, in timm and transformers, and twice in torchvision."""
+
 BRANCH_ENDS: dict[type[nn.Module], tuple[str, ...]] = {
     resnet.BasicBlock: ("bn2",),
     resnet.Bottleneck: ("bn3",),
@@ -34,6 +36,7 @@ BRANCH_ENDS: dict[type[nn.Module], tuple[str, ...]] = {
     vision_transformer.EncoderBlock: ("dropout", "mlp"),
 }
 """The blocks of torchvision that have no such place: the layers whose output is what they add to their shortcut."""
+
 SKIPS = ("use_res_connect", "apply_residual")
 """What these blocks call the flag that says whether they have a shortcut."""
 
@@ -226,18 +229,18 @@ def _residual(module: nn.Module, slots: list[_Slot], example: Tensor | None) -> 
     inputs: dict[nn.Module, tuple[Any, Any]] = {}
 
     def keep(block: nn.Module, args: Any, kwargs: Any) -> None:
-        inputs.setdefault(block, tree_map(_copy, (args, kwargs)))
+        inputs.setdefault(block, tree_map(copied, (args, kwargs)))
 
     hooks = [
         block.register_forward_pre_hook(keep, with_kwargs=True)
         for block in {id(block): block for slot in new for block in slot.blocks[-2:]}.values()
     ]
     try:
-        with _evaluating(module), torch.no_grad():
+        with evaluating(module), torch.no_grad():
             for slot, probe in zip(new, probes, strict=True):
                 slot.put(probe)
             try:
-                module(_default_example(module) if example is None else example)
+                module(default_example(module) if example is None else example)
             except Exception as error:
                 if example is not None:
                     raise
@@ -266,27 +269,13 @@ def _is_residual(slot: _Slot, probe: _Probe, inputs: dict[nn.Module, tuple[Any, 
         block = slot.blocks[-2] if len(slot.blocks) > 1 else block
     if block not in inputs:
         return False
-    args, kwargs = tree_map(_copy, inputs[block])
+    args, kwargs = tree_map(copied, inputs[block])
     with torch.enable_grad():
-        plain = _tensors(block(*args, **kwargs))
+        plain = tensors_in(block(*args, **kwargs))
         used = [leaf.sum() for leaf in plain if leaf.requires_grad]
         read = torch.autograd.grad(used, probe.zeros, allow_unused=True) if used else ()
     if not read or any(gradient is None for gradient in read):  # the place is there, but not on the branch
         return False
-    args, kwargs = tree_map(lambda leaf: _copy(leaf, noise=True), inputs[block])
-    noisy = _tensors(block(*args, **kwargs))
+    args, kwargs = tree_map(lambda leaf: copied(leaf, noise=True), inputs[block])
+    noisy = tensors_in(block(*args, **kwargs))
     return any(not torch.equal(one, other) for one, other in zip(plain, noisy, strict=True))
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-
-
-def _copy(leaf: Any, noise: bool = False) -> Any:
-    """A copy of a tensor (blocks may change their input in place), with noise on it if it is one of numbers."""
-    if not isinstance(leaf, Tensor):
-        return leaf
-    if not (noise and leaf.is_floating_point()):
-        return leaf.clone()
-    generator = torch.Generator().manual_seed(0)  # the global one is left as it is
-    return leaf + torch.randn(leaf.shape, generator=generator).to(leaf)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..data.views import evaluation_view, normalise
+from ..data.views.host import evaluation_view, normalise
 from .dropout import RepresentationDropout
 
 __all__ = ["Network", "Spec", "Transform"]

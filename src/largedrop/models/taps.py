@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import UserError
-from .block_dropout import _copy, _tensors
-from .folding import _evaluating
+from .tracing import copied, evaluating, tensors_in
 
 __all__ = ["REPRESENTATION", "Taps", "find_taps", "tapped"]
 
+
 REPRESENTATION = "representation"
 """Name of the last tap."""
+
 ADDITIONS = ("add", "add_", "__add__", "__radd__", "__iadd__")
 """What torch calls the functions that add two tensors."""
 
@@ -85,8 +86,8 @@ def find_taps(backbone: nn.Module, example: Tensor, count: int = 3) -> Taps:
         raise UserError(f"the number of taps must be at least 1, not {count}")
     if example.dim() != 4 or example.shape[2] != example.shape[3]:
         raise UserError(f"taps are found with square images, (n, channels, size, size), not {tuple(example.shape)}")
-    noisy: Tensor = _copy(example, noise=True)
-    with _evaluating(backbone), torch.no_grad():
+    noisy: Tensor = copied(example, noise=True)
+    with evaluating(backbone), torch.no_grad():
         backbone(example)  # some fill a cache of their own in their first pass (LeViT's biases)
         watch = _followed(backbone, example)
         for other in (noisy, -noisy):
@@ -229,9 +230,9 @@ class _Follow(TorchFunctionMode):
     ) -> Any:
         result = function(*args, **(kwargs or {}))
         name = str(getattr(function, "__name__", function))
-        outputs = _tensors(args[:1] if name == "__setitem__" else result)
+        outputs = tensors_in(args[:1] if name == "__setitem__" else result)
         if outputs and name != "__get__":
-            inputs = _tensors((args, kwargs))
+            inputs = tensors_in((args, kwargs))
             self._link(inputs, outputs)
             if name in ADDITIONS and self._stack and self._is_residual(inputs):
                 self._stack[-1].adds = True
@@ -270,8 +271,8 @@ class _Follow(TorchFunctionMode):
     def _leave(self, layer: nn.Module, args: Any, output: Any) -> None:
         call = self._stack.pop()
         if "forward" in layer.__dict__:  # a folded layer, whose functions torch does not show
-            self._link([*_tensors(args), *layer.parameters(recurse=False)], _tensors(output))
-        for leaf in _tensors(output):
+            self._link([*tensors_in(args), *layer.parameters(recurse=False)], tensors_in(output))
+        for leaf in tensors_in(output):
             if id(leaf) in self.sources:
                 self.sources[id(leaf)] |= call.bit
         if isinstance(output, Tensor):

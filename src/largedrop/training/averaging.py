@@ -284,7 +284,7 @@ def _load(candidate: Candidate) -> Mapping[str, Tensor]:
     if callable(candidate.load):
         state = candidate.load()
     else:
-        from .checkpoint import read_tensors
+        from ..runs.checkpoint import read_tensors
 
         state, _ = read_tensors(Path(candidate.load), "model")
     try:

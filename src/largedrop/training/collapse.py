@@ -10,10 +10,13 @@ from ..errors import CollapseError
 
 __all__ = ["CollapseWatch"]
 
+
 WINDOW = 20
 """Steps over which the loss and the representation's size are averaged."""
+
 SHRUNK = 0.1
 """A representation below this share of its first size has shrunk to nothing."""
+
 CHANCE = 0.9
 """A loss above this share of log(classes) is that of guessing."""
 

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from ..data.dataset import IntArray
+from ..data.views.batches import Views
 from ..models.network import Network
-from .views import Views
 
 __all__ = ["accuracy", "autocast", "cross_entropy", "logits", "representations"]
 
+
 BATCH = 64
 """Images at a time; also the unit in which training views are drawn, so it is the same on every device."""
+
 Progress = Callable[[int], None]
 """Called with the number of images that were done since the last call."""
 
@@ -91,7 +93,7 @@ def _outputs(
     device = network.head.weight.device
     spec = network.spec
     parts = []
-    with _evaluating(network), torch.inference_mode(), autocast(precision, device):
+    with evaluating(network), torch.inference_mode(), autocast(precision, device):
         for start in range(0, len(indices), BATCH):
             chosen = indices[start : start + BATCH]
             batch = views.training(chosen, spec, view, start) if view else views.evaluation(chosen, spec)
@@ -102,7 +104,7 @@ def _outputs(
 
 
 @contextmanager
-def _evaluating(network: Network) -> Iterator[None]:
+def evaluating(network: Network) -> Iterator[None]:
     mode = network.training
     network.eval()
     try:

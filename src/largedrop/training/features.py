@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ..config import Config
+from ..data.views.batches import Views
 from ..models.network import Network
 from .evaluation import representations
-from .views import Views
 
 __all__ = ["VIEWS", "FeatureCache"]
+
 
 VIEWS = 1
 """Views of each image that a head is fitted on: the evaluation view alone. With three training views as well,

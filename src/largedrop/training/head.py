@@ -17,19 +17,25 @@ from torch.nn import functional as F
 
 from ..data.random import torch_seed
 from ..models.dropout import check_rate
-from ..threads import one_thread
+from ..runtime import one_thread
 
 __all__ = ["HeadFit", "HeadRound", "fit_head"]
 
+
 ROUND = 100
 """Steps in a round; the weights are averaged over each."""
+
 BATCH = 64
 """Images of each training domain in a step."""
+
 GAIN = 0.01
 """A round that lowers the loss by less than this share halves the learning rate."""
+
 HALVINGS = 4
 """The fit has converged once the learning rate was halved this often."""
+
 ROUNDS = 40
+
 SMALL = 0.01
 """Of log(classes): a loss below this has nothing left to teach."""
 

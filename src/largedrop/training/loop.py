@@ -13,42 +13,49 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .. import __version__
+from .._version import __version__
 from ..config import Config
 from ..data.dataset import Dataset, Split
 from ..data.random import torch_seed
 from ..data.sampling import batch_indices
+from ..data.views.batches import Views, open_views
 from ..errors import Interrupted, UserError
 from ..files import is_leftover, write_json
-from ..memory import keep_freed_memory
-from ..models.folding import fold_batchnorm, speed_up_depthwise
+from ..models.fast.folding import fold_batchnorm, speed_up_depthwise
 from ..models.network import Network
-from ..study.records import describe
+from ..runs.checkpoint import read_tensors, save_model, write_tensors
+from ..runs.folder import claim_folder
+from ..runs.record import describe
+from ..runs.run import Run
+from ..runtime import keep_freed_memory
 from .averaging import WeightAverage
-from .checkpoint import read_tensors, save_model, write_tensors
 from .collapse import CollapseWatch
 from .evaluation import accuracy, cross_entropy, logits
 from .features import FeatureCache
 from .objectives import make_objective
-from .run import Run, claim_folder
 from .setup import create_network, make_optimizer, set_learning_rate, start_head
 from .state import FILE as STATE
 from .state import Trajectory, load_state, save_state
 from .step import TrainingStep
 from .swad import DenseAverage
-from .views import Views, open_views
 
 __all__ = ["cost", "train"]
 
+
 SAVE_EVERY = 120.0
 """Seconds after which the state is saved between two evaluations, for those that are far apart."""
+
 TRAINING_COST = 5
 """An image in training takes about as long as this many in evaluation; for the time that is left."""
 
+
 LINEAR_COST = 3e-4
 """An image in the training of a linear fit likewise, where many of them are trained together."""
+
 SCORES = ("iid_accuracy", "ood_accuracy")
+
 Report = Callable[[float], None]
+
 Outputs = dict[str, npt.NDArray[np.float16]]
 """Logits on the ``iid`` and the ``ood`` images, (n, classes) each."""
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.network import Network
+from ..runs.checkpoint import misfit, read_tensors, write_tensors
 from .averaging import WeightAverage
-from .checkpoint import misfit, read_tensors, write_tensors
 from .collapse import CollapseWatch
 from .swad import DenseAverage
 
 __all__ = ["Trajectory", "load_state", "save_state"]
+
 
 FILE = "resume.safetensors"
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.helpers import Tiny, batch, gradients
 from torch import Tensor
 from torch.nn import functional as F
 
 from largedrop.training.objectives.irm import IRM, irm_penalty
-
-from .test_objectives import Tiny, batch, gradients
 
 
 def by_multiplier(logits: Tensor, labels: Tensor) -> Tensor:

@@ -9,13 +9,12 @@ from contextlib import nullcontext
 import pytest
 import timm
 import torch
+from tests.helpers import Tiny, batch, gradients
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from largedrop.models.folding import fold_batchnorm
+from largedrop.models.fast.folding import fold_batchnorm
 from largedrop.training.objectives.mldg import MLDG
-
-from .test_objectives import Tiny, batch, gradients
 
 
 def by_hand(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers import Tiny, batch, gradients
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,35 +14,6 @@ from largedrop.errors import UserError
 from largedrop.training.objectives import OBJECTIVES, Objective, make_objective
 
 PENALISED = ("coral", "vrex", "irm")
-
-
-class Tiny(nn.Module):
-    """Images (n, 4) to a representation (n, 5) and logits (n, 3)."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.body, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
-        self.calls: list[int] = []
-        self.double()
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -0.6, 0.6)  # with all the digits of float64
-
-    def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        self.calls.append(len(images))
-        representation = torch.tanh(self.body(images))
-        return representation, self.head(representation)
-
-
-def batch(domains: int = 3, size: int = 6) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    shift = torch.arange(domains).repeat_interleave(size)[:, None]
-    images = torch.randn(domains * size, 4, dtype=torch.float64, generator=generator) + shift
-    return images, torch.randint(0, 3, (domains * size,), generator=generator)
-
-
-def gradients(net: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.grad.clone() for name, parameter in net.named_parameters() if parameter.grad is not None}
 
 
 def bound(name: str, net: nn.Module, weight: float | None = None, anneal_steps: int | None = None) -> Objective:

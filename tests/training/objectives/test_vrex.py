@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.helpers import Tiny, batch, gradients
 from torch.nn import functional as F
 
 from largedrop.training.objectives.vrex import VREx, vrex_penalty
-
-from .test_objectives import Tiny, batch, gradients
 
 
 @pytest.mark.parametrize("losses", [[1.0, 3.0], [0.0, 0.0, 3.0], [2.0, 2.0, 2.0, 2.0]])

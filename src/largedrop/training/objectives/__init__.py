@@ -16,6 +16,7 @@ from .vrex import VREx
 
 __all__ = ["OBJECTIVES", "Forward", "Objective", "StepResult", "make_objective"]
 
+
 OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (ERM, Coral, VREx, IRM, MLDG)}
 """By name. A class's ``default_weight`` and ``default_anneal_steps`` are those of DomainBed."""
 

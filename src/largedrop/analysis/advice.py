@@ -1,0 +1,207 @@
+"""Advice on the dropout rate before anything is fine-tuned, by linear heads under dropout on frozen features.
+
+Each training domain is held out in turn (``advice_curves``). The rule: of the rates that gain more than one standard
+error over no dropout, those within one standard error of the best, and of these the one nearest to the paper's 0.9. It
+is the one-standard-error rule of Breiman et al. (1984), towards more regularisation. It was written down with some
+fine-tunings in sight, and no number in it was fitted to them; ``studies/adviser.py`` compares it with them.
+
+The standard errors are over the held-out domains, paired: a new domain is what the rate has to be right for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..config import DEFAULT_MODEL
+from ..data.dataset import Dataset
+from ..data.views.batches import open_views
+from ..linear.features import FeatureStore
+from ..runs.estimate import Estimate, points
+from ..training.resolve import resolve
+from .advice_curves import RATES, SEEDS, Curves, Point, check_rates, measure
+
+__all__ = ["DEFAULT_RATE", "Advice", "advise", "interval_text", "recommend"]
+
+
+DEFAULT_RATE = 0.9
+"""The paper's: the best or close to it on its four datasets of 10,000 to 25,000 images (section 4.1.1, figure 3)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Advice:
+    """A dropout rate, and how sure it is.
+
+    Attributes:
+        rate: what ``--dropout auto`` takes.
+        verdict: ``use`` (dropout gains), ``avoid`` (it loses at every rate), or ``cannot tell``.
+        reason: in a sentence or two.
+        curves: what it is based on.
+        about: dataset, network and views, as JSON can hold them.
+    """
+
+    rate: float
+    verdict: str
+    reason: str
+    curves: Curves
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def point(self) -> Point | None:
+        """The measurement at ``rate``; None where that rate was not measured."""
+        return self.curves.point(self.rate) if self.rate in self.curves.rates else None
+
+
+def advise(
+    data: Dataset,
+    *,
+    test_domain: str | None = None,
+    left_out: str = "",
+    model: str = DEFAULT_MODEL,
+    size: int = 128,
+    weights: str = "pretrained",
+    precision: str = "auto",
+    rates: Iterable[float] = RATES,
+    seeds: Iterable[int] = SEEDS,
+    device: torch.device,
+    progress: Callable[[float], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Advice:
+    """The dropout rate that does best on domains that were held out of training, by linear heads on frozen features.
+
+    Args:
+        data: the dataset.
+        test_domain: whose images are never looked at; with None, all domains are training domains.
+        left_out: another one that is never looked at; none where empty.
+        model: the network, or several as ``a+b``.
+        size: side of the images, in pixels.
+        weights: as ``Config.weights``.
+        precision: as ``Config.precision``, or ``auto``.
+        rates: λ; 0 is added.
+        seeds: of the i.i.d. splits.
+        device: that computes the features.
+        progress: called with the work done since the last call, of 2 · len(data) in all.
+        note: called with a line that a user should read.
+
+    Raises:
+        UserError: unknown domains, rates out of range, features that cannot be had, or too few images.
+    """
+    chosen = check_rates(rates)
+    config = resolve(
+        data,
+        device,
+        recipe="short",
+        fit="probe",
+        test_domain=test_domain or "",
+        left_out=left_out,
+        model=model,
+        size=size,
+        weights=weights,
+        precision=precision,
+    )
+    report, done = progress or (lambda amount: None), 0.0
+
+    def count(amount: float) -> None:
+        nonlocal done
+        done += amount
+        report(amount)
+
+    features = FeatureStore(data, open_views(data, device), progress=count, note=note).features(config, count=1)
+    report(len(data) - done)  # what was on disk
+    unseen = [domain for domain in (config.test_domain, left_out) if domain]
+    curves = measure(
+        data,
+        features.representation,
+        unseen=unseen,
+        rates=chosen,
+        seeds=seeds,
+        held_out=config.held_out,
+        progress=report,
+    )
+    names = ("data", "fingerprint", "test_domain", "left_out", "model", "weights", "weights_digest", "size")
+    about = {name: getattr(config, name) for name in (*names, "precision", "held_out")}
+    return recommend(curves, about)
+
+
+def recommend(curves: Curves, about: Mapping[str, Any] | None = None) -> Advice:
+    """Apply the rule of this module to measured curves."""
+
+    def made(rate: float, verdict: str, reason: str) -> Advice:
+        return Advice(rate, verdict, reason, curves, about or {})
+
+    if len(curves.held_out) < 2:
+        there = len(curves.train_domains)
+        why = (
+            "there is one training domain only, so none can be held out"
+            if there == 1
+            else f"of {there} training domains only {len(curves.held_out)} can be held out"
+        )
+        return made(
+            DEFAULT_RATE,
+            "cannot tell",
+            f"{why}, and i.i.d. accuracy does not say what a new domain needs: the rate is the paper's, by its own "
+            "experiments and not by these data.",
+        )
+    measured = {rate: curves.point(rate) for rate in curves.rates[1:]}
+    gains = {rate: (point.gain.mean, point.gain.error or 0.0) for rate, point in measured.items() if point.gain}
+    supported = [rate for rate, (mean, error) in gains.items() if mean > error]
+    if supported:
+        rate = _nearest(_as_good_as_best(curves, supported))
+        return made(rate, "use", f"{_told(measured[rate])}.")
+    if all(mean < -error for mean, error in gains.values()):
+        least = max(gains, key=lambda rate: gains[rate][0])
+        return made(
+            0.0, "avoid", f"every rate loses more than one standard error; least does {_told(measured[least])}."
+        )
+    rate = _nearest([rate for rate, (mean, error) in gains.items() if mean >= -error])
+    return made(
+        rate,
+        "cannot tell",
+        f"no rate gains more than one standard error; {_told(measured[rate])}. The rate is the nearest to the paper's "
+        f"{DEFAULT_RATE:g} that does not lose more than one either.",
+    )
+
+
+def _as_good_as_best(curves: Curves, rates: Sequence[float]) -> list[float]:
+    """Those of ``rates`` that are within one standard error of the best of them, paired by held-out domain."""
+    means = {rate: curves.ood[curves.rates.index(rate)].mean(1) for rate in rates}
+    best = max(rates, key=lambda rate: float(means[rate].mean()))
+    found = []
+    for rate in rates:
+        behind = Estimate.of((means[best] - means[rate]).tolist())
+        if behind is not None and behind.mean <= (behind.error or 0.0):
+            found.append(rate)
+    return found
+
+
+def _nearest(rates: Sequence[float]) -> float:
+    """The one nearest to 0.9; of two, the lower."""
+    return min(rates, key=lambda rate: (round(abs(rate - DEFAULT_RATE), 9), rate))
+
+
+def _told(point: Point) -> str:
+    n = point.gain.n if point.gain else 0
+    return (
+        f"at {point.rate:g} linear heads gain {points(point.gain)} points on held-out domains (mean ± standard error "
+        f"over {n} domains; {interval_text(point.gain)}), above 0 on {point.above} of {n}"
+    )
+
+
+def interval_text(gain: Estimate | None) -> str:
+    """The interval that holds the mean over such domains with 95 %, by Student's t, in points."""
+    if gain is None or gain.error is None:
+        return "no interval from one domain"
+    half = _student(gain.n - 1) * gain.error
+    ends = [f"{100 * end:+.1f}".replace("-", "−") for end in (gain.mean - half, gain.mean + half)]
+    return f"95 % interval {ends[0]} to {ends[1]}"
+
+
+def _student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t."""
+    exact = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+    if freedom <= len(exact):
+        return exact[freedom - 1]
+    return 1.95996 + 2.3723 / freedom + 2.8225 / freedom**2  # Cornish and Fisher's expansion

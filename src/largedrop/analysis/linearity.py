@@ -1,0 +1,158 @@
+"""How linear a fine-tuning was: the fine-tuned network against its first-order approximation at the start."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..data.dataset import IntArray
+from ..errors import UserError
+from ..training.averaging import check_finite, check_same
+
+__all__ = ["Linearised", "Linearity", "linearise", "measure_linearity", "relative_distance"]
+
+
+Function = Callable[[nn.Module, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Linearised:
+    """Three networks' outputs on the same images, (n, …) each.
+
+    Attributes:
+        start: f(x; w0).
+        linear: f(x; w0) + J(x; w0)(w − w0).
+        tuned: f(x; w).
+    """
+
+    start: Tensor
+    linear: Tensor
+    tuned: Tensor
+
+
+@dataclass(frozen=True)
+class Linearity:
+    """How far fine-tuned outputs are from linearised ones.
+
+    Attributes:
+        images: that it was measured on.
+        distance: ``relative_distance`` of the logits: 0 is linear, 1 as wrong as not having moved at all.
+        accuracy: of the fine-tuned network, a fraction.
+        linear_accuracy: of the linearised one.
+        start_accuracy: before the first step.
+        agreement: share of the images that the fine-tuned and the linearised network put in the same class.
+    """
+
+    images: int
+    distance: float
+    accuracy: float
+    linear_accuracy: float
+    start_accuracy: float
+    agreement: float
+
+
+def linearise(
+    network: nn.Module,
+    start: Mapping[str, Tensor],
+    tuned: Mapping[str, Tensor],
+    images: Tensor,
+    function: Function | None = None,
+) -> Linearised:
+    """Outputs before and after fine-tuning, and those of the first-order Taylor expansion at the start (section 3.2).
+
+    One forward-mode derivative: no Jacobian is ever there, and it costs about three forward passes. In the precision of
+    ``start``, which should be float32 or better.
+
+    Args:
+        network: in evaluation mode; its own weights are not used and stay as they are.
+        start: state dict w0.
+        tuned: state dict w of the same network.
+        images: what it takes, (n, …).
+        function: of the network and the images, to be linearised; by default the network's own output.
+
+    Raises:
+        UserError: the network is in training mode, the state dicts are of different networks or not finite, or their
+            buffers differ (running statistics that have moved are no weights).
+    """
+    if network.training:
+        raise UserError("a network is linearised in evaluation mode: call network.eval() first")
+    check_same(start, tuned)
+    for state in (start, tuned):
+        check_finite(state)
+    trained = {name for name, _ in network.named_parameters()}
+    fixed = {name: tensor for name, tensor in start.items() if name not in trained}
+    for name, tensor in fixed.items():
+        if tensor.is_floating_point() and not torch.equal(tensor, tuned[name].to(tensor)):
+            raise UserError(f"cannot linearise a fine-tuning that moved '{name}': running statistics are no weights")
+    weights = {name: start[name].detach() for name in trained}
+    change = {name: tuned[name].detach().to(weights[name]) - weights[name] for name in trained}
+    apply = function or nn.Module.__call__
+
+    def outputs(values: dict[str, Tensor]) -> Tensor:
+        found: Tensor = functional_call(_Applied(network, apply), _prefixed({**fixed, **values}), (images,))
+        return found
+
+    # The fused attention kernels have no forward-mode derivative.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        # torch's own use, when forward mode is first asked for, of what torch has deprecated.
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script` is (deprecated|not supported)", DeprecationWarning)
+        at_start, slope, *_ = jvp(outputs, (weights,), (change,))
+        at_end = outputs({name: weights[name] + change[name] for name in trained})
+    return Linearised(at_start, at_start + slope, at_end)
+
+
+def relative_distance(found: Linearised) -> float:
+    """‖f − f_lin‖ / ‖f − f(·; w0)‖ of each image, averaged over the images; 0 where nothing has moved.
+
+    Images whose own output has not moved are left out. How near 0 it is says how "lazy" the training was (Chizat,
+    Oyallon & Bach, 2019); the paper's figure 1 asks the same of interpolated weights.
+
+    Args:
+        found: outputs (n, …).
+    """
+    tuned = found.tuned.flatten(1).double()
+    moved = (tuned - found.start.flatten(1).double()).norm(dim=1)
+    wrong = (tuned - found.linear.flatten(1).double()).norm(dim=1)
+    did = moved > 0
+    return float((wrong[did] / moved[did]).mean()) if bool(did.any()) else 0.0
+
+
+def measure_linearity(found: Linearised, labels: IntArray) -> Linearity:
+    """Distance and accuracies.
+
+    Args:
+        found: logits (n, classes).
+        labels: (n,).
+    """
+    start, linear, tuned = (logits.argmax(dim=1).cpu().numpy() for logits in (found.start, found.linear, found.tuned))
+    return Linearity(
+        images=len(labels),
+        distance=relative_distance(found),
+        accuracy=float(np.mean(tuned == labels)),
+        linear_accuracy=float(np.mean(linear == labels)),
+        start_accuracy=float(np.mean(start == labels)),
+        agreement=float(np.mean(tuned == linear)),
+    )
+
+
+class _Applied(nn.Module):
+    """A network behind the function that is linearised, so that ``functional_call`` reaches its weights."""
+
+    def __init__(self, network: nn.Module, function: Function) -> None:
+        super().__init__()
+        self.network = network
+        self.function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.function(self.network, images)
+
+
+def _prefixed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"network.{name}": tensor for name, tensor in state.items()}

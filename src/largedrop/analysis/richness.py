@@ -1,0 +1,398 @@
+"""How rich and how redundant a representation is: its rank, and what linear models read from a part of its units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.dataset import IntArray
+from ..data.random import generator
+from ..errors import UserError
+from ..runs.estimate import Estimate
+
+__all__ = [
+    "PROBE_SHARES",
+    "SHARES",
+    "Probe",
+    "Richness",
+    "effective_rank",
+    "fit_probe",
+    "head_curve",
+    "mean_correlation",
+    "measure_richness",
+    "participation_ratio",
+    "probe_accuracies",
+    "random_orders",
+    "removable",
+    "singular_values",
+]
+
+
+FloatArray = npt.NDArray[np.float64]
+
+
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
+"""Shares of the units that are kept, of the curves."""
+
+PROBE_SHARES = (0.1, 0.5)
+"""Shares of the units that probes are trained anew on."""
+
+FALL = 0.01
+"""Of accuracy: units count as removable until so much is lost."""
+
+
+_PENALTIES = 10.0 ** np.arange(-5.0, 2.01, 0.5)
+"""Ridge penalties that are tried, over the mean eigenvalue of the Gram matrix."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear model read off a representation: ``features @ weight.T + bias``.
+
+    Attributes:
+        weight: (classes, units).
+        bias: (classes,).
+        penalty: the ridge penalty that leave-one-out chose.
+    """
+
+    weight: FloatArray
+    bias: FloatArray
+    penalty: float
+
+
+@dataclass(frozen=True)
+class Richness:
+    """The measures of one representation on one set of images; accuracies are fractions.
+
+    Attributes:
+        images: that it was measured on; ranks cannot be above ``images`` − 1.
+        units: its width.
+        constant: units with one value on all images, dead ones among them.
+        singular_values: of the centred representation, descending.
+        effective_rank: ``effective_rank`` of them.
+        participation_ratio: ``participation_ratio`` of them.
+        correlation: ``mean_correlation``.
+        accuracy: of the run's own head on all units.
+        shares: of the units that are kept, of ``kept_random`` and ``kept_smallest``.
+        kept_random: accuracy of the run's own head on random units, over random orders.
+        kept_smallest: the same where the units with the largest weights in the head are removed first.
+        removable_random: share of the units that can be removed at random before a point of accuracy is lost.
+        removable_largest: the same where the units with the largest weights are removed first.
+        probes: by share, accuracy of probes trained anew on that share of the units, over random subsets.
+    """
+
+    images: int
+    units: int
+    constant: int
+    singular_values: tuple[float, ...]
+    effective_rank: float
+    participation_ratio: float
+    correlation: float | None
+    accuracy: float
+    shares: tuple[float, ...]
+    kept_random: tuple[Estimate, ...]
+    kept_smallest: tuple[float, ...]
+    removable_random: float
+    removable_largest: float
+    probes: dict[float, Estimate]
+
+
+def singular_values(features: npt.ArrayLike) -> FloatArray:
+    """Singular values of a representation less its mean, descending, (min(n, units),).
+
+    The mean is taken away because a linear model with a bias does not see it.
+
+    Args:
+        features: (n, units).
+
+    Raises:
+        UserError: fewer than two images, or values that are not finite.
+    """
+    table = _table(features)
+    values: FloatArray = np.linalg.svd(table - table.mean(axis=0), compute_uv=False)
+    return values
+
+
+def effective_rank(values: npt.ArrayLike) -> float:
+    """exp(−Σ p ln p) with p = σ / Σσ (Roy & Vetterli, 2007, *The effective rank*, equations 3 and 4).
+
+    From 1 (all in one direction) to the rank (all directions alike); 0 where every value is 0.
+
+    Args:
+        values: singular values σ, 0 or more.
+
+    >>> round(effective_rank([2, 2, 2, 0]), 9)
+    3.0
+    """
+    sigma = np.asarray(values, dtype=np.float64)
+    if not sigma.any():
+        return 0.0
+    share = sigma[sigma > 0] / sigma.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def participation_ratio(values: npt.ArrayLike) -> float:
+    """(Σ σ²)² / Σ σ⁴, the dimension by the covariance's eigenvalues σ² (Gao et al., 2017, *A theory of multineuronal
+    dimensionality*); 0 where every value is 0.
+
+    Args:
+        values: singular values σ of the centred representation.
+
+    >>> round(participation_ratio([1, 1, 0]), 9)
+    2.0
+    """
+    variance = np.square(np.asarray(values, dtype=np.float64))
+    return float(variance.sum() ** 2 / np.square(variance).sum()) if variance.any() else 0.0
+
+
+def mean_correlation(features: npt.ArrayLike) -> float | None:
+    """Mean absolute Pearson correlation between two different units: the redundancy of pairs (Cogswell et al., 2016,
+    reduce the covariances that it is made of).
+
+    Units with one value on all images are left out. Independent units have about √(2 / (π n)), not 0.
+
+    Args:
+        features: (n, units).
+
+    Returns:
+        In [0, 1], or None where fewer than two units vary.
+
+    Raises:
+        UserError: fewer than two images, or values that are not finite.
+    """
+    table = _table(features)
+    table = table[:, ~_constant(table)]
+    units = table.shape[1]
+    if units < 2:
+        return None
+    centred = table - table.mean(axis=0)
+    scaled = centred / np.linalg.norm(centred, axis=0)
+    return float((np.abs(scaled.T @ scaled).sum() - units) / (units * (units - 1)))
+
+
+def random_orders(units: int, draws: int, seed: int) -> IntArray:
+    """Random orders of the units, (draws, units): the first k of each are a random subset of k.
+
+    A function of its arguments alone, so that runs are compared on the same subsets.
+    """
+    return np.stack([generator("subset of units", seed, draw).permutation(units) for draw in range(draws)])
+
+
+def fit_probe(features: npt.ArrayLike, labels: IntArray, classes: int) -> Probe:
+    """Ridge regression onto one-hot labels with a bias, its penalty chosen by exact leave-one-out error.
+
+    The leave-one-out residual is the residual over 1 − h (Allen, 1974, *PRESS*; Golub, Heath & Wahba, 1979), so the
+    probe has nothing to tune and no random start. Features are taken as they are, not standardised.
+
+    Args:
+        features: (n, units).
+        labels: (n,), in [0, classes).
+        classes: number of classes.
+
+    Raises:
+        UserError: fewer than two images, or values that are not finite.
+    """
+    table = _table(features)
+    count = len(table)
+    targets = np.eye(classes)[labels]
+    middle, prior = table.mean(axis=0), targets.mean(axis=0)
+    centred, wanted = table - middle, targets - prior
+    values, vectors = np.linalg.eigh(centred @ centred.T)
+    values = np.maximum(values, 0.0)
+    projected = vectors.T @ wanted
+    # A representation without any variance has no scale; the prior is then the probe, at any penalty.
+    scale = values.mean() or 1.0
+    best, chosen = math.inf, 0.0
+    for penalty in scale * _PENALTIES:
+        shrunk = values / (values + penalty)
+        residual = wanted - vectors @ (shrunk[:, None] * projected)
+        left = 1 - 1 / count - np.square(vectors) @ shrunk
+        error = float(np.square(residual / np.maximum(left, 1e-12)[:, None]).mean())
+        if error < best:
+            best, chosen = error, float(penalty)
+    dual = vectors @ (projected / (values + chosen)[:, None])
+    weight = dual.T @ centred
+    return Probe(weight, prior - weight @ middle, chosen)
+
+
+def probe_accuracies(
+    train: npt.ArrayLike,
+    train_labels: IntArray,
+    tests: Sequence[tuple[npt.ArrayLike, IntArray]],
+    classes: int,
+    subsets: IntArray,
+) -> FloatArray:
+    """Accuracy of probes trained anew on subsets of the units, (subsets, tests): what dropout trains for.
+
+    Features that are useful "when added to certain subsets of the other existing features" are what the paper looks for
+    (section 1, type b).
+
+    Args:
+        train: representation of the images that probes are trained on, (n, units).
+        train_labels: (n,).
+        tests: representation and labels of each set of images that they are scored on.
+        classes: number of classes.
+        subsets: units of each subset, (subsets, k).
+
+    Raises:
+        UserError: fewer than two images, or values that are not finite.
+    """
+    table = _table(train)
+    scored = [(_table(features), labels) for features, labels in tests]
+    found = np.empty((len(subsets), len(tests)))
+    for row, chosen in enumerate(subsets):
+        probe = fit_probe(table[:, chosen], train_labels, classes)
+        for column, (features, labels) in enumerate(scored):
+            outputs = features[:, chosen] @ probe.weight.T + probe.bias
+            found[row, column] = np.mean(outputs.argmax(axis=1) == labels)
+    return found
+
+
+def head_curve(
+    features: npt.ArrayLike,
+    labels: IntArray,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike,
+    orders: IntArray,
+    shares: Sequence[float] = SHARES,
+) -> FloatArray:
+    """Accuracy of a head where only the first units of an order are kept, (orders, shares); nothing is trained.
+
+    All other units are zeroed, and the kept ones divided by the share that is kept, as dropout does (section 3.1). At
+    least one unit is kept.
+
+    Args:
+        features: (n, units).
+        labels: (n,).
+        weight: of the head, (classes, units).
+        bias: of the head, (classes,).
+        orders: of the units, (orders, units); ``random_orders``, say.
+        shares: of the units to keep, in (0, 1].
+
+    Raises:
+        UserError: a share that is not in (0, 1], fewer than two images, or values that are not finite.
+    """
+    for share in shares:
+        if not 0 < share <= 1:
+            raise UserError(f"the share of units to keep must be in (0, 1], not {share}")
+    table = _table(features)
+    head, offset = np.asarray(weight, dtype=np.float64), np.asarray(bias, dtype=np.float64)
+    units = table.shape[1]
+    found = np.empty((len(orders), len(shares)))
+    for row, order in enumerate(orders):
+        for column, share in enumerate(shares):
+            kept = order[: size_of(share, units)]
+            outputs = units / len(kept) * (table[:, kept] @ head[:, kept].T) + offset
+            found[row, column] = np.mean(outputs.argmax(axis=1) == labels)
+    return found
+
+
+def size_of(share: float, units: int) -> int:
+    """Units in a subset of this share, at least one."""
+    return max(1, round(share * units))
+
+
+def removable(shares: Sequence[float], accuracies: Sequence[float], fall: float = FALL) -> float:
+    """Share of the units that can be removed before accuracy falls by ``fall`` below that of all units.
+
+    Between two points of the curve accuracy is taken to be linear. It is the first fall that counts, coming from all
+    units. Where accuracy never falls so much, it is 1 − the smallest share.
+
+    Args:
+        shares: kept, ascending; the last is 1.
+        accuracies: at each of them, fractions.
+
+    >>> removable((0.0, 0.5, 1.0), (0.4, 0.78, 0.8), fall=0.01)
+    0.25
+    """
+    # Accuracies are counts over a number of images: a fall of exactly ``fall`` must not hang on the last bit.
+    floor = accuracies[-1] - fall - 1e-12
+    for place in range(len(shares) - 2, -1, -1):
+        if accuracies[place] < floor:
+            part = (accuracies[place + 1] - floor) / (accuracies[place + 1] - accuracies[place])
+            return round(float(1 - shares[place + 1] + part * (shares[place + 1] - shares[place])), 9)
+    return round(1 - shares[0], 9)
+
+
+def measure_richness(
+    train: npt.ArrayLike,
+    train_labels: IntArray,
+    tests: Sequence[tuple[npt.ArrayLike, IntArray]],
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike,
+    *,
+    draws: int = 10,
+    seed: int = 0,
+) -> list[Richness]:
+    """Every measure of this module, on each of some sets of images.
+
+    Args:
+        train: representation of the images that probes are trained on, (n, units).
+        train_labels: (n,).
+        tests: representation and labels of each set of images to measure on: held-out i.i.d. ones, o.o.d. ones.
+        weight: of the run's head, (classes, units).
+        bias: of the run's head, (classes,).
+        draws: random subsets of each share.
+        seed: of the subsets.
+
+    Raises:
+        UserError: fewer than two images in a set, or values that are not finite.
+    """
+    head = np.asarray(weight, dtype=np.float64)
+    classes, units = head.shape
+    orders = random_orders(units, draws, seed)
+    probed = {
+        share: probe_accuracies(train, train_labels, tests, classes, orders[:, : size_of(share, units)])
+        for share in PROBE_SHARES
+    }
+    smallest_first = np.argsort(np.linalg.norm(head, axis=0), kind="stable")[None]
+    found = []
+    for column, (features, labels) in enumerate(tests):
+        table = _table(features)
+        values = singular_values(table)
+        at_random = head_curve(table, labels, head, bias, orders)
+        smallest = head_curve(table, labels, head, bias, smallest_first)[0]
+        found.append(
+            Richness(
+                images=len(table),
+                units=units,
+                constant=int(_constant(table).sum()),
+                singular_values=tuple(values.tolist()),
+                effective_rank=effective_rank(values),
+                participation_ratio=participation_ratio(values),
+                correlation=mean_correlation(table),
+                accuracy=float(smallest[-1]),
+                shares=SHARES,
+                kept_random=tuple(_estimate(scores) for scores in at_random.T),
+                kept_smallest=tuple(smallest.tolist()),
+                removable_random=removable(SHARES, at_random.mean(axis=0).tolist()),
+                removable_largest=removable(SHARES, smallest.tolist()),
+                probes={share: _estimate(scores[:, column]) for share, scores in probed.items()},
+            )
+        )
+    return found
+
+
+def _estimate(values: FloatArray) -> Estimate:
+    estimate = Estimate.of(values.tolist())
+    if estimate is None:
+        raise UserError("the measures need at least one random subset")
+    return estimate
+
+
+def _constant(table: FloatArray) -> npt.NDArray[np.bool_]:
+    constant: npt.NDArray[np.bool_] = table.max(axis=0) == table.min(axis=0)
+    return constant
+
+
+def _table(features: npt.ArrayLike) -> FloatArray:
+    table = np.asarray(features, dtype=np.float64)
+    if len(table) < 2:
+        raise UserError(f"a representation is measured on two images or more, not {len(table)}")
+    if not np.isfinite(table).all():
+        raise UserError("this representation is of no use: it has values that are not finite")
+    return table

@@ -1,0 +1,87 @@
+"""``largedrop advise``: which dropout rate to use, before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..errors import UserError
+from .options import Data, Device, LeftOut, Model, Precision, Size, SkipBad, Weights, default_settings
+
+__all__ = ["advise"]
+
+
+def advise(
+    data: Data,
+    test_domain: Annotated[
+        str | None,
+        typer.Option(
+            help="Domain that is kept for the test and never looked at. [default: every domain is trained on]"
+        ),
+    ] = None,
+    left_out: LeftOut = None,
+    rates: Annotated[
+        str, typer.Option(help="Dropout rates to measure, separated by commas; 0 is added.")
+    ] = "0,0.25,0.5,0.75,0.9,0.95",
+    seeds: Annotated[int, typer.Option(help="How many i.i.d. splits: 0, 1, …", min=1)] = 2,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for advice.json and the figure. [default: largedrop-advice/DATA]")
+    ] = None,
+    model: Model = None,
+    weights: Weights = None,
+    size: Size = None,
+    precision: Precision = "auto",
+    device: Device = "auto",
+    skip_bad_images: SkipBad = False,
+) -> None:
+    """Which dropout rate to use and whether it will help: linear heads, each training domain held out in turn."""
+    from ..analysis.advice import advise as find_advice
+    from ..data import open_dataset
+    from ..files import write_json
+    from ..report.advice import advice_figure, advice_json, render_advice
+    from ..report.drawing.style import save_figure
+    from ..training.device import choose_device
+    from .terminal import Bar
+
+    console = Console(stderr=False)
+    place = choose_device(device)
+    settings = default_settings()
+    side = size or settings["size"]
+    listed = [rate.strip() for rate in rates.split(",") if rate.strip()]
+    if not listed:
+        raise UserError(f"--rates names nothing: {rates!r}")
+    with Bar(console, 1, f"opening {data}") as bar:
+        opened = open_dataset(data, bound=max(320, side * 5 // 4), skip_bad_images=skip_bad_images, progress=bar.set)
+    if opened.skipped:
+        console.print(f"left out {len(opened.skipped)} images that cannot be decoded", highlight=False)
+
+    def note(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    with Bar(console, 2 * len(opened), "advising") as bar:
+        found = find_advice(
+            opened,
+            test_domain=test_domain,
+            left_out=left_out or "",
+            model=model or settings["model"],
+            size=side,
+            weights=weights or settings["weights"],
+            precision=precision,
+            rates=listed,  # type: ignore[arg-type]
+            seeds=range(seeds),
+            device=place,
+            progress=bar.advance,
+            note=note,
+        )
+    unseen = [domain for domain in (test_domain, left_out) if domain]
+    folder = output or Path("largedrop-advice") / "-without-".join([opened.name, *unseen])
+    render_advice(found, console)
+    title = f"{opened.name}{' without ' if unseen else ''}{' and '.join(unseen)}"
+    write_json(folder / "advice.json", advice_json(found))
+    written = [folder / "advice.json", *save_figure(advice_figure(found, title=title), folder / "advice")]
+    console.print("written:", highlight=False)
+    for path in written:
+        console.print(f"  {path}", highlight=False, soft_wrap=True)

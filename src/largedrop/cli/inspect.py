@@ -1,0 +1,123 @@
+"""``largedrop inspect``: what fine-tuning did to the representation, plain against dropout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from ..errors import UserError
+from .options import Device
+
+if TYPE_CHECKING:
+    from ..data.dataset import Dataset
+    from ..runs.run import Run
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Finished runs, or folders with finished runs, at any depth.", metavar="RUN")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="The images that the runs were trained on, a folder domain/class/image; 'emoji' need not be named."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for inspection.json and figures. [default: inspection, in RUN if it is one]"),
+    ] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="Whose representation: 'best' (i.i.d. accuracy), 'average' or 'final' weights.")
+    ] = "best",
+    measures: Annotated[
+        str, typer.Option(help="What to measure, separated by commas; interpolation takes the longest.")
+    ] = "richness,linearity,interpolation",
+    images: Annotated[int, typer.Option(help="I.i.d., o.o.d. and training images to measure on, each.", min=2)] = 512,
+    draws: Annotated[int, typer.Option(help="Random subsets of the units for each share.", min=1)] = 10,
+    device: Device = "auto",
+) -> None:
+    """How rich a representation is and how linear the fine-tuning was: plain fine-tuning against dropout."""
+    from ..analysis.inspection import find_runs, inspect_run, inspection_cost
+    from ..analysis.inspection_compare import compare_inspections, inspection_json
+    from ..data.views.batches import open_views
+    from ..files import write_json
+    from ..report.drawing.style import save_figure
+    from ..report.inspection import inspection_figure, interpolation_figure, render_comparison
+    from ..training.device import choose_device
+    from ..training.features import FeatureCache
+    from .terminal import Bar
+
+    console = Console(stderr=False)
+    place = choose_device(device)
+    wanted = [name.strip() for name in measures.split(",") if name.strip()]
+    if not wanted:
+        raise UserError(f"--measures names nothing: {measures!r}")
+    found, problems = find_runs(runs)
+    for problem in problems:
+        console.print(f"left out {problem}", highlight=False, soft_wrap=True)
+    opened = _open(found, data, console)
+    views = open_views(opened, place)
+    if views.note:
+        console.print(views.note, highlight=False)
+    with Bar(console, inspection_cost(found, opened, wanted, images), "inspecting") as bar:
+        cache = FeatureCache(views, bar.advance)
+        inspections = []
+        for number, run in enumerate(found, 1):
+            bar.describe(f"{number}/{len(found)} {run.folder.name}")
+            inspections.append(
+                inspect_run(
+                    run,
+                    opened,
+                    features=cache,
+                    measures=wanted,
+                    checkpoint=checkpoint,
+                    images=images,
+                    draws=draws,
+                    progress=bar.advance,
+                )
+            )
+    comparisons = compare_inspections(inspections)
+    folder = output or (runs[0] if len(runs) == 1 else Path()) / "inspection"
+    written = [folder / "inspection.json"]
+    about = {"checkpoint": checkpoint, "measures": wanted, "images": images, "draws": draws}
+    write_json(written[0], inspection_json(inspections, comparisons, **about))
+    for number, comparison in enumerate(comparisons, 1):
+        render_comparison(comparison, console)
+        stem = f"-{number}" if len(comparisons) > 1 else ""
+        title = ", ".join([opened.name, *([comparison.title] if comparison.title else [])])
+        if "richness" in wanted:
+            written += save_figure(inspection_figure(comparison, title=title), folder / f"richness{stem}")
+        if "interpolation" in wanted:
+            written += save_figure(interpolation_figure(comparison, title=title), folder / f"interpolation{stem}")
+    console.print(f"{len(found)} run{'s'[: len(found) > 1]} of {opened.name}; written:", highlight=False)
+    for path in written:
+        console.print(f"  {path}", highlight=False, soft_wrap=True)
+
+
+def _open(runs: list[Run], source: str | None, console: Console) -> Dataset:
+    """The images that the runs were trained on; ``emoji`` comes with the package and need not be named.
+
+    Raises:
+        UserError: they were not named, or they are others.
+    """
+    from ..data import open_dataset
+    from .terminal import Bar
+
+    config = runs[0].config
+    if source is None and config.data != "emoji":
+        raise UserError(f"where are the images of {config.data}? name their folder with --data")
+    bound = max(320, *(run.config.size * 5 // 4 for run in runs))
+    with Bar(console, 1, f"opening {source or 'emoji'}") as bar:
+        opened = open_dataset(source or "emoji", bound=bound, progress=bar.set)
+    if opened.fingerprint != config.fingerprint:
+        raise UserError(
+            f"{runs[0].folder.name} was trained on other images than {source or 'emoji'} has now (a {config.data} of "
+            f"digest {config.fingerprint[:12]}, not {opened.fingerprint[:12]}); name its own with --data"
+        )
+    return opened

@@ -1,0 +1,46 @@
+"""``largedrop report``: tables and figures from stored runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+__all__ = ["report"]
+
+
+def report(
+    runs: Annotated[Path, typer.Argument(help="A folder with finished runs, at any depth.", metavar="RUNS")],
+    output: Annotated[Path | None, typer.Option(help="Folder for the report. [default: RUNS/report]")] = None,
+    selection: Annotated[
+        str,
+        typer.Option(
+            help="What chooses among learning rates and weight decays: 'iid' (held-out accuracy), "
+            "'leave-one-domain-out', or 'oracle' (the test domain itself; never for a fair comparison)."
+        ),
+    ] = "iid",
+    formats: Annotated[
+        str, typer.Option(help="What to write, separated by commas: md, csv, json, tex, png, svg.")
+    ] = "md,csv,json,tex,png,svg",
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Use settings whose runs are not complete; they are listed.")
+    ] = False,
+) -> None:
+    """Tables and figures over all runs in a folder: mean, standard error, n, selection rule, and what is missing."""
+    from ..errors import UserError
+    from ..report.report import write_report
+    from ..runs.read import read_runs
+
+    console = Console(stderr=False)
+    names = [name.strip() for name in formats.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"--formats names nothing: {formats!r}")
+    found = read_runs(runs)
+    for problem in found.problems:
+        console.print(f"left out {problem}", highlight=False, soft_wrap=True)
+    files = write_report(found, output or runs / "report", selection, names, allow_missing=allow_missing)
+    console.print(f"{len(found.runs)} runs of {found.dataset['name']}; written:", highlight=False)
+    for path in files:
+        console.print(f"  {path}", highlight=False, soft_wrap=True)

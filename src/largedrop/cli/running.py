@@ -1,0 +1,214 @@
+"""What ``demo``, ``train`` and ``compare`` have in common: open the data, plan, run, publish."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from ..config import RECIPES, Config
+from ..errors import CollapseError, UserError
+from .options import (
+    default_settings,
+    stopping,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..data.dataset import Dataset
+
+__all__ = ["run_and_publish"]
+
+AUTO = "auto"
+"""A dropout rate that is found from the data, for each test domain."""
+
+
+SETTINGS = (
+    *("model", "weights", "steps", "size", "batch", "lr", "optimizer", "momentum", "weight_decay", "head"),
+    *("block_dropout", "objective", "penalty", "penalty_after"),
+    *("head_lr_multiplier", "decay_at", "eval_every", "held_out", "held_out_view", "precision"),
+    *("left_out", "swad", "fit", "feature_views", "decay_again_at"),
+)
+"""The options that are fields of the config under the same name."""
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in SETTINGS if options.get(name) is not None}
+
+
+def run_and_publish(
+    source: str,
+    output: Path | None,
+    *,
+    title: str,
+    device: str,
+    skip_bad_images: bool,
+    dry_run: bool,
+    recipe: str,
+    checkpoints: bool = False,
+    jobs: int = 1,
+    **planning: Any,
+) -> None:
+    """Open the data, plan, run, and publish: what the three commands have in common."""
+    # torch and timm take seconds to import, which --help and --version should not.
+    from ..data import open_dataset
+    from ..experiments.compare import compare as run_comparison
+    from ..experiments.compare import plan
+    from ..report.comparison import publish
+    from ..training.device import choose_device
+    from ..training.features import VIEWS
+    from .terminal import Bar, duration, interruptible
+
+    began = time.monotonic()
+    console = Console(stderr=False)
+    place = choose_device(device)
+    size = planning.get("size") or RECIPES.get(recipe, {}).get("size") or default_settings()["size"]
+    with Bar(console, 1, f"opening {source}") as bar:
+        bound = max(320, size * 5 // 4)
+        data = open_dataset(source, bound=bound, skip_bad_images=skip_bad_images, progress=bar.set)
+    if data.skipped:
+        console.print(f"left out {len(data.skipped)} images that cannot be decoded", highlight=False)
+    planning["dropouts"], chosen = _advised(console, data, place, recipe, planning)
+    planned = plan(data, place, recipe=recipe, **planning)
+    first = planned.configs[0]
+    count = len(planned.configs)
+    console.print(
+        f"{data.name}: {len(data)} images, {len(data.domains)} domains, {len(data.classes)} classes\n"
+        f"{count} runs of {first.steps} steps ({first.model}, {first.size} px, {first.precision}, {place.type})",
+        highlight=False,
+    )
+    folder = output or Path("largedrop-runs") / _default_name(planned)
+    if dry_run:
+        for config in planned.configs:
+            console.print(f"  {folder / 'runs' / config.run_name}", highlight=False, soft_wrap=True)
+        return
+    total = sum(planned.costs) + VIEWS * len(data)
+    with Bar(console, total, "fine-tuning") as bar, interruptible(stopping) as stop:
+        numbers = iter(range(1, count + 1))
+
+        def begin(config: Config) -> None:
+            bar.describe(f"{next(numbers)}/{count} {_named(config)}")
+
+        def failed(config: Config, error: CollapseError) -> None:
+            console.print(f"{_named(config)}: {error}", highlight=False)
+
+        def note(text: str) -> None:
+            console.print(text, highlight=False, soft_wrap=True)
+
+        result = run_comparison(
+            data,
+            planned,
+            folder,
+            device=place,
+            jobs=jobs,
+            progress=bar.advance,
+            begin=begin,
+            failed=failed,
+            note=note,
+            stop=stop,
+        )
+    seconds = time.monotonic() - began
+    files = publish(
+        console, data, planned, result, folder, title=title, command=_command(), seconds=seconds, device=place
+    )
+    if len(set(chosen.values())) > 1:
+        from ..report.advice import auto_lines
+
+        for line in auto_lines(result.records, chosen):
+            console.print(line, highlight=False, soft_wrap=True)
+    if checkpoints:
+        files += [run.best for run in result.runs]
+    console.print(f"{duration(seconds)}; written:", highlight=False)
+    for path in files:
+        console.print(f"  {path}", highlight=False, soft_wrap=True)
+    if result.failed:
+        raise UserError(f"{len(result.failed)} of {count} runs collapsed and are missing from the results")
+
+
+def _named(config: Config) -> str:
+    return f"{config.test_domain}, dropout {config.dropout:g}, seed {config.seed}"
+
+
+def _default_name(planned: Any) -> str:
+    """A folder's name for the comparison: the data, what is tested if that is one domain, and a digest of the
+    settings.
+    """
+    from ..config import with_settings
+
+    first = planned.configs[0]
+    domains = planned.test_domains
+    digest = with_settings(first, dropout=0.0, test_domain="", seed=0).digest()
+    return "-".join([first.data, *(domains if len(domains) == 1 else ()), digest])
+
+
+def listed(flag: str, text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"{flag} names nothing: {text!r}")
+    return names
+
+
+def rates(text: str, most: int | None = None) -> list[float | str]:
+    from ..models.dropout import check_rate
+
+    named = listed("--dropout", text)
+    if most is not None and len(named) > most:
+        raise UserError(f"--dropout takes one rate here, not {len(named)} ({text}); `largedrop compare` takes several")
+    return [rate if rate == AUTO else check_rate(rate) for rate in named]  # type: ignore[arg-type]
+
+
+def _advised(
+    console: Console, data: Dataset, device: torch.device, recipe: str, planning: Mapping[str, Any]
+) -> tuple[tuple[float, ...] | dict[str, tuple[float, ...]], dict[str, float]]:
+    """The rates with each ``auto`` resolved, and what it is, by test domain; a line for each says what and why.
+
+    Raises:
+        UserError: ``auto`` is named twice, or what ``advise`` raises.
+    """
+    from ..analysis.advice import advise
+    from ..experiments.compare import plan
+    from .terminal import Bar
+
+    dropouts: tuple[float | str, ...] = planning["dropouts"]
+    if AUTO not in dropouts:
+        return tuple(float(rate) for rate in dropouts), {}
+    if dropouts.count(AUTO) > 1:
+        raise UserError("the dropout rate 'auto' is named twice")
+    # What is wrong with a setting is said before anything is computed.
+    domains = plan(data, device, recipe=recipe, **{**planning, "dropouts": (0.0,)}).test_domains
+    settings = {**default_settings(), **RECIPES.get(recipe, {}), **planning}
+    found: dict[str, tuple[float, ...]] = {}
+    chosen: dict[str, float] = {}
+    for domain in domains:
+        with Bar(console, 2 * len(data), f"advising for {domain}") as bar:
+            advice = advise(
+                data,
+                test_domain=domain,
+                left_out=settings["left_out"],
+                model=settings["model"],
+                size=settings["size"],
+                weights=settings["weights"],
+                precision=settings["precision"],
+                device=device,
+                progress=bar.advance,
+                note=lambda text: console.print(text, highlight=False, soft_wrap=True),
+            )
+        console.print(
+            f"dropout auto for {domain}: {advice.rate:g} ({advice.verdict}): {advice.reason}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        chosen[domain] = advice.rate
+        # What is also listed by its number is one run.
+        found[domain] = tuple(dict.fromkeys(advice.rate if rate == AUTO else float(rate) for rate in dropouts))
+    return found, chosen
+
+
+def _command() -> str:
+    return shlex.join(["largedrop", *sys.argv[1:]])

@@ -1,0 +1,117 @@
+"""What a network sees of a dataset's images, on the device that it computes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ...errors import UserError
+from ...models.network import Spec
+from ..dataset import Dataset, IntArray
+from .device import (
+    ResidentImages,
+    device_evaluation_batch,
+    device_training_batch,
+    pack_draws,
+    packed_training_batch,
+    to_device,
+)
+from .draws import draw
+from .host import evaluation_batch, training_batch
+
+__all__ = ["HostViews", "ResidentViews", "Views", "open_views"]
+
+
+class Views(Protocol):
+    """Batches of a dataset's images as a network takes them, float32 (n, 3, size, size), channels last, normalised.
+
+    A training step asks for its views in two parts: ``inputs`` is what the host prepares for a step, ``finish`` makes
+    the batch of it on the device, inside the recorded step where there is one (``training.graph``).
+    """
+
+    data: Dataset
+    device: torch.device
+    note: str
+    """What a user should know about how the views are made, or nothing."""
+
+    def inputs(self, indices: IntArray, spec: Spec, seed: int, step: int) -> Tensor: ...
+
+    def finish(self, inputs: Tensor, spec: Spec) -> Tensor: ...
+
+    def training(self, indices: IntArray, spec: Spec, seed: int, step: int) -> Tensor: ...
+
+    def evaluation(self, indices: IntArray, spec: Spec) -> Tensor: ...
+
+
+class HostViews:
+    """Made on the processor from the memory-mapped cache, by compiled kernels, and sent to the device."""
+
+    def __init__(self, data: Dataset, device: torch.device | None = None, note: str = "") -> None:
+        self.data = data
+        self.device = device or torch.device("cpu")
+        self.note = note
+
+    def inputs(self, indices: IntArray, spec: Spec, seed: int, step: int) -> Tensor:
+        """The finished training views, on the device."""
+        return self.training(indices, spec, seed, step)
+
+    def finish(self, inputs: Tensor, spec: Spec) -> Tensor:
+        """Nothing is left to do."""
+        return inputs
+
+    def training(self, indices: IntArray, spec: Spec, seed: int, step: int) -> Tensor:
+        """Training views, whose draws are a function of ``seed``, ``step`` and the position among ``indices``."""
+        images = [self.data.images[int(index)] for index in indices]
+        return self._sent(training_batch(images, spec.size, seed, step, spec.mean, spec.std))
+
+    def evaluation(self, indices: IntArray, spec: Spec) -> Tensor:
+        """Evaluation views."""
+        images = [self.data.images[int(index)] for index in indices]
+        return self._sent(evaluation_batch(images, spec.size, spec.mean, spec.std))
+
+    def _sent(self, batch: Tensor) -> Tensor:
+        return batch if self.device.type == "cpu" else to_device(batch, self.device)
+
+
+class ResidentViews:
+    """Made on the GPU from images that lie in its memory; the host only draws what is random."""
+
+    note = ""
+
+    def __init__(self, data: Dataset, device: torch.device, progress: Callable[[int, int], None] | None = None) -> None:
+        self.data = data
+        self.device = device
+        self.images = ResidentImages(data.images, device, progress=progress)
+
+    def inputs(self, indices: IntArray, spec: Spec, seed: int, step: int) -> Tensor:
+        """The draws of a step, float64 (n, 15), in pinned memory where the device is a GPU."""
+        shapes = self.images.shapes[indices]
+        packed = pack_draws(self.images, indices, draw([(int(h), int(w)) for h, w in shapes], seed, step))
+        return packed.pin_memory() if self.device.type == "cuda" else packed
+
+    def finish(self, inputs: Tensor, spec: Spec) -> Tensor:
+        """The training views that ``inputs`` describe."""
+        return packed_training_batch(self.images, inputs, spec.size, spec.mean, spec.std)
+
+    def training(self, indices: IntArray, spec: Spec, seed: int, step: int) -> Tensor:
+        """Training views, whose draws are a function of ``seed``, ``step`` and the position among ``indices``."""
+        shapes = self.images.shapes[indices]
+        draws = draw([(int(h), int(w)) for h, w in shapes], seed, step)
+        return device_training_batch(self.images, indices, spec.size, draws, spec.mean, spec.std)
+
+    def evaluation(self, indices: IntArray, spec: Spec) -> Tensor:
+        """Evaluation views."""
+        return device_evaluation_batch(self.images, indices, spec.size, spec.mean, spec.std)
+
+
+def open_views(data: Dataset, device: torch.device, progress: Callable[[int, int], None] | None = None) -> Views:
+    """In the GPU's memory where the device is one and they fit, else made on the processor, as the note then says."""
+    if device.type != "cuda":
+        return HostViews(data, device)
+    try:
+        return ResidentViews(data, device, progress)
+    except UserError as error:
+        return HostViews(data, device, note=f"views are made on the processor: {error}")

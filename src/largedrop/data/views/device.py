@@ -1,0 +1,405 @@
+"""Images that live in a device's memory, and their views computed there, a batch at a time, without waiting for it.
+
+The views are those of ``augment`` and ``evaluation_view``: the same draws, made on the host as a function of (seed,
+step), and the same pixels. Resizing is done as torch's uint8 kernel on the processor does it: the triangle filter's
+weights are rounded to 16-bit fixed point, and the rows are resized and rounded to whole grey levels before the columns
+are. Sums of whole numbers have no rounding that hangs on their order, so that the result is the processor's bit for
+bit, whatever else is in the batch, and no setting for matrix products (TF32) can touch it.
+
+A filter reads few pixels: two or three in each direction where 227 pixels become 224. So each direction is a short
+loop over those, with one gather of the whole batch in each round; how many rounds there are follows from the largest
+sides in the dataset, which the host knows. Every shape is known on the host, nothing is read back, and nothing is
+copied from pageable memory, so that a CUDA graph can hold all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ...errors import UserError
+from ..cache import Progress
+from ..dataset import Images, IntArray
+from .colour import BRIGHTNESS, CONTRAST, HUE, adjust_hue, greyscale
+from .draws import Draws
+
+__all__ = [
+    "ResidentImages",
+    "apply_colour_static",
+    "crop_resize",
+    "device_evaluation_batch",
+    "device_training_batch",
+    "pack_draws",
+    "packed_training_batch",
+    "to_device",
+]
+
+
+STAGING = 64 << 20
+"""Bytes of each of the two buffers that pixels pass through on their way to the device."""
+
+KEPT = 2 << 30
+"""Bytes of the device's memory that the images leave free where no limit is given: with less, no network trains."""
+
+SCRATCH = 1 << 30
+"""Bytes that resizing may take at a time; a batch of larger images is resized in parts (of a fixed size each)."""
+
+SCRATCH_PER_PIXEL = 8 + 3 + 2 * 3 * 4
+"""Bytes for each pixel of the rows that are being resized: where it is read, the bytes read, and two int32 sums."""
+
+GIB = 1 << 30
+
+
+PRECISION, LARGEST_SHIFT = 15, 22
+"""Bits of a weight in fixed point, and the most by which it is scaled up, as in torch's kernel."""
+
+
+class ResidentImages:
+    """The pixels of all images, one after the other, in a device's memory.
+
+    Attributes:
+        pixels: RGB, row by row, uint8 (3 × pixels in all,).
+        index: where each image starts (in pixels, not bytes), its height, its width; int64 (images, 3), on the device.
+        shapes: height and width of each image, int64 (images, 2), on the host.
+        tallest: the largest height, in pixels.
+        widest: the largest width, in pixels.
+        device: where the pixels are.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        device: torch.device,
+        limit_bytes: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Copy the images to the device.
+
+        Args:
+            images: of a dataset.
+            device: where to; on the processor, where this is for tests, memory is not checked unless a limit is given.
+            limit_bytes: the most that the pixels may take; all that is free but ``KEPT`` where None.
+            progress: called with (images done, images in all).
+
+        Raises:
+            UserError: they do not fit.
+        """
+        count = len(images)
+        shapes = [images[position].shape[:2] for position in range(count)]
+        self.shapes: npt.NDArray[np.int64] = np.array(shapes, dtype=np.int64).reshape(count, 2)
+        self.tallest, self.widest = (int(side) for side in self.shapes.max(axis=0, initial=1))
+        areas = self.shapes.prod(axis=1)
+        total = 3 * int(areas.sum())
+        _check_room(total, device, limit_bytes)
+        try:
+            self.pixels = torch.empty(total, dtype=torch.uint8, device=device)
+        except torch.cuda.OutOfMemoryError:
+            raise _no_room(total, _free_bytes(device) or 0, device) from None
+        self.device = self.pixels.device
+        starts = np.cumsum(areas) - areas
+        self.index = torch.from_numpy(np.column_stack([starts, self.shapes])).to(device)
+        _upload(images, self.pixels, progress)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+def device_training_batch(
+    resident: ResidentImages,
+    indices: IntArray,
+    size: int,
+    draws: Draws,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Tensor:
+    """The training views of a batch, as ``augment`` makes them, normalised; one small copy to the device.
+
+    Args:
+        resident: the images.
+        indices: of the batch's images, (n,), on the host.
+        size: side of the views, in pixels.
+        draws: of those n images.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+
+    Returns:
+        float32 (n, 3, size, size), channels last in memory, on the device.
+
+    Raises:
+        ValueError: there is no such image, or a crop is not inside its image.
+    """
+    packed = to_device(pack_draws(resident, indices, draws), resident.device)
+    return packed_training_batch(resident, packed, size, mean, std)
+
+
+@torch.no_grad()
+def device_evaluation_batch(
+    resident: ResidentImages, indices: IntArray, size: int, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """The evaluation views of a batch, as ``evaluation_view`` makes them, normalised.
+
+    Arguments, result and errors are those of ``device_training_batch``; there is nothing to draw.
+    """
+    _check_indices(resident, indices)
+    chosen = to_device(torch.from_numpy(np.asarray(indices, dtype=np.int64)), resident.device)
+    sides = resident.index[chosen, 1:]
+    boxes = torch.cat([torch.zeros_like(sides), sides], dim=1)
+    return _normalised(_resized(resident, chosen, boxes, size, None).permute(0, 3, 1, 2), 1 / 255, mean, std)
+
+
+def pack_draws(resident: ResidentImages, indices: IntArray, draws: Draws) -> Tensor:
+    """All that a training batch is made from, in one tensor on the host, for ``packed_training_batch``.
+
+    Returns:
+        index, box (4), flip, factors (4), order (4), grey: float64 (n, 15), exact for whole numbers below 2⁵³.
+
+    Raises:
+        ValueError: there is no such image, or a crop is not inside its image. It costs nothing to say so here: on the
+            device a wrong place would be an assertion that ends the process, or another image's pixels.
+    """
+    _check_indices(resident, indices)
+    corner, sides = draws.box[:, :2], draws.box[:, 2:]
+    outside = (corner < 0) | (sides < 1) | (corner + sides > resident.shapes[indices])
+    if outside.any():
+        row = int(np.flatnonzero(outside.any(axis=1))[0])
+        height, width = resident.shapes[indices[row]].tolist()
+        raise ValueError(f"crop {draws.box[row].tolist()} is not inside image {int(indices[row])}, {height} × {width}")
+    columns = [indices, draws.box, draws.flip, draws.factors, draws.order, draws.grey]
+    return torch.from_numpy(np.column_stack([np.asarray(column, dtype=np.float64) for column in columns]))
+
+
+@torch.no_grad()
+def packed_training_batch(
+    resident: ResidentImages, packed: Tensor, size: int, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """``device_training_batch`` from what ``pack_draws`` packed, float64 (n, 15), already on the device.
+
+    Everything in it is fit for a CUDA graph, with ``packed`` as the graph's input.
+    """
+    whole = packed.to(torch.int64)
+    views = crop_resize(resident, whole[:, 0], whole[:, 1:5], size, packed[:, 5] != 0)
+    views = apply_colour_static(views, packed[:, 6:10].to(torch.float32), whole[:, 10:14], packed[:, 14] != 0)
+    return _normalised(views, 1.0, mean, std)
+
+
+@torch.no_grad()
+def crop_resize(
+    resident: ResidentImages, indices: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None
+) -> Tensor:
+    """Cut a box out of each image and resize it (bilinear with antialiasing), in whole grey levels as on the processor.
+
+    Args:
+        resident: the images.
+        indices: int64 (n,), on their device; not checked, since that would wait for the device.
+        boxes: top, left, height, width of each crop, in pixels, int64 (n, 4); inside its image, likewise not checked.
+        size: side of the result, in pixels.
+        flip: which are mirrored, bool (n,); none where None.
+
+    Returns:
+        float32 in [0, 1], (n, 3, size, size), contiguous.
+    """
+    levels = _resized(resident, indices, boxes, size, flip).permute(0, 3, 1, 2)
+    return levels.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
+
+
+@torch.no_grad()
+def apply_colour_static(batch: Tensor, factors: Tensor, order: Tensor, grey: Tensor) -> Tensor:
+    """``colour.apply_colour`` with each operation on the whole batch: no shape hangs on the draws, nothing is indexed.
+
+    Brightness, contrast and saturation all blend an image with another (black, its mean grey, its luma), and a factor
+    of 1 leaves it exactly as it is. So what an image does before its hue is turned fits into three blends, and what it
+    does after into three more, and the hue, the dearest of the four, is turned only once.
+
+    Args:
+        batch: float32 in [0, 1], (n, 3, height, width); left as it is.
+        factors: brightness, contrast, saturation (1 is neutral) and hue shift (in turns), float32 (n, 4).
+        order: the order in which those four are applied, int64 (n, 4).
+        grey: which are turned grey at last, bool (n,).
+
+    Returns:
+        float32 in [0, 1], (n, 3, height, width).
+    """
+    turn = (order == HUE).to(torch.int32).argmax(dim=1)
+    for place in (0, 1, 2):
+        batch = _blended(batch, factors, order[:, place], turn > place)
+    batch = adjust_hue(batch, factors[:, HUE].view(-1, 1, 1, 1))
+    for place in (1, 2, 3):
+        batch = _blended(batch, factors, order[:, place], turn < place)
+    return torch.where(grey.view(-1, 1, 1, 1), greyscale(batch), batch)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a small tensor from the host; to a GPU from pinned memory, so that the host does not wait for it.
+
+    torch keeps the pinned block until the copy is done, and uses it again then.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _blended(batch: Tensor, factors: Tensor, kind: Tensor, active: Tensor) -> Tensor:
+    """Apply operation ``kind``, (n,), to the images that are ``active``, (n,); none of those is ``HUE``."""
+    factor = factors.gather(1, kind[:, None])[:, 0].masked_fill(~active, 1.0).view(-1, 1, 1, 1)
+    kind = kind.view(-1, 1, 1, 1)
+    luma = greyscale(batch)[:, :1]
+    other = torch.where(kind == CONTRAST, luma.mean((1, 2, 3), keepdim=True), luma).masked_fill_(
+        kind == BRIGHTNESS, 0.0
+    )
+    return torch.lerp(other.expand_as(batch), batch, factor).clamp_(0, 1)
+
+
+def _normalised(images: Tensor, scale: float, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """``views.normalise`` without its copies from the host: the constants are filled in by kernels."""
+
+    def channels(values: Iterable[float]) -> Tensor:
+        return torch.cat([torch.full((1, 1, 1, 1), value, device=images.device) for value in values], dim=1)
+
+    factor = channels(scale / deviation for deviation in std)
+    offset = channels(-average / deviation for average, deviation in zip(mean, std, strict=True))
+    result = torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=torch.channels_last)
+    return torch.addcmul(offset, images.to(torch.float32), factor, out=result)
+
+
+def _resized(resident: ResidentImages, indices: Tensor, boxes: Tensor, size: int, flip: Tensor | None) -> Tensor:
+    """``crop_resize`` in grey levels: uint8 (n, size, size, 3)."""
+    entries = resident.index[indices]
+    corner = entries[:, 0] + boxes[:, 0] * entries[:, 2] + boxes[:, 1]
+    across = _filter(boxes[:, 3], size, resident.widest, flip)
+    down = _filter(boxes[:, 2], size, resident.tallest, None)
+    rows = torch.minimum(torch.arange(resident.tallest, device=indices.device), boxes[:, 2:3] - 1)
+    rows = corner[:, None] + rows * entries[:, 2:3]
+    result = torch.empty((len(indices), size, size, 3), dtype=torch.uint8, device=indices.device)
+    part = max(1, SCRATCH // (max(resident.tallest, size) * size * SCRATCH_PER_PIXEL))
+    for start in range(0, len(indices), part):
+        chosen = slice(start, start + part)
+        narrow = _resized_across(resident.pixels.view(-1, 3), rows[chosen], *(each[chosen] for each in across))
+        result[chosen] = _resized_down(narrow, *(each[chosen] for each in down))
+    return result
+
+
+def _resized_across(pixels: Tensor, rows: Tensor, places: Tensor, weights: Tensor, shift: Tensor) -> Tensor:
+    """Resize rows that start at pixels ``rows``, (n, height): uint8 (n, height, size, 3)."""
+    shape = (*rows.shape, places.shape[1], 3)
+    total = torch.zeros(shape, dtype=torch.int32, device=rows.device)
+    for tap in range(places.shape[2]):
+        read = rows[:, :, None] + places[:, None, :, tap]
+        total += pixels.index_select(0, read.flatten()).view(shape) * weights[:, None, :, tap, None]
+    return _levels(total, shift.view(-1, 1, 1, 1))
+
+
+def _resized_down(images: Tensor, places: Tensor, weights: Tensor, shift: Tensor) -> Tensor:
+    """Resize the columns of uint8 images (n, height, size, 3): uint8 (n, size, size, 3)."""
+    count, height, size, _ = images.shape
+    rows = images.view(count * height, size * 3)
+    first = height * torch.arange(count, device=images.device)[:, None]
+    total = torch.zeros((count, size, size * 3), dtype=torch.int32, device=images.device)
+    for tap in range(places.shape[2]):
+        read = first + places[:, :, tap]
+        total += rows.index_select(0, read.flatten()).view(total.shape) * weights[:, :, tap, None]
+    return _levels(total, shift.view(-1, 1, 1)).view(count, size, size, 3)
+
+
+def _levels(total: Tensor, shift: Tensor) -> Tensor:
+    """Fixed point to the nearest grey level; ``total`` is overwritten."""
+    return total.add_(torch.ones_like(shift) << (shift - 1)).bitwise_right_shift_(shift).clamp_(0, 255).to(torch.uint8)
+
+
+def _filter(length: Tensor, size: int, longest: int, flip: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The triangle filter that resizes ``length`` pixels, (n,), none above ``longest``, to ``size``.
+
+    Computed in float64, from which torch's uint8 kernel makes its fixed point too. A mirrored image has its outputs in
+    the other order.
+
+    Returns:
+        The pixels that each output reads, int64 (n, size, taps), counted from the first; their weights, int32 (n, size,
+        taps); and the bits by which those are scaled up, int32 (n,).
+    """
+    output = torch.arange(size, device=length.device).expand(len(length), size)
+    if flip is not None:
+        output = torch.where(flip[:, None], size - 1 - output, output)
+    scale = length[:, None].to(torch.float64) / size
+    support = scale.clamp(min=1)
+    centre = scale * (output + 0.5)
+    first = (centre - support + 0.5).to(torch.int64).clamp_(min=0)
+    last = torch.minimum((centre + support + 0.5).to(torch.int64), length[:, None]) - 1
+    taps = int(2 * max(longest / size, 1.0)) + 1
+    places = first[..., None] + torch.arange(taps, device=length.device)
+    weights = (1 - ((places - centre[..., None] + 0.5) / support[..., None]).abs()).clamp_(min=0)
+    weights.masked_fill_(places > last[..., None], 0.0)
+    weights /= weights.sum(dim=-1, keepdim=True)
+    # The largest weight must stay below 2¹⁵: each shift at which it does is one more bit.
+    one = torch.ones((), dtype=torch.int64, device=length.device)
+    powers = one << torch.arange(1, LARGEST_SHIFT + 1, device=length.device)
+    shift = ((0.5 + weights.amax((1, 2))[:, None] * powers).floor() < 1 << PRECISION).sum(dim=1)
+    fixed = (weights * (one << shift)[:, None, None] + 0.5).to(torch.int32)
+    return torch.minimum(places, last[..., None]), fixed, shift.to(torch.int32)
+
+
+def _check_indices(resident: ResidentImages, indices: IntArray) -> None:
+    if len(indices) and not 0 <= int(np.min(indices)) <= int(np.max(indices)) < len(resident):
+        raise ValueError(f"indices must be from 0 to {len(resident) - 1}, not {np.min(indices)} to {np.max(indices)}")
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    """What torch can still allocate on a GPU, in bytes; None on the processor."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def _check_room(needed: int, device: torch.device, limit: int | None) -> None:
+    """Raise UserError where ``needed`` bytes are more than the limit, or than what is free."""
+    free = _free_bytes(device)
+    rooms = (
+        [free - KEPT] if free is not None and limit is None else [each for each in (free, limit) if each is not None]
+    )
+    if rooms and needed > min(rooms):
+        raise _no_room(needed, max(0, min(rooms)), device)
+
+
+def _no_room(needed: int, room: int, device: torch.device) -> UserError:
+    return UserError(
+        f"the images need {needed / GIB:.1f} GiB in the memory of {device}, where {room / GIB:.1f} GiB are free for "
+        "them; use --device cpu, or open them with a smaller bound (open_dataset(…, bound=…))"
+    )
+
+
+def _upload(images: Images, target: Tensor, progress: Progress | None) -> None:
+    """Copy images one after the other into ``target``, through two buffers that are filled and sent in turn.
+
+    One large copy from pinned memory takes a fraction of the time of one copy for each image, and while one buffer is
+    on its way the other is filled.
+    """
+    cuda, length = target.device.type == "cuda", min(STAGING, len(target))
+    buffers = [torch.empty(length, dtype=torch.uint8, pin_memory=cuda) for _ in range(2)]
+    sent: list[torch.cuda.Event | None] = [None, None]
+    done = filled = current = 0
+
+    def send() -> None:
+        nonlocal done, filled, current
+        target[done : done + filled].copy_(buffers[current][:filled], non_blocking=True)
+        if cuda:
+            sent[current] = torch.cuda.current_stream(target.device).record_event()
+        done, filled, current = done + filled, 0, 1 - current
+        if (event := sent[current]) is not None:
+            event.synchronize()
+
+    for number in range(len(images)):
+        rest = images[number].reshape(-1)
+        while len(rest):
+            piece, rest = rest[: length - filled], rest[length - filled :]
+            buffers[current].numpy()[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            if filled == length:
+                send()
+        if progress is not None:
+            progress(number + 1, len(images))
+    send()
+    if cuda:
+        torch.cuda.current_stream(target.device).synchronize()

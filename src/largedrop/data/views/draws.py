@@ -1,0 +1,107 @@
+"""The paper's training view, with a different draw for each image.
+
+Random resized crop (area 0.7 to 1.0, aspect 3/4 to 4/3), horizontal flip with probability 0.5, colour jitter of 0.3 in
+brightness, contrast, saturation and hue in random order, greyscale with probability 0.1: the same distribution as
+torchvision's ``RandomResizedCrop``, ``RandomHorizontalFlip``, ``ColorJitter(0.3, 0.3, 0.3, 0.3)`` and
+``RandomGrayscale(0.1)`` in the public code. The draws are a function of (seed, step, position in the batch).
+
+The views are made on the processor by ``kernels``; ``colour`` has the changes of colour for any device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..random import generator
+from .colour import HUE
+
+__all__ = ["Draws", "draw"]
+
+
+AREA = (0.7, 1.0)
+
+ASPECT = (3 / 4, 4 / 3)
+
+JITTER = 0.3
+
+GREYSCALE = 0.1
+
+ATTEMPTS = 10
+"""How many crops are drawn before the central one is taken, as in torchvision."""
+
+
+FloatArray = npt.NDArray[np.float64]
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What was drawn for each of n images.
+
+    Attributes:
+        box: top, left, height, width of the crop, in pixels, (n, 4).
+        flip: whether it is mirrored, (n,).
+        factors: brightness, contrast, saturation (1 leaves the image as it is) and hue shift (in turns), (n, 4).
+        order: the order in which those four are applied, (n, 4).
+        grey: whether it is turned grey at last, (n,).
+    """
+
+    box: IntArray
+    flip: npt.NDArray[np.bool_]
+    factors: FloatArray
+    order: IntArray
+    grey: npt.NDArray[np.bool_]
+
+
+def draw(shapes: Sequence[tuple[int, int]], seed: int, step: int) -> Draws:
+    """Draw the training views of a batch.
+
+    Args:
+        shapes: height and width of each image, in pixels.
+        seed: of the run.
+        step: of the run; together they fix the draws.
+    """
+    rng = generator("augment", seed, step)
+    count = len(shapes)
+    box = _crops(np.asarray(shapes, dtype=np.float64).reshape(count, 2), rng)
+    flip = rng.random(count) < 0.5
+    factors = 1 + (2 * rng.random((count, 4)) - 1) * JITTER
+    factors[:, HUE] -= 1
+    order = np.argsort(rng.random((count, 4)), axis=1)
+    grey = rng.random(count) < GREYSCALE
+    return Draws(box, flip, factors, order, grey)
+
+
+def _crops(shapes: FloatArray, rng: np.random.Generator) -> IntArray:
+    """The first of ``ATTEMPTS`` random boxes that lies inside each image, or the largest central one of a valid
+    aspect.
+    """
+    height, width = shapes[:, :1], shapes[:, 1:]
+    uniform = rng.random((4, len(shapes), ATTEMPTS))
+    area = height * width * (AREA[0] + (AREA[1] - AREA[0]) * uniform[0])
+    low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
+    aspect = np.exp(low + (high - low) * uniform[1])
+    wide, tall = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
+    fits = (wide > 0) & (wide <= width) & (tall > 0) & (tall <= height)
+    first = np.argmax(fits, axis=1)
+    rows = np.arange(len(shapes))
+    wide, tall = wide[rows, first], tall[rows, first]
+    top = np.floor(uniform[2][rows, first] * (height[:, 0] - tall + 1))
+    left = np.floor(uniform[3][rows, first] * (width[:, 0] - wide + 1))
+    box = np.stack([top, left, tall, wide], axis=1)
+    for row in np.flatnonzero(~fits.any(axis=1)):
+        box[row] = _central(*shapes[row])
+    return box.astype(np.int64)
+
+
+def _central(height: float, width: float) -> tuple[float, float, float, float]:
+    ratio = width / height
+    tall = height if ratio >= ASPECT[0] else round(width / ASPECT[0])
+    wide = width if ratio <= ASPECT[1] else round(height * ASPECT[1])
+    return (height - tall) // 2, (width - wide) // 2, tall, wide

@@ -1,0 +1,197 @@
+"""A comparison: every dropout rate, test domain and seed at equal budget, and every method that their trajectories
+feed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import Config
+from ..data.dataset import Dataset, check_names
+from ..errors import CollapseError, UserError
+from ..files import is_leftover, read_json, write_json
+from ..runs.record import Record
+from ..runs.run import Run
+from ..training.loop import cost
+from ..training.resolve import resolve
+from .runner import train_all
+
+__all__ = ["Comparison", "Plan", "compare", "plan"]
+
+
+VARIED = ("dropout", "test_domain", "seed")
+"""What differs between the runs of one comparison; all else is the same."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a comparison, in the order in which they are done: seed by seed, so that early results say something.
+
+    Attributes:
+        configs: one for each run.
+        costs: their work, in evaluated images.
+    """
+
+    configs: tuple[Config, ...]
+    costs: tuple[float, ...]
+
+    @property
+    def test_domains(self) -> tuple[str, ...]:
+        """In the order of the runs."""
+        return tuple(dict.fromkeys(config.test_domain for config in self.configs))
+
+    @property
+    def pairs(self) -> list[tuple[str, int]]:
+        """Every (test domain, seed)."""
+        return list(dict.fromkeys((config.test_domain, config.seed) for config in self.configs))
+
+
+@dataclass
+class Comparison:
+    """What came of a plan.
+
+    Attributes:
+        runs: those that finished.
+        failed: the settings of those that collapsed, with the reason under ``error``.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def records(self) -> list[Record]:
+        """One for each run and method."""
+        return [record for run in self.runs for record in run.records]
+
+
+def plan(
+    data: Dataset,
+    device: torch.device,
+    *,
+    test_domains: Iterable[str] | None = None,
+    dropouts: Iterable[float] | Mapping[str, Iterable[float]] = (0.0, 0.5, 0.9),
+    seeds: Iterable[int] = (0,),
+    recipe: str = "short",
+    **settings: Any,
+) -> Plan:
+    """The runs for every test domain (by default each domain in turn), seed and dropout rate.
+
+    ``dropouts`` are the same for all test domains, or a mapping from each to its own.
+
+    Raises:
+        UserError: anything wrong with a setting, before anything is trained.
+    """
+    domains = tuple(test_domains) if test_domains is not None else data.domains
+    shared = () if isinstance(dropouts, Mapping) else tuple(dropouts)
+    rates = {domain: tuple(dropouts[domain]) if isinstance(dropouts, Mapping) else shared for domain in domains}
+    seeds = tuple(seeds)
+    for kind, names in (
+        ("test domain", domains),
+        *(("dropout rate", [f"{float(rate):g}" for rate in found]) for found in rates.values()),
+        ("seed", [str(seed) for seed in seeds]),
+    ):
+        if not names:
+            raise UserError(f"there is nothing to compare: name at least one {kind}")
+        check_names(kind, names)
+    unknown = [domain for domain in domains if domain not in data.domains]
+    for domain in unknown[:1]:
+        data.domain_index(domain)
+    first = resolve(data, device, recipe=recipe, **settings, dropout=rates[domains[0]][0], test_domain=domains[0])
+    configs = [
+        Config.from_json({**first.to_json(), "dropout": rate, "test_domain": domain, "seed": seed})
+        for seed in seeds
+        for domain in domains
+        for rate in rates[domain]
+    ]
+    splits = {
+        (config.test_domain, config.seed): data.split(config.test_domain, config.seed, config.held_out, config.left_out)
+        for config in configs
+    }
+    costs = [cost(config, splits[config.test_domain, config.seed]) for config in configs]
+    return Plan(tuple(configs), tuple(costs))
+
+
+def compare(
+    data: Dataset,
+    planned: Plan,
+    folder: Path,
+    *,
+    device: torch.device,
+    jobs: int = 1,
+    progress: Callable[[float], None] | None = None,
+    begin: Callable[[Config], None] | None = None,
+    failed: Callable[[Config, CollapseError], None] | None = None,
+    note: Callable[[str], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Comparison:
+    """Do the runs of a plan, each in a folder of its own under ``folder``/runs; those that are finished are only read.
+
+    A run that collapses is recorded with its reason and the others go on.
+
+    Args:
+        data: the dataset.
+        planned: the runs.
+        folder: of the comparison.
+        device: where to compute.
+        jobs: runs side by side, each in a process of its own; 1 trains them one after the other in this process.
+        progress: called with the work done since the last call.
+        begin: called before each run.
+        failed: called after each run that collapsed.
+        note: called once at most, with what a user should know about how the images reach the network.
+        stop: see ``train``.
+
+    Raises:
+        UserError: the folder belongs to another comparison or cannot be written.
+        Interrupted: ``stop`` said so.
+    """
+    if jobs < 1:
+        raise UserError(f"--jobs must be 1 or more, not {jobs}")
+    _claim(folder, planned)
+    tasks = [(config, folder / "runs" / config.run_name) for config in planned.configs]
+    ended: dict[Config, Run | CollapseError] = {}
+    with closing(
+        train_all(tasks, data, device, jobs, progress=progress, begin=begin, note=note, stop=stop)
+    ) as together:
+        for config, outcome in together:
+            ended[config] = outcome
+            if isinstance(outcome, CollapseError) and failed is not None:
+                failed(config, outcome)
+    result = Comparison()
+    for config in planned.configs:  # in their own order, whichever ended first
+        outcome = ended[config]
+        if isinstance(outcome, CollapseError):
+            result.failed.append({**{name: getattr(config, name) for name in VARIED}, "error": str(outcome)})
+        else:
+            result.runs.append(outcome)
+    return result
+
+
+def _claim(folder: Path, planned: Plan) -> None:
+    """See that ``folder`` is new or belongs to a comparison with the same settings; more seeds, domains or rates may
+    join.
+
+    Raises:
+        UserError: it belongs to another comparison (what differs is named), holds something else, or cannot be written.
+    """
+    path = folder / "comparison.json"
+    ours = {name: value for name, value in planned.configs[0].to_json().items() if name not in VARIED}
+    if path.is_file():
+        theirs = read_json(path)
+        different = [name for name in ours if theirs.get(name) != ours[name]]
+        if different:
+            listed = ", ".join(f"{name} {theirs.get(name)!r} instead of {ours[name]!r}" for name in different[:4])
+            raise UserError(f"{folder} belongs to another comparison: {listed}; name another --output")
+        return
+    try:
+        others = sorted(entry.name for entry in folder.iterdir() if not is_leftover(entry)) if folder.exists() else []
+    except NotADirectoryError:
+        raise UserError(f"{folder} is a file; name another --output") from None
+    if others:
+        raise UserError(f"{folder} holds other files ({others[0]}, …) and no comparison; name another --output")
+    write_json(path, ours)

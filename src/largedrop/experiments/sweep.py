@@ -1,0 +1,344 @@
+"""A sweep: the runs of a preset on a dataset, planned, trained as far as they are not there yet, and reported on.
+
+All sweeps into one folder share its runs: a run is named by its config, so that what two figures have in common is
+trained once.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from ..config import Config
+from ..data.dataset import Dataset, Split
+from ..errors import CollapseError, Interrupted, UserError, one_of
+from ..files import is_leftover, read_json, write_json
+from ..runs.run import Run
+from ..training.loop import cost
+from ..training.resolve import resolve
+from .pace import Paces
+from .preset import Preset, with_weights
+from .processes import ProcessFailedError
+from .runner import train_all
+
+__all__ = ["Entry", "Sweep", "SweepPlan", "plan_sweep", "run_sweep"]
+
+
+FILE = "sweep.json"
+"""Marks the folder of sweeps, and says of what data."""
+
+
+TRIES = 2
+"""How often a run is begun that fails for no reason that it can explain."""
+
+
+LINEAR_BYTES = 300_000
+"""Of a linear fit's files, about; the features that it is trained on are in the user's cache."""
+
+
+SHARED = ("fit", "left_out", "model", "weights", "objective", "penalty", "penalty_after", "steps", "size", "batch")
+"""The fields on which it depends what ``api.resolve`` checks and fills in, besides the dataset."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run of a plan.
+
+    Attributes:
+        config: what it is a function of.
+        folder: where it lies, or will.
+        cost: its work, in evaluated images.
+        size: of its files once it is finished, in bytes, estimated.
+        state: ``finished``, ``begun`` or ``new``.
+    """
+
+    config: Config
+    folder: Path
+    cost: float
+    size: int
+    state: str
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """The runs of a preset on a dataset, in the order in which they are done.
+
+    Attributes:
+        preset: whose they are.
+        scale: ``full`` or ``small``.
+        folder: of the sweep; shared with other presets.
+        entries: one for each run.
+        seconds: that the runs that are not finished will take, one after the other, at the pace of those of the same
+            network, size and precision that are finished in the folder, or of a look at how fast the network computes.
+        rough: whether there was such a look; it may be wrong by a factor of two.
+    """
+
+    preset: Preset
+    scale: str
+    folder: Path
+    entries: tuple[Entry, ...]
+    seconds: float
+    rough: bool
+
+    @property
+    def pending(self) -> tuple[Entry, ...]:
+        """The runs that are not finished."""
+        return tuple(entry for entry in self.entries if entry.state != "finished")
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of all runs that are not finished (of one that was begun, all of its steps)."""
+        return sum(entry.config.steps for entry in self.pending)
+
+    @property
+    def work(self) -> float:
+        """Of all runs that are not finished, in evaluated images."""
+        return sum(entry.cost for entry in self.pending)
+
+    @property
+    def size(self) -> int:
+        """Of the files of all runs once they are finished, in bytes, estimated."""
+        return sum(entry.size for entry in self.entries)
+
+    @property
+    def finished(self) -> list[Run]:
+        """The runs that are finished by now."""
+        return [Run.open(entry.folder) for entry in self.entries if _state(entry.folder) == "finished"]
+
+    @property
+    def report(self) -> Path:
+        """The folder of the report; the small scale has one of its own."""
+        return self.folder / f"report-{self.preset.name}{'' if self.scale == 'full' else f'-{self.scale}'}"
+
+
+@dataclass
+class Sweep:
+    """What came of a plan.
+
+    Attributes:
+        trained: the runs that were finished now.
+        collapsed: those that collapsed or diverged, with the reason.
+        broken: those that failed twice, with the traceback.
+    """
+
+    trained: list[Config] = field(default_factory=list)
+    collapsed: list[tuple[Config, str]] = field(default_factory=list)
+    broken: list[tuple[Config, str]] = field(default_factory=list)
+
+
+def plan_sweep(
+    preset: Preset,
+    scale: str,
+    data: Dataset,
+    folder: Path,
+    *,
+    device: torch.device,
+    precision: str = "auto",
+    weights: Sequence[str] = (),
+) -> SweepPlan:
+    """Every run of ``preset`` on ``data``, seed by seed; nothing is written.
+
+    Args:
+        preset: what is trained.
+        scale: ``full`` or ``small``.
+        data: the dataset.
+        folder: of the sweep; shared with other presets.
+        device: where to compute.
+        precision: as in ``finetune``.
+        weights: initial weights instead of those that the model hub has: a file, or MODEL=FILE for each model.
+
+    Raises:
+        UserError: anything wrong with a setting on this data and device; two runs that are the same; or ``folder``
+            is of another dataset or holds something else.
+    """
+    _owned(folder, data)
+    runs = with_weights(preset.scale(scale).runs(data.domains), preset.scale(scale).values("model"), weights)
+    unknown = [name for name in dict.fromkeys(run["test_domain"] for run in runs) if name not in data.domains]
+    if unknown:
+        told = "; ".join(f"no domain '{name}' in {data.name}; {one_of(name, data.domains)}" for name in unknown)
+        raise UserError(f"{preset.path}: test_domains: {told}")
+    configs = _configs(preset, scale, runs, data, device, precision)
+    splits = _Splits(data)
+    whole = {config.model for config in configs if config.fit == "all"}
+    sizes = {model: _network_bytes(model, len(data.classes)) for model in whole}
+    entries = []
+    for config in configs:
+        split, place = splits.of(config), folder / "runs" / config.run_name
+        logits = 2 * len(config.evaluations) * (len(split.iid) + len(split.ood)) * len(data.classes)
+        stored = logits + (4 if config.swad else 3) * sizes[config.model] if config.fit == "all" else LINEAR_BYTES
+        entries.append(Entry(config, place, cost(config, split), stored, _state(place)))
+    paces = Paces(data, device, sorted(path.parent for path in folder.glob("runs/*/result.json")))
+    seconds = sum(entry.cost * paces.of(entry.config) for entry in entries if entry.state != "finished")
+    return SweepPlan(preset, scale, folder, tuple(entries), seconds, paces.rough)
+
+
+def run_sweep(
+    data: Dataset,
+    planned: SweepPlan,
+    *,
+    device: torch.device,
+    jobs: int = 1,
+    progress: Callable[[float], None] | None = None,
+    begin: Callable[[Config], None] | None = None,
+    failed: Callable[[Config, str], None] | None = None,
+    note: Callable[[str], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Sweep:
+    """Train the runs of a plan that are not finished.
+
+    A run that collapses is recorded and the others go on. One that fails in another way than with a ``UserError`` (or
+    whose process dies) goes on from its last state once; where it fails again it is recorded, and the others go on.
+
+    Args:
+        data: the dataset.
+        planned: the runs.
+        device: where to compute.
+        jobs: runs side by side, each in a process of its own; 1 trains them one after the other in this process.
+        progress: called with the work done since the last call (less than 0 where some of it was lost).
+        begin: called before each run.
+        failed: called with each run that collapsed or failed, and what happened, in a line.
+        note: called with what a user should know about how the images reach the network.
+        stop: see ``train``.
+
+    Raises:
+        UserError: the folder is another dataset's or cannot be written, or a run said so.
+        Interrupted: ``stop`` said so.
+    """
+    if jobs < 1:
+        raise UserError(f"--jobs must be 1 or more, not {jobs}")
+    _claim(planned.folder, data)
+    report, announce, tell = progress or (lambda done: None), begin or (lambda config: None), failed or _ignore
+    waiting = {entry.config: entry for entry in planned.pending}
+    failures: dict[Config, int] = {}
+    result = Sweep()
+    while waiting:
+        tasks = [(config, entry.folder) for config, entry in waiting.items()]
+        alone = jobs == 1 or len(tasks) == 1
+        begun: list[Config] = []
+        reason: Exception
+        kept = 0.0  # the work of this round that a failure does not lose
+        done = 0.0
+
+        def count(amount: float) -> None:
+            nonlocal done
+            done += amount
+            report(amount)
+
+        def started(config: Config, begun: list[Config] = begun) -> None:
+            begun.append(config)
+            announce(config)
+
+        try:
+            with closing(
+                train_all(tasks, data, device, jobs, progress=count, begin=started, note=note, stop=stop)
+            ) as together:
+                for config, outcome in together:
+                    kept += waiting.pop(config).cost
+                    if isinstance(outcome, CollapseError):
+                        result.collapsed.append((config, str(outcome)))
+                        tell(config, str(outcome))
+                    else:
+                        result.trained.append(config)
+            continue
+        except ProcessFailedError as error:
+            broken, reason = tasks[error.number][0], error
+        except (UserError, Interrupted):
+            raise
+        except Exception as error:
+            if not alone or not begun or begun[-1] not in waiting:  # nothing that a run did
+                raise
+            broken, reason = begun[-1], error
+        report(kept - done)
+        failures[broken] = failures.get(broken, 0) + 1
+        line = f"{type(reason).__name__}: {reason}" if not isinstance(reason, UserError) else str(reason)
+        if failures[broken] < TRIES:
+            tell(broken, f"{line}; it goes on from its last state, once")
+        else:
+            tell(broken, f"{line}; it is left out")
+            result.broken.append((broken, "".join(traceback.format_exception(reason))))
+            del waiting[broken]
+    return result
+
+
+def _configs(
+    preset: Preset, scale: str, runs: list[dict[str, Any]], data: Dataset, device: torch.device, precision: str
+) -> list[Config]:
+    recipe = preset.scale(scale).recipe
+    resolved: dict[tuple[Any, ...], Config] = {}  # digests of weights take time
+    configs: dict[Config, None] = {}
+    for run in runs:
+        key = tuple(run.get(name) for name in SHARED)
+        if key not in resolved:
+            resolved[key] = resolve(data, device, recipe=recipe, precision=precision, **run)
+        config = Config.from_json({**resolved[key].to_json(), **run})
+        if config in configs:
+            raise UserError(f"{preset.path}: two of its runs are the same: {config.run_name}")
+        configs[config] = None
+    return list(configs)
+
+
+def _state(folder: Path) -> str:
+    if (folder / "result.json").is_file():
+        return "finished"
+    return "begun" if (folder / "config.json").is_file() else "new"
+
+
+class _Splits:
+    """The splits of a dataset, each made once."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+        self._made: dict[tuple[str, int, float, str], Split] = {}
+
+    def of(self, config: Config) -> Split:
+        key = (config.test_domain, config.seed, config.held_out, config.left_out)
+        if key not in self._made:
+            self._made[key] = self.data.split(*key)
+        return self._made[key]
+
+
+def _network_bytes(model: str, classes: int) -> int:
+    """Of a checkpoint of ``model`` with a head of ``classes``."""
+    with torch.random.fork_rng(devices=[]):
+        network = timm.create_model(model, pretrained=False, num_classes=classes)
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+
+
+def _owned(folder: Path, data: Dataset) -> bool:
+    """Whether ``folder`` already belongs to sweeps of ``data``.
+
+    Raises:
+        UserError: it belongs to those of another dataset, or holds something else.
+    """
+    path = folder / FILE
+    if path.is_file():
+        theirs = read_json(path)
+        if theirs.get("fingerprint") != data.fingerprint:
+            raise UserError(
+                f"{folder} belongs to sweeps of another dataset ({theirs.get('data')}, fingerprint "
+                f"{str(theirs.get('fingerprint'))[:12]} instead of {data.fingerprint[:12]}); name another --output"
+            )
+        return True
+    try:
+        others = sorted(entry.name for entry in folder.iterdir() if not is_leftover(entry)) if folder.exists() else []
+    except NotADirectoryError:
+        raise UserError(f"{folder} is a file; name another --output") from None
+    if others:
+        raise UserError(f"{folder} holds other files ({others[0]}, …) and no sweep; name another --output")
+    return False
+
+
+def _claim(folder: Path, data: Dataset) -> None:
+    if not _owned(folder, data):
+        write_json(folder / FILE, {"data": data.name, "fingerprint": data.fingerprint})
+
+
+def _ignore(config: Config, text: str) -> None:
+    pass

@@ -1,0 +1,402 @@
+"""Features of frozen networks on disk: computed once for each network, dataset, size and view, memory-mapped after.
+
+<cache>/features/<key>/features.bin   float16 (images, features), one image after the other
+                       entry.json     what they are the features of, the taps, and a check sum
+                 .building-<key>/     the pieces that are done, of features that are being computed
+                 .lock-<key>          held by the process that computes them
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..config import Config
+from ..data.cache import _TEMPORARY, _sweep, cache_folder
+from ..data.dataset import Dataset
+from ..data.views.batches import Views
+from ..errors import UserError
+from ..files import replacing, write_json
+from ..models.fast.folding import fold_batchnorm
+from ..models.network import Network
+from ..models.pretrained import find_weights
+from ..models.taps import REPRESENTATION, Taps, find_taps, tapped
+from ..training.evaluation import BATCH, Progress, autocast, evaluating
+from ..training.setup import create_network
+
+__all__ = ["FeatureStore", "Features", "split_model_name"]
+
+
+_FORMAT = 1
+"""Version of the files, of the views and of what taps are; raise it when any of them changes."""
+
+_PIECE = 16 * BATCH
+"""Images in a piece: what is lost at most when computing is interrupted."""
+
+
+Half = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """The features of all images of a dataset in one view.
+
+    Attributes:
+        values: (images, sum(taps.widths)), memory-mapped. A change would be seen in this process and never on disk.
+        taps: which columns are whose; the last tap is the representation.
+        largest: the largest absolute value.
+    """
+
+    values: Half
+    taps: Taps
+    largest: float
+
+    @property
+    def representation(self) -> Half:
+        """Φ(x), what a linear probe reads: the columns of the last tap, (images, width)."""
+        return self.values[:, self.taps.slices[-1]]
+
+
+def split_model_name(model: str) -> tuple[str, ...]:
+    """The networks of ``a+b``, whose features lie side by side (Zhang & Bottou, 2023); one for a plain name.
+
+    >>> split_model_name("tf_efficientnet_lite0+tf_efficientnet_lite1")
+    ('tf_efficientnet_lite0', 'tf_efficientnet_lite1')
+
+    Raises:
+        UserError: a part is empty, or the same network is named twice.
+    """
+    parts = tuple(part.strip() for part in model.split("+"))
+    for part in parts:
+        if not part:
+            raise UserError(f"model '{model}': a name is missing; several networks are written as 'a+b'")
+        if parts.count(part) > 1:
+            raise UserError(f"model '{model}' names '{part}' twice; its features would only be repeated")
+    return parts
+
+
+class FeatureStore:
+    """Features of the frozen pretrained networks, for linear methods. What is computed once is on disk for good.
+
+    They are named after all that they depend on: the model, its weights' digest, the images' fingerprint, their size,
+    the precision, the view and the number of taps. So features of other weights or images are never taken; where there
+    are such, ``note`` says that they no longer fit. It also says when a file is damaged, which is then computed anew,
+    and when another process is waited for. Interrupted work is taken up at the last whole piece of 1,024 images.
+
+    float16 holds bfloat16's and float32's values to 3 digits and up to 65,504. Pretrained networks' features are below
+    some hundreds; larger ones are refused, since clipping would change them and scaling would hide it.
+
+    Args:
+        data: the images.
+        views: of ``data``, on the device that computes.
+        folder: of the cache; ``data.cache.cache_folder()`` where None.
+        progress: called with the number of images done since the last call, where a network has to be run.
+        note: called with a line that a user should read.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        views: Views,
+        folder: Path | None = None,
+        progress: Progress | None = None,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        self.data, self.views = data, views
+        self.folder = (Path(folder).absolute() if folder is not None else cache_folder()) / "features"
+        self.progress = progress
+        self.note = note or (lambda line: None)
+        self._open: dict[str, Features] = {}
+        self._said: set[str] = set()
+
+    def features(
+        self,
+        config: Config,
+        network: Callable[[Config], Network] | None = None,
+        view: int = 0,
+        count: int = 3,
+    ) -> Features:
+        """The features of every image, from disk where they are there, else computed.
+
+        Of several networks (``a+b``), each tap is the networks' taps side by side, counted from the last, so that the
+        last is both representations.
+
+        Args:
+            config: ``model``, ``weights``, ``weights_digest`` (those of several networks joined by ``+``; found where
+                it is empty), ``size``, ``precision``, and ``seed`` where the weights are random.
+            network: makes the network of a config of one model; ``training.setup.create_network`` where None. It is
+                only called where features have to be computed.
+            view: 0 is the evaluation view, k ≥ 1 the k-th training view, of the same draws as
+                ``training.evaluation.representations``.
+            count: the most taps that are wanted.
+
+        Raises:
+            UserError: the network cannot be had or has no linear model, features are not finite or too large, or the
+                cache cannot be written.
+        """
+        if view < 0:
+            raise UserError(f"the view must be 0 (evaluation) or the number of a training view, not {view}")
+        make = network or (lambda single: create_network(single, self.data.classes))
+        parts = [self._single(part, make, view, count) for part in self._configs(config)]
+        return parts[0][1] if len(parts) == 1 else self._joined(parts)
+
+    def _configs(self, config: Config) -> list[Config]:
+        models = split_model_name(config.model)
+        if len(models) > 1 and config.weights not in ("pretrained", "random"):
+            raise UserError(
+                f"--weights {config.weights}: one file is not the weights of the {len(models)} networks {config.model}"
+            )
+        digests = config.weights_digest.split("+") if config.weights_digest else []
+        digests = digests or [find_weights(model, config.weights).digest for model in models]
+        if len(digests) != len(models):
+            raise UserError(f"{config.model} are {len(models)} networks, but the config has {len(digests)} weights")
+        return [
+            replace(config, model=model, weights_digest=digest, block_dropout=0.0)
+            for model, digest in zip(models, digests, strict=True)
+        ]
+
+    def _single(
+        self, config: Config, make: Callable[[Config], Network], view: int, count: int
+    ) -> tuple[dict[str, Any], Features]:
+        key = {
+            "format": _FORMAT,
+            "model": config.model,
+            "weights": config.weights_digest,
+            "seed": config.seed if config.weights == "random" else None,
+            "images": self.data.fingerprint,
+            "size": config.size,
+            "precision": config.precision,
+            "view": view,
+            "taps": count,
+        }
+        return key, self._entry(key, lambda folder: self._compute(config, make(config), view, count, folder))
+
+    def _joined(self, parts: list[tuple[dict[str, Any], Features]]) -> Features:
+        found = [features for _, features in parts]
+        columns = _side_by_side([features.taps for features in found])
+        names, widths = [], []
+        for column in columns:
+            taps = [(parts[part][0]["model"], found[part].taps, tap) for part, tap in column]
+            last = all(tap == len(own) - 1 for _, own, tap in taps)
+            names.append(REPRESENTATION if last else "+".join(f"{model}/{own.names[tap]}" for model, own, tap in taps))
+            widths.append(sum(own.widths[tap] for _, own, tap in taps))
+
+        def write(folder: Path) -> Taps:
+            for start in range(0, len(self.data), _PIECE):
+                rows = slice(start, start + _PIECE)
+                values = [found[part].values[rows, found[part].taps.slices[tap]] for c in columns for part, tap in c]
+                _write_piece(_piece_path(folder, start), np.concatenate(values, axis=1))
+            return Taps(tuple(names), tuple(widths))
+
+        return self._entry({"format": _FORMAT, "joined": [key for key, _ in parts]}, write)
+
+    def _compute(self, config: Config, network: Network, view: int, count: int, folder: Path) -> Taps:
+        """Write the pieces that are not there yet into ``folder``."""
+        device, n = self.views.device, len(self.data)
+        network.to(device)
+        example = torch.zeros((1, 3, config.size, config.size), device=device)
+        taps = find_taps(network.backbone, example, count)
+        with (
+            evaluating(network),
+            fold_batchnorm(network.backbone, example),
+            torch.inference_mode(),
+            autocast(config.precision, device),
+        ):
+            for first in range(0, n, _PIECE):
+                end = min(first + _PIECE, n)
+                path = _piece_path(folder, first)
+                if _piece(path, end - first, sum(taps.widths)) is not None:
+                    if self.progress is not None:
+                        self.progress(end - first)
+                    continue
+                parts = []
+                for start in range(first, end, BATCH):
+                    chosen = np.arange(start, min(start + BATCH, end), dtype=np.int64)
+                    spec = network.spec
+                    batch = (
+                        self.views.training(chosen, spec, view, start) if view else self.views.evaluation(chosen, spec)
+                    )
+                    parts.append(torch.cat(tapped(network.backbone, batch, taps), dim=1))
+                    if self.progress is not None:
+                        self.progress(len(chosen))
+                _write_piece(path, _halved(torch.cat(parts).cpu().numpy(), taps, config.model))
+        return taps
+
+    def _entry(self, key: dict[str, Any], fill: Callable[[Path], Taps]) -> Features:
+        """The entry of ``key``, from memory, from disk, or of the pieces that ``fill`` writes into a folder."""
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:40]
+        if name in self._open:
+            return self._open[name]
+        path = self.folder / name
+        found = self._known(path)
+        if found is None:
+            with self._locked(name):
+                found = self._known(path)  # another process may have made it while this one waited
+                if found is None:
+                    found = self._build(path, key, fill)
+        self._open[name] = found
+        return found
+
+    def _known(self, path: Path) -> Features | None:
+        try:
+            return _load(path, len(self.data)) if path.exists() else None
+        except ValueError as error:
+            if str(error) not in self._said:
+                self.note(f"{error}; they are computed anew")
+            self._said.add(str(error))
+            return None
+
+    def _build(self, path: Path, key: dict[str, Any], fill: Callable[[Path], Taps]) -> Features:
+        self._tell_outdated(key)
+        building = self.folder / f"{_TEMPORARY}{path.name}"
+        with _cache_errors(self.folder):
+            _sweep(self.folder)
+            building.mkdir(exist_ok=True)
+        taps = fill(building)
+        with _cache_errors(self.folder):
+            self._assemble(building, key, taps)
+            if path.exists():
+                shutil.rmtree(path)
+            building.rename(path)
+        return _load(path, len(self.data))
+
+    def _assemble(self, building: Path, key: dict[str, Any], taps: Taps) -> None:
+        """Make an entry of the pieces in ``building``."""
+        check, largest, rows = 0, 0.0, 0
+        with replacing(building / "features.bin") as temporary, open(temporary, "wb") as file:
+            for start in range(0, len(self.data), _PIECE):
+                values = np.load(_piece_path(building, start), allow_pickle=False)
+                content = values.tobytes()
+                check, rows = zlib.crc32(content, check), rows + len(values)
+                largest = max(largest, float(np.abs(values).max()))
+                file.write(content)
+        header = {"key": key, "data": self.data.name, "check": check, "rows": rows, "largest": largest}
+        write_json(
+            building / "entry.json",
+            {**header, "names": list(taps.names), "widths": list(taps.widths), "last": taps.last},
+        )
+        for path in building.iterdir():
+            if path.name not in ("features.bin", "entry.json"):
+                path.unlink()
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        with _cache_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.folder / f".lock-{name}")
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                self.note("another process is computing these features; waiting for it")
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _tell_outdated(self, key: dict[str, Any]) -> None:
+        """Say where there are features that differ from ``key`` in nothing but the weights or the images."""
+        for path in self.folder.glob("[!.]*/entry.json"):
+            try:
+                header = json.loads(path.read_text(encoding="utf-8"))
+                old, name = dict(header["key"]), header["data"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # damaged; said when it is asked for
+            changed = [part for part in key if old.get(part) != key[part]]
+            if name == self.data.name and "model" in key and changed and set(changed) <= {"weights", "images"}:
+                self.note(
+                    f"the stored features of {key['model']} for {name} are of other {' and '.join(changed)}; "
+                    "computing them anew"
+                )
+                return
+
+
+def _side_by_side(taps: list[Taps]) -> list[list[tuple[int, int]]]:
+    """For each tap of the networks together, in order, the (network, tap) of which it is made."""
+    backwards = zip_longest(*([(part, tap) for tap in reversed(range(len(own)))] for part, own in enumerate(taps)))
+    return [[pair for pair in column if pair is not None] for column in backwards][::-1]
+
+
+def _halved(values: npt.NDArray[np.float32], taps: Taps, model: str) -> Half:
+    for name, columns in zip(taps.names, taps.slices, strict=True):
+        if not np.isfinite(values[:, columns]).all():
+            raise UserError(f"the features of {model} at {name} are not finite; try --precision float32")
+        largest = float(np.abs(values[:, columns]).max())
+        if largest > float(np.finfo(np.float16).max):
+            raise UserError(
+                f"the features of {model} at {name} reach {largest:.3g}, but are stored as float16, up to 65504"
+            )
+    return values.astype(np.float16)
+
+
+def _piece_path(folder: Path, start: int) -> Path:
+    return folder / f"{start:09d}.npy"
+
+
+def _write_piece(path: Path, values: Half) -> None:
+    with _cache_errors(path.parent.parent), replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, values, allow_pickle=False)
+
+
+def _piece(path: Path, rows: int, width: int) -> Half | None:
+    """A piece that an interrupted process has left, or None where there is none that fits."""
+    try:
+        values: Half = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return values if values.shape == (rows, width) and values.dtype == np.float16 else None
+
+
+def _load(path: Path, images: int) -> Features:
+    """Open an entry.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        header = json.loads((path / "entry.json").read_text(encoding="utf-8"))
+        taps = Taps(tuple(map(str, header["names"])), tuple(map(int, header["widths"])), str(header["last"]))
+        size = (path / "features.bin").stat().st_size
+        if header["rows"] != images or size != 2 * images * sum(taps.widths):
+            raise ValueError("truncated")
+        values = np.memmap(path / "features.bin", np.float16, "c", shape=(images, sum(taps.widths)))
+        if _checked(values) != header["check"]:
+            raise ValueError("changed")
+        return Features(values, taps, float(header["largest"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the stored features in {path} are damaged") from error
+
+
+def _checked(values: Half) -> int:
+    check = 0
+    for start in range(0, len(values), _PIECE):
+        check = zlib.crc32(values[start : start + _PIECE].tobytes(), check)
+    return check
+
+
+@contextmanager
+def _cache_errors(folder: Path) -> Iterator[None]:
+    """Turn a failure to write the cache into one line that says how to move it."""
+    advice = "set LARGEDROP_CACHE to a folder that can be written and has room"
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write the features in {folder}: {error.strerror or error}; {advice}") from error
+    except UserError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        reason = error.__cause__.strerror or error.__cause__
+        raise UserError(f"cannot write the features in {folder}: {reason}; {advice}") from error

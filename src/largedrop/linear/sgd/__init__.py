@@ -1,0 +1,1 @@
+"""SGD on many linear settings at once."""

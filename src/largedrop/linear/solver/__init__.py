@@ -1,0 +1,1 @@
+"""Converged linear heads under dropout."""

@@ -1,0 +1,239 @@
+"""Advice on the screen, as JSON and as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..analysis.advice import Advice
+from ..analysis.advice_curves import Point
+from ..runs.estimate import Estimate, listing, percent, points
+from ..runs.record import Record
+from ..selection.summary import summarise
+from .drawing.panels import legend_below, panels_of
+from .drawing.style import STYLES
+
+__all__ = ["CAVEAT", "advice_figure", "advice_json", "auto_lines", "heading", "render_advice"]
+
+
+CAVEAT = (
+    "Linear heads on frozen features are a proxy. Full fine-tuning changes the features too, and gains from dropout "
+    "more or less than this, and at other rates too: take the sign from here rather than the size."
+)
+
+_OWN = 1 - 2**-20
+"""Stands for a rate of its own in each test domain; nobody fine-tunes with it."""
+
+_HEADINGS = {
+    "use": "Use dropout {rate:g}.",
+    "avoid": "Do not use dropout on the representation.",
+    "cannot tell": "These data cannot tell whether dropout helps; dropout {rate:g} is where to start.",
+}
+
+IID, OOD, _ADVISED = STYLES["plain"][1], STYLES["dropout"][1], "#333333"
+
+
+def heading(advice: Advice) -> str:
+    """The advice in a line."""
+    return _HEADINGS[advice.verdict].format(rate=advice.rate)
+
+
+def render_advice(advice: Advice, console: Console) -> None:
+    """Print a table with a row for each rate, the advice, why, and how far it can be trusted."""
+    curves = advice.curves
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("dropout", no_wrap=True)
+    table.add_column("i.i.d.", justify="right", no_wrap=True)
+    if curves.held_out:
+        for name in ("domain held out", "gain"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("gains on", justify="right")
+    for rate in curves.rates:
+        point = curves.point(rate)
+        style = "bold" if rate == advice.rate else ""
+        cells = [f"{rate:g}{' ←' if style else ''}", percent(point.iid)]
+        if curves.held_out:
+            n = len(curves.held_out)
+            cells += [
+                percent(point.ood),
+                *(("baseline", "") if rate == 0 else (points(point.gain), f"{point.above} of {n}")),
+            ]
+        table.add_row(*(Text(cell) for cell in cells), style=style)
+    console.print(table)
+    for line in (f"{heading(advice)} {_capital(advice.reason)}", *_reading(advice), CAVEAT):
+        console.print(line, highlight=False, markup=False)
+
+
+def advice_json(advice: Advice) -> dict[str, Any]:
+    """All of it, as JSON can hold it; accuracies are fractions, and every single one is there."""
+    curves = advice.curves
+    return {
+        "rate": advice.rate,
+        "verdict": advice.verdict,
+        "advice": heading(advice),
+        "reason": advice.reason,
+        "caveat": CAVEAT,
+        **advice.about,
+        "train_domains": list(curves.train_domains),
+        "held_out_domains": list(curves.held_out),
+        "seeds": list(curves.seeds),
+        "notes": list(curves.notes),
+        "rates": [
+            {
+                **_point_json(curves.point(rate)),
+                "iid_accuracies": curves.iid[place].tolist(),
+                "held_out_domain_accuracies": dict(zip(curves.held_out, curves.ood[place].tolist(), strict=True)),
+            }
+            for place, rate in enumerate(curves.rates)
+        ],
+    }
+
+
+def advice_figure(advice: Advice, *, title: str = "") -> Figure:
+    """Accuracy over the rates (mean ± standard error, and each held-out domain), and the gain over no dropout."""
+    curves = advice.curves
+    place = np.array([_across(rate) for rate in curves.rates])
+    held = len(curves.held_out)
+    names = ["accuracy of linear heads", *(["gain on the domain held out"] if held else [])]
+    figure, panels = panels_of(names, [], title, width=4.3, height=3.5)
+    accuracy = panels[0]
+    _curve(accuracy, place, [curves.point(rate).iid for rate in curves.rates], IID, "o", "iid")
+    if held:
+        _curve(accuracy, place, [curves.point(rate).ood for rate in curves.rates], OOD, "D", "ood")
+        for number, domain in enumerate(curves.held_out):
+            _thin(accuracy, place, curves.ood[:, number].mean(1), domain)
+            _thin(panels[1], place, curves.gains[:, number].mean(1), domain)
+        zero = Estimate(0.0, 0.0 if held > 1 else None, held)
+        _curve(panels[1], place, [curves.point(rate).gain or zero for rate in curves.rates], OOD, "D", "gain")
+        panels[1].axhline(0, color="#999999", linewidth=1, zorder=1)
+        panels[1].set_ylabel("gain over no dropout (points)")
+        _name_lines(panels[1], place, {d: float(curves.gains[-1, n].mean()) for n, d in enumerate(curves.held_out)})
+    accuracy.set_ylabel("accuracy (%)")
+    for axes in panels:
+        axes.set_xticks(place, [f"{rate:g}" for rate in curves.rates])
+        axes.set_xlabel("dropout")
+        if advice.rate <= curves.rates[-1]:
+            axes.axvline(_across(advice.rate), color=_ADVISED, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+    handles = [Line2D([], [], color=IID, marker="o", markersize=5, linewidth=1.8, label="i.i.d., mean ± s.e.")]
+    if held:
+        handles += [
+            Line2D([], [], color=OOD, marker="D", markersize=5, linewidth=1.8, label="domain held out, mean ± s.e."),
+            Line2D([], [], color=OOD, linewidth=0.9, alpha=0.55, label="each domain held out"),
+        ]
+    handles.append(
+        Line2D(
+            [],
+            [],
+            color=_ADVISED,
+            linewidth=1.2,
+            linestyle=(0, (4, 3)),
+            label=f"advised: {advice.rate:g}",
+        )
+    )
+    legend_below(figure, handles, len(panels))
+    return figure
+
+
+def auto_lines(records: Sequence[Record], chosen: Mapping[str, float]) -> list[str]:
+    """O.o.d. accuracy of each method where every test domain has its own rate, which a table by rates cannot show.
+
+    Args:
+        records: of a comparison.
+        chosen: the rate by test domain.
+    """
+    picked = [replace(each, dropout=_OWN) for each in records if each.dropout == chosen.get(each.test_domain)]
+    plain = [each for each in records if each.dropout == 0 and each.method == "fine-tuning"]
+    pairs = [(each.test_domain, each.seed) for each in records if each.test_domain in chosen]
+    lines = [f"dropout auto ({', '.join(f'{domain} {rate:g}' for domain, rate in chosen.items())}):"]
+    for row in summarise([*plain, *picked], expected=pairs) if picked else ():
+        if row.dropout == _OWN:
+            gain = f", gain {points(row.overall.gain)}" if row.overall.gain else ""
+            lines.append(f"  {row.method}: i.i.d. {percent(row.overall.iid)}, o.o.d. {percent(row.overall.ood)}{gain}")
+    return lines
+
+
+def _across(rate: float) -> float:
+    """Where a rate lies: half as many units kept is one to the right."""
+    return float(-np.log2(1 - rate))
+
+
+def _curve(
+    axes: Axes, place: np.ndarray[Any, Any], estimates: list[Estimate | None], colour: str, marker: str, name: str
+) -> None:
+    found = [each for each in estimates if each is not None]
+    mean = 100 * np.array([each.mean for each in found])
+    axes.plot(place, mean, color=colour, marker=marker, markersize=5, linewidth=1.8, zorder=4, gid=name)
+    if all(each.error is not None for each in found):
+        error = 100 * np.array([each.error for each in found])
+        axes.fill_between(place, mean - error, mean + error, color=colour, alpha=0.18, linewidth=0, zorder=2)
+
+
+def _thin(axes: Axes, place: np.ndarray[Any, Any], values: np.ndarray[Any, Any], domain: str) -> None:
+    axes.plot(place, 100 * values, color=OOD, linewidth=0.9, alpha=0.55, zorder=3, gid=f"domain {domain}")
+
+
+def _name_lines(axes: Axes, place: np.ndarray[Any, Any], ends: dict[str, float]) -> None:
+    """The domains' names at the right end of their lines, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    apart, before = 0.06 * (high - low), -np.inf
+    for domain, end in sorted(ends.items(), key=lambda item: item[1]):
+        before = max(100 * end, before + apart)
+        axes.annotate(
+            domain,
+            (place[-1], before),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color="#555555",
+            parse_math=False,
+            annotation_clip=False,
+        )
+
+
+def _reading(advice: Advice) -> list[str]:
+    curves = advice.curves
+    seeds = f"{len(curves.seeds)} split{'s' * (len(curves.seeds) > 1)}"
+    lines = []
+    if curves.held_out:
+        lines.append(
+            f"Each of {listing(curves.held_out)} was held out in turn, over {seeds}; ± is the standard error over "
+            f"these {len(curves.held_out)} domains, gains paired."
+        )
+    else:
+        lines.append(f"Of {listing(curves.train_domains)}, over {seeds}.")
+    point = advice.point
+    if point is not None and point.by_seed is not None and point.by_seed.n > 1:
+        lines.append(f"For these domains alone, over the splits, the gain is {points(point.by_seed)}.")
+    if unseen := [advice.about[name] for name in ("test_domain", "left_out") if advice.about.get(name)]:
+        lines.append(f"Nothing of {listing(unseen)} was looked at.")
+    return [*lines, *curves.notes]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _point_json(point: Point) -> dict[str, Any]:
+    return {
+        "dropout": point.rate,
+        "iid_accuracy": _estimate_json(point.iid),
+        "held_out_domain_accuracy": _estimate_json(point.ood),
+        "gain": _estimate_json(point.gain),
+        "gain_over_splits": _estimate_json(point.by_seed),
+        "domains_that_gain": point.above,
+    }
+
+
+def _estimate_json(estimate: Estimate | None) -> dict[str, Any] | None:
+    return None if estimate is None else {"mean": estimate.mean, "error": estimate.error, "n": estimate.n}

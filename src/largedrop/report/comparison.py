@@ -1,0 +1,95 @@
+"""What a comparison leaves for people: a table on the screen, results.json, a figure and a page."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from ..data.dataset import Dataset
+from ..experiments.compare import Comparison, Plan
+from ..runs.record import describe, write_results
+from ..runs.run import NOT_SETTINGS
+from ..selection.summary import summarise
+from .comparison_table import render_table
+from .drawing.iid_ood import iid_ood_figure
+from .drawing.style import png_bytes, save_figure
+from .examples import example_grid
+from .page import write_page
+
+__all__ = ["machine", "publish"]
+
+
+def publish(
+    console: Console,
+    data: Dataset,
+    planned: Plan,
+    comparison: Comparison,
+    folder: Path,
+    *,
+    title: str,
+    command: str,
+    seconds: float,
+    device: torch.device,
+) -> list[Path]:
+    """Print the table and write ``results.json``, ``figure.png``, ``figure.svg`` and ``report.html`` into ``folder``.
+
+    Returns:
+        The files, in the order in which a person wants them. Where no run finished, there is nothing but the results.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    records = comparison.records
+    facts = describe(data)
+    results = folder / "results.json"
+    write_results(results, records, dataset=facts, failed=comparison.failed, command=command)
+    if not records:
+        return [results]
+    rows = summarise(records, expected=planned.pairs)
+    render_table(rows, console)
+    figure = iid_ood_figure(records, title=title)
+    png, svg = save_figure(figure, folder / "figure")
+    page = folder / "report.html"
+    shared: dict[str, Any] = {
+        name.replace("_", " "): value
+        for name, value in planned.configs[0].to_json().items()
+        if name == "steps" or (name not in NOT_SETTINGS and name != "data")
+    }
+    write_page(
+        page,
+        title=title,
+        rows=rows,
+        records=records,
+        figure_png=png_bytes(figure),
+        dataset=facts,
+        examples=example_grid(data),
+        settings=shared,
+        failed=comparison.failed,
+        command=command,
+        seconds=seconds,
+        machine=machine(device),
+    )
+    return [page, png, svg, results]
+
+
+def machine(device: torch.device) -> str:
+    """Processor, memory and GPU in a line."""
+    parts = [_processor(), f"{os.cpu_count()} cores"]
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        parts.append(f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB")
+    if device.type == "cuda":
+        parts.append(torch.cuda.get_device_name(device))
+    return ", ".join(parts)
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    lines: Sequence[str] = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()

@@ -1,0 +1,279 @@
+"""Figures in the paper's manner: clouds with hulls, paths over dropout rates, interpolations, comparisons of methods.
+
+They take plain arrays and ``Estimate``s as fractions, draw %, and know nothing of runs; ``save_figure`` writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
+
+from ...errors import UserError
+from ...runs.estimate import Estimate
+from .panels import columns_of, label_axes, legend_below, marker_of, panels_of, share_axes
+from .style import GREY, IID, INK, OOD, OTHER_STYLE, STYLES, mixed
+
+__all__ = ["Bar", "BarPanel", "Curve", "PathPanel", "Stop", "alpha_figure", "comparison_figure", "paths_figure"]
+
+_KINDS = (("representations", "-", "o"), ("weights", "--", "s"))
+
+_CURVE_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#B0579A", "#6B6B6B", "#B8860B")
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A dropout rate of figure 3, and the centre of its cloud."""
+
+    rate: float
+    iid: Estimate
+    ood: Estimate
+
+
+@dataclass(frozen=True)
+class PathPanel:
+    """A dataset of figure 3."""
+
+    title: str
+    stops: Sequence[Stop]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A fine-tuning of figure 1: accuracies over α, of α · pretrained + (1 − α) · fine-tuned.
+
+    Attributes:
+        name: stands in the legend.
+        alphas: (n,), ascending in [0, 1].
+        weights: (n,), o.o.d. accuracy of the interpolated weights, fractions.
+        representations: (n,), of the interpolated representations and last layers.
+        weights_error: (n,) standard errors, or None.
+        representations_error: (n,) standard errors, or None.
+    """
+
+    name: str
+    alphas: npt.ArrayLike
+    weights: npt.ArrayLike
+    representations: npt.ArrayLike
+    weights_error: npt.ArrayLike | None = None
+    representations_error: npt.ArrayLike | None = None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A method's accuracy in figures 6 to 10, with its standard error; ``family`` as in ``Cloud``."""
+
+    name: str
+    value: Estimate
+    family: str
+
+
+@dataclass(frozen=True)
+class BarPanel:
+    """A dataset of a comparison of methods."""
+
+    title: str
+    bars: Sequence[Bar]
+
+
+def paths_figure(panels: Sequence[PathPanel], *, title: str = "", shared: bool = False) -> Figure:
+    """Figure 3 (and 4, 5, 8): through the centres of the clouds of rising dropout rates, with standard errors.
+
+    ``shared`` is as in ``clouds_figure``.
+
+    Raises:
+        UserError: no panel, a panel without rates, or a rate twice.
+    """
+    problems = []
+    for panel in panels:
+        rates = [stop.rate for stop in panel.stops]
+        if not rates:
+            problems.append(f"{panel.title}: there are no dropout rates")
+        if len(set(rates)) < len(rates):
+            problems.append(f"{panel.title}: a dropout rate is there twice")
+    figure, all_axes = panels_of([panel.title for panel in panels], problems, title, width=3.2, height=3.2)
+    for axes, panel in zip(all_axes, panels, strict=True):
+        stops = sorted(panel.stops, key=lambda stop: stop.rate)
+        at = 100 * np.array([(stop.iid.mean, stop.ood.mean) for stop in stops])
+        axes.plot(at[:, 0], at[:, 1], color=GREY, linewidth=1.4, zorder=2, gid="path")
+        for place, stop in enumerate(stops):
+            family = "plain" if stop.rate == 0 else "dropout"
+            marker, colour = STYLES[family]
+            edge = mixed(colour, "black", 0.35)
+            face = colour if stop.rate == 0 else mixed(colour, "white", 0.65 * (1 - stop.rate))
+            axes.errorbar(
+                at[place, 0],
+                at[place, 1],
+                xerr=_percent(stop.iid.error),
+                yerr=_percent(stop.ood.error),
+                fmt=marker,
+                markersize=7,
+                markerfacecolor=face,
+                markeredgecolor=edge,
+                ecolor=edge,
+                elinewidth=1.1,
+                capsize=2.5,
+                zorder=3,
+            )
+        axes.margins(0.22)
+        _name_stops(axes, stops, at)
+    if shared:
+        share_axes(all_axes)
+    label_axes(all_axes, IID, OOD)
+    spread = any(stop.ood.error is not None for panel in panels for stop in panel.stops)
+    plain = marker_of("plain", "plain fine-tuning (0)")
+    large = marker_of("dropout", "dropout rate as written" + (", ± standard error" if spread else ""))
+    legend_below(figure, [plain, large], len(panels))
+    return figure
+
+
+def alpha_figure(curves: Sequence[Curve], *, title: str = "") -> Figure:
+    """Figure 1: o.o.d. accuracy over α, interpolated weights dashed and interpolated representations solid.
+
+    Raises:
+        UserError: no curve, or arrays of different lengths or beyond [0, 1]; all at once.
+    """
+    problems = [] if curves else ["there is nothing to draw: no curve"]
+    for curve in curves:
+        sizes = {len(np.asarray(each)) for each in (curve.alphas, curve.weights, curve.representations)}
+        errors = [each for each in (curve.weights_error, curve.representations_error) if each is not None]
+        sizes |= {len(np.asarray(each)) for each in errors}
+        if len(sizes) > 1 or sizes == {0}:
+            problems.append(
+                f"{curve.name}: arrays of {', '.join(map(str, sorted(sizes)))} values, want as many of each"
+            )
+        elif not ((np.asarray(curve.alphas) >= 0) & (np.asarray(curve.alphas) <= 1)).all():
+            problems.append(f"{curve.name}: α beyond [0, 1]")
+    if problems:
+        raise UserError("; ".join(problems))
+    longest = max(len(curve.name) for curve in curves)
+    figure, (axes,) = panels_of([""], [], title, width=max(4.8, 1.4 + 0.15 * longest), height=3.4)
+    handles = []
+    for what, style, marker in _KINDS:
+        look: dict[str, Any] = {"linestyle": style, "marker": marker, "markersize": 4.5, "linewidth": 1.6}
+        look["color"] = GREY
+        handles.append(Line2D([], [], label=what, **look, markerfacecolor="white" if marker == "s" else GREY))
+    for curve, colour in zip(curves, cycle(_CURVE_COLOURS), strict=False):
+        alphas = np.asarray(curve.alphas, dtype=np.float64)
+        handles.append(Line2D([], [], label=curve.name, color=colour, linewidth=3))
+        for (what, style, marker), values, error in (
+            (_KINDS[0], curve.representations, curve.representations_error),
+            (_KINDS[1], curve.weights, curve.weights_error),
+        ):
+            height = 100 * np.asarray(values, dtype=np.float64)
+            look = {"linestyle": style, "marker": marker, "markersize": 4.5, "linewidth": 1.6, "color": colour}
+            if marker == "s":
+                look["markerfacecolor"] = "white"
+            axes.plot(alphas, height, gid=f"{curve.name}: {what}", zorder=3, **look)
+            if error is not None:
+                half = 100 * np.asarray(error, dtype=np.float64)
+                axes.fill_between(alphas, height - half, height + half, color=colour, alpha=0.15, linewidth=0)
+    axes.set_xticks(np.linspace(0, 1, 6))
+    label_axes([axes], "α  (0: fine-tuned, 1: pretrained)", OOD)
+    legend_below(figure, handles, 1)
+    return figure
+
+
+def comparison_figure(panels: Sequence[BarPanel], *, title: str = "") -> Figure:
+    """Figures 6 to 10 as a comparison: a panel for each dataset, a line for each method, ± one standard error.
+
+    Methods are matched by name over the panels, in the order in which they first occur.
+
+    Raises:
+        UserError: no panel, a panel without methods, or a method twice in one.
+    """
+    problems = []
+    for panel in panels:
+        names = [bar.name for bar in panel.bars]
+        problems += [
+            f"{panel.title}: '{name}' is there twice" for name in dict.fromkeys(names) if names.count(name) > 1
+        ]
+        if not names:
+            problems.append(f"{panel.title}: there are no methods")
+    lines = list(dict.fromkeys(bar.name for panel in panels for bar in panel.bars))
+    side = 0.065 * max(map(len, lines), default=0)
+    figure, all_axes = panels_of(
+        [panel.title for panel in panels],
+        problems,
+        title,
+        width=2.5,
+        height=max(1.2, 0.27 * len(lines)) + 0.4,
+        side=side,
+        legend=0.3,
+    )
+    for place, (axes, panel) in enumerate(zip(all_axes, panels, strict=True)):
+        for bar in panel.bars:
+            marker, colour = STYLES.get(bar.family, OTHER_STYLE)
+            edge = mixed(colour, "black", 0.35)
+            axes.errorbar(
+                100 * bar.value.mean,
+                lines.index(bar.name),
+                xerr=_percent(bar.value.error),
+                fmt=marker,
+                markersize=10 if marker == "*" else 6.5,
+                markerfacecolor=colour,
+                markeredgecolor=edge,
+                ecolor=edge,
+                elinewidth=1.3,
+                capsize=2.5,
+                zorder=3,
+                label=bar.name,
+            )
+        axes.set_yticks(range(len(lines)), lines if place % columns_of(len(panels)) == 0 else [""] * len(lines))
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.set_ylim(len(lines) - 0.4, -0.6)
+        axes.margins(x=0.12)
+    label_axes(all_axes, OOD, "")
+    counts = sorted({bar.value.n for panel in panels for bar in panel.bars})
+    spread = any(bar.value.error is not None for panel in panels for bar in panel.bars)
+    over = " or ".join(map(str, counts)) + (" seed" if counts == [1] else " seeds")
+    figure.supxlabel(f"mean{' ± standard error' if spread else ''} over {over}", fontsize=9, color=INK)
+    return figure
+
+
+def _name_stops(axes: Axes, stops: Sequence[Stop], at: npt.NDArray[np.float64]) -> None:
+    """Write each rate diagonally beside its marker, on the emptiest of the four sides."""
+    scale = np.maximum(1.44 * np.ptp(at, axis=0), 1e-9)
+    places = (at - at.min(0)) / scale
+    # A marker counts as much as ten points of the path or of an error bar.
+    shares = np.linspace(0, 1, 21)[:, None]
+    path = [(1 - shares) * start + shares * end for start, end in pairwise(places)]
+    errors = [(100 * (stop.iid.error or 0), 100 * (stop.ood.error or 0)) / scale for stop in stops]
+    bars = [
+        place + (2 * shares - 1) * bar * which
+        for place, bar in zip(places, errors, strict=True)
+        for which in ((1, 0), (0, 1))
+    ]
+    crowd = np.concatenate([places, *path, *bars])
+    weights = np.concatenate([np.full(len(places), 10.0), np.ones(len(crowd) - len(places))])
+    for place, stop in enumerate(stops):
+
+        def crowding(side: tuple[int, int], here: npt.NDArray[np.float64] = places[place]) -> float:
+            spot = here + (0.09, 0.06) * np.array(side)
+            return float((weights / (np.square(crowd - spot).sum(1) + 1e-3)).sum())
+
+        across, up = min(((1, 1), (-1, 1), (1, -1), (-1, -1)), key=crowding)
+        axes.annotate(
+            f"{stop.rate:g}",
+            tuple(at[place]),
+            xytext=(6 * across, 5 * up),
+            textcoords="offset points",
+            ha="left" if across > 0 else "right",
+            va="bottom" if up > 0 else "top",
+            fontsize=9,
+            color=INK,
+            path_effects=[Stroke(linewidth=2.5, foreground="white"), Normal()],
+            zorder=6,
+        )
+
+
+def _percent(error: float | None) -> float | None:
+    return None if error is None else 100 * error

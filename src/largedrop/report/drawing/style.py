@@ -1,0 +1,83 @@
+"""Colours, markers and files that all figures have in common."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+
+from ...files import write_bytes
+
+__all__ = ["png_bytes", "save_figure"]
+
+
+_DPI = 150
+
+
+# Okabe and Ito's colours, which the common kinds of colour blindness keep apart; the markers are the paper's.
+STYLES = {
+    "plain": ("o", "#0072B2"),
+    "dropout": ("D", "#D55E00"),
+    "ensemble": ("^", "#009E73"),
+    "weight-average": ("*", "#B0579A"),
+    "linear-probe": ("s", "#6B6B6B"),
+    "linear-fine-tuning": ("p", "#8C564B"),
+    "swad": ("X", "#5B5EA6"),
+    "greedy-soup": ("P", "#B8860B"),
+}
+
+OTHER_STYLE = ("P", "#B8860B")
+
+
+_saving = threading.Lock()
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """The figure as PNG at 150 dots an inch; the same bytes for the same figure."""
+    return rendered(figure, "png")
+
+
+def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
+    """Write the figure beside each other as PNG (150 dots an inch) and SVG, with the same bytes each time.
+
+    Args:
+        figure: what ``iid_ood_figure`` drew.
+        path: where to, with or without ``.png`` or ``.svg`` at its end.
+
+    Returns:
+        The paths of the PNG and of the SVG.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    path = Path(path)
+    stem = path.stem if path.suffix.lower() in (".png", ".svg") else path.name
+    paths = path.with_name(f"{stem}.png"), path.with_name(f"{stem}.svg")
+    for target in paths:
+        write_bytes(target, rendered(figure, target.suffix[1:]))
+    return paths
+
+
+def rendered(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    metadata: dict[str, Any] = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    # The salt of an SVG's identifiers is to be had from matplotlib's global settings only, so one figure at a time.
+    with _saving, mpl.rc_context({"svg.hashsalt": "largedrop", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
+    return buffer.getvalue()
+
+
+def mixed(colour: str, other: str, share: float) -> str:
+    mixture = (1 - share) * np.array(to_rgb(colour)) + share * np.array(to_rgb(other))
+    return to_hex((float(mixture[0]), float(mixture[1]), float(mixture[2])))
+
+
+IID, OOD = "i.i.d. accuracy (%)", "o.o.d. accuracy (%)"
+
+GREY, INK = "#999999", "#333333"

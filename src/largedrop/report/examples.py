@@ -1,0 +1,67 @@
+"""A sheet of example images: a row for each domain, a column for each class."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..data.dataset import Dataset
+
+__all__ = ["Examples", "example_grid"]
+
+
+_GAP = 4
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A PNG of equal square cells, and what its rows and columns are."""
+
+    png: bytes
+    domains: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+def example_grid(dataset: Dataset, columns: int = 8, size: int = 72) -> Examples:
+    """Draw one image of each class for each domain, the same ones each time.
+
+    Where domains show the same things (``groups``), a column holds the same thing in every row, so that the eye
+    compares domains alone. Of many classes, ``columns`` evenly spaced ones are shown. A class that a domain lacks
+    leaves its cell empty.
+
+    Args:
+        dataset: where the images come from.
+        columns: the most classes to show.
+        size: side of a cell, in pixels, of which 4 are a transparent gap.
+    """
+    spaced = np.linspace(0, len(dataset.classes) - 1, min(columns, len(dataset.classes)))
+    labels = [round(float(position)) for position in spaced]
+    sheet = Image.new("RGBA", (size * len(labels), size * len(dataset.domains)))
+    for column, label in enumerate(labels):
+        for row, index in enumerate(_picks(dataset, label)):
+            if index is not None:
+                image = Image.fromarray(np.ascontiguousarray(dataset.images[index]))
+                cell = ImageOps.fit(image, (size - _GAP, size - _GAP), Image.Resampling.LANCZOS)
+                sheet.paste(cell, (column * size + _GAP // 2, row * size + _GAP // 2))
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG", optimize=True)
+    return Examples(buffer.getvalue(), dataset.domains, tuple(dataset.classes[label] for label in labels))
+
+
+def _picks(dataset: Dataset, label: int) -> list[int | None]:
+    """An image of class ``label`` for each domain: of the group that most domains have, else the first shuffled one."""
+    rng = np.random.Generator(np.random.Philox(key=[0, label]))
+    shuffled = rng.permutation(np.flatnonzero(dataset.labels == label))
+    spread: dict[int, set[int]] = {}
+    for index in shuffled:
+        spread.setdefault(int(dataset.groups[index]), set()).add(int(dataset.domain_ids[index]))
+    widest = max(spread, key=lambda group: len(spread[group]), default=None)
+    picks: list[int | None] = []
+    for domain in range(len(dataset.domains)):
+        mine = shuffled[dataset.domain_ids[shuffled] == domain]
+        shared = mine[dataset.groups[mine] == widest] if widest is not None else mine
+        picks.append(int(shared[0]) if len(shared) else int(mine[0]) if len(mine) else None)
+    return picks

@@ -1,0 +1,202 @@
+"""The paper's own numbers, and whether a dataset and a run are those that they were measured with.
+
+Source: Zhang & Bottou, "Fine-tuning with Very Large Dropout", arXiv 2403.00946, figures 2 and 3: the centre of each
+cloud, read off the published plots, accuracy in %. The plots have no grid finer than that, so the first decimal is
+the reader's. Image counts are those of the datasets in the DomainBed layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UserError, one_of
+
+__all__ = ["DATASETS", "PROTOCOL", "SOURCE", "Centre", "Published", "differences", "published", "recognise"]
+
+
+SOURCE = "Zhang & Bottou, arXiv 2403.00946, figures 2 and 3 (cloud centres, read off the plots)"
+
+
+PROTOCOL: dict[str, Any] = {
+    "model": "resnet50.tv2_in1k",
+    "weights": "pretrained",
+    "steps": 10_000,
+    "size": 224,
+    "batch": 32,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "head": "random",
+    "head_lr_multiplier": 1.0,
+    "decay_at": 0.5,
+    "eval_every": 300,
+    "held_out": 0.2,
+}
+"""Settings of the paper's runs (section 4.1, and its public code where the paper is silent)."""
+
+
+GRID: dict[str, tuple[float, ...]] = {"lr": (5e-4, 1e-3), "weight_decay": (1e-5, 5e-5, 1e-4)}
+"""The 2 × 3 settings among which the paper chooses for each test domain."""
+
+
+SEEDS = 3
+
+
+_UNITS = {"size": " px", "steps": " steps"}
+
+
+@dataclass(frozen=True)
+class Centre:
+    """The centre of a published cloud, accuracy in %; None where the plot was not read."""
+
+    iid: float | None
+    ood: float
+
+
+@dataclass(frozen=True)
+class Published:
+    """A dataset with published numbers.
+
+    Attributes:
+        name: as the paper has it.
+        domains: images of each domain.
+        classes: names of the classes.
+        centres: by (method, dropout).
+    """
+
+    name: str
+    domains: Mapping[str, int]
+    classes: tuple[str, ...]
+    centres: Mapping[tuple[str, float], Centre]
+
+
+def _centres(
+    plain: tuple[float, float], large: tuple[float, float], average: float, ensemble: float, half: float, most: float
+) -> dict[tuple[str, float], Centre]:
+    return {
+        ("fine-tuning", 0.0): Centre(*plain),
+        ("fine-tuning", 0.5): Centre(None, half),
+        ("fine-tuning", 0.9): Centre(*large),
+        ("fine-tuning", 0.95): Centre(None, most),
+        ("ensemble", 0.0): Centre(None, ensemble),
+        ("weight-average", 0.0): Centre(None, average),
+    }
+
+
+_OFFICE_CLASSES = """
+Alarm_Clock Backpack Batteries Bed Bike Bottle Bucket Calculator Calendar Candles Chair Clipboards Computer Couch
+Curtains Desk_Lamp Drill Eraser Exit_Sign Fan File_Cabinet Flipflops Flowers Folder Fork Glasses Hammer Helmet Kettle
+Keyboard Knives Lamp_Shade Laptop Marker Monitor Mop Mouse Mug Notebook Oven Pan Paper_Clip Pen Pencil Postit_Notes
+Printer Push_Pin Radio Refrigerator Ruler Scissors Screwdriver Shelf Sink Sneakers Soda Speaker Spoon TV Table
+Telephone ToothBrush Toys Trash_Can Webcam
+"""
+
+
+DATASETS = (
+    Published(
+        "PACS",
+        {"art_painting": 2048, "cartoon": 2344, "photo": 1670, "sketch": 3929},
+        ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person"),
+        _centres((97.5, 86.5), (97.8, 88.4), average=86.5, ensemble=86.6, half=87.5, most=88.5),
+    ),
+    Published(
+        "VLCS",
+        {"Caltech101": 1415, "LabelMe": 2656, "SUN09": 3282, "VOC2007": 3376},
+        ("bird", "car", "chair", "dog", "person"),
+        _centres((87.4, 78.7), (87.4, 80.0), average=79.3, ensemble=79.5, half=79.6, most=79.9),
+    ),
+    Published(
+        "OfficeHome",
+        {"Art": 2427, "Clipart": 4365, "Product": 4439, "Real World": 4357},
+        tuple(_OFFICE_CLASSES.split()),
+        _centres((84.9, 70.8), (85.9, 73.4), average=71.6, ensemble=71.6, half=72.9, most=72.9),
+    ),
+    Published(
+        "TerraIncognita",
+        {"location_38": 9736, "location_43": 3970, "location_46": 5883, "location_100": 4741},
+        ("bird", "bobcat", "cat", "coyote", "dog", "empty", "opossum", "rabbit", "raccoon", "squirrel"),
+        _centres((91.3, 51.3), (87.9, 53.7), average=53.1, ensemble=52.7, half=53.1, most=52.3),
+    ),
+)
+
+
+def published(name: str) -> Published:
+    """The published dataset called ``name``.
+
+    Raises:
+        UserError: there is none.
+    """
+    for dataset in DATASETS:
+        if dataset.name == name:
+            return dataset
+    names = [dataset.name for dataset in DATASETS]
+    raise UserError(f"no published numbers for '{name}'; {one_of(name, names)}")
+
+
+def recognise(facts: Mapping[str, Any]) -> tuple[Published | None, str]:
+    """Which published dataset this is, whatever it is called: by its domains, its classes and their image counts.
+
+    Names are compared without regard to case, spaces, hyphens and underscores.
+
+    Args:
+        facts: ``domains`` (images by domain) and ``classes``, as ``describe`` of a dataset gives them.
+
+    Returns:
+        The dataset, or None; and why it is none although its names look like it (else empty).
+    """
+    domains = {_plain(name): int(count) for name, count in facts.get("domains", {}).items()}
+    classes = {_plain(name) for name in facts.get("classes", ())}
+    for dataset in DATASETS:
+        counts = {_plain(name): count for name, count in dataset.domains.items()}
+        if set(domains) != set(counts) or classes != {_plain(name) for name in dataset.classes}:
+            continue
+        other = [
+            f"{name} {domains[_plain(name)]:,} instead of {count:,}"
+            for name, count in dataset.domains.items()
+            if domains[_plain(name)] != count
+        ]
+        if other:
+            return None, f"looks like {dataset.name} but has other numbers of images ({', '.join(other)})"
+        return dataset, ""
+    return None, ""
+
+
+def differences(settings: Iterable[Mapping[str, Any]], seeds: int) -> list[str]:
+    """How runs differ from the paper's protocol, one entry each: network, steps, size, and all else that is known.
+
+    Args:
+        settings: of the runs, names as in ``PROTOCOL`` and ``GRID``; a name that a run lacks is said to be unknown.
+        seeds: how many each setting has.
+    """
+    settings = list(settings)
+    found = []
+    for name, theirs in PROTOCOL.items():
+        ours = dict.fromkeys(_named(name, each[name]) if name in each else "unknown" for each in settings)
+        other = [text for text in ours if text != _named(name, theirs)]
+        if other:
+            mixed = " in some runs" if len(other) < len(ours) else ""
+            found.append(f"{_label(name)}{' and '.join(other)} instead of {_named(name, theirs)}{mixed}")
+    for name, theirs in GRID.items():
+        values = sorted({float(each[name]) for each in settings if name in each})
+        if values != sorted(theirs):
+            ours_text = ", ".join(f"{value:g}" for value in values) or "unknown"
+            found.append(f"{name} {ours_text} instead of {', '.join(f'{value:g}' for value in theirs)}")
+    if seeds != SEEDS:
+        found.append(f"{seeds} seed{'' if seeds == 1 else 's'} instead of {SEEDS}")
+    return found
+
+
+def _label(name: str) -> str:
+    return {"model": "network "}.get(name, "" if name in _UNITS else f"{name} ")
+
+
+def _named(name: str, value: Any) -> str:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return (f"{value:,}" if isinstance(value, int) and number else f"{value:g}" if number else str(value)) + _UNITS.get(
+        name, ""
+    )
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.casefold() if character not in " _-")

@@ -1,0 +1,341 @@
+"""Groups of trajectories that differ in what is tuned alone, and the stored results of the methods across them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from ..config import Config
+from ..errors import UserError
+from ..files import is_leftover
+from .methods import ACROSS
+from .record import TUNED, Record, shown
+
+__all__ = ["FOLDER", "Across", "Group", "groups_of", "matched", "methods_of", "read_across"]
+
+
+FOLDER = "across"
+"""Name of the folder of their results."""
+
+
+FORMAT = 1
+"""Raised when the same members would give other results."""
+
+
+_HOW = "largedrop sweep computes them where its preset has afterwards = ['across']"
+
+_NOT_COMMON = ("data", "test_domain", "seed", "dropout", *TUNED)
+
+_FIELDS = tuple(field.name for field in fields(Config))
+
+_key = attrgetter(*(name for name in _FIELDS if name not in ("data", "test_domain", "seed", *TUNED)))
+
+_tuned = attrgetter(*TUNED)
+
+_UNSAFE = re.compile(r"[^\w.+-]+")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trajectories with one test domain that share everything but ``TUNED``, of one seed or of every seed.
+
+    Seeds hold other images out, so what one selects on, another was trained on: a group of every seed has no i.i.d.
+    accuracy.
+
+    Attributes:
+        test_domain: of all of them.
+        seed: of all of them; None for a group of every seed.
+        dropout: of all of them.
+        settings: (name, value) of the other fields of the config that they share.
+        places: positions of the members among the runs that were given, by seed and tuned settings.
+        names: of the members, in that order.
+        missing: the runs that other seeds or test domains of the same settings have and this group lacks.
+    """
+
+    test_domain: str
+    seed: int | None
+    dropout: float
+    settings: tuple[tuple[str, Any], ...]
+    places: tuple[int, ...]
+    names: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"dropout {self.dropout:g}, test domain {self.test_domain}, {_seed(self.seed)}"
+
+    def stem(self, method: str) -> str:
+        """Name of the result's files, without their suffix; it changes with any member."""
+        return _stem(method, self.test_domain, self.dropout, self.seed, self.names)
+
+
+@dataclass(frozen=True)
+class Across:
+    """What a method reaches across the final checkpoints of a group.
+
+    Attributes:
+        method: one of ``ACROSS``.
+        test_domain: of the members.
+        seed: of the members; None for members of every seed.
+        dropout: of the members.
+        settings: the other settings that they share.
+        members: their names.
+        scores: (i.i.d., o.o.d.) accuracy of each member's own final checkpoint, on its own split.
+        iid_accuracy: on the held-out images, fraction; None for members of every seed, which hold other images out.
+        ood_accuracy: on the test domain, fraction.
+        log: what a greedy soup did with each member and why, as ``Tasting`` has it; else empty.
+        steps: optimiser steps of all members together.
+        seconds: of all members' training, and of this.
+    """
+
+    method: str
+    test_domain: str
+    seed: int | None
+    dropout: float
+    settings: dict[str, Any]
+    members: tuple[str, ...]
+    scores: tuple[tuple[float, float], ...]
+    iid_accuracy: float | None
+    ood_accuracy: float
+    log: tuple[Mapping[str, Any], ...]
+    steps: int
+    seconds: float
+
+    @property
+    def stem(self) -> str:
+        """Name of its files, without their suffix."""
+        return _stem(self.method, self.test_domain, self.dropout, self.seed, self.members)
+
+    @property
+    def record(self) -> Record:
+        """As any method's record of one seed.
+
+        Raises:
+            ValueError: it is of every seed, and has no i.i.d. accuracy.
+        """
+        if self.seed is None or self.iid_accuracy is None:
+            raise ValueError("members of every seed have no i.i.d. accuracy")
+        return Record(
+            method=self.method,
+            dropout=self.dropout,
+            test_domain=self.test_domain,
+            seed=self.seed,
+            iid_accuracy=self.iid_accuracy,
+            ood_accuracy=self.ood_accuracy,
+            steps=self.steps,
+            seconds=self.seconds,
+            settings=self.settings,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; ``from_json`` reads them back."""
+        return {
+            "format": FORMAT,
+            "method": self.method,
+            "test_domain": self.test_domain,
+            "seed": self.seed,
+            "dropout": self.dropout,
+            "iid_accuracy": self.iid_accuracy,
+            "ood_accuracy": self.ood_accuracy,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "members": [
+                {"run": name, "iid_accuracy": iid, "ood_accuracy": ood}
+                for name, (iid, ood) in zip(self.members, self.scores, strict=True)
+            ],
+            "log": [dict(entry) for entry in self.log],
+            "settings": dict(self.settings),
+        }
+
+    @classmethod
+    def from_json(cls, content: Any, where: str) -> Across:
+        """Check ``content`` and make a result of it.
+
+        Raises:
+            UserError: it is of a newer version, or something is missing, out of range or contradictory.
+        """
+        if not isinstance(content, dict):
+            raise UserError(f"{where}: holds no object")
+        if isinstance(content.get("format"), int) and content["format"] > FORMAT:
+            raise UserError(f"{where}: written by a newer largedrop (format {content['format']}, this reads {FORMAT})")
+        every = content.get("seed") is None
+        try:
+            iid = content["iid_accuracy"]
+            if content["method"] not in ACROSS:
+                raise UserError(f"{where}: '{content['method']}' is no method across trajectories")
+            if every != (iid is None):
+                raise UserError(f"{where}: only members of every seed have no i.i.d. accuracy, and they have none")
+            known = {name: content[name] for name in ("method", "dropout", "test_domain", "ood_accuracy", "steps")}
+            stand_in = {"seed": 0, "iid_accuracy": 0.0} if every else {"seed": content["seed"], "iid_accuracy": iid}
+            record = Record.from_json({**known, **stand_in, "seconds": content["seconds"]}, where)
+            members = content["members"]
+            return cls(
+                method=record.method,
+                test_domain=record.test_domain,
+                seed=None if every else record.seed,
+                dropout=record.dropout,
+                settings=dict(content["settings"]),
+                members=tuple(str(each["run"]) for each in members),
+                scores=tuple((float(each["iid_accuracy"]), float(each["ood_accuracy"])) for each in members),
+                iid_accuracy=None if every else record.iid_accuracy,
+                ood_accuracy=record.ood_accuracy,
+                log=tuple(dict(entry) for entry in content["log"]),
+                steps=record.steps,
+                seconds=record.seconds,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            told = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
+            raise UserError(f"{where}: {told}") from error
+
+    @classmethod
+    def read(cls, path: Path) -> Across:
+        """Read a stored result.
+
+        Raises:
+            UserError: it cannot be read, is damaged, or is not what its name says.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path.name}: cannot be read: {error.strerror or error}") from error
+        except ValueError as error:
+            raise UserError(f"{path.name}: is not JSON: {error}") from error
+        found = cls.from_json(content, path.name)
+        if found.stem != path.stem:
+            raise UserError(f"{path.name}: its members make it {found.stem}; it was edited or renamed")
+        return found
+
+
+def groups_of(runs: Iterable[tuple[str, Config]]) -> list[Group]:
+    """The groups of some runs: of each seed, and of every seed where there are several; two members or more.
+
+    Which learning rates and weight decays a group should have is what any seed and test domain of the same settings
+    has. Runs with other fits than ``all`` have no checkpoints, and are passed over.
+
+    Args:
+        runs: name and config of each.
+
+    Returns:
+        By settings, test domain and seed, those of every seed last; also those from which members are missing.
+    """
+    runs = list(runs)
+    families: dict[Any, list[int]] = {}
+    for place, (_, config) in enumerate(runs):
+        if config.fit == "all":
+            families.setdefault(_key(config), []).append(place)
+    found: list[Group] = []
+    for places in families.values():
+        found += _groups(runs, places)
+    return found
+
+
+def read_across(places: Iterable[Path]) -> tuple[dict[str, Across], dict[str, str]]:
+    """The results in some folders by their stems, and by file name why others cannot be used."""
+    found: dict[str, Across] = {}
+    damaged: dict[str, str] = {}
+    for place in places:
+        for path in sorted(place.glob("*.json")):
+            if not is_leftover(path):
+                try:
+                    found[path.stem] = Across.read(path)
+                except UserError as error:
+                    damaged[path.name] = str(error).removeprefix(f"{path.name}: ").removeprefix(f"{path.name}, ")
+    return found, damaged
+
+
+def methods_of(group: Group) -> tuple[str, ...]:
+    """Those of ``ACROSS`` that a group allows: a soup is greedy for i.i.d. accuracy, which not every group has."""
+    return tuple(method for method in ACROSS if group.seed is not None or method != "greedy-soup")
+
+
+def matched(
+    runs: Iterable[tuple[str, Config]], stored: Mapping[str, Across]
+) -> tuple[tuple[Across, ...], tuple[str, ...]]:
+    """The stored results whose members are a whole group among ``runs``, and what is not there, in lines.
+
+    Their settings are those of the runs as this version reads them; results of the same settings share one object.
+
+    Args:
+        runs: name and config of each.
+        stored: results by stem.
+    """
+    groups = groups_of(runs)
+    values: dict[str, set[Any]] = {}
+    for group in groups:
+        for name, value in group.settings:
+            values.setdefault(name, set()).add(value)
+    found: list[Across] = []
+    shared: dict[Any, dict[str, Any]] = {}
+    there: dict[tuple[str, str], list[bool]] = {}
+    lacking: list[str] = []
+    for group in groups:
+        varied = [f"{name} {shown(value)}" for name, value in group.settings if len(values[name]) > 1]
+        if group.missing:
+            more = f" and {len(group.missing) - 1} more" if len(group.missing) > 1 else ""
+            lacking.append(f"{', '.join([str(group), *varied])}: no run with {group.missing[0]}{more}")
+            continue
+        family = ", ".join([f"dropout {group.dropout:g}", *varied])
+        for method in methods_of(group):
+            result = stored.get(group.stem(method))
+            there.setdefault((family, method), []).append(result is not None)
+            if result is not None:
+                settings = shared.setdefault(group.settings, dict(group.settings))
+                found.append(replace(result, settings=settings))
+    absent: dict[str, list[str]] = {}
+    for (family, method), known in there.items():
+        if not all(known):
+            absent.setdefault(family, []).append(f"{method} ({len(known) - sum(known)} of {len(known)} groups)")
+    lines = [f"{family}: {', '.join(told)}; {_HOW}" for family, told in absent.items()]
+    return tuple(found), (*lines, *lacking)
+
+
+def _groups(runs: list[tuple[str, Config]], places: list[int]) -> list[Group]:
+    grid = sorted({_tuned(runs[place][1]) for place in places})
+    if len(grid) < 2:
+        return []
+    varied = [name for number, name in enumerate(TUNED) if len({values[number] for values in grid}) > 1]
+    first = runs[places[0]][1]
+    shared = [name for name in _FIELDS if name not in _NOT_COMMON or (name in TUNED and name not in varied)]
+    settings = tuple((name, getattr(first, name)) for name in shared if name != "fingerprint")
+    at: dict[tuple[str, int], dict[Any, int]] = {}
+    for place in places:
+        config = runs[place][1]
+        at.setdefault((config.test_domain, config.seed), {}).setdefault(_tuned(config), place)
+    domains = list(dict.fromkeys(domain for domain, _ in at))
+    seeds = sorted({seed for _, seed in at})
+
+    def group(domain: str, own: list[int], seed: int | None) -> Group:
+        members = [place for each in own for _, place in sorted(at.get((domain, each), {}).items())]
+        missing = tuple(
+            ", ".join([*(text for name, text in _told(values) if name in varied), f"seed {each}"])
+            for each in own
+            for values in grid
+            if values not in at.get((domain, each), {})
+        )
+        names = tuple(runs[place][0] for place in members)
+        return Group(domain, seed, first.dropout, settings, tuple(members), names, missing)
+
+    made = [group(domain, [seed], seed) for domain in domains for seed in seeds]
+    if len(seeds) > 1:
+        made += [group(domain, seeds, None) for domain in domains]
+    return [each for each in made if each.names]
+
+
+def _stem(method: str, test_domain: str, dropout: float, seed: int | None, names: Iterable[str]) -> str:
+    content = json.dumps([FORMAT, method, sorted(names)])
+    digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+    domain = _UNSAFE.sub("_", test_domain)
+    return f"{method}-{domain}-d{dropout:g}-s{'all' if seed is None else seed}-{digest}"
+
+
+def _told(values: Iterable[Any]) -> list[tuple[str, str]]:
+    return [(name, f"{name} {shown(value)}") for name, value in zip(TUNED, values, strict=True)]
+
+
+def _seed(seed: int | None) -> str:
+    return "every seed" if seed is None else f"seed {seed}"

@@ -1,0 +1,114 @@
+"""Tensors on disk: safetensors with a JSON header. Nothing is ever unpickled, and every file is written whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import UserError
+from ..files import replacing
+from ..models.network import Network, Spec
+from ..models.pretrained import check_model
+
+__all__ = ["load_model", "read_tensors", "save_model", "write_tensors"]
+
+
+VERSION = 1
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], kind: str, header: dict[str, Any]) -> None:
+    """Write named tensors and a JSON header to ``path`` whole.
+
+    Args:
+        path: of the file.
+        tensors: of any device and layout; stored contiguous.
+        kind: what the file is, checked when it is read.
+        header: any JSON.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    metadata = {"largedrop": json.dumps({"kind": kind, "version": VERSION, **header}, allow_nan=False)}
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(plain, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise UserError(f"cannot write {path}: {error}") from error
+
+
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what ``write_tensors`` wrote.
+
+    Raises:
+        UserError: no such file, a damaged or foreign one, one of another kind or of a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged or no safetensors file: {error}") from error
+    try:
+        header = json.loads(metadata["largedrop"])
+        found, version = str(header["kind"]), int(header["version"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} was not written by largedrop: its header does not say what network it holds") from None
+    if version > VERSION:
+        raise UserError(f"{path} was written by a newer largedrop (format {version}, this one reads {VERSION})")
+    if found != kind:
+        raise UserError(f"{path} is a largedrop file of the kind '{found}', not '{kind}'")
+    return tensors, header
+
+
+def save_model(path: Path, network: Network, about: dict[str, Any], state: dict[str, Tensor] | None = None) -> None:
+    """Write a network that ``load_model`` can build anew.
+
+    Args:
+        path: of the file.
+        network: whose spec, and weights unless ``state`` is given, are written.
+        about: any JSON: config, step, accuracies.
+        state: other weights of the same network.
+    """
+    write_tensors(path, state or network.state_dict(), "model", {"spec": network.spec.to_json(), "about": about})
+
+
+def load_model(path: str | Path) -> Network:
+    """Load a fine-tuned network: a plain ``nn.Module`` in evaluation mode, with ``.classes`` and ``.transform``.
+
+    ``model(model.transform(image)[None])`` gives the logits, (1, classes).
+
+    Raises:
+        UserError: no such file, a damaged or foreign one, or one of another kind or of a newer version.
+    """
+    path = Path(path)
+    tensors, header = read_tensors(path, "model")
+    try:
+        spec = Spec.from_json(header["spec"])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{path} is damaged: its header lacks a field of the network ({error})") from error
+    check_model(spec.model)  # a name such as hf-hub:… would make timm go to the network
+    try:
+        backbone = timm.create_model(spec.model, pretrained=False, num_classes=0)
+        network = Network(backbone, int(tensors["head.weight"].shape[1]), spec)
+        network.load_state_dict(tensors)
+    except (RuntimeError, KeyError, IndexError) as error:
+        raise UserError(f"the weights in {path} do not fit its network {spec.model}: {misfit(error)}") from error
+    return network.eval()
+
+
+def misfit(error: Exception) -> str:
+    """The first thing that is wrong with a state dict, in a line of moderate length."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # torch puts a heading above its list of problems.
+    first = next((line for line in lines if not line.startswith("Error(s) in loading")), type(error).__name__)
+    return first if len(first) <= 160 else f"{first[:160]}…"

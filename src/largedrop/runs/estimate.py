@@ -1,0 +1,77 @@
+"""A mean over seeds with its standard error, and how it is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Estimate", "listing", "percent"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over ``n`` seeds (a fraction, not %) and its standard error, None where one seed cannot tell."""
+
+    mean: float
+    error: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate | None:
+        """Mean and standard error (ddof = 1) of ``values``, or None where there are none.
+
+        >>> Estimate.of([0.5, 0.7])
+        Estimate(mean=0.6, error=0.1, n=2)
+        """
+        n = len(values)
+        if n == 0:
+            return None
+        error = float(np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else None
+        # Twelve digits are far beyond any test set's resolution; the rounding hides the sums' last bits.
+        return cls(round(float(np.mean(values)), 12), None if error is None else round(error, 12), n)
+
+
+def estimate_json(estimate: Estimate | None) -> dict[str, Any] | None:
+    """Mean, standard error and n, or None for what is not known."""
+    return None if estimate is None else {"mean": estimate.mean, "error": estimate.error, "n": estimate.n}
+
+
+def percent(estimate: Estimate | None) -> str:
+    """An accuracy and its standard error in %, ``–`` for what is not known.
+
+    >>> percent(Estimate(0.727, 0.004, 3)), percent(Estimate(0.727, None, 1)), percent(None)
+    ('72.7 ± 0.4', '72.7 ± –', '–')
+    """
+    if estimate is None:
+        return "–"
+    return f"{100 * estimate.mean:.1f} ± {_error(estimate)}"
+
+
+def points(estimate: Estimate | None) -> str:
+    """A difference and its standard error in percentage points, with its sign.
+
+    >>> points(Estimate(0.098, 0.006, 3)), points(Estimate(-0.0001, None, 1))
+    ('+9.8 ± 0.6', '0.0 ± –')
+    """
+    if estimate is None:
+        return "–"
+    # A difference that rounds to nothing has no sign to show.
+    mean = f"{100 * estimate.mean:+.1f}"
+    return f"{'0.0' if mean in ('+0.0', '-0.0') else mean.replace('-', '−')} ± {_error(estimate)}"
+
+
+def listing(names: Sequence[str]) -> str:
+    """``names`` as a list in a sentence.
+
+    >>> listing(["photo", "cartoon", "sketch"])
+    'photo, cartoon and sketch'
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def _error(estimate: Estimate) -> str:
+    return "–" if estimate.error is None else f"{100 * estimate.error:.1f}"

@@ -1,0 +1,104 @@
+"""Accuracies between the pretrained and the fine-tuned network, as a run stores them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+__all__ = ["FILE", "KINDS", "Interpolation"]
+
+
+FILE = "interpolation.json"
+"""In a run's folder."""
+
+
+KINDS = ("weights", "representations")
+"""What is interpolated: all weights, or the representations and the last layers."""
+
+
+FORMAT = 1
+
+SCORES = ("iid", "ood")
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """Accuracies of α · pretrained + (1 − α) · fine-tuned (figure 1, appendix A.1), as fractions.
+
+    Attributes:
+        which: checkpoint at α = 0: ``final`` or ``best``.
+        alphas: ascending in [0, 1]; 1 is the pretrained network with a linear head fitted on its representation.
+        weights: (i.i.d., o.o.d.) at each α where all weights are interpolated.
+        representations: the same where Φ and the last layer are.
+    """
+
+    which: str
+    alphas: tuple[float, ...]
+    weights: tuple[tuple[float, float], ...]
+    representations: tuple[tuple[float, float], ...]
+
+    def of(self, kind: str) -> tuple[tuple[float, float], ...]:
+        """The accuracies of one of ``KINDS``."""
+        return self.weights if kind == "weights" else self.representations
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; ``from_json`` reads them back."""
+        kinds = {
+            kind: {name: [pair[place] for pair in self.of(kind)] for place, name in enumerate(SCORES)} for kind in KINDS
+        }
+        return {"format": FORMAT, "which": self.which, "alphas": list(self.alphas), **kinds}
+
+    @classmethod
+    def from_json(cls, content: Any, where: str) -> Interpolation:
+        """Check ``content`` and make an interpolation of it.
+
+        Raises:
+            UserError: it is of a newer version, or something is missing or out of range.
+        """
+        if not isinstance(content, dict):
+            raise UserError(f"{where}: holds no object")
+        if isinstance(content.get("format"), int) and content["format"] > FORMAT:
+            raise UserError(f"{where}: written by a newer largedrop (format {content['format']}, this reads {FORMAT})")
+        try:
+            alphas = tuple(float(alpha) for alpha in content["alphas"])
+            pairs = {
+                kind: tuple(
+                    (float(iid), float(ood))
+                    for _, iid, ood in zip(alphas, *(content[kind][name] for name in SCORES), strict=True)
+                )
+                for kind in KINDS
+            }
+            found = cls(str(content["which"]), alphas, **pairs)
+        except (KeyError, TypeError, ValueError) as error:
+            told = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
+            raise UserError(f"{where}: {told}") from error
+        check_alphas(found.alphas, where)
+        if not all(0 <= value <= 1 for kind in KINDS for pair in found.of(kind) for value in pair):
+            raise UserError(f"{where}: an accuracy is no fraction from 0 to 1")
+        return found
+
+    @classmethod
+    def read(cls, path: Path) -> Interpolation:
+        """Read a stored interpolation.
+
+        Raises:
+            UserError: it cannot be read or is damaged.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path.name}: cannot be read: {error.strerror or error}") from error
+        except ValueError as error:
+            raise UserError(f"{path.name}: is not JSON: {error}") from error
+        return cls.from_json(content, path.name)
+
+
+def check_alphas(alphas: Sequence[float], where: str = "interpolation") -> None:
+    """Raise UserError unless ``alphas`` are ascending, in [0, 1] and at least one."""
+    if not alphas or not all(0 <= alpha <= 1 for alpha in alphas) or list(alphas) != sorted(set(alphas)):
+        raise UserError(f"{where}: α must be ascending numbers from 0 to 1, not {', '.join(f'{a:g}' for a in alphas)}")

@@ -1,0 +1,51 @@
+"""A complete config from a recipe and a user's settings: digests, precision and penalty filled in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..config import Config, make_config, with_settings
+from ..data.dataset import Dataset
+from ..errors import UserError
+from ..models.pretrained import find_weights
+from .device import choose_precision
+from .objectives import OBJECTIVES, make_objective
+
+__all__ = ["resolve"]
+
+
+def resolve(data: Dataset, device: torch.device, *, recipe: str, **settings: Any) -> Config:
+    """A complete config: the dataset's digest, the weights' digest and the precision filled in.
+
+    Raises:
+        UserError: anything wrong with the settings, or images kept smaller than the size that is asked for.
+    """
+    precision = choose_precision(settings.pop("precision", "auto"), device)
+    config = make_config(recipe, data=data.name, fingerprint=data.fingerprint, precision=precision, **settings)
+    for name in filter(None, (config.test_domain, config.left_out)):
+        data.domain_index(name)
+    config = _with_penalty(config)
+    objective = make_objective(config.objective, config.penalty, config.penalty_after)
+    if config.objective != "erm":
+        objective.check(len(data.domains) - (2 if config.left_out else 1), config.batch)
+    if config.size > data.images.bound:
+        raise UserError(
+            f"size {config.size} is larger than the {data.images.bound} pixels that the images are kept at; "
+            f"open them with open_dataset(…, bound={config.size * 5 // 4})"
+        )
+    digests = [find_weights(model, config.weights).digest for model in config.model.split("+")]
+    return Config.from_json({**config.to_json(), "weights_digest": "+".join(digests)})
+
+
+def _with_penalty(config: Config) -> Config:
+    """The objective's weight and annealing steps filled in where it has some and none were given."""
+    kind = OBJECTIVES.get(config.objective)
+    if kind is None or config.objective == "erm":
+        return config
+    weight = kind.default_weight if config.penalty is None else config.penalty
+    after = config.penalty_after
+    if after is None and kind.default_anneal_steps:
+        after = config.steps // 10  # DomainBed's 500 of 5,000
+    return with_settings(config, penalty=weight, penalty_after=after)

@@ -1,0 +1,386 @@
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from tests.helpers import FAST, TINY, complaint, make_toy, one_line
+
+import largedrop as ld
+from largedrop.cli import main
+
+
+def test_compare_leaves_exactly_these_files_and_fields(toy: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    arguments = ["compare", str(toy), "--test-domains", "ink,oil", "--dropout", "0,0.5", "--seeds", "2"]
+    assert main([*arguments, "--output", str(output), *FAST]) == 0
+    assert {path.name for path in output.iterdir()} == {
+        "comparison.json",
+        "figure.png",
+        "figure.svg",
+        "report.html",
+        "results.json",
+        "runs",
+    }
+    runs = sorted(re.sub("-[0-9a-f]{12}$", "", path.name) for path in (output / "runs").iterdir())
+    assert runs == sorted(
+        f"toy0-{d}-d{rate}-s{seed}" for d in ("ink", "oil") for rate in ("0", "0.5") for seed in (0, 1)
+    )
+    for folder in (output / "runs").iterdir():
+        files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        assert files - {".lock"} == {
+            "average.safetensors",
+            "best.safetensors",
+            "config.json",
+            "final.safetensors",
+            "log.json",
+            "outputs/000002.safetensors",
+            "outputs/000004.safetensors",
+            "outputs/000006.safetensors",
+            "result.json",
+        }
+    content = json.loads((output / "results.json").read_text())
+    assert set(content) == {"largedrop", "accuracy", "command", "dataset", "failed", "records"}
+    assert content["failed"] == []
+    assert len(content["records"]) == 2 * 2 * 2 * 4
+    assert {record["method"] for record in content["records"]} == {
+        "fine-tuning",
+        "ensemble",
+        "weight-average",
+        "linear-probe",
+    }
+    for record in content["records"]:
+        assert set(record) == {
+            "method",
+            "dropout",
+            "test_domain",
+            "seed",
+            "iid_accuracy",
+            "ood_accuracy",
+            "steps",
+            "seconds",
+            "settings",
+        }
+        assert (record["settings"]["model"], record["settings"]["lr"]) == ("test_efficientnet", 1e-3)
+    tuned = [record for record in content["records"] if record["method"] == "fine-tuning"]
+    assert all(record["steps"] == 6 for record in tuned)
+
+
+def test_train_leaves_a_model_to_predict_with(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(toy), "--test-domain", "photo", "--output", str(tmp_path / "out"), *FAST]) == 0
+    (best,) = tmp_path.glob("out/runs/*/best.safetensors")
+    assert str(best) in capsys.readouterr().out
+    model = ld.load_model(best)
+    assert model.classes == ("blue", "green", "red")
+    assert model(model.transform(toy / "ink" / "red" / "0.png")[None]).shape == (1, 3)
+
+
+def test_train_without_a_second_domain_with_swad_and_two_decays(toy: Path, tmp_path: Path) -> None:
+    arguments = ["train", str(toy), "--test-domain", "photo", "--left-out", "ink", "--swad", "--decay-again-at", "0.8"]
+    assert main([*arguments, "--output", str(tmp_path), *FAST]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    stored = json.loads((folder / "config.json").read_text())
+    assert {name: stored[name] for name in ("left_out", "swad", "decay_again_at")} == {
+        "left_out": "ink",
+        "swad": True,
+        "decay_again_at": 0.8,
+    }
+    assert (folder / "swad.safetensors").is_file()
+    assert "swad" in {record["method"] for record in results(tmp_path)}
+
+
+def test_train_a_linear_probe(toy: Path, tmp_path: Path) -> None:
+    arguments = ["train", str(toy), "--test-domain", "photo", "--fit", "probe", "--model", "test_efficientnet"]
+    tiny = ["--weights", "random", "--size", "32", "--steps", "4", "--eval-every", "2", "--batch", "4"]
+    assert main([*arguments, *tiny, "--output", str(tmp_path), "--device", "cpu"]) == 0
+    assert {record["method"] for record in results(tmp_path)} == {"linear-probe", "ensemble", "weight-average"}
+
+
+def test_demo_compares_on_the_embedded_emoji(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {**TINY, "steps": 2, "eval_every": 1, "seeds": (0,), "dropouts": (0.0, 0.9)}
+    del small["precision"]
+    monkeypatch.setattr("largedrop.cli.demo.QUICK", {"test_domains": ("openmoji", "fluent-high-contrast"), **small})
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--quick", "--device", "cpu", "--precision", "float32"]) == 0
+    output = tmp_path / "largedrop-demo-quick"
+    content = json.loads((output / "results.json").read_text())
+    assert content["dataset"]["images"] == 4155
+    assert {(record["test_domain"], record["dropout"]) for record in content["records"]} == {
+        (domain, rate) for domain in ("openmoji", "fluent-high-contrast") for rate in (0.0, 0.9)
+    }
+    page = (output / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "largedrop-demo-quick/report.html" in capsys.readouterr().out
+
+
+def test_a_finished_run_is_not_run_again(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["train", str(toy), "--test-domain", "photo", "--output", str(tmp_path / "out"), *FAST]
+    assert main(arguments) == 0
+    before = (tmp_path / "out" / "results.json").read_text()
+
+    def fail(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("largedrop.training.loop.create_network", fail)
+    assert main(arguments) == 0
+    records = [json.loads(text)["records"] for text in (before, (tmp_path / "out" / "results.json").read_text())]
+    assert records[0] == records[1]
+
+
+def test_more_seeds_join_an_existing_comparison(toy: Path, tmp_path: Path) -> None:
+    arguments = ["train", str(toy), "--test-domain", "photo", "--output", str(tmp_path / "out"), *FAST]
+    assert main(arguments) == 0
+    (first,) = (tmp_path / "out" / "runs").iterdir()
+    stamp = (first / "result.json").stat().st_mtime_ns
+    assert main([*arguments, "--seeds", "2"]) == 0
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 2
+    assert (first / "result.json").stat().st_mtime_ns == stamp
+
+
+def tensors(path: Path) -> dict[str, bytes]:
+    with safe_open(path, framework="np") as file:
+        return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
+
+
+def results(output: Path) -> list[dict[str, object]]:
+    records: list[dict[str, object]] = json.loads((output / "results.json").read_text())["records"]
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+LONG = ["--steps", "24", "--eval-every", "3"]
+ALONE = "import sys, torch, largedrop.cli; torch.set_num_threads(1); sys.exit(largedrop.cli.main())"
+"""A command in a process of its own, with as many threads as the tests."""
+
+
+@pytest.fixture(scope="module")
+def whole(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of an uninterrupted command."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    assert main(["train", str(toy), "--test-domain", "photo", *FAST, *LONG, "--output", str(output)]) == 0
+    return output
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_goes_on_and_ends_with_the_same_bits(
+    toy: Path, whole: Path, tmp_path: Path, how: int
+) -> None:
+    broken = tmp_path / "broken"
+    arguments = ["train", str(toy), "--test-domain", "photo", *FAST, *LONG, "--output", str(broken)]
+    with subprocess.Popen([sys.executable, "-c", ALONE, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 240
+        while not list(broken.glob("runs/*/outputs/000006.safetensors")) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.send_signal(how)
+        said = process.communicate(timeout=240)[1]
+    assert not list(broken.glob("runs/*/result.json"))
+    assert list(broken.glob("runs/*/resume.safetensors"))
+    if how == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 2
+        assert re.fullmatch(
+            r"\nlargedrop: stopping after this step, to save it \(Ctrl-C again stops at once\)\n"
+            r"largedrop: stopped after step \d+ of 24; all of it is kept, and the same command goes on from there\n",
+            said,
+        )
+    assert main(arguments) == 0
+
+    assert results(whole) == results(broken)
+    (one,), (other,) = whole.glob("runs/*"), broken.glob("runs/*")
+    names = sorted(path.relative_to(one) for path in one.rglob("*.safetensors"))
+    assert names == sorted(path.relative_to(other) for path in other.rglob("*.safetensors"))
+    assert all(tensors(one / name) == tensors(other / name) for name in names)
+
+
+def test_dry_run_says_what_would_be_done_and_writes_nothing(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", str(toy), "--dry-run", "--output", str(tmp_path / "out"), *FAST]) == 0
+    said = capsys.readouterr().out
+    assert "9 runs of 6 steps" in said
+    assert said.count(f"{tmp_path / 'out' / 'runs'}") == 9
+    assert not (tmp_path / "out").exists()
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"largedrop {ld.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["compare"]])
+def test_help_shows_defaults_and_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "Usage: " in said
+    if command:
+        assert f"Example: largedrop {command[0]}" in said
+        assert "[default: " in said
+
+
+class TestMistakes:
+    def test_unknown_option(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert one_line(capsys, "train", "x", "--test-domian", "a").startswith("No such option: --test-domian")
+
+    def test_number_that_is_none(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "--steps" in one_line(capsys, "compare", "x", "--steps", "ten")
+
+    def test_no_such_folder_names_the_nearest(self, toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        missing = toy.with_name(toy.name[:-1] + "x")
+        said = one_line(capsys, "compare", missing)
+        assert str(missing) in said
+        assert toy.name in said
+
+    def test_no_such_name(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert "emoji" in one_line(capsys, "compare", "emojis")
+
+    def test_folder_without_domains(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert str(tmp_path) in one_line(capsys, "compare", tmp_path)
+
+    def test_domain_missing_a_class(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        root = make_toy(tmp_path / "set")
+        for path in (root / "oil" / "red").iterdir():
+            path.unlink()
+        (root / "oil" / "red").rmdir()
+        said = one_line(capsys, "compare", root)
+        assert "oil" in said
+        assert "red" in said
+
+    def test_one_image_of_a_class(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        root = make_toy(tmp_path / "set", images=2)
+        (root / "oil" / "red" / "1.png").unlink()
+        said = one_line(capsys, "compare", root)
+        assert "oil" in said
+        assert "red" in said
+
+    def test_truncated_and_empty_images_are_named_and_skipped_only_when_asked(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        root = make_toy(tmp_path / "set")
+        cut, empty = root / "ink" / "red" / "2.png", root / "oil" / "blue" / "3.png"
+        cut.write_bytes(cut.read_bytes()[:300])
+        empty.write_bytes(b"")
+        said = complaint(capsys, "compare", root, *FAST, "--output", tmp_path / "out")
+        assert str(cut) in said
+        assert str(empty) in said
+        assert "--skip-bad-images" in said
+        assert not (tmp_path / "out").exists()
+        arguments = ["compare", root, "--skip-bad-images", "--dropout", "0", *FAST, "--output", tmp_path / "out"]
+        assert main([str(argument) for argument in arguments]) == 0
+        assert "left out 2 images that cannot be decoded" in capsys.readouterr().out
+        assert json.loads((tmp_path / "out" / "results.json").read_text())["dataset"]["skipped"] == 2
+
+    @pytest.mark.parametrize("rate", ["1", "1.0", "-0.1", "nan", "half"])
+    def test_rate_out_of_range(self, toy: Path, rate: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "[0, 1)" in one_line(capsys, "compare", toy, f"--dropout={rate}", *FAST)
+
+    def test_unknown_model(self, toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        said = one_line(capsys, "compare", toy, *FAST, "--model", "resnet5o")
+        assert said.startswith("unknown model 'resnet5o'; did you mean 'resnet50'?")
+
+    def test_test_domain_that_does_not_exist(self, toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        said = one_line(capsys, "train", toy, "--test-domain", "Foto", *FAST)
+        assert said == f"no domain 'Foto' in {toy.name}; did you mean 'photo'? (there are: ink, oil, photo)"
+
+    def test_only_domain(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        root = make_toy(tmp_path / "set")
+        for name in ("ink", "oil"):
+            (root / name).rename(tmp_path / name)
+        said = one_line(capsys, "train", root, "--test-domain", "photo", *FAST)
+        assert said == "set has only the domain 'photo': testing on it leaves none to train on"
+
+    def test_output_of_another_config(self, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = ["train", str(toy), "--test-domain", "photo", "--output", str(tmp_path / "out"), *FAST]
+        assert main(arguments) == 0
+        before = (tmp_path / "out" / "results.json").read_bytes()
+        said = one_line(capsys, *arguments, "--lr", "0.5")
+        assert said == (
+            f"{tmp_path / 'out'} belongs to another comparison: lr 0.001 instead of 0.5; name another --output"
+        )
+        assert (tmp_path / "out" / "results.json").read_bytes() == before
+
+    def test_output_with_other_files(self, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "thesis.tex").write_text("precious")
+        said = one_line(capsys, "train", toy, "--test-domain", "photo", "--output", tmp_path, *FAST)
+        assert said == f"{tmp_path} holds other files (thesis.tex, …) and no comparison; name another --output"
+
+    def test_output_that_cannot_be_written(self, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "file").write_text("")
+        said = one_line(capsys, "train", toy, "--test-domain", "photo", "--output", tmp_path / "file" / "out", *FAST)
+        assert "Not a directory" in said
+
+    def test_damaged_state(self, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = ["train", str(toy), "--test-domain", "photo", "--output", str(tmp_path / "out"), *FAST]
+        assert main(arguments) == 0
+        (run,) = (tmp_path / "out" / "runs").iterdir()
+        (run / "result.json").unlink()
+        (run / "resume.safetensors").write_bytes(b"\0" * 100)
+        said = one_line(capsys, *arguments)
+        assert str(run / "resume.safetensors") in said
+        assert f"remove {run} to start this run anew" in said
+
+    def test_size_below_what_a_network_can_take(self, toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        said = one_line(capsys, "compare", toy, *FAST, "--size", "8", "--batch", "0")
+        assert said == (
+            "batch must be a whole number, 1 or more, not 0; "
+            "size must be a whole number of pixels from 16 to 4096, not 8"
+        )
+
+    def test_no_such_device(self, toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert one_line(capsys, "compare", toy, *FAST, "--device", "gpu").startswith("unknown device 'gpu'")
+
+    def test_device_and_precision_that_this_machine_lacks(
+        self, toy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        said = one_line(capsys, "compare", toy, *FAST, "--device", "cuda")
+        assert re.fullmatch(r"device 'cuda': this machine has no GPU that torch \S+ can use", said)
+        said = one_line(capsys, "compare", toy, *FAST, "--precision", "float16")
+        assert said == "unknown precision 'float16'; did you mean 'bfloat16'? (there are: auto, float32, bfloat16)"
+
+    def test_cache_that_cannot_be_written(
+        self, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("LARGEDROP_CACHE", str(tmp_path / "file"))
+        assert one_line(capsys, "compare", toy, *FAST, "--output", tmp_path / "out") == (
+            f"cannot write the image cache in {tmp_path / 'file'}: Not a directory; set LARGEDROP_CACHE to a folder "
+            "that can be written and has room"
+        )
+        assert not (tmp_path / "out").exists()
+
+    def test_no_jobs(self, toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "--jobs" in one_line(capsys, "compare", toy, *FAST, "--jobs", "0")
+
+
+def test_a_collapsed_run_is_explained_and_the_others_are_kept(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "compare",
+        str(toy),
+        "--test-domains",
+        "photo",
+        "--dropout",
+        "0,0.9",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert main([*arguments, *FAST, "--lr", "1e6", "--steps", "40"]) == 2
+    captured = capsys.readouterr()
+    assert "collapsed" in captured.out or "diverged" in captured.out
+    assert re.search(r"largedrop: \d of 2 runs collapsed and are missing from the results\n", captured.err)
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert content["failed"]
+    assert set(content["failed"][0]) == {"dropout", "test_domain", "seed", "error"}

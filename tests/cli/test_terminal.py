@@ -1,0 +1,138 @@
+"""Progress: lines with the time left where there is no terminal, and a first Ctrl-C that only asks."""
+
+from __future__ import annotations
+
+import io
+import signal
+import threading
+
+import pytest
+from rich.console import Console
+
+from largedrop.cli import terminal as progress
+from largedrop.cli.terminal import Bar, duration, interruptible
+
+
+class Clock:
+    """Stands for ``time``: its monotonic clock moves when it is told to."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    stopped = Clock()
+    monkeypatch.setattr(progress, "time", stopped)
+    return stopped
+
+
+def paper(**settings: bool) -> Console:
+    return Console(file=io.StringIO(), width=80, **settings)  # type: ignore[arg-type]
+
+
+def printed(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 0 min"),
+        (90061, "25 h 1 min"),
+    ],
+)
+def test_duration(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_lines_say_the_share_and_the_time_left(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY", 10.0)
+    console = paper()
+    with Bar(console, 200, "fine-tuning") as bar:
+        for seconds, amount in ((10, 20), (1, 30), (9, 10), (2, 40)):
+            clock.now += seconds
+            bar.advance(amount)
+        bar.describe("averaging")
+        clock.now += 11
+        bar.set(200, 400)
+        assert (bar.done, bar.total) == (200, 400)
+    assert printed(console) == (
+        "fine-tuning: 25% of all, 33 s left\nfine-tuning: 50% of all, 22 s left\naveraging: 50% of all, 33 s left\n"
+    )
+
+
+@pytest.mark.parametrize(("done", "total", "said"), [(30, 20, "100% of all, 0 s"), (0, 0, "100% of all, 0 s")])
+def test_never_more_than_all(clock: Clock, done: float, total: float, said: str) -> None:
+    console = paper()
+    bar = Bar(console, total, "work")
+    clock.now += progress.LINE_EVERY + 1
+    bar.advance(done)
+    assert printed(console) == f"work: {said} left\n"
+
+
+def test_nothing_is_said_before_its_time(clock: Clock) -> None:
+    console = paper()
+    with Bar(console, 10, "work") as bar:
+        clock.now += progress.LINE_EVERY
+        bar.advance(5)
+    assert printed(console) == ""
+
+
+def test_a_terminal_has_a_bar_and_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY", -1.0)
+    console = paper(force_terminal=True)
+    with Bar(console, 10, "fine-tuning") as bar:
+        bar.describe("run 2 of 3")
+        bar.set(5, 20)
+        bar.advance(10)
+        assert bar._progress is not None
+        (task,) = bar._progress.tasks
+        assert (task.description, task.completed, task.total) == ("run 2 of 3", 15, 20)
+        bar._progress.refresh()
+        assert not bar._progress.finished
+    assert bar._progress.live.is_started is False
+    assert "run 2 of 3" in printed(console)
+    assert "75 %" in printed(console)
+    assert "of all" not in printed(console)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals) -> None:
+    before = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+    with interruptible() as asked:
+        assert not asked()
+        signal.raise_signal(number)
+        assert asked()
+        for other in (signal.SIGINT, signal.SIGTERM):
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(other)
+    assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == before
+
+
+def test_an_exception_gives_the_handlers_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyError), interruptible():
+        raise KeyError
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_in_another_thread_nobody_asks() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    answers: list[object] = []
+
+    def work() -> None:
+        with interruptible() as asked:
+            answers.append((asked(), signal.getsignal(signal.SIGINT) is before))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert answers == [(False, True)]

@@ -1,0 +1,299 @@
+"""Views of images in a device's memory: against torch's resizing of each image, and against the processor's views."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from largedrop.data.views import device as module
+from largedrop.data.views.colour import apply_colour
+from largedrop.data.views.device import (
+    ResidentImages,
+    apply_colour_static,
+    crop_resize,
+    device_evaluation_batch,
+    device_training_batch,
+    pack_draws,
+    packed_training_batch,
+)
+from largedrop.data.views.draws import Draws, draw
+from largedrop.data.views.host import augment, evaluation_view, normalise
+from largedrop.errors import UserError
+
+CPU = torch.device("cpu")
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LEVEL = 1 / 255
+SHAPES = [(48, 64), (64, 48), (32, 32), (40, 40), (20, 90), (90, 20), (33, 47), (128, 96), (7, 5), (1, 1), (1, 60)]
+Pixels = npt.NDArray[np.uint8]
+
+
+class Pictures(list[Pixels]):
+    """A list of read-only images, as a dataset has them."""
+
+    bound = 320
+
+
+def pictures(shapes: list[tuple[int, int]] = SHAPES, seed: int = 0) -> Pictures:
+    """Half smooth colours, half noise."""
+    rng = np.random.default_rng(seed)
+    result = Pictures()
+    for number, (height, width) in enumerate(shapes):
+        y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+        waves = np.stack([np.sin(6 * x + phase) * np.cos(5 * y - phase) for phase in rng.random(3) * 6], axis=-1)
+        noise = rng.integers(-128, 128, (height, width, 3))
+        pixels = (128 + (noise if number % 2 else 110 * waves)).clip(0, 255).astype(np.uint8)
+        pixels.flags.writeable = False
+        result.append(pixels)
+    return result
+
+
+def shapes_of(images: Pictures, indices: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    return [(images[index].shape[0], images[index].shape[1]) for index in indices]
+
+
+def random_boxes(shapes: list[tuple[int, int]], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    rows = []
+    for height, width in shapes:
+        tall, wide = int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))
+        rows.append([int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1)), tall, wide])
+    return np.array(rows, dtype=np.int64)
+
+
+def cut(image: Pixels, box: npt.NDArray[np.int64]) -> Tensor:
+    top, left, height, width = box
+    return torch.from_numpy(image[top : top + height, left : left + width].copy()).permute(2, 0, 1)[None]
+
+
+def resized(pixels: Tensor, size: int) -> Tensor:
+    return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+@pytest.mark.parametrize("size", [1, 8, 31, 32, 60])
+def test_crops_are_resized_as_by_torchs_uint8_kernel(size: int) -> None:
+    images, rng = pictures(), np.random.default_rng(size)
+    resident = ResidentImages(images, CPU)
+    indices = np.tile(np.arange(len(images)), 8)
+    boxes = random_boxes(shapes_of(images, indices), rng)
+    boxes[: len(images)] = [(0, 0, *image.shape[:2]) for image in images]
+    boxes[len(images) : 2 * len(images), 2:] = 1
+    flip = rng.random(len(indices)) < 0.5
+    views = crop_resize(resident, torch.from_numpy(indices), torch.from_numpy(boxes), size, torch.from_numpy(flip))
+    assert views.dtype == torch.float32
+    assert views.shape == (len(indices), 3, size, size)
+    assert views.is_contiguous()
+    differing = 0
+    for view, index, box, mirrored in zip(views, indices, boxes, flip, strict=True):
+        expected = resized(cut(images[index], box), size)
+        expected = expected.flip(-1) if mirrored else expected
+        levels = (view * 255).round().int()
+        assert torch.allclose(view * 255, levels.float(), rtol=0, atol=1e-3)
+        error = (levels - expected.int()).abs()
+        assert int(error.max()) <= 1, (images[index].shape, box)
+        differing += int((error > 0).sum())
+    assert differing <= 0.001 * views.numel()  # none where the kernel is the one this was written after
+
+
+@pytest.mark.parametrize("size", [9, 32])
+def test_resizing_is_the_filter_in_float64_but_for_two_roundings(size: int) -> None:
+    images, rng = pictures(), np.random.default_rng(size)
+    indices = np.arange(len(images))
+    boxes = random_boxes(shapes_of(images, indices), rng)
+    views = crop_resize(ResidentImages(images, CPU), torch.from_numpy(indices), torch.from_numpy(boxes), size)
+    for view, image, box in zip(views, images, boxes, strict=True):
+        expected = resized(cut(image, box).double(), size)
+        assert float((view * 255 - expected).abs().max()) < 1.02
+
+
+def test_the_pixels_are_those_of_the_images_wherever_a_buffer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = pictures()
+    everything = np.concatenate([image.reshape(-1) for image in images])
+    for staging in (1 << 20, 1000, 7, len(everything), len(everything) // 2):
+        monkeypatch.setattr(module, "STAGING", staging)
+        done: list[tuple[int, int]] = []
+        resident = ResidentImages(images, CPU, progress=lambda *each: done.append(each))  # noqa: B023
+        np.testing.assert_array_equal(resident.pixels.numpy(), everything)
+        assert done == [(number, len(images)) for number in range(1, len(images) + 1)]
+    assert len(resident) == len(images)
+    assert (resident.tallest, resident.widest) == (128, 96)
+    for image, (start, height, width) in zip(images, resident.index.tolist(), strict=True):
+        np.testing.assert_array_equal(everything[3 * start :][: 3 * height * width].reshape(height, width, 3), image)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_training_batch_is_the_processors(seed: int) -> None:
+    images = pictures()
+    indices = np.random.default_rng(seed).integers(0, len(images), 40)
+    draws = draw(shapes_of(images, indices), seed, 3)
+    batch = device_training_batch(ResidentImages(images, CPU), indices, 32, draws, MEAN, STD)
+    assert batch.dtype == torch.float32
+    assert batch.shape == (40, 3, 32, 32)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert not batch.requires_grad
+    views = normalise(batch, [-mean / std for mean, std in zip(MEAN, STD, strict=True)], [1 / std for std in STD])
+    error = (views - augment([images[index] for index in indices], 32, draws)).abs() / LEVEL
+    assert float(error.max()) < 1.5
+    assert float(error.mean()) < 0.3
+
+
+@pytest.mark.parametrize("size", [16, 32, 64])
+def test_an_evaluation_batch_is_the_processors(size: int) -> None:
+    images = pictures()
+    indices = np.array([4, 2, 2, *range(len(images))])
+    batch = device_evaluation_batch(ResidentImages(images, CPU), indices, size, MEAN, STD)
+    assert batch.dtype == torch.float32
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    expected = normalise(evaluation_view([images[index] for index in indices], size), MEAN, STD)
+    error = (batch - expected).abs() * torch.tensor(STD).view(3, 1, 1) / LEVEL
+    assert float(error.max()) < 1.01
+    assert float(error.mean()) < 0.01
+
+
+def test_colours_are_those_of_apply_colour_in_every_order() -> None:
+    rng = np.random.default_rng(0)
+    order = np.array([*permutations(range(4)), *permutations(range(4))], dtype=np.int64)
+    grey = np.arange(48) % 5 == 0
+    factors = 1 + 0.3 * (2 * rng.random((48, 4)) - 1)
+    factors[:, 3] -= 1
+    factors[:3] = [(1, 1, 1, 0), (0, 2, 0, 0.5), (1, 0, 3, -0.5)]
+    batch = torch.from_numpy(rng.random((48, 3, 9, 7))).float()
+    batch[5], batch[6] = 0.4, 0.0
+    before = batch.clone()
+    found = apply_colour_static(
+        batch, torch.from_numpy(factors).float(), torch.from_numpy(order), torch.from_numpy(grey)
+    )
+    torch.testing.assert_close(found, apply_colour(batch, factors, order, grey), rtol=0, atol=1e-5)
+    assert torch.equal(batch, before)
+    assert torch.equal(found[0, 0], found[0, 2])  # grey
+    assert float((found[24:] - found[:24]).abs().amax((1, 2, 3)).min()) > 1e-3  # and the factors matter
+
+
+def rows(draws: Draws, chosen: npt.NDArray[np.int64]) -> Draws:
+    fields = {name: getattr(draws, name)[chosen] for name in ("box", "flip", "factors", "order", "grey")}
+    return replace(draws, **fields)
+
+
+def test_a_view_does_not_hang_on_what_else_is_in_the_batch_or_the_dataset() -> None:
+    images = pictures()
+    indices = np.arange(len(images))
+    draws = draw(shapes_of(images, indices), 0, 0)
+    resident = ResidentImages(images, CPU)
+    whole = device_training_batch(resident, indices, 24, draws, MEAN, STD)
+    for chosen in (np.array([3]), np.array([9, 0, 5, 5]), indices[::-1].copy()):
+        part = device_training_batch(resident, indices[chosen], 24, rows(draws, chosen), MEAN, STD)
+        torch.testing.assert_close(part, whole[torch.from_numpy(chosen)], rtol=0, atol=1e-5)
+    fewer = Pictures(images[:4])
+    few = device_training_batch(ResidentImages(fewer, CPU), indices[:4], 24, rows(draws, indices[:4]), MEAN, STD)
+    torch.testing.assert_close(few, whole[:4], rtol=0, atol=1e-5)
+
+
+def test_large_batches_are_resized_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = pictures()
+    resident, indices = ResidentImages(images, CPU), np.arange(len(images))
+    whole = device_evaluation_batch(resident, indices, 24, MEAN, STD)
+    for scratch in (1, 3 * 128 * 24 * module.SCRATCH_PER_PIXEL):
+        monkeypatch.setattr(module, "SCRATCH", scratch)
+        assert torch.equal(device_evaluation_batch(resident, indices, 24, MEAN, STD), whole)
+
+
+def test_an_empty_batch() -> None:
+    resident, none = ResidentImages(pictures(), CPU), np.zeros(0, dtype=np.int64)
+    assert device_training_batch(resident, none, 8, draw([], 0, 0), MEAN, STD).shape == (0, 3, 8, 8)
+    assert device_evaluation_batch(resident, none, 8, MEAN, STD).shape == (0, 3, 8, 8)
+
+
+def test_images_and_crops_that_are_not_there_are_refused() -> None:
+    images = pictures()
+    resident = ResidentImages(images, CPU)
+    for index in (-1, len(images)):
+        with pytest.raises(ValueError, match=f"indices must be from 0 to 10, not {index} to {index}"):
+            device_evaluation_batch(resident, np.array([index]), 8, MEAN, STD)
+    indices = np.array([0, 1])
+    draws = draw(shapes_of(images, indices), 0, 0)
+    for box in ((-1, 0, 5, 5), (0, -1, 5, 5), (60, 0, 5, 5), (0, 44, 5, 5), (0, 0, 0, 5), (0, 0, 5, 0)):
+        wrong = replace(draws, box=np.array([draws.box[0], box]))
+        with pytest.raises(ValueError, match=r"is not inside image 1, 64 × 48") as caught:
+            pack_draws(resident, indices, wrong)
+        assert str(caught.value).startswith(f"crop {list(box)} ")
+
+
+def test_images_that_do_not_fit_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = pictures()
+    needed = sum(image.size for image in images)
+    ResidentImages(images, CPU, limit_bytes=needed)
+    monkeypatch.setattr(module, "GIB", needed)
+    with pytest.raises(UserError) as caught:
+        ResidentImages(images, CPU, limit_bytes=needed - 1)
+    assert str(caught.value) == (
+        "the images need 1.0 GiB in the memory of cpu, where 1.0 GiB are free for them; "
+        "use --device cpu, or open them with a smaller bound (open_dataset(…, bound=…))"
+    )
+    for free, limit, fits in (
+        (module.KEPT + needed, None, True),
+        (module.KEPT + needed - 1, None, False),
+        (0, None, False),
+        (needed, 10 * needed, True),
+        (needed - 1, 10 * needed, False),
+    ):
+        monkeypatch.setattr(module, "_free_bytes", lambda device, free=free: free)
+        if fits:
+            ResidentImages(images, CPU, limit_bytes=limit)
+        else:
+            with pytest.raises(UserError, match=r"^the images need 1\.0 GiB"):
+                ResidentImages(images, CPU, limit_bytes=limit)
+
+
+def test_what_torch_holds_without_using_it_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
+    assert module._free_bytes(torch.device("cuda")) == 140
+    assert module._free_bytes(CPU) is None
+
+
+class Watch(TorchDispatchMode):
+    """Counts operations, and names those that have a tensor on the host among their arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.on_host: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        if any(isinstance(each, Tensor) and each.device.type == "cpu" for each in tree_leaves((args, kwargs))):
+            self.on_host.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_on_a_gpu_nothing_waits_and_no_shape_hangs_on_values() -> None:
+    """With torch's fake tensors: they raise where a value is read or a shape hangs on one, and need no GPU."""
+    with FakeTensorMode(), Watch() as watch:
+        device = torch.device("cuda:0")
+        resident = SimpleNamespace(
+            pixels=torch.empty(3 * 1000, dtype=torch.uint8, device=device),
+            index=torch.empty((10, 3), dtype=torch.int64, device=device),
+            shapes=np.full((10, 2), 10),
+            tallest=10,
+            widest=10,
+            device=device,
+        )
+        packed = torch.empty((6, 15), dtype=torch.float64, device=device)
+        batch = packed_training_batch(resident, packed, 8, MEAN, STD)  # type: ignore[arg-type]
+        assert watch.count > 100
+        assert watch.on_host == []
+        assert batch.device == device
+        assert batch.shape == (6, 3, 8, 8)
+        normalise(batch, MEAN, STD)
+        assert watch.on_host  # its constants come from the host: what this test looks for can be seen

@@ -1,0 +1,234 @@
+"""Comparisons: their grid and order, whose folder it is, and runs that collapse, are finished, or are stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.helpers import TINY
+
+import largedrop as ld
+from largedrop.config import Config
+from largedrop.errors import CollapseError, Interrupted, UserError
+from largedrop.experiments import compare as module
+from largedrop.experiments.compare import Comparison, Plan, compare, plan
+from largedrop.runs.run import Run
+from largedrop.runtime import one_thread
+from largedrop.training import head, loop
+from largedrop.training.loop import cost, train
+
+CPU = torch.device("cpu")
+QUICK: dict[str, Any] = {**TINY, "steps": 2, "eval_every": 1, "precision": "float32"}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(head, "ROUND", 5)
+    with one_thread():
+        yield
+
+
+def planned(data: ld.Dataset, **changes: Any) -> Plan:
+    return plan(data, CPU, **{"test_domains": ["photo"], "dropouts": (0.0, 0.9), **QUICK, **changes})
+
+
+def refusal(data: ld.Dataset, **changes: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        planned(data, **changes)
+    return str(caught.value)
+
+
+def claimed(data: ld.Dataset, folder: Path, **changes: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        compare(data, planned(data, **changes), folder, device=CPU)
+    return str(caught.value)
+
+
+def varied(configs: Any) -> list[tuple[int, str, float]]:
+    return [(config.seed, config.test_domain, config.dropout) for config in configs]
+
+
+def test_the_grid_goes_seed_by_seed_domain_by_domain(data: ld.Dataset) -> None:
+    made = planned(data, test_domains=iter(["photo", "ink"]), dropouts=iter([0.9, 0]), seeds=iter([3, 1]))
+    assert varied(made.configs) == [
+        (seed, domain, dropout) for seed in (3, 1) for domain in ("photo", "ink") for dropout in (0.9, 0.0)
+    ]
+    assert made.test_domains == ("photo", "ink")
+    assert made.pairs == [("photo", 3), ("ink", 3), ("photo", 1), ("ink", 1)]
+
+
+def test_the_defaults_are_every_domain_three_rates_and_one_seed(data: ld.Dataset) -> None:
+    made = plan(data, CPU, **QUICK)
+    assert varied(made.configs) == [
+        (0, domain, dropout) for domain in ("ink", "oil", "photo") for dropout in (0.0, 0.5, 0.9)
+    ]
+
+
+def test_runs_differ_in_what_is_varied_alone(data: ld.Dataset) -> None:
+    made = planned(data, test_domains=None, seeds=range(2), lr=0.25)
+    shared = [
+        {name: value for name, value in config.to_json().items() if name not in ("seed", "test_domain", "dropout")}
+        for config in made.configs
+    ]
+    assert all(entry == shared[0] for entry in shared)
+    expected = {**QUICK, "lr": 0.25, "data": data.name, "fingerprint": data.fingerprint, "weights_digest": "random"}
+    assert {name: shared[0][name] for name in expected} == expected
+
+
+def test_costs_are_those_of_the_runs(data: ld.Dataset) -> None:
+    made = planned(data, test_domains=None, seeds=range(2))
+    for config, work in zip(made.configs, made.costs, strict=True):
+        assert work == cost(config, data.split(config.test_domain, config.seed, config.held_out))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"test_domains": ["foto"]}, "no domain 'foto' in {name}; did you mean 'photo'? (there are: ink, oil, photo)"),
+        ({"test_domains": ["ink", "zzz"]}, "no domain 'zzz' in {name}; there are: ink, oil, photo"),
+        ({"test_domains": ["ink", "ink"]}, "the test domain 'ink' is named twice"),
+        ({"dropouts": [0, 0.5, 0.0]}, "the dropout rate '0' is named twice"),
+        ({"seeds": [1, 0, 1]}, "the seed '1' is named twice"),
+        ({"test_domains": []}, "there is nothing to compare: name at least one test domain"),
+        ({"dropouts": []}, "there is nothing to compare: name at least one dropout rate"),
+        ({"seeds": []}, "there is nothing to compare: name at least one seed"),
+        ({"dropouts": [0.5, 1.0]}, "dropout must be in [0, 1), not 1.0"),
+        ({"seeds": [0, -1]}, "seed must be a whole number from 0 to 2**32 - 1, not -1"),
+        ({"recipe": "long"}, "unknown recipe 'long'; there are: short, paper"),
+        ({"size": 400}, "size 400 is larger than the 320 pixels that the images are kept at; open them with "
+         "open_dataset(…, bound=500)"),
+        ({"model": "test_efficientnot"}, "unknown model 'test_efficientnot'; did you mean 'test_efficientnet'? "),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_before_anything_is_trained(data: ld.Dataset, changes: dict[str, Any], text: str) -> None:
+    assert refusal(data, **changes).startswith(text.format(name=data.name))
+
+
+def test_a_record_for_every_run_and_method(data: ld.Dataset, tmp_path: Path) -> None:
+    made = planned(data, test_domains=["photo", "ink"], seeds=(0, 1))
+    done: list[float] = []
+    begun: list[Config] = []
+    result = compare(data, made, tmp_path, device=CPU, progress=done.append, begin=begun.append)
+    assert tuple(begun) == made.configs
+    assert [run.config for run in result.runs] == list(made.configs)
+    assert result.failed == []
+    assert len(result.records) == 8 * 4
+    keys = {(entry.method, entry.dropout, entry.test_domain, entry.seed) for entry in result.records}
+    assert len(keys) == 32
+    assert {method for method, *_ in keys} == {"fine-tuning", "ensemble", "weight-average", "linear-probe"}
+    assert sum(done) >= sum(made.costs)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["comparison.json", "runs"]
+    assert sorted(entry.name for entry in (tmp_path / "runs").iterdir()) == sorted(
+        f"{data.name}-{config.test_domain}-d{config.dropout:g}-s{config.seed}-{config.digest()}" for config in begun
+    )
+    alone = train(made.configs[-1], data, tmp_path / "alone")
+    assert alone.result["log"] == result.runs[-1].result["log"]
+
+
+def test_finished_runs_are_only_read_and_more_may_join(
+    data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = compare(data, planned(data), tmp_path, device=CPU)
+    before = (tmp_path / "comparison.json").read_bytes()
+    made: list[Config] = []
+    create = loop.create_network
+
+    def counted(config: Config, classes: tuple[str, ...]) -> Any:
+        made.append(config)
+        return create(config, classes)
+
+    monkeypatch.setattr(loop, "create_network", counted)
+    assert compare(data, planned(data), tmp_path, device=CPU) == first
+    assert made == []
+    more = compare(data, planned(data, seeds=(0, 1), dropouts=(0.0, 0.9, 0.5)), tmp_path, device=CPU)
+    assert varied(made) == [(0, "photo", 0.5), (1, "photo", 0.0), (1, "photo", 0.9), (1, "photo", 0.5)]
+    assert len(more.runs) == 6
+    assert (tmp_path / "comparison.json").read_bytes() == before
+
+
+def test_the_folder_of_another_comparison(data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "train", lambda config, *arguments, **options: Run(tmp_path, config, {"methods": {}}))
+    compare(data, planned(data), tmp_path, device=CPU)
+    assert json.loads((tmp_path / "comparison.json").read_text()) == {
+        name: value
+        for name, value in planned(data).configs[0].to_json().items()
+        if name not in ("dropout", "test_domain", "seed")
+    }
+    assert claimed(data, tmp_path, lr=0.5) == (
+        f"{tmp_path} belongs to another comparison: lr 0.001 instead of 0.5; name another --output"
+    )
+    assert claimed(data, tmp_path, steps=3, batch=1, lr=0.5, eval_every=2, size=48) == (
+        f"{tmp_path} belongs to another comparison: steps 2 instead of 3, batch 4 instead of 1, lr 0.001 instead of "
+        "0.5, eval_every 1 instead of 2; name another --output"
+    )
+
+
+def test_other_folders_are_left_alone(data: ld.Dataset, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("precious")
+    assert claimed(data, tmp_path / "thesis") == (
+        f"{tmp_path / 'thesis'} holds other files (chapter.tex, …) and no comparison; name another --output"
+    )
+    path = tmp_path / "thesis" / "chapter.tex"
+    assert claimed(data, path) == f"{path} is a file; name another --output"
+    assert claimed(data, path / "below").startswith(f"cannot write {path / 'below' / 'comparison.json'}: ")
+    assert path.read_text() == "precious"
+
+
+def test_what_a_killed_process_leaves_is_no_other_file(
+    data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".comparison.json.x1.tmp").write_text("{")
+    monkeypatch.setattr(module, "train", lambda config, *arguments, **options: Run(tmp_path, config, {"methods": {}}))
+    assert len(compare(data, planned(data), tmp_path, device=CPU).runs) == 2
+
+
+def test_a_run_that_collapses_is_recorded_and_the_others_go_on(
+    data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fragile(config: Config, *arguments: Any, **options: Any) -> Run:
+        if (config.dropout, config.seed) == (0.9, 0):
+            raise CollapseError("the run collapsed at step 21")
+        return train(config, *arguments, **options)
+
+    monkeypatch.setattr(module, "train", fragile)
+    told: list[tuple[float, int, str]] = []
+    result = compare(
+        data,
+        planned(data, seeds=(0, 1)),
+        tmp_path,
+        device=CPU,
+        failed=lambda config, error: told.append((config.dropout, config.seed, str(error))),
+    )
+    assert told == [(0.9, 0, "the run collapsed at step 21")]
+    assert result.failed == [
+        {"dropout": 0.9, "test_domain": "photo", "seed": 0, "error": "the run collapsed at step 21"}
+    ]
+    assert varied(run.config for run in result.runs) == [(0, "photo", 0.0), (1, "photo", 0.0), (1, "photo", 0.9)]
+    assert len(result.records) == 3 * 4
+
+
+def test_other_errors_end_the_comparison(data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any, **options: Any) -> Run:
+        raise UserError("cannot write it")
+
+    monkeypatch.setattr(module, "train", broken)
+    assert claimed(data, tmp_path) == "cannot write it"
+
+
+def test_a_comparison_that_is_stopped_goes_on(data: ld.Dataset, tmp_path: Path) -> None:
+    made = planned(data)
+    asked = iter([False, False, True])
+    with pytest.raises(Interrupted, match=r"^stopped after step 1 of 2$"):
+        compare(data, made, tmp_path / "cut", device=CPU, stop=lambda: next(asked))
+    cut = compare(data, made, tmp_path / "cut", device=CPU)
+    whole = compare(data, made, tmp_path / "whole", device=CPU)
+    assert [run.result["log"] for run in cut.runs] == [run.result["log"] for run in whole.runs]
+
+
+def test_an_empty_comparison_has_no_records() -> None:
+    assert Comparison().records == []

@@ -1,0 +1,375 @@
+"""Presets: every one that comes with largedrop, counted by hand, and all that can be wrong with one's own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from largedrop.config import Config, make_config
+from largedrop.errors import UserError
+from largedrop.experiments.preset import FOLDER, Preset, Scale, preset_names, read_preset, with_weights
+
+FOUR = ("art_painting", "cartoon", "photo", "sketch")
+SIX = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
+RUNS = {
+    "paper-figure-1": (2 * 3 * 4, 2 * 2 * 4),
+    "paper-figure-2": (2 * 2 * 3 * 3 * 4, 2 * 2 * 2 * 2 * 4),  # rates, learning rates, weight decays, seeds, domains
+    "paper-figure-3": (4 * 2 * 3 * 3 * 4, 4 * 2 * 1 * 2 * 4),
+    "paper-figure-4": (4 * 2 * 3 * 3 * 4, 4 * 2 * 1 * 1 * 4),
+    "paper-figure-5": (4 * 2 * 3 * 3 * 4, 4 * 2 * 1 * 1 * 4),
+    "paper-figure-6": (2 * 2 * 2 * 3 * 3 * 4, 2 * 2 * 2 * 1 * 2 * 4),  # multipliers and rates first
+    "paper-figure-7": (1 * 2 * 3 * 3 * 4, 1 * 2 * 2 * 2 * 4),
+    "paper-figure-8": (3 * 4 * 2 * 3 * 3 * 4, 3 * 4 * 2 * 1 * 2 * 4),  # fits and rates first
+    "paper-figure-9": (2 * 2 * 2 * 3 * 3 * 4, 2 * 2 * 2 * 1 * 2 * 4),  # networks and methods first
+    "paper-figure-10": (5 * 2 * 3 * 3 * 4, 5 * 1 * 1 * 2 * 4),
+}
+"""Of every preset, at full and at small scale, with four test domains."""
+
+PLAIN = 'title = "Mine"\n'
+
+
+def configs(scale: Scale, domains: tuple[str, ...] = FOUR) -> set[Config]:
+    return {make_config(scale.recipe, data="d", fingerprint="f", **run) for run in scale.runs(domains)}
+
+
+def written(folder: Path, text: str, name: str = "mine.toml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(source: str | Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_preset(source)
+    return str(caught.value)
+
+
+def small(preset: Preset) -> Scale:
+    assert preset.small is not None
+    return preset.small
+
+
+def test_the_presets_are_these_by_number() -> None:
+    assert preset_names() == list(RUNS)
+
+
+@pytest.mark.parametrize("name", list(RUNS))
+def test_each_has_as_many_runs_as_the_paper_all_different(name: str) -> None:
+    preset = read_preset(name)
+    for scale, number in ((preset.full, RUNS[name][0]), (small(preset), RUNS[name][1])):
+        assert len(scale.runs(FOUR)) == number
+        assert len(configs(scale)) == number
+        assert scale.test_domains is None
+    assert len(preset.full.runs(SIX)) == RUNS[name][0] // 4 * 6
+
+
+@pytest.mark.parametrize("name", list(RUNS))
+def test_each_begins_with_figure_command_expectation_and_cost(name: str) -> None:
+    preset = read_preset(name)
+    assert preset.figure == name.removeprefix("paper-").replace("-", " ")
+    assert preset.header.startswith(preset.figure.capitalize())
+    assert re.search(rf"^    largedrop sweep {name} --data path/to/\w+ --output sweeps/\w+$", preset.header, re.M)
+    for part in ("Expected: ", "Cost with ", "At --scale small"):
+        assert part in preset.header
+    domains = 6 if name == "paper-figure-4" else 4
+    flowing = " ".join(preset.header.split())
+    assert f"× {domains} = {RUNS[name][0] // 4 * domains} runs" in flowing
+    assert re.search(rf"\b{RUNS[name][1]} (runs of [0-9 and]+ steps |runs )?on PACS", flowing)
+
+
+def test_the_numbers_of_figures_2_and_3_are_the_published_ones() -> None:
+    lines = read_preset("paper-figure-2").header.splitlines()
+    assert "    PACS           97.5 / 86.5    97.8 / 88.4    86.5               86.6" in lines
+    assert "    VLCS           87.4 / 78.7    87.4 / 80.0    79.3               79.5" in lines
+    assert "    OfficeHome     84.9 / 70.8    85.9 / 73.4    71.6               71.6" in lines
+    assert "    TerraIncognita 91.3 / 51.3    87.9 / 53.7    53.1               52.7" in lines
+    lines = read_preset("paper-figure-3").header.splitlines()
+    assert "    PACS           86.5    87.5    88.4    88.5" in lines
+    assert "    TerraIncognita 51.3    53.1    53.7    52.3" in lines
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name != "paper-figure-1"])  # that is of appendix A.1
+def test_full_scale_is_the_papers_protocol(name: str) -> None:
+    for config in configs(read_preset(name).full):
+        assert (config.batch, config.size, config.optimizer, config.head) == (32, 224, "sgd", "random")
+        assert (config.momentum, config.decay_at) == (0.9, 0.5)
+        assert config.eval_every == (3_000 if name == "paper-figure-4" else 300)
+        assert config.milestones == ((15_000, 25_000) if name == "paper-figure-4" else (5_000, 10_000))
+        assert config.steps == (30_000 if name == "paper-figure-4" else 10_000)
+        assert config.weights == ("random" if name == "paper-figure-5" else "pretrained")
+        assert config.weight_decay in (1e-4, 5e-5, 1e-5)
+        rates = {"paper-figure-4": (3e-3, 5e-3), "paper-figure-5": (5e-3, 1e-2)}.get(name, (1e-3, 5e-4))
+        assert config.lr in rates
+        if name != "paper-figure-6":
+            assert config.head_lr_multiplier == (10 if name == "paper-figure-9" and config.dropout else 1)
+        models = ("resnet50.tv_in1k", "resnet50.tv2_in1k")
+        assert config.model in (models if name == "paper-figure-9" else models[1:])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared", "shared_small"),
+    [
+        ("paper-figure-2", "paper-figure-3", 144, 32),
+        ("paper-figure-2", "paper-figure-6", 144, 32),
+        ("paper-figure-3", "paper-figure-8", 288, 64),
+        ("paper-figure-1", "paper-figure-2", 0, 8),
+        ("paper-figure-2", "paper-figure-7", 72, 32),
+        ("paper-figure-2", "paper-figure-9", 72, 16),
+        ("paper-figure-6", "paper-figure-9", 144, 32),
+        ("paper-figure-2", "paper-figure-10", 144, 16),
+    ],
+)
+def test_what_two_figures_share_is_one_run(one: str, other: str, shared: int, shared_small: int) -> None:
+    first, second = read_preset(one), read_preset(other)
+    assert len(configs(first.full) & configs(second.full)) == shared
+    assert len(configs(small(first)) & configs(small(second))) == shared_small
+
+
+@pytest.mark.parametrize("name", list(RUNS))
+@pytest.mark.parametrize(("images", "domains"), [(9_991, 4), (4_155, 5)])
+def test_small_scale_takes_less_than_an_hour_by_its_steps_and_evaluations(name: str, images: int, domains: int) -> None:
+    """0.12 s for a step of 32 images at 96 px on two cores, 0.8 s for an evaluation of 1,000, and Lite1 takes twice."""
+    total = 0.0
+    for config in configs(small(read_preset(name)), tuple("abcdef"[:domains])):
+        assert config.size == 96
+        if config.fit != "all":
+            continue  # on cached features, all of them together
+        step = 0.12 * config.batch * (domains - 1) / 32
+        scored = images / domains * (1 + 0.2 * (domains - 1))
+        seconds = step * config.steps + 0.8e-3 * scored * (len(config.evaluations) + 1)
+        total += seconds * (2 if config.model == "tf_efficientnet_lite1" else 1)
+    assert total < 3600
+
+
+def test_runs_go_seed_by_seed_and_compare_first(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        PLAIN + "test_domains = ['b', 'a']\n[settings]\nsteps = 7\n"
+        "[grid]\ndropout = [0.9, 0]\nweight_decay = [1, 2]\nlr = [3, 4]\nseed = [5, 0]\n",
+    )
+    scale = read_preset(path).full
+    made = scale.runs(FOUR)
+    assert all(run["steps"] == 7 for run in made)
+    assert [tuple(run[name] for name in scale.varied) for run in made] == [
+        (seed, lr, decay, domain, dropout)
+        for seed in (5, 0)
+        for lr in (3, 4)
+        for decay in (1, 2)
+        for domain in ("b", "a")
+        for dropout in (0.9, 0)
+    ]
+    assert scale.varied == ("seed", "lr", "weight_decay", "test_domain", "dropout")
+    assert scale.seeds == (5, 0)
+
+
+def test_variants_change_together(tmp_path: Path) -> None:
+    text = (
+        PLAIN + "[grid]\nseed = [0, 1]\n"
+        "[[variants]]\ndropout = 0\nhead_lr_multiplier = 1\n[[variants]]\ndropout = 0.9\nhead_lr_multiplier = 10\n"
+    )
+    scale = read_preset(written(tmp_path, text)).full
+    assert scale.runs(["a"]) == [
+        {"seed": seed, "test_domain": "a", "dropout": dropout, "head_lr_multiplier": rate}
+        for seed in (0, 1)
+        for dropout, rate in ((0, 1), (0.9, 10))
+    ]
+    assert scale.values("dropout") == [0, 0.9]
+    assert scale.values("size") == [128]
+
+
+def test_small_replaces_what_it_names_wherever_that_stands(tmp_path: Path) -> None:
+    text = PLAIN + (
+        "recipe = 'paper'\n[settings]\nbatch = 4\nsteps = 9\n[grid]\nseed = [0, 1, 2]\nlr = [1, 2]\n"
+        "[small]\nrecipe = 'short'\ntest_domains = ['a']\n[small.settings]\nlr = 1\n[small.grid]\nsteps = [2, 3]\n"
+    )
+    preset = read_preset(written(tmp_path, text))
+    scale = small(preset)
+    assert (scale.recipe, scale.test_domains) == ("short", ("a",))
+    assert (scale.settings, scale.grid) == ({"batch": 4, "lr": 1}, {"seed": (0, 1, 2), "steps": (2, 3)})
+    assert (preset.full.recipe, preset.full.grid) == ("paper", {"seed": (0, 1, 2), "lr": (1, 2)})
+    assert preset.scale("small") is scale
+
+
+def test_scales_that_are_not_there(tmp_path: Path) -> None:
+    preset = read_preset(written(tmp_path, "# Mine.\n#\n#     command\n\n# not this\n" + PLAIN))
+    assert preset.header == "Mine.\n\n    command"
+    assert (preset.name, preset.title, preset.figure) == ("mine", "Mine", "")
+    assert preset.full.runs(["a", "b"]) == [{"test_domain": "a"}, {"test_domain": "b"}]
+    assert preset.full.seeds == (0,)
+    with pytest.raises(UserError, match=r"mine\.toml has no scale 'small': add a table \[small\] to it"):
+        preset.scale("small")
+    with pytest.raises(UserError, match=r"unknown scale 'smal'; did you mean 'small'\?"):
+        preset.scale("smal")
+
+
+def test_a_misspelt_name_names_the_nearest() -> None:
+    there = ", ".join(preset_names())
+    assert refusal("paper-figur-2") == (
+        f"no preset 'paper-figur-2' and no such file; did you mean 'paper-figure-2'? (there are: {there})"
+    )
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    path = written(tmp_path, "title = \n")
+    assert refusal(path).startswith(f"{path} is no TOML file: ")
+    path.write_bytes(b'title = "\xff"\n')
+    assert refusal(path).startswith(f"{path} is no TOML file: ")
+    assert refusal(tmp_path).startswith(f"no preset '{tmp_path}' and no such file; ")
+    assert refusal(written(tmp_path, PLAIN + "[grid]\nlr = [1]\nlr = [2]\n")).startswith(f"{path} is no TOML file: ")
+
+
+def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        """
+titel = "Mine"
+recipe = "long"
+test_domains = ["a", "b", "a"]
+leave_out = "photo"
+afterwards = ["acros"]
+[settings]
+left_out = "a"
+steps = 0
+lr = 1e-3
+droput = 0.5
+precision = "float32"
+model = 50
+[grid]
+lr = [1e-3, 1e-2]
+dropout = [0, 0.5, 0.0, 1.0]
+seed = []
+weight_decay = 1e-4
+batch = [8, "many"]
+[small]
+jobs = 2
+test_domains = []
+afterwards = "across"
+[small.settings]
+held_out = 2.0
+objective = "irmv1"
+""",
+    )
+    assert refusal(path).splitlines() == [
+        f"{path}: 22 mistakes",
+        "  titel: unknown key; did you mean 'title'? (there are: title, figure, recipe, settings, grid, variants, "
+        "test_domains, leave_out, afterwards, small)",
+        "  title: a preset needs one, a line that says what is compared",
+        "  recipe: unknown recipe 'long'; there are: short, paper",
+        "  settings.left_out: no preset sets it; say leave_out = true beside test_domains",
+        "  settings.steps: steps must be a whole number, 1 or more, not 0",
+        "  settings.droput: unknown field; did you mean 'dropout'? (there are: model, weights, seed, fit, "
+        "feature_views, dropout, head, head_lr_multiplier, block_dropout, objective, penalty, penalty_after, swad, "
+        "steps, batch, optimizer, lr, momentum, weight_decay, decay_at, decay_again_at, eval_every, size, held_out, "
+        "held_out_view)",
+        "  settings.precision: no preset sets it; it is given with --precision",
+        "  settings.model: must be a name, not 50",
+        "  grid.lr: it is in settings too; keep one of them",
+        "  grid.dropout: 0.0 is named twice",
+        "  grid.dropout: dropout must be in [0, 1), not 1.0",
+        "  grid.seed: an empty list leaves nothing to run",
+        "  grid.weight_decay: must be a list, not 0.0001; what every run has belongs in settings",
+        "  grid.batch: batch must be a whole number, 1 or more, not 'many'",
+        "  test_domains: 'a' is named twice",
+        "  leave_out: must be true or false, not 'photo'",
+        "  afterwards: nothing is called 'acros'; did you mean 'across'? (there are: across, interpolation)",
+        "  small.jobs: unknown key; there are: recipe, settings, grid, variants, test_domains, leave_out, afterwards",
+        "  small.settings.held_out: held-out must be in (0, 1), not 2.0",
+        "  small.settings.objective: objective must be 'erm', 'coral', 'vrex', 'irm' or 'mldg', not 'irmv1'",
+        "  small.test_domains: an empty list leaves nothing to run",
+        "  small.afterwards: must be a list of names, not 'across'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("figure = 2\n", "figure: must be text, not 2"),
+        ("small = 'yes'\n", "small: must be a table [small], not 'yes'"),
+        ("settings = 1\n", "settings: must be a table [settings], not 1"),
+        ("test_domains = 'a'\n", "test_domains: must be 'all' or a list of names, not 'a'"),
+        (
+            "[settings]\ntest_domain = 'a'\n",
+            "settings.test_domain: no preset sets it; name the domains in test_domains",
+        ),
+        ("[settings]\nlr = nan\n", "settings.lr: lr must be above 0, not nan"),
+        ("[settings]\nseed = true\n", "settings.seed: seed must be a whole number from 0 to 2**32 - 1, not True"),
+        ("variants = []\n", "variants: must be tables [[variants]], one or more"),
+        ("[[variants]]\ndropout = 0\n[[variants]]\ndropout = 0.0\n", "variants[2]: the same as variants[1]"),
+        (
+            "[[variants]]\ndropout = 0\n[[variants]]\ndropout = 0.9\nlr = 1\n",
+            "variants[1]: it lacks lr, which other variants set",
+        ),
+        ("[grid]\nlr = [1]\n[[variants]]\nlr = 2\n", "variants.lr: it is in grid too; keep one of them"),
+        (
+            "[[variants]]\nlr = 2\n[small.settings]\nlr = 1\n",
+            "small.settings.lr: the variants set it too; give [small] variants of its own",
+        ),
+    ],
+)
+def test_one_mistake_is_one_line(tmp_path: Path, text: str, problem: str) -> None:
+    path = written(tmp_path, PLAIN + text)
+    assert refusal(path) == f"{path}: {problem}"
+
+
+def test_fields_that_contradict_each_other_are_said_for_each_scale_once(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        PLAIN + "[settings]\ndecay_at = 0.5\n[grid]\nseed = [0, 1]\nfit = ['all', 'probe']\n"
+        "objective = ['vrex']\n[small.settings]\ndecay_again_at = 0.25\nobjective = 'erm'\n",
+    )
+    assert refusal(path).splitlines() == [
+        f"{path}: 2 mistakes",
+        "  objective 'vrex' does not go with fit 'probe'",
+        "  small: decay-again-at (0.25) comes before decay-at (0.5)",
+    ]
+
+
+def test_what_leave_one_domain_out_selection_needs(tmp_path: Path) -> None:
+    text = PLAIN + "test_domains = ['b']\nleave_out = true\n[grid]\nlr = [1, 2]\ndropout = [0, 0.9]\n"
+    scale = read_preset(written(tmp_path, text)).full
+    assert scale.varied == ("lr", "test_domain", "left_out", "dropout")
+    made = [(run["lr"], run["test_domain"], run.get("left_out"), run["dropout"]) for run in scale.runs(["a", "b", "c"])]
+    assert made[:4] == [(1, "b", None, 0), (1, "b", None, 0.9), (2, "b", None, 0), (2, "b", None, 0.9)]
+    assert made[4:] == [(lr, other, "b", rate) for lr in (1, 2) for other in ("a", "c") for rate in (0, 0.9)]
+
+
+def test_the_package_carries_the_files() -> None:
+    root = Path(__file__).parents[2]
+    assert '"study/presets/*.toml"' in (root / "pyproject.toml").read_text()
+    assert {path.suffix for path in FOLDER.iterdir()} == {".toml"}
+
+
+def test_numbers_stay_as_they_are_written(tmp_path: Path) -> None:
+    run: dict[str, Any]
+    (run,) = read_preset(written(tmp_path, PLAIN + "[settings]\nlr = 5e-4\nsteps = 3\n")).full.runs(["a"])
+    assert run == {"lr": 5e-4, "steps": 3, "test_domain": "a"}
+
+
+def test_weights_from_files() -> None:
+    runs: list[dict[str, Any]] = [{"model": "a", "lr": 1}, {"model": "b"}, {"lr": 2}]
+    assert with_weights(runs, ["a"], []) == runs
+    assert with_weights(runs[::2], ["a"], ["w.safetensors"]) == [
+        {"model": "a", "lr": 1, "weights": "w.safetensors"},
+        {"lr": 2, "weights": "w.safetensors"},
+    ]
+    both = with_weights(runs[:2], ["a", "b"], ["b=B.safetensors", "a=A.safetensors"])
+    assert [run["weights"] for run in both] == ["A.safetensors", "B.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("models", "weights", "problem"),
+    [
+        (["a", "b"], ["w"], "--weights w: this preset has 2 models; say --weights MODEL=w"),
+        (["a"], ["c=w"], "--weights c=w: this preset has no such model; there are: a"),
+        (["a"], ["a=w", "x"], "--weights names a twice"),
+        (["r"], ["w"], "--weights w: the preset itself sets weights, 'random'"),
+    ],
+)
+def test_weights_that_do_not_fit(models: list[str], weights: list[str], problem: str) -> None:
+    runs = [{"model": model, **({"weights": "random"} if model == "r" else {})} for model in models]
+    with pytest.raises(UserError) as caught:
+        with_weights(runs, models, weights)
+    assert str(caught.value) == problem

@@ -1,0 +1,481 @@
+"""Runs side by side: the same bits as one after the other, whatever is stopped, killed or collapses meanwhile.
+
+Each process takes seconds to import torch, so each test asks several things of the processes that it starts.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.helpers import TINY, make_toy
+
+import largedrop as ld
+from largedrop.cli import main
+from largedrop.config import Config
+from largedrop.data.views.batches import HostViews
+from largedrop.errors import CollapseError, Interrupted, UserError
+from largedrop.experiments import compare as compare_module
+from largedrop.experiments import processes as parallel
+from largedrop.experiments.compare import Comparison, Plan, compare, plan
+from largedrop.runs.checkpoint import read_tensors, write_tensors
+from largedrop.runtime import one_thread
+from largedrop.training.loop import cost, train
+from largedrop.training.state import FILE
+
+CPU = torch.device("cpu")
+LONG: dict[str, Any] = {**TINY, "steps": 60, "eval_every": 20}
+DIED = (
+    "a process that was training has died (out of memory?); fewer --jobs need less, and the same command goes on from "
+    "where it was"
+)
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+def planned(data: ld.Dataset, *dropouts: float) -> Plan:
+    return plan(data, CPU, test_domains=["photo"], dropouts=dropouts, **LONG)
+
+
+def folder_of(root: Path, config: Config) -> Path:
+    return root / "runs" / config.run_name
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a run, by file and name."""
+    return {
+        f"{path.name}:{name}": tensor
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert (one / "log.json").read_bytes() == (other / "log.json").read_bytes()
+    mine, theirs = tensors(one), tensors(other)
+    assert mine.keys() == theirs.keys()
+    assert {name.partition(":")[0] for name in mine} == {
+        *("best.safetensors", "average.safetensors", "final.safetensors"),
+        *("000020.safetensors", "000040.safetensors", "000060.safetensors"),
+    }
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+
+
+def step_of(folder: Path) -> int:
+    """The step that a run that is not finished would go on from; 0 where it was not begun."""
+    if not (folder / FILE).exists():
+        return 0
+    step: int = read_tensors(folder / FILE, "state")[1]["trajectory"]["step"]
+    return step
+
+
+def doom(config: Config, data: ld.Dataset, folder: Path) -> None:
+    """Take a run's first step and leave a state on disk that is on the verge of collapse."""
+    with pytest.raises(Interrupted):
+        train(config, data, folder, stop=lambda: True)
+    state, header = read_tensors(folder / FILE, "state")
+    watch = {"first": 1e9, "losses": [10.0] * 20, "sizes": [1.0] * 20}
+    rest = {name: value for name, value in header.items() if name not in ("kind", "version")}
+    write_tensors(folder / FILE, state, "state", {**rest, "watch": watch})
+
+
+@pytest.fixture(scope="module")
+def alone(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path, Comparison]:
+    """Four runs, one after the other."""
+    root = tmp_path_factory.mktemp("alone")
+    cache = pytest.MonkeyPatch()
+    cache.setenv("LARGEDROP_CACHE", str(root / "cache"))
+    with one_thread(), cache.context():
+        data = ld.open_dataset(toy)
+        made = planned(data, 0.0, 0.3, 0.6, 0.9)
+        found = compare(data, made, root / "out", device=CPU)
+    cache.undo()
+    return made, root / "out", found
+
+
+def command(toy: Path, output: Path, jobs: int, dropouts: str) -> list[str]:
+    options = [text for name, value in LONG.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    arguments = ["compare", str(toy), "--test-domains", "photo", "--dropout", dropouts, *options, "--device", "cpu"]
+    return [*arguments, "--jobs", str(jobs), "--output", str(output)]
+
+
+def test_runs_side_by_side_have_the_bits_and_the_order_of_runs_one_by_one(
+    toy: Path,
+    data: ld.Dataset,
+    alone: tuple[Plan, Path, Comparison],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From the command line, with a run that is finished already and one that collapses."""
+    made, before, expected = alone
+    first, finished, doomed, last = made.configs
+    shutil.copytree(folder_of(before, finished), folder_of(tmp_path, finished))
+    doom(doomed, data, folder_of(tmp_path, doomed))
+    (tmp_path / "comparison.json").write_bytes((before / "comparison.json").read_bytes())
+    begun: list[Config] = []
+    done: list[float] = []
+    results: list[Comparison] = []
+
+    def watched(*arguments: Any, progress: Any, begin: Any, **options: Any) -> Comparison:
+        def beginning(config: Config) -> None:
+            begin(config)
+            begun.append(config)
+            if len(begun) == 2:
+                # As from a terminal, whose Ctrl-C reaches every process: they are still importing.
+                for process in multiprocessing.active_children():
+                    for number in (signal.SIGINT, signal.SIGTERM):
+                        os.kill(process.pid or 0, number)
+
+        def progressing(amount: float) -> None:
+            progress(amount)
+            done.append(amount)
+
+        results.append(compare(*arguments, progress=progressing, begin=beginning, **options))
+        return results[0]
+
+    monkeypatch.setattr(compare_module, "compare", watched)
+    assert main(command(toy, tmp_path, 2, "0,0.3,0.6,0.9")) == 2
+    assert multiprocessing.active_children() == []
+    said = capsys.readouterr()
+    assert said.err == "largedrop: 1 of 4 runs collapsed and are missing from the results\n"
+    (result,) = results
+    assert begun == [first, finished, doomed, last]
+    assert [run.config for run in result.runs] == [first, finished, last]
+    error = str(result.failed[0]["error"])
+    assert error.startswith("the run collapsed at step 2: its representation has shrunk to ")
+    assert result.failed == [{"dropout": 0.6, "test_domain": "photo", "seed": 0, "error": error}]
+    assert "\nphoto, dropout 0.6, seed 0: the run collapsed at step 2: " in said.out
+    for config in (first, finished, last):
+        assert_same_run(folder_of(before, config), folder_of(tmp_path, config))
+    assert [run.result["log"] for run in result.runs] == [
+        run.result["log"] for run in expected.runs if run.config != doomed
+    ]
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["failed"] == result.failed
+    assert [record["dropout"] for record in content["records"] if record["method"] == "ensemble"] == [0.0, 0.3, 0.9]
+    whole = cost(first, data.split("photo", 0))
+    assert 3 * whole + len(data) <= sum(done) <= 3 * whole + 2 * len(data) + whole / 10
+
+
+def test_when_a_process_is_killed_the_others_save_and_the_same_call_finishes(
+    data: ld.Dataset, alone: tuple[Plan, Path, Comparison], tmp_path: Path
+) -> None:
+    made, before, _ = alone
+    folders = [folder_of(tmp_path, config) for config in made.configs]
+    killed: list[dict[Path, int]] = []
+
+    def saved() -> dict[Path, int]:
+        """What has been saved, and when."""
+        found = {}
+        for path in (folder / name for folder in folders for name in (FILE, "result.json")):
+            with suppress(FileNotFoundError):
+                found[path] = path.stat().st_mtime_ns
+        return found
+
+    def kill(done: float) -> None:
+        if not killed and sum((folder / FILE).exists() for folder in folders) == 2:  # both are at work
+            killed.append(saved())
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+
+    with pytest.raises(UserError) as caught:
+        compare(data, made, tmp_path, device=CPU, jobs=2, progress=kill)
+    assert str(caught.value) == DIED
+    assert len(killed) == 1
+    assert multiprocessing.active_children() == []
+    assert saved().items() - killed[0].items()  # the other has saved or, just then, finished
+    assert not all((folder / "result.json").exists() for folder in folders)
+    compare(data, made, tmp_path, device=CPU)
+    for config in made.configs:
+        assert_same_run(folder_of(before, config), folder_of(tmp_path, config))
+
+
+SIDE = "import sys, torch, largedrop.cli; torch.set_num_threads(1); sys.exit(largedrop.cli.main())"
+
+
+def children(process: int) -> list[int]:
+    """The processes that ``process`` has started to train; the other is multiprocessing's tracker."""
+    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+def test_a_command_with_jobs_is_interrupted_killed_and_goes_on(
+    toy: Path, data: ld.Dataset, alone: tuple[Plan, Path, Comparison], tmp_path: Path
+) -> None:
+    _, before, _ = alone
+    output = tmp_path / "out"
+    arguments = command(toy, output, 2, "0,0.9")
+    folders = [folder_of(output, config) for config in planned(data, 0.0, 0.9).configs]
+
+    def start_and_signal(step: int, send: Callable[[int], None]) -> tuple[int, str, list[int]]:
+        with subprocess.Popen(
+            [sys.executable, "-c", SIDE, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            deadline = time.monotonic() + 240
+            while not any((folder / f"outputs/{step:06d}.safetensors").exists() for folder in folders):
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            workers = children(process.pid)
+            send(process.pid)
+            return process.wait(timeout=120), process.communicate(timeout=120)[1], workers
+
+    code, said, workers = start_and_signal(20, lambda leader: os.killpg(leader, signal.SIGINT))
+    assert code == 2
+    assert re.fullmatch(
+        r"\nlargedrop: stopping after this step, to save it \(Ctrl-C again stops at once\)\n"
+        r"largedrop: stopped after step \d+ of 60; all of it is kept, and the same command goes on from there\n",
+        said,
+    )
+    assert len(workers) == 2
+    assert not any(map(alive, workers))
+    assert 20 <= max(map(step_of, folders)) < 60
+
+    # communicate() waits until the workers, which have the same standard error, have ended too.
+    code, said, workers = start_and_signal(40, lambda leader: os.kill(leader, signal.SIGKILL))
+    assert code == -signal.SIGKILL
+    assert len(workers) == 2
+    assert "Traceback" not in said
+    assert not any(map(alive, workers))
+    assert 40 < max(map(step_of, folders)) < 60  # saved where it was, later than at the evaluation
+
+    assert main(command(toy, output, 1, "0,0.9")) == 0
+    for folder in folders:
+        assert_same_run(before / "runs" / folder.name, folder)
+
+
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_fewer_than_one_job(data: ld.Dataset, tmp_path: Path, jobs: int) -> None:
+    with pytest.raises(UserError) as caught:
+        compare(data, planned(data, 0.0), tmp_path / "out", device=CPU, jobs=jobs)
+    assert str(caught.value) == f"--jobs must be 1 or more, not {jobs}"
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_process_is_started_for_a_single_run(
+    data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare_module, "train_side_by_side", None)
+    monkeypatch.setattr(compare_module, "train", lambda config, *arguments, **options: CollapseError("it did"))
+    assert len(compare(data, planned(data, 0.0), tmp_path, device=CPU, jobs=8).failed) == 1
+
+
+class Fake:
+    """A process that was not started: its pipe holds what it would say, and then ends."""
+
+    def __init__(self, exitcode: int, said: list[tuple[str, Any]]) -> None:
+        self.exitcode, self.killed = exitcode, False
+        self.ours, theirs = multiprocessing.Pipe()
+        with theirs:
+            for message in said:
+                theirs.send(message)
+
+    def join(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[torch.device, int]]]:
+    """Make processes be these; the device and the number of threads that each was asked to take."""
+
+    def install(*made: Fake) -> list[tuple[torch.device, int]]:
+        given: list[tuple[torch.device, int]] = []
+
+        def started(device: torch.device, threads: int) -> Any:
+            given.append((device, threads))
+            fake = made[len(given) - 1]
+            return parallel._Worker(fake, fake.ours)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(parallel, "_started", started)
+        return given
+
+    return install
+
+
+def side_by_side(data: ld.Dataset, dropouts: tuple[float, ...], folder: Path, **options: Any) -> Comparison:
+    return compare(data, planned(data, *dropouts), folder, **{"device": CPU, "jobs": len(dropouts), **options})
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "threads", "devices", "each"),
+    [
+        ("cpu", 4, 7, ["cpu"] * 3, 2),
+        ("cuda", 2, 2, ["cuda:0", "cuda:1", "cuda:0"], 1),
+        ("cuda:1", 2, 3, ["cuda:1"] * 3, 1),
+    ],
+)
+def test_devices_and_threads_are_shared_out(
+    data: ld.Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fakes: Any,
+    device: str,
+    gpus: int,
+    threads: int,
+    devices: list[str],
+    each: int,
+) -> None:
+    given = fakes(*[Fake(-9, []) for _ in range(3)])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    with pytest.raises(UserError):
+        side_by_side(data, (0.0, 0.5, 0.9), tmp_path, device=torch.device(device))
+    assert given == [(torch.device(name), each) for name in devices]
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "text"),
+    [
+        (-9, DIED),
+        (0, DIED),
+        (1, "a process that was training has failed, as it says above; the same command goes on from where it was"),
+    ],
+)
+def test_a_process_that_is_gone(data: ld.Dataset, tmp_path: Path, fakes: Any, exitcode: int, text: str) -> None:
+    fakes(Fake(exitcode, []), Fake(exitcode, []))
+    with pytest.raises(UserError) as caught:
+        side_by_side(data, (0.0, 0.9), tmp_path)
+    assert str(caught.value) == text
+
+
+def test_what_processes_say_of_their_views_is_told_once(data: ld.Dataset, tmp_path: Path, fakes: Any) -> None:
+    fakes(*[Fake(0, [("note", f"2.{number} GiB are free"), ("ended", CollapseError("x"))]) for number in range(2)])
+    notes: list[str] = []
+    assert len(side_by_side(data, (0.0, 0.9), tmp_path, note=notes.append).failed) == 2
+    assert notes == ["2.0 GiB are free"]
+    fakes(*[Fake(0, [("note", "n"), ("ended", CollapseError("x"))]) for _ in range(2)])
+    side_by_side(data, (0.0, 0.9), tmp_path)  # nobody listens
+
+
+def test_a_second_interrupt_kills_the_processes(data: ld.Dataset, tmp_path: Path, fakes: Any) -> None:
+    made = [Fake(0, [("progress", 1.0)]) for _ in range(2)]
+    fakes(*made)
+
+    def again(done: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(data, (0.0, 0.9), tmp_path, progress=again)
+    assert all(fake.killed for fake in made)
+
+
+def test_stopped_between_two_runs(data: ld.Dataset, tmp_path: Path, fakes: Any) -> None:
+    fakes(*[Fake(0, [("ended", CollapseError("x"))]) for _ in range(2)])
+    with pytest.raises(Interrupted, match=r"^stopped before run 3 of 3$"):
+        side_by_side(data, (0.0, 0.5, 0.9), tmp_path, jobs=2, stop=lambda: True)
+
+
+def at_work(monkeypatch: pytest.MonkeyPatch, *sent: Any) -> list[tuple[str, Any]]:
+    """What a process says that is sent this, here and now; the pipe then ends."""
+    ours, theirs = multiprocessing.Pipe()
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    for message in sent:
+        ours.send(message)
+    said: list[tuple[str, Any]] = []
+    if sent[-1:] != (None,):  # nobody is there any more
+        ours.close()
+        parallel._work(theirs, CPU, 1)
+        return said
+    parallel._work(theirs, CPU, 1)
+    theirs.close()
+    with ours:
+        while ours.poll():
+            try:
+                said.append(ours.recv())
+            except (EOFError, ConnectionResetError):
+                break
+    return said
+
+
+def test_a_process_says_how_views_are_made(data: ld.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert at_work(monkeypatch, data, None) == []
+    monkeypatch.setattr(parallel, "open_views", lambda data, device: HostViews(data, device, note="on the processor"))
+    assert at_work(monkeypatch, data, None) == [("note", "on the processor")]
+
+
+def test_a_process_that_is_told_to_stop_before_it_begins_does_nothing(
+    data: ld.Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    task = (planned(data, 0.0).configs[0], tmp_path / "run")
+    ((kind, error),) = at_work(monkeypatch, data, task, None)
+    assert (kind, type(error), str(error)) == ("raised", Interrupted, "stopped before the next run began")
+    assert at_work(monkeypatch, data, task) == []
+    assert at_work(monkeypatch, data) == []
+    assert at_work(monkeypatch) == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cache_that_was_removed_before_a_process_could_open_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LARGEDROP_CACHE", str(tmp_path / "cache"))
+    data = ld.open_dataset(make_toy(tmp_path / "set", images=2))
+    shutil.rmtree(tmp_path / "cache")
+    ((kind, error),) = at_work(monkeypatch, data, None)
+    assert (kind, type(error), str(error)) == (
+        "raised",
+        UserError,
+        "the image cache was removed or changed meanwhile; the same command goes on from where it was, and makes it "
+        "anew",
+    )
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory")])
+def test_a_run_that_finds_too_little_memory(
+    data: ld.Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: BaseException
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    polls = iter([False])
+    monkeypatch.setattr(parallel, "train", fail)
+    monkeypatch.setattr(Connection, "poll", lambda self, timeout=0.0: next(polls, True))
+    ((kind, said),) = at_work(monkeypatch, data, (planned(data, 0.0).configs[0], tmp_path / "run"), None)
+    assert (kind, type(said), str(said)) == (
+        "raised",
+        UserError,
+        "a run found too little memory; fewer --jobs need less, and the same command goes on from where it was",
+    )
+
+
+def test_the_command_line_shows_the_note_once(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = "views are made on the processor: the images need 80.0 GiB in the memory of cuda"
+    monkeypatch.setattr(compare_module, "open_views", lambda data, device: HostViews(data, device, note=note))
+    options = [text for name, value in TINY.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    arguments = ["compare", str(toy), "--test-domains", "photo", "--dropout", "0,0.9", *options, "--device", "cpu"]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.splitlines().count(note) == 1

@@ -1,0 +1,140 @@
+"""What tests of several modules use."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from largedrop.cli import main
+from largedrop.config import Config, make_config
+from largedrop.report.published import published
+
+TINY: dict[str, Any] = {
+    "model": "test_efficientnet",
+    "weights": "random",
+    "size": 32,
+    "steps": 6,
+    "batch": 4,
+    "eval_every": 2,
+    "lr": 1e-3,
+    "optimizer": "sgd",
+    "precision": "float32",
+}
+"""A fine-tuning of a second: 0.1 million weights, no pretrained ones, float32 so that every machine has it."""
+
+
+def make_toy(root: Path, images: int = 6) -> Path:
+    """Draw the toy dataset into ``root``: noise, coloured by class and tinted by domain."""
+    rng = np.random.default_rng(0)
+    for shade, domain in enumerate(("ink", "oil", "photo")):
+        for channel, name in enumerate(("red", "green", "blue")):
+            folder = root / domain / name
+            folder.mkdir(parents=True)
+            for number in range(images):
+                pixels = rng.integers(0, 60, (32, 32, 3))
+                pixels[..., channel] += 120
+                pixels += 30 * shade
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return root
+
+
+OPTIONS = [text for name, value in TINY.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
+FAST = [*OPTIONS, "--device", "cpu"]
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """Run the command line, see that it fails with 2 and no traceback, and return what it says on standard error."""
+    assert main([str(argument) for argument in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("largedrop: ")
+    assert "Traceback" not in said
+    return said.removeprefix("largedrop: ").rstrip("\n")
+
+
+def one_line(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    said = complaint(capsys, *arguments)
+    assert "\n" not in said
+    return said
+
+
+class Tiny(nn.Module):
+    """Images (n, 4) to a representation (n, 5) and logits (n, 3)."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.calls: list[int] = []
+        self.double()
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -0.6, 0.6)  # with all the digits of float64
+
+    def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        self.calls.append(len(images))
+        representation = torch.tanh(self.body(images))
+        return representation, self.head(representation)
+
+
+def batch(domains: int = 3, size: int = 6) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    shift = torch.arange(domains).repeat_interleave(size)[:, None]
+    images = torch.randn(domains * size, 4, dtype=torch.float64, generator=generator) + shift
+    return images, torch.randint(0, 3, (domains * size,), generator=generator)
+
+
+def gradients(net: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.grad.clone() for name, parameter in net.named_parameters() if parameter.grad is not None}
+
+
+GOLDEN = Path(__file__).parent / "report" / "golden"
+
+
+PACS = {
+    "name": "pacs_copy",
+    "fingerprint": "f00d" * 16,
+    "domains": dict(published("PACS").domains),
+    "classes": list(published("PACS").classes),
+}
+
+
+def config(domain: str = "photo", seed: int = 0, dropout: float = 0.0, lr: float = 1e-3, **changes: Any) -> Config:
+    settings: dict[str, Any] = {"data": "pacs_copy", "fingerprint": "f00d" * 16, "lr": lr, "weight_decay": 5e-5}
+    return make_config("paper", **{**settings, "test_domain": domain, "seed": seed, "dropout": dropout, **changes})
+
+
+def result(iid: float, ood: float, steps: int = 10_000, **changes: Any) -> dict[str, Any]:
+    line = {"step": 300, "iid_accuracy": iid, "ood_accuracy": ood, "train_loss": 0.1}
+    common = {"steps": steps, "seconds": 12.5}
+    methods = {
+        "fine-tuning": {"iid_accuracy": iid, "ood_accuracy": ood, **common},
+        "ensemble": {"iid_accuracy": iid, "ood_accuracy": ood + 0.01, **common},
+    }
+    return {"largedrop": "0.1.0", "methods": methods, "best_step": 300, "log": [line], **changes}
+
+
+def store(root: Path, made: Config, found: dict[str, Any] | None, name: str = "") -> Path:
+    folder = root / (name or made.run_name)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(made.to_json(), indent=2))
+    if found is not None:
+        (folder / "result.json").write_text(json.dumps(found, indent=2))
+    return folder
+
+
+def golden(name: str, text: str) -> None:
+    """Compare with the stored file; ``GOLDEN=write`` in the environment stores it, to be looked at and committed."""
+    path = GOLDEN / name
+    if os.environ.get("GOLDEN") == "write":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, "utf-8")
+    assert text == path.read_text("utf-8")

@@ -1,0 +1,227 @@
+"""Linear training of many settings against a plain loop over each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from largedrop.data.random import torch_seed
+from largedrop.data.sampling import batch_indices
+from largedrop.errors import Interrupted
+from largedrop.linear.problem import LinearSetting, Problem
+from largedrop.linear.sgd.masks import LEVELS, dropped_levels, kept, mask_key
+from largedrop.linear.sgd.train import LinearResult, train_linear
+from largedrop.training.evaluation import accuracy
+
+SETTING = LinearSetting("linear", 0.5, 0.05, 1e-2, 3, steps=25, batch=5, decay_again_at=0.8, eval_every=10)
+WIDTHS = ((6, 6, 6), (3, 4, 6))
+
+
+def make_problem(widths: tuple[int, ...] = WIDTHS[0], *, seed: int = 0, views: int = 1, classes: int = 3) -> Problem:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, 90)
+    centres = rng.standard_normal((classes, sum(widths)))
+    features = [
+        torch.from_numpy(centres[labels] + 1.5 * rng.standard_normal((90, sum(widths)))).half() for _ in range(views)
+    ]
+    train = (np.arange(0, 31), np.arange(31, 50))
+    return Problem(tuple(features), widths, labels, train, np.arange(50, 70), np.arange(70, 90), classes)
+
+
+def plain(problem: Problem, setting: LinearSetting) -> tuple[list[Tensor], list[Tensor]]:
+    """v, V, b after training in float64 by ``torch.optim.SGD``; logits on the held-out images at every evaluation."""
+    widths = problem.widths
+    last = widths[-1]
+    wide = sum(widths) if len(set(widths)) > 1 else last
+    units = wide if setting.fit == "linear" else last
+    with torch.random.fork_rng():
+        torch.manual_seed(torch_seed("linear head", setting.seed))
+        layer = torch.nn.Linear(units, problem.classes).double()
+    vs = [torch.full((width,), float(number == len(widths) - 1)).double() for number, width in enumerate(widths)]
+    trained = list(layer.parameters())
+    if setting.fit == "linear":
+        trained += [v.requires_grad_() for v in vs]
+    optimizer = torch.optim.SGD(trained, setting.lr, setting.momentum, weight_decay=setting.weight_decay)
+    dropped = torch.tensor([dropped_levels(setting.dropout)])
+    tables = [view.double() for view in problem.views]
+
+    def adapted(features: Tensor) -> Tensor:
+        taps = features.split(widths, dim=1)  # type: ignore[no-untyped-call]
+        if setting.fit == "probe":
+            return taps[-1]
+        weighted = [v * tap for v, tap in zip(vs, taps, strict=True)]
+        return sum(weighted, torch.zeros(())) if wide == last else torch.cat(weighted, 1)
+
+    logits = []
+    for step in range(setting.steps):
+        if step in (round(setting.steps * setting.decay_at + 0.49), round(setting.steps * setting.decay_again_at)):
+            optimizer.param_groups[0]["lr"] *= 0.1
+        chosen = batch_indices(problem.train, setting.batch, setting.seed, step)
+        _, views = problem.batches(setting.batch, setting.seed, step, step + 1)
+        x = torch.stack([tables[view][image] for view, image in zip(views[0], chosen, strict=True)])
+        mask = kept(torch.tensor([mask_key(setting.seed, step)]), len(chosen), units, dropped)[0]
+        x = adapted(x) * mask * (LEVELS / (LEVELS - int(dropped)))
+        loss = F.cross_entropy(layer(x), torch.from_numpy(problem.labels[chosen]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step + 1 in setting.evaluations:
+            with torch.no_grad():
+                logits.append(layer(adapted(tables[0][np.concatenate([problem.iid, problem.ood])])))
+    weights = [layer.weight, layer.bias] + ([torch.cat(vs)] if setting.fit == "linear" else [])
+    return [weight.detach() for weight in weights], logits
+
+
+def weights_of(result: LinearResult) -> list[Tensor]:
+    model = result.last_model
+    return [model.weight, model.bias] + ([] if model.v is None else [model.v.flatten()])
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("fit", ["linear", "probe"])
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_many_settings_are_trained_as_each_by_torchs_sgd(widths: tuple[int, ...], fit: str, compiled: bool) -> None:
+    first, second = make_problem(widths), make_problem(widths, seed=1, views=3)
+    base = replace(SETTING, fit=fit)
+    tasks = [
+        (problem, replace(base, dropout=rate, lr=lr, weight_decay=decay, seed=seed))
+        for problem in (first, second)
+        for rate in (0.0, 0.5, 0.75, 0.9)
+        for lr, decay in ((0.05, 1e-2), (0.02, 0.0), (0.1, 0.1))
+        for seed in (3, 4)
+    ]
+    results = train_linear(tasks, dtype=torch.float64, compiled=compiled)
+    for (problem, setting), result in zip(tasks, results, strict=True):
+        expected, logits = plain(problem, setting)
+        for found, wanted in zip(weights_of(result), expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
+        assert result.setting == setting
+        labels = problem.labels[problem.iid]
+        assert [e.step for e in result.evaluations] == [10, 20, 25]
+        for evaluation, output in zip(result.evaluations, logits, strict=True):
+            stored = output.half().float().numpy()
+            assert evaluation.iid_accuracy == pytest.approx(accuracy(stored[:20], labels))
+            assert evaluation.ood_accuracy == pytest.approx(accuracy(stored[20:], problem.labels[problem.ood]))
+            loss = float(F.cross_entropy(output[:20], torch.from_numpy(labels)))
+            assert evaluation.iid_loss == pytest.approx(loss, rel=1e-9)
+
+
+@pytest.mark.parametrize("fit", ["linear", "probe"])
+@pytest.mark.parametrize("classes", [3, 7, 23])
+def test_no_bit_depends_on_what_is_trained_beside_it(fit: str, classes: int) -> None:
+    """Also where a group has more columns than fit into registers at once, or is divided."""
+    problem, other = make_problem(classes=classes), make_problem(seed=1, classes=classes)
+    base = replace(SETTING, fit=fit, steps=12)
+    settings = [replace(base, lr=0.01 * n, dropout=rate) for n in range(1, 24) for rate in (0.0, 0.5, 0.9)]
+    together = train_linear([(p, setting) for p in (problem, other) for setting in settings], outputs=True)
+    for place in (0, 1, 8, 68):
+        (alone,) = train_linear([(problem, settings[place])], outputs=True)
+        for found, wanted in zip(weights_of(alone), weights_of(together[place]), strict=True):
+            assert torch.equal(found, wanted)
+        assert [e.step for e in alone.evaluations] == [10, 12]
+        for one, other_one in zip(alone.evaluations, together[place].evaluations, strict=True):
+            assert one.iid_loss == pytest.approx(other_one.iid_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_settings_with_other_batches_can_be_trained_together(compiled: bool) -> None:
+    problem = make_problem()
+    settings = [replace(SETTING, batch=batch, dropout=rate) for batch in (5, 3) for rate in (0.0, 0.5, 0.9)]
+    together = train_linear([(problem, one) for one in settings], dtype=torch.float64, compiled=compiled)
+    for setting, result in zip(settings, together, strict=True):
+        for found, wanted in zip(weights_of(result), plain(problem, setting)[0], strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
+
+
+def test_threads_change_no_bit() -> None:
+    tasks = [(make_problem(seed=n), replace(SETTING, dropout=rate)) for n in range(3) for rate in (0.0, 0.5, 0.9)]
+    one = train_linear(tasks)
+    torch.set_num_threads(3)  # the fixture sets it back
+    three = train_linear(tasks)
+    for first, second in zip(one, three, strict=True):
+        assert all(map(torch.equal, weights_of(first), weights_of(second)))
+
+
+def test_float32_is_near_float64() -> None:
+    problem = make_problem()
+    settings = [replace(SETTING, dropout=rate) for rate in (0.0, 0.5, 0.9)]
+    tasks = [(problem, setting) for setting in settings]
+    for low, high in zip(train_linear(tasks), train_linear(tasks, dtype=torch.float64), strict=True):
+        for found, wanted in zip(weights_of(low), weights_of(high), strict=True):
+            torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_it_starts_from_the_pretrained_representation(widths: tuple[int, ...]) -> None:
+    """With a learning rate of next to nothing, linear fine-tuning ends as it began: v is 1 for the last tap alone."""
+    (result,) = train_linear([(make_problem(widths), replace(SETTING, lr=1e-12))])
+    v = result.last_model.v
+    assert v is not None
+    assert v.flatten().round(decimals=5).tolist() == [0.0] * sum(widths[:-1]) + [1.0] * widths[-1]
+
+
+def test_best_mean_and_ensemble() -> None:
+    problem = make_problem()
+    setting = replace(SETTING, lr=0.3, eval_every=2)
+    (result,) = train_linear([(problem, setting)], outputs=True)
+    _, logits = plain(problem, setting)
+    accuracies = [evaluation.iid_accuracy for evaluation in result.evaluations]
+    assert len(set(accuracies)) > 1
+    assert result.best == result.evaluations[accuracies.index(max(accuracies))]
+    assert result.best_model is not None
+    features = problem.views[0]
+    found = result.best_model(features)[problem.iid].half().float().numpy()
+    assert accuracy(found, problem.labels[problem.iid]) == pytest.approx(max(accuracies))
+
+    assert result.iid_logits is not None
+    assert result.ood_logits is not None
+    mean = torch.stack(logits).mean(0)
+    torch.testing.assert_close(result.iid_logits.double(), mean[:20], rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(result.ood_logits.double(), mean[20:], rtol=1e-2, atol=1e-2)
+
+    each = [weights_of(train_linear([(problem, _first(setting, step))])[0]) for step in (2, 4, 6)]
+    (short,) = train_linear([(problem, _first(setting, 6))])
+    model = short.mean_model
+    assert model.v is not None
+    for number, values in enumerate((model.weight, model.bias, model.v.flatten())):
+        torch.testing.assert_close(values, torch.stack([weights[number] for weights in each]).mean(0))
+    loss = F.cross_entropy(model(features)[problem.iid], torch.from_numpy(problem.labels[problem.iid]))
+    assert short.mean.iid_loss == pytest.approx(float(loss), rel=1e-5)
+
+
+def _first(setting: LinearSetting, steps: int) -> LinearSetting:
+    """The first steps of a setting, which has no milestone among them."""
+    return replace(setting, steps=steps, decay_at=1.0, decay_again_at=1.0)
+
+
+def test_a_diverged_setting_is_flagged_and_harms_no_other() -> None:
+    problem = make_problem()
+    good = replace(SETTING, steps=60)
+    wild = replace(good, lr=1e30)
+    for compiled in (True, False):
+        alone, together, flagged = train_linear([(problem, good)], compiled=compiled) + train_linear(
+            [(problem, good), (problem, wild)], compiled=compiled
+        )
+        assert flagged.diverged_at == 10
+        assert (flagged.best, flagged.best_model, flagged.evaluations) == (None, None, ())
+        assert alone.diverged_at is None
+        for found, wanted in zip(weights_of(together), weights_of(alone), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_progress_and_stop() -> None:
+    problem = make_problem()
+    done: list[int] = []
+    tasks = [(problem, SETTING), (problem, replace(SETTING, steps=7)), (problem, replace(SETTING, fit="probe"))]
+    before = torch.random.get_rng_state()
+    results = train_linear(tasks, progress=done.append)
+    assert sum(done) == 25 + 7 + 25
+    assert [result.setting for result in results] == [setting for _, setting in tasks]
+    assert torch.equal(before, torch.random.get_rng_state())
+    with pytest.raises(Interrupted, match="stopped after step 10 of 25"):
+        train_linear(tasks, stop=lambda: True)

@@ -1,0 +1,432 @@
+"""The store of features: what it holds, when it computes, and what it survives."""
+
+from __future__ import annotations
+
+import errno
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests.helpers import TINY
+
+import largedrop as ld
+from largedrop.config import Config
+from largedrop.data.views.batches import HostViews
+from largedrop.errors import UserError
+from largedrop.linear import features as module
+from largedrop.linear.features import Features, FeatureStore, split_model_name
+from largedrop.models.network import Network
+from largedrop.models.pretrained import find_weights
+from largedrop.models.taps import Taps
+from largedrop.runtime import one_thread
+from largedrop.training import evaluation
+from largedrop.training.evaluation import representations
+from largedrop.training.setup import create_network
+
+VIT = Taps(("blocks.3", "blocks.4", "representation"), (64, 64, 64), "blocks.5")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.fixture
+def config(data: ld.Dataset) -> Config:
+    """A network with one tap: it has no residual blocks."""
+    return Config(data.name, data.fingerprint, "photo", **TINY, weights_digest="random")
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of 16 images, of two batches: the toy dataset's 54 images are three and a half."""
+    monkeypatch.setattr(module, "_PIECE", 16)
+    monkeypatch.setattr(module, "BATCH", 8)
+    monkeypatch.setattr(evaluation, "BATCH", 8)
+
+
+class Asked:
+    """Makes networks, and counts how many."""
+
+    def __init__(self, data: ld.Dataset) -> None:
+        self.data, self.configs = data, list[Config]()
+
+    def __call__(self, config: Config) -> Network:
+        self.configs.append(config)
+        return create_network(config, self.data.classes)
+
+
+def opened(data: ld.Dataset, folder: Path, **settings: Any) -> FeatureStore:
+    return FeatureStore(data, HostViews(data), folder, **settings)
+
+
+def entry(folder: Path) -> Path:
+    (found,) = [path for path in (folder / "features").iterdir() if not path.name.startswith(".")]
+    return found
+
+
+def reference(config: Config, data: ld.Dataset, view: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    network = create_network(config, data.classes)
+    indices = np.arange(len(data), dtype=np.int64)
+    return representations(network, HostViews(data), indices, config.precision, view=view).numpy()
+
+
+def check_close(found: Any, expected: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    """To float16's precision, against the largest value: convolutions and sums add up in another order when folded."""
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("view", [0, 1, 5])
+def test_the_representation_in_a_view(data: ld.Dataset, config: Config, tmp_path: Path, view: int) -> None:
+    found = opened(data, tmp_path).features(config, view=view)
+    assert found.taps == Taps(("representation",), (256,))
+    assert isinstance(found.values, np.memmap)
+    assert found.values.dtype == np.float16
+    check_close(found.values, reference(config, data, view))
+    assert found.largest == np.abs(found.values).max()
+    torch.from_numpy(found.values)[:] = 0  # no warning; and what is on disk stays
+    assert np.abs(opened(data, tmp_path).features(config, view=view).values).max() == found.largest
+
+
+def test_views_are_distinct(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    store = opened(data, tmp_path)
+    views = [store.features(config, view=view).values for view in range(3)]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(views[one].astype(float) - views[other]).mean() > 1e-3
+
+
+def test_taps_lie_side_by_side(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    config = replace(config, model="test_vit", size=160)
+    found = opened(data, tmp_path).features(config)
+    assert found.taps == VIT
+    assert found.values.shape == (54, 192)
+    check_close(found.representation, reference(config, data))
+    single = opened(data, tmp_path).features(config, count=1)
+    assert single.taps.names == ("representation",)
+    np.testing.assert_array_equal(single.values, found.representation)
+
+
+def test_bfloat16(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    plain = opened(data, tmp_path).features(config).values.astype(float)
+    mixed = opened(data, tmp_path).features(replace(config, precision="bfloat16")).values.astype(float)
+    error = np.linalg.norm(plain - mixed) / np.linalg.norm(plain)
+    assert 0 < error < 0.05
+
+
+def test_computed_once(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    asked, done = Asked(data), list[int]()
+    store = opened(data, tmp_path, progress=done.append)
+    first = store.features(config, asked)
+    assert sum(done) == 54
+    assert store.features(config, asked) is first
+    again = opened(data, tmp_path, progress=done.append).features(config, asked)
+    assert len(asked.configs) == 1
+    assert sum(done) == 54
+    assert again.taps == first.taps
+    np.testing.assert_array_equal(again.values, first.values)
+
+
+def test_the_users_cache(data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LARGEDROP_CACHE", str(tmp_path / "chosen"))
+    FeatureStore(data, HostViews(data)).features(config)
+    assert (entry(tmp_path / "chosen") / "features.bin").stat().st_size == 54 * 256 * 2
+
+
+def test_what_features_depend_on(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    asked, lines = Asked(data), list[str]()
+    store = opened(data, tmp_path, note=lines.append)
+    store.features(config, asked)
+    for same in (
+        {"dropout": 0.1, "test_domain": "ink", "lr": 1.0, "held_out": 0.3, "block_dropout": 0.2},
+        {"steps": 1},
+    ):
+        store.features(replace(config, **same), asked)
+    assert len(asked.configs) == 1
+    for number, other in enumerate(({"size": 40}, {"seed": 1}, {"model": "test_resnet"}, {"precision": "bfloat16"})):
+        store.features(replace(config, **other), asked)
+        assert len(asked.configs) == number + 2
+    assert lines == []
+
+
+def save_weights(path: Path, seed: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        import timm
+
+        save_file(timm.create_model("test_efficientnet").state_dict(), path)
+
+
+def test_other_weights_and_images_are_said(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    lines = list[str]()
+    file = tmp_path / "weights.safetensors"
+    save_weights(file, 1)
+    config = replace(config, weights=str(file), weights_digest="")
+    first = opened(data, tmp_path, note=lines.append).features(config)
+    same = opened(data, tmp_path, note=lines.append).features(replace(config, seed=9))
+    np.testing.assert_array_equal(first.values, same.values)
+    assert lines == []
+    save_weights(file, 2)
+    second = opened(data, tmp_path, note=lines.append).features(config)
+    message = "the stored features of test_efficientnet for toy0 are of other {}; computing them anew"
+    assert lines == [message.format("weights")]
+    check_close(second.values, reference(replace(config, weights_digest=""), data))
+    assert np.abs(first.values - second.values).max() > 0.3 * second.largest
+    other = replace(data, fingerprint="other")
+    opened(other, tmp_path, note=lines.append).features(config)
+    assert lines[1:] == [message.format("images")]
+
+
+def truncate(path: Path) -> None:
+    content = (path / "features.bin").read_bytes()
+    (path / "features.bin").write_bytes(content[:-2])
+
+
+def flip(path: Path) -> None:
+    content = bytearray((path / "features.bin").read_bytes())
+    content[1000] ^= 1
+    (path / "features.bin").write_bytes(bytes(content))
+
+
+def empty(path: Path) -> None:
+    (path / "features.bin").unlink()
+
+
+def header(path: Path) -> None:
+    (path / "entry.json").write_text("[]")
+
+
+def half(path: Path) -> None:
+    text = (path / "entry.json").read_text()
+    (path / "entry.json").write_text(text[: len(text) // 2])
+
+
+def wide(path: Path) -> None:
+    content = json.loads((path / "entry.json").read_text())
+    (path / "entry.json").write_text(json.dumps({**content, "widths": [255]}))
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, empty, header, half, wide])
+def test_damage_is_said_and_mended(
+    data: ld.Dataset, config: Config, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    before = opened(data, tmp_path).features(config).values.copy()
+    damage(entry(tmp_path))
+    asked, lines = Asked(data), list[str]()
+    after = opened(data, tmp_path, note=lines.append).features(config, asked)
+    assert lines == [f"the stored features in {entry(tmp_path)} are damaged; they are computed anew"]
+    assert len(asked.configs) == 1
+    np.testing.assert_array_equal(after.values, before)
+    opened(data, tmp_path, note=lines.append).features(config, asked)
+    assert len(lines) == len(asked.configs) == 1
+
+
+class Breaking(HostViews):
+    """Stops after some batches."""
+
+    def __init__(self, data: ld.Dataset, batches: int) -> None:
+        super().__init__(data)
+        self.batches = batches
+        self.seen: list[int] = []
+
+    def evaluation(self, indices: Any, spec: Any) -> torch.Tensor:
+        if len(self.seen) == self.batches:
+            raise KeyboardInterrupt
+        self.seen.append(int(indices[0]))
+        return super().evaluation(indices, spec)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("cut", [False, True])
+def test_interrupted_work_is_taken_up(data: ld.Dataset, config: Config, tmp_path: Path, cut: bool) -> None:
+    whole = opened(data, tmp_path / "whole").features(config)
+    with pytest.raises(KeyboardInterrupt):
+        FeatureStore(data, Breaking(data, 5), tmp_path).features(config)  # two pieces of two batches, and a half
+    (building,) = (tmp_path / "features").glob(".building-*")
+    assert sorted(path.name for path in building.iterdir()) == ["000000000.npy", "000000016.npy"]
+    assert not list((tmp_path / "features").glob("[!.]*"))
+    if cut:
+        piece = building / "000000016.npy"
+        piece.write_bytes(piece.read_bytes()[:-1])
+    done, views = list[int](), Breaking(data, 99)
+    found = FeatureStore(data, views, tmp_path, progress=done.append).features(config)
+    assert views.seen == [*([16, 24] if cut else []), 32, 40, 48]
+    assert sum(done) == 54
+    np.testing.assert_array_equal(found.values, whole.values)
+    assert sorted(path.name for path in entry(tmp_path).iterdir()) == ["entry.json", "features.bin"]
+    assert not list((tmp_path / "features").glob(".building-*"))
+
+
+def test_a_full_disk_is_one_line(
+    data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **settings: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        with pytest.raises(UserError) as caught:
+            opened(data, tmp_path).features(config)
+    assert str(caught.value) == (
+        f"cannot write the features in {tmp_path / 'features'}: No space left on device; "
+        "set LARGEDROP_CACHE to a folder that can be written and has room"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_json", full)
+        with pytest.raises(UserError, match="No space left on device; set LARGEDROP_CACHE"):
+            opened(data, tmp_path).features(config)
+    assert opened(data, tmp_path).features(config).values.shape == (54, 256)
+
+
+def test_a_cache_that_is_a_file(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write the features in .*file/features: Not a directory"):
+        opened(data, tmp_path / "file").features(config)
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (
+            1e8,
+            r"^the features of test_efficientnet at representation reach [\d.e+]+, but are stored as float16",
+        ),
+        (float("nan"), "^the features of test_efficientnet at representation are not finite; try --precision float32$"),
+    ],
+)
+def test_features_that_float16_cannot_hold(
+    data: ld.Dataset, config: Config, tmp_path: Path, scale: float, message: str
+) -> None:
+    def scaled(config: Config) -> Network:
+        network = create_network(config, data.classes)
+        with torch.no_grad():
+            network.backbone.get_submodule("bn2").weight.mul_(scale)
+        return network
+
+    with pytest.raises(UserError, match=message):
+        opened(data, tmp_path).features(config, scaled)
+    assert not list((tmp_path / "features").glob("[!.]*"))
+
+
+def test_a_second_process_waits_and_uses_the_result(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    inside, waiting, lines = threading.Event(), threading.Event(), list[str]()
+    found: list[Features] = []
+
+    def slowly(config: Config) -> Network:
+        inside.set()
+        assert waiting.wait(60)
+        return create_network(config, data.classes)
+
+    def note(line: str) -> None:
+        lines.append(line)
+        waiting.set()
+
+    asked = Asked(data)
+    first = threading.Thread(target=lambda: found.append(opened(data, tmp_path).features(config, slowly)))
+    first.start()
+    assert inside.wait(60)
+    second = opened(data, tmp_path, note=note).features(config, asked)
+    first.join()
+    assert lines == ["another process is computing these features; waiting for it"]
+    assert asked.configs == []
+    np.testing.assert_array_equal(second.values, found[0].values)
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_networks_side_by_side(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    store, asked = opened(data, tmp_path), Asked(data)
+    both = replace(
+        config,
+        model="test_vit+test_efficientnet",
+        size=160,
+        weights_digest="random+random",
+        fit="linear",
+        head="random",
+    )
+    found = store.features(both, asked)
+    vit, net = (store.features(replace(both, model=m, weights_digest="random"), asked) for m in both.model.split("+"))
+    assert [config.model for config in asked.configs] == ["test_vit", "test_efficientnet"]
+    assert found.taps.names == ("test_vit/blocks.3", "test_vit/blocks.4", "representation")
+    assert found.taps.widths == (64, 64, 64 + 256)
+    np.testing.assert_array_equal(found.values, np.concatenate([vit.values, net.values], axis=1))
+    np.testing.assert_array_equal(found.representation[:, 64:], net.representation)
+    assert isinstance(found.values, np.memmap)
+    again = opened(data, tmp_path).features(replace(both, weights_digest=""), asked)
+    assert len(asked.configs) == 2
+    np.testing.assert_array_equal(again.values, found.values)
+
+
+def test_equal_taps_join_tap_by_tap(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    """Side by side, two networks of three taps are one network of three taps, as wide as both."""
+    store = opened(data, tmp_path)
+    both = replace(
+        config, model="test_vit+test_vit2", size=160, weights_digest="random+random", fit="linear", head="random"
+    )
+    vits = [store.features(replace(both, model=name, weights_digest="random")) for name in both.model.split("+")]
+    found = store.features(both)
+    assert found.taps.widths == tuple(64 + width for width in vits[1].taps.widths)
+    for tap, columns in enumerate(found.taps.slices):
+        parts = [one.values[:, one.taps.slices[tap]] for one in vits]
+        np.testing.assert_array_equal(found.values[:, columns], np.concatenate(parts, axis=1))
+    assert found.taps.names[0] == "+".join(
+        f"{name}/{one.taps.names[0]}" for name, one in zip(both.model.split("+"), vits, strict=True)
+    )
+
+
+def test_split_model_name() -> None:
+    assert split_model_name("resnet50.tv2_in1k") == ("resnet50.tv2_in1k",)
+    assert split_model_name("b + a+c") == ("b", "a", "c")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("a+", "model 'a+': a name is missing; several networks are written as 'a+b'"),
+        ("", "model '': a name is missing; several networks are written as 'a+b'"),
+        ("a+b+a", "model 'a+b+a' names 'a' twice; its features would only be repeated"),
+    ],
+)
+def test_bad_model_names(model: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        split_model_name(model)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"weights": "file.safetensors"},
+            r"^--weights file\.safetensors: one file is not the weights of the 2 networks",
+        ),
+        ({"weights_digest": "random"}, r"^test_vit\+test_resnet are 2 networks, but the config has 1 weights$"),
+        ({"model": "test_vit+test_resnt"}, "^unknown model 'test_resnt'; did you mean 'test_resnet'"),
+    ],
+)
+def test_bad_configs(data: ld.Dataset, config: Config, tmp_path: Path, settings: dict[str, str], message: str) -> None:
+    config = replace(
+        config, fit="probe", head="random", **{"model": "test_vit+test_resnet", "weights_digest": "", **settings}
+    )
+    with pytest.raises(UserError, match=message):
+        opened(data, tmp_path).features(config)
+
+
+def test_no_negative_view(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"^the view must be 0 \(evaluation\) or the number of a training view, not -1$"
+    ):
+        opened(data, tmp_path).features(config, view=-1)
+
+
+def test_weights_that_have_changed_since(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    assert find_weights("test_efficientnet", "random").digest == "random"
+    with pytest.raises(UserError, match="no longer those that this run began with"):
+        opened(data, tmp_path).features(replace(config, weights_digest="other"))

@@ -1,0 +1,162 @@
+"""What a comparison leaves: exactly the named files, whatever became of its runs."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from tests.helpers import TINY
+
+import largedrop as ld
+from largedrop.config import with_settings
+from largedrop.errors import UserError
+from largedrop.experiments.compare import Comparison, Plan, plan
+from largedrop.report import comparison as output
+from largedrop.report.comparison import machine, publish
+from largedrop.runs.record import describe, read_results
+from largedrop.runs.run import Run
+
+CPU = torch.device("cpu")
+METHODS = ("fine-tuning", "ensemble", "weight-average", "linear-probe")
+FAILED = {"dropout": 0.9, "test_domain": "photo", "seed": 1, "error": "the run collapsed at <b>step</b> 21"}
+
+
+@pytest.fixture
+def planned(data: ld.Dataset) -> Plan:
+    settings = {**TINY, "precision": "float32"}
+    return plan(data, CPU, test_domains=["photo", "ink"], dropouts=(0.0, 0.9), seeds=(0, 1), **settings)
+
+
+def comparison(planned: Plan, *, missing: tuple[tuple[str, float, int], ...] = (), failed: Any = ()) -> Comparison:
+    """Runs with made-up accuracies: dropout 0.9 gains a tenth."""
+    runs = []
+    for config in planned.configs:
+        if (config.test_domain, config.dropout, config.seed) in missing:
+            continue
+        ood = 0.5 + config.dropout / 9 + 0.02 * config.seed
+        scores = {"iid_accuracy": 0.8, "ood_accuracy": ood, "steps": 6, "seconds": 1.5}
+        runs.append(Run(Path("nowhere"), config, {"methods": dict.fromkeys(METHODS, scores)}))
+    return Comparison(runs, list(failed))
+
+
+def published(data: ld.Dataset, planned: Plan, result: Comparison, folder: Path) -> tuple[list[Path], str]:
+    console = Console(file=io.StringIO(), width=120)
+    paths = publish(
+        console,
+        data,
+        planned,
+        result,
+        folder,
+        title="Toys <never> seen",
+        command="largedrop compare toy",
+        seconds=200.0,
+        device=CPU,
+    )
+    assert isinstance(console.file, io.StringIO)
+    return paths, console.file.getvalue()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_exactly_these_files_are_written(data: ld.Dataset, planned: Plan, tmp_path: Path) -> None:
+    paths, said = published(data, planned, comparison(planned), tmp_path)
+    assert paths == [tmp_path / name for name in ("report.html", "figure.png", "figure.svg", "results.json")]
+    assert names(tmp_path) == ["figure.png", "figure.svg", "report.html", "results.json"]
+    for line in ("fine-tuning", "ensemble", "weight-average", "linear-probe"):
+        assert line in said
+    assert "+10.0 ± 0.0" in said
+    with Image.open(tmp_path / "figure.png") as image:
+        assert image.format == "PNG"
+    assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
+
+
+def test_the_results_are_read_back(data: ld.Dataset, planned: Plan, tmp_path: Path) -> None:
+    result = comparison(planned)
+    published(data, planned, result, tmp_path)
+    found = read_results(tmp_path / "results.json")
+    assert list(found.records) == result.records
+    assert len(found.records) == 8 * 4
+    assert found.dataset == describe(data)
+    assert found.dataset["domains"] == {"ink": 18, "oil": 18, "photo": 18}
+    assert found.failed == ()
+    assert found.command == "largedrop compare toy"
+    assert list(json.loads((tmp_path / "results.json").read_text())) == [
+        *("largedrop", "accuracy", "command", "dataset", "failed", "records"),
+    ]
+
+
+def test_the_page_says_what_was_done(data: ld.Dataset, planned: Plan, tmp_path: Path) -> None:
+    published(data, planned, comparison(planned), tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<h1>Toys &lt;never&gt; seen</h1>" in page
+    assert "largedrop compare toy" in page
+    for said in ("weight decay", "test_efficientnet", "eval every", "weights digest", "3 min 20 s"):
+        assert said in page
+    assert machine(CPU) in page
+    assert data.fingerprint[:8] in page
+
+
+def test_failed_runs_are_in_the_results_and_on_the_page(data: ld.Dataset, planned: Plan, tmp_path: Path) -> None:
+    result = comparison(planned, missing=(("photo", 0.9, 1),), failed=[FAILED])
+    paths, said = published(data, planned, result, tmp_path)
+    assert [path.name for path in paths] == ["report.html", "figure.png", "figure.svg", "results.json"]
+    found = read_results(tmp_path / "results.json")
+    assert found.failed == (FAILED,)
+    assert len(found.records) == 7 * 4
+    assert "* fine-tuning, dropout 0.9: no record of photo (seed 1)" in said
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "the run collapsed at &lt;b&gt;step&lt;/b&gt; 21" in page
+
+
+def test_without_a_finished_run_there_are_only_results(data: ld.Dataset, planned: Plan, tmp_path: Path) -> None:
+    paths, said = published(data, planned, Comparison([], [FAILED]), tmp_path)
+    assert paths == [tmp_path / "results.json"]
+    assert names(tmp_path) == ["results.json"]
+    assert said == ""
+    found = read_results(tmp_path / "results.json")
+    assert found.records == ()
+    assert found.failed == (FAILED,)
+
+
+def test_a_plan_of_one_run(data: ld.Dataset, planned: Plan, tmp_path: Path) -> None:
+    one = Plan((with_settings(planned.configs[1], seed=0),), (1.0,))
+    paths, _ = published(data, one, comparison(one), tmp_path)
+    assert len(paths) == 4
+    assert len(read_results(tmp_path / "results.json").records) == 4
+
+
+def test_writing_again_replaces_and_repeats(data: ld.Dataset, planned: Plan, tmp_path: Path) -> None:
+    published(data, planned, comparison(planned), tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    published(data, planned, comparison(planned), tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
+
+
+def test_a_folder_that_cannot_be_written(data: ld.Dataset, planned: Plan, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError) as caught:
+        published(data, planned, comparison(planned), tmp_path / "file")
+    assert str(caught.value) == f"cannot write {tmp_path / 'file' / 'results.json'}: {tmp_path / 'file'} is a file"
+
+
+def test_the_machine_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    information = tmp_path / "cpuinfo"
+    information.write_text("processor\t: 0\nmodel name\t: Fast CPU @ 3.0: GHz\nmodel name\t: other\n")
+    monkeypatch.setattr(output, "Path", lambda name: information)
+    monkeypatch.setattr(output.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(output.os, "sysconf", lambda name: {"SC_PHYS_PAGES": 2**21, "SC_PAGE_SIZE": 4096}[name])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA T4")
+    assert machine(CPU) == "Fast CPU @ 3.0: GHz, 2 cores, 8 GiB"
+    assert machine(torch.device("cuda")) == "Fast CPU @ 3.0: GHz, 2 cores, 8 GiB, NVIDIA T4"
+    information.unlink()
+    monkeypatch.setattr(output.platform, "processor", lambda: "")
+    monkeypatch.setattr(output.platform, "machine", lambda: "arm64")
+    assert machine(CPU) == "arm64, 2 cores, 8 GiB"

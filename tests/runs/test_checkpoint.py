@@ -1,0 +1,238 @@
+"""Checkpoints: the same network back bit for bit, one line for whatever else the file is, and nothing unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from largedrop.errors import UserError
+from largedrop.models.network import Network, Spec
+from largedrop.runs.checkpoint import load_model, read_tensors, save_model, write_tensors
+
+SPEC = Spec(
+    model="test_efficientnet",
+    weights="random",
+    classes=("blue", "green", "red"),
+    size=32,
+    mean=(0.5, 0.25, 0.125),
+    std=(0.5, 0.5, 0.25),
+    dropout=0.9,
+    freeze_batchnorm=True,
+)
+
+
+def small(seed: int = 0) -> Network:
+    torch.manual_seed(seed)
+    backbone = timm.create_model(SPEC.model, pretrained=False, num_classes=0)
+    return Network(backbone, backbone.num_features, SPEC)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return small().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@pytest.fixture
+def path(network: Network, tmp_path: Path) -> Path:
+    save_model(tmp_path / "model.safetensors", network, {"step": 7})
+    return tmp_path / "model.safetensors"
+
+
+def refusal(path: Path | str) -> str:
+    with pytest.raises(UserError) as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def rewrite(path: Path, tensors: dict[str, Tensor] | None = None, **header: Any) -> None:
+    """Write ``path`` anew with other tensors or another header."""
+    found, old = read_tensors(path, "model")
+    new = {name: value for name, value in {**old, **header}.items() if value is not None}
+    save_file(tensors or found, path, metadata={"largedrop": json.dumps(new)})
+
+
+def test_the_network_comes_back_bit_for_bit(network: Network, path: Path) -> None:
+    loaded = load_model(str(path))
+    assert type(loaded) is Network
+    assert not any(module.training for module in loaded.modules())
+    assert loaded.spec == SPEC
+    assert loaded.classes == ("blue", "green", "red")
+    ours, theirs = network.state_dict(), loaded.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
+
+
+def test_the_logits_are_bit_identical(path: Path) -> None:
+    batch = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        assert torch.equal(small().eval()(batch), load_model(path)(batch))
+
+
+def test_the_transform_is_that_of_the_spec(path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    view = load_model(path).transform(Image.fromarray(pixels))
+    mean, std = np.array(SPEC.mean), np.array(SPEC.std)
+    np.testing.assert_allclose(view.numpy(), ((pixels / 255 - mean) / std).transpose(2, 0, 1), atol=1e-6)
+
+
+def test_other_weights_can_be_saved(network: Network, tmp_path: Path) -> None:
+    doubled = {name: tensor * 2 for name, tensor in network.state_dict().items()}
+    save_model(tmp_path / "double", network, {}, doubled)
+    assert torch.equal(load_model(tmp_path / "double").head.weight, network.head.weight * 2)
+
+
+def test_the_header_says_what_the_file_is(path: Path) -> None:
+    tensors, header = read_tensors(path, "model")
+    assert header == {
+        "kind": "model",
+        "version": 1,
+        "spec": json.loads(json.dumps(SPEC.to_json())),
+        "about": {"step": 7},
+    }
+    assert tensors.keys() == load_file(path).keys()
+
+
+def test_tensors_of_any_layout_come_back(tmp_path: Path) -> None:
+    shared = torch.arange(24.0).reshape(2, 3, 4)
+    tensors = {"turned": shared.permute(2, 0, 1), "same": shared, "half": shared[0].half(), "count": torch.tensor(3)}
+    write_tensors(tmp_path / "file", tensors, "outputs", {"λ": [1]})
+    found, header = read_tensors(tmp_path / "file", "outputs")
+    assert header == {"kind": "outputs", "version": 1, "λ": [1]}
+    for name, tensor in tensors.items():
+        assert torch.equal(found[name], tensor)
+        assert found[name].dtype == tensor.dtype
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none") == f"no checkpoint {tmp_path / 'none'}"
+    assert refusal(tmp_path) == f"no checkpoint {tmp_path}"
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 200, 0.5, -1])
+def test_a_truncated_file(path: Path, length: float) -> None:
+    content = path.read_bytes()
+    end = int(length * len(content)) if isinstance(length, float) else length
+    path.write_bytes(content[:end])
+    assert refusal(path).startswith(f"{path} is damaged or no safetensors file: ")
+
+
+def test_a_file_with_something_after_its_end(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert refusal(path).startswith(f"{path} is damaged or no safetensors file: ")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [None, {"format": "pt"}, {"largedrop": "{"}, {"largedrop": "[1]"}, {"largedrop": '{"kind": "model"}'}],
+)
+def test_a_foreign_file(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    path = tmp_path / "foreign.safetensors"
+    save_file({"head.weight": torch.zeros(3, 4)}, path, metadata=metadata)
+    assert refusal(path) == f"{path} was not written by largedrop: its header does not say what network it holds"
+
+
+def test_another_kind(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "file", {"iid": torch.zeros(2)}, "outputs", {})
+    assert refusal(tmp_path / "file") == f"{tmp_path / 'file'} is a largedrop file of the kind 'outputs', not 'model'"
+
+
+def test_a_newer_version(path: Path) -> None:
+    rewrite(path, version=2)
+    assert refusal(path) == f"{path} was written by a newer largedrop (format 2, this one reads 1)"
+
+
+@pytest.mark.parametrize("name", ["model", "weights", "classes", "size", "mean", "std", "dropout", "freeze_batchnorm"])
+def test_a_header_that_lacks_a_field(path: Path, name: str) -> None:
+    spec = {key: value for key, value in SPEC.to_json().items() if key != name}
+    rewrite(path, spec=spec)
+    assert refusal(path) == f"{path} is damaged: its header lacks a field of the network ('{name}')"
+
+
+def test_a_header_without_a_network(path: Path) -> None:
+    rewrite(path, spec=None)
+    assert refusal(path) == f"{path} is damaged: its header lacks a field of the network ('spec')"
+
+
+@pytest.mark.parametrize("model", ["hf-hub:someone/something", "local-dir:/tmp", "test_efficientnot"])
+def test_only_architectures_that_timm_has_are_built(path: Path, model: str) -> None:
+    rewrite(path, spec={**SPEC.to_json(), "model": model})
+    assert refusal(path).startswith(f"unknown model '{model}'; ")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda tensors: {**tensors, "head.bias": torch.zeros(2)},
+            "size mismatch for head.bias: copying a param with shape torch.Size([2]) from checkpoint, the shape in "
+            "current model is torch.Size([3]).",
+        ),
+        (
+            lambda tensors: {name: tensor for name, tensor in tensors.items() if name != "head.bias"},
+            'Missing key(s) in state_dict: "head.bias".',
+        ),
+        (lambda tensors: {**tensors, "more": torch.zeros(1)}, 'Unexpected key(s) in state_dict: "more".'),
+        (lambda tensors: {"head.bias": torch.zeros(3)}, "'head.weight'"),
+        (lambda tensors: {"head.weight": torch.zeros(3)}, "tuple index out of range"),
+    ],
+)
+def test_weights_that_do_not_fit(path: Path, change: Any, reason: str) -> None:
+    rewrite(path, change(read_tensors(path, "model")[0]))
+    assert refusal(path) == f"the weights in {path} do not fit its network test_efficientnet: {reason}"
+
+
+def test_a_long_list_of_what_does_not_fit_is_cut(path: Path) -> None:
+    rewrite(path, {"head.weight": torch.zeros(3, 256)})
+    text = refusal(path)
+    assert re.search(r'test_efficientnet: Missing key\(s\) in state_dict: "backbone\..*…$', text)
+    assert len(text) < len(str(path)) + 300
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("write", [pickle.dump, torch.save])
+def test_nothing_is_unpickled(tmp_path: Path, write: Any) -> None:
+    path = tmp_path / "model.pt"
+    with path.open("wb") as file:
+        write(Payload(tmp_path / "made"), file)
+    assert refusal(path).startswith(f"{path} is damaged or no safetensors file: ")
+    assert not (tmp_path / "made").exists()
+    if write is pickle.dump:
+        pickle.loads(path.read_bytes())  # noqa: S301  # the payload is live
+        assert (tmp_path / "made").exists()
+
+
+def test_a_file_that_cannot_be_written(network: Network, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "model"
+    with pytest.raises(UserError) as caught:
+        save_model(path, network, {})
+    assert str(caught.value) == f"cannot write {path}: {tmp_path / 'file'} is a file"
+
+
+def test_a_header_that_json_cannot_hold_leaves_the_old_file(network: Network, path: Path) -> None:
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        save_model(path, network, {"loss": float("nan")})
+    assert path.read_bytes() == before
