@@ -138,3 +138,12 @@ def golden(name: str, text: str) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, "utf-8")
     assert text == path.read_text("utf-8")
+
+
+def make_fixture_images(root: Path) -> Path:
+    """The images that the runs in ``tests/fixtures/protocol2`` were trained on: ``oil`` is smaller than the others."""
+    make_toy(root, images=16)
+    for path in root.glob("oil/*/*.png"):
+        if int(path.stem) >= 6:
+            path.unlink()
+    return root
