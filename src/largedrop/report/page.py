@@ -15,9 +15,10 @@ from typing import Any
 
 from PIL import Image
 
+from .._version import __version__
 from ..files import write_text
 from ..runs.estimate import Estimate, listing, percent, points
-from ..runs.record import Record, version
+from ..runs.record import Record
 from ..selection.summary import Row, Score
 from .comparison_table import best, gain_text, label, notes
 from .examples import Examples
@@ -165,7 +166,7 @@ def write_page(
         onward=_onward(),
         made=_facts(facts),
         records=_records(records),
-        footer=f"Written by largedrop {escape(version())}. Method: Zhang and Bottou, "
+        footer=f"Written by largedrop {escape(__version__)}. Method: Zhang and Bottou, "
         "“Fine-tuning with very large dropout”, arXiv 2403.00946.",
     )
     write_text(Path(path), content)
@@ -388,7 +389,7 @@ def _duration(seconds: float) -> str:
 
 
 def _versions() -> list[str]:
-    found = [f"largedrop {version()}", f"Python {platform.python_version()}"]
+    found = [f"largedrop {__version__}", f"Python {platform.python_version()}"]
     for package in _PACKAGES:
         try:
             found.append(f"{package} {metadata.version(package)}")

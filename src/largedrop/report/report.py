@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from .._version import __version__
 from ..errors import UserError, one_of
 from ..files import write_bytes, write_json, write_text
 from ..runs.estimate import listing
 from ..runs.read import Runs
-from ..runs.record import TUNED, Record, version
+from ..runs.record import TUNED, Record
 from ..selection.averages import FIT, Averages, Setting, average, left_out, settings_of
 from ..selection.curves import mean_curves
 from ..selection.selection import Choice, centre, groups, select
@@ -122,7 +123,7 @@ def write_report(
         write_text(written[-1], "\n".join(["% Needs \\usepackage{booktabs}.", *floats]))
     if "json" in formats:
         content = {
-            "largedrop": version(),
+            "largedrop": __version__,
             "accuracy": "fraction of images, 0 to 1",
             "dataset": facts,
             "recognised": paper.name if paper else None,

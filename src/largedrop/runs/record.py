@@ -6,10 +6,10 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from .._version import __version__
 from ..data.dataset import Dataset
 from ..errors import UserError, nearest, one_of
 from ..files import write_json
@@ -148,7 +148,7 @@ def write_results(
         UserError: the file cannot be written.
     """
     content = {
-        "largedrop": version(),
+        "largedrop": __version__,
         "accuracy": _UNIT,
         "command": command,
         "dataset": dataset,
@@ -209,14 +209,6 @@ def read_results(path: Path) -> Results:
         command=content["command"],
         version=content["largedrop"],
     )
-
-
-def version() -> str:
-    """The installed version of largedrop, or ``unreleased`` where it runs from a checkout."""
-    try:
-        return metadata.version("largedrop")
-    except metadata.PackageNotFoundError:
-        return "unreleased"
 
 
 def _problems(content: Any) -> list[str]:
