@@ -63,6 +63,8 @@ def test_a_split_is_a_partition_and_leaves_the_test_domain_out(name, request):
         np.testing.assert_array_equal(split.ood, data.indices(test_domain))
         for domain, train in zip(split.train_domains, split.train, strict=True):
             assert set(data.domain_ids[train].tolist()) == {data.domain_index(domain)}
+        names = [split.train_domains[number] for number in split.iid_domains]
+        assert names == [data.domains[number] for number in data.domain_ids[split.iid]]
         for part in parts:
             assert part.dtype == np.int64
             assert (np.diff(part) > 0).all()
@@ -149,3 +151,9 @@ def test_a_domain_that_is_left_out_is_nowhere(plain):
     assert set(without.iid.tolist()) == set(whole.iid.tolist()) - gone  # who is held out does not change
     with pytest.raises(UserError, match="no domain 'z'"):
         plain.split("a", 3, left_out="z")
+
+
+def test_a_domain_with_one_image_of_each_class_has_none_held_out():
+    split = dataset([[5, 5], [1, 1], [5, 5]]).split("c", 0)
+    assert split.train_domains == ("a", "b")
+    assert split.iid_domains.tolist() == [0, 0]

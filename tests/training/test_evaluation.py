@@ -17,7 +17,16 @@ import largedrop as ld
 from largedrop.data.views.batches import HostViews
 from largedrop.models.network import Network, Spec
 from largedrop.training import evaluation
-from largedrop.training.evaluation import accuracy, autocast, cross_entropy, logits, representations
+from largedrop.training.evaluation import (
+    accuracy,
+    autocast,
+    cross_entropy,
+    iid_accuracy,
+    iid_loss,
+    logits,
+    mean_over_domains,
+    representations,
+)
 
 CPU = torch.device("cpu")
 
@@ -148,3 +157,26 @@ def test_cross_entropy_against_torch() -> None:
     assert cross_entropy(outputs, labels) == pytest.approx(float(wanted), rel=1e-12)
     outputs[3, 1] = np.inf
     assert cross_entropy(outputs, labels) == math.inf
+
+
+def test_iid_accuracy_and_loss_by_hand() -> None:
+    # Domain 0: 1 of 4 right; domain 2: 2 of 2. Pooled over images it would be 3 of 6. Of domain 1 nothing is held out.
+    labels, domains = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 2, 0, 0, 2])
+    outputs = np.array([[1, 0], [0, 1], [1, 0], [0, 1], [1, 0], [0, 1]], dtype=np.float16)
+    assert iid_accuracy(outputs, labels, domains) == (1 / 4 + 2 / 2) / 2
+    right, wrong = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
+    assert iid_loss(outputs, labels, domains) == pytest.approx(((right + 3 * wrong) / 4 + right) / 2, rel=1e-11)
+    outputs[3, 1] = np.inf
+    assert iid_loss(outputs, labels, domains) == math.inf
+
+
+def test_a_mean_over_domains_is_of_each_column_and_ties_are_exact() -> None:
+    values = np.array([[True, False], [False, False], [True, True], [True, False], [False, True]])
+    found = mean_over_domains(values, np.array([0, 0, 1, 1, 1]))
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, [(1 / 2 + 2 / 3) / 2, (0 + 2 / 3) / 2], atol=1e-12)
+    # 1, 2 and 3 tenths in one order or another: added up one by one they are not the same.
+    tenths, domains = np.array([1, 2, 3, 3, 2, 1]), np.repeat([0, 1, 2], 10)
+    one, other = (np.concatenate([np.arange(10) < count for count in part]) for part in (tenths[:3], tenths[3:]))
+    assert 0.1 + 0.2 + 0.3 != 0.3 + 0.2 + 0.1
+    assert mean_over_domains(one, domains) == mean_over_domains(other, domains)

@@ -250,7 +250,8 @@ def _heads(
     tasks = []
     for subset in subsets:
         train = tuple(spans[place] for place in subset)
-        problem = Problem((inputs,), (inputs.shape[1],), labels, train, train[0][:1], train[0][:1], classes)
+        some = train[0][:1]  # nothing is selected here
+        problem = Problem((inputs,), (inputs.shape[1],), labels, train, some, np.zeros_like(some), some, classes)
         for rate in rates:
             steps = schedule["steps"]
             setting = LinearSetting("probe", rate, schedule["lr"], decay, seed, steps=steps, eval_every=steps)

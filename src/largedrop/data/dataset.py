@@ -34,13 +34,14 @@ class Split:
     """Which images a run trains on, selects on and is tested on; indices into the dataset, ascending.
 
     ``train`` has one array per training domain, in the order of ``train_domains``; ``iid`` is what was held out of all
-    of them; ``ood`` is the whole of the test domain.
+    of them, and ``iid_domains`` has each one's index into ``train_domains``; ``ood`` is the whole of the test domain.
     """
 
     train_domains: tuple[str, ...]
     test_domain: str
     train: tuple[IntArray, ...]
     iid: IntArray
+    iid_domains: IntArray
     ood: IntArray
 
 
@@ -110,11 +111,15 @@ class Dataset:
         if not train_domains:
             raise UserError(f"without '{test_domain}' and '{left_out}', {self.name} has no domain to train on")
         members = [self.indices(domain) for domain in train_domains]
+        iid = np.sort(np.concatenate([indices[out[indices]] for indices in members]))
+        numbers = np.full(len(self.domains), -1, dtype=np.int64)
+        numbers[[self.domains.index(domain) for domain in train_domains]] = np.arange(len(train_domains))
         return Split(
             train_domains=train_domains,
             test_domain=test_domain,
             train=tuple(indices[~out[indices]] for indices in members),
-            iid=np.sort(np.concatenate([indices[out[indices]] for indices in members])),
+            iid=iid,
+            iid_domains=numbers[self.domain_ids[iid]],
             ood=self.indices(test_domain),
         )
 

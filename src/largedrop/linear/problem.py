@@ -35,6 +35,7 @@ class Problem:
         labels: class of each image, int64 (n,).
         train: images to train on, one array for each training domain.
         iid: held-out images of the training domains.
+        iid_domains: index of the training domain of each of them, (len(iid),).
         ood: images of the test domain.
         classes: number of classes.
     """
@@ -44,6 +45,7 @@ class Problem:
     labels: IntArray
     train: tuple[IntArray, ...]
     iid: IntArray
+    iid_domains: IntArray
     ood: IntArray
     classes: int
 
@@ -74,7 +76,16 @@ class Problem:
         Raises:
             UserError: the features do not fit the widths or the dataset.
         """
-        return cls(tuple(views), tuple(widths), data.labels, split.train, split.iid, split.ood, len(data.classes))
+        return cls(
+            views=tuple(views),
+            widths=tuple(widths),
+            labels=data.labels,
+            train=split.train,
+            iid=split.iid,
+            iid_domains=split.iid_domains,
+            ood=split.ood,
+            classes=len(data.classes),
+        )
 
     def taps(self, fit: str) -> tuple[int, int]:
         """How a fit reads the features: number of taps that are summed up, and units of Φ̃.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from ..data.dataset import IntArray
 from ..data.views.batches import Views
 from ..models.network import Network
 
-__all__ = ["accuracy", "autocast", "cross_entropy", "logits", "representations"]
+__all__ = ["accuracy", "autocast", "iid_accuracy", "iid_loss", "logits", "mean_over_domains", "representations"]
 
 
 BATCH = 64
@@ -71,14 +72,59 @@ def accuracy(outputs: npt.NDArray[np.floating], labels: IntArray) -> float:
     return float(np.mean(outputs.argmax(axis=1) == labels))
 
 
+def mean_over_domains(values: npt.NDArray[Any], domains: IntArray) -> npt.NDArray[np.float64]:
+    """Mean of each training domain's own mean: a domain of few images weighs as much as one of many.
+
+    I.i.d. accuracy and SWAD's loss are such means, as in the paper's public code, DomainBed and SWAD. A domain of which
+    no image is held out (each of its classes has a single image) is left out of the mean.
+
+    Args:
+        values: of the held-out images, (n, ...): whether each is classified correctly, or its loss.
+        domains: index of each image's domain, (n,), as ``Split.iid_domains`` has it.
+
+    Returns:
+        (...), rounded to 12 decimals: so what is equal in exact arithmetic is equal, and is a tie.
+    """
+    means = [values[domains == domain].mean(axis=0, dtype=np.float64) for domain in np.unique(domains)]
+    return np.asarray(np.round(np.mean(means, axis=0), 12), np.float64)
+
+
+def iid_accuracy(outputs: npt.NDArray[np.floating], labels: IntArray, domains: IntArray) -> float:
+    """I.i.d. accuracy: the mean over the training domains of ``accuracy``.
+
+    Args:
+        outputs: logits of the held-out images, (n, classes).
+        labels: (n,).
+        domains: index of each image's domain, (n,).
+    """
+    return float(mean_over_domains(outputs.argmax(axis=1) == labels, domains))
+
+
+def iid_loss(outputs: npt.NDArray[np.floating], labels: IntArray, domains: IntArray) -> float:
+    """The mean over the training domains of the mean cross-entropy, in nats; infinite where a logit is not finite.
+
+    Args:
+        outputs: logits of the held-out images, (n, classes).
+        labels: (n,).
+        domains: index of each image's domain, (n,).
+    """
+    if not np.isfinite(outputs).all():
+        return math.inf
+    return float(mean_over_domains(_losses(outputs, labels), domains))
+
+
 def cross_entropy(outputs: npt.NDArray[np.floating], labels: IntArray) -> float:
     """Mean cross-entropy in nats of logits (n, classes) with ``labels``, (n,); infinite where a logit is not finite."""
     if not np.isfinite(outputs).all():
         return math.inf
+    return float(np.mean(_losses(outputs, labels)))
+
+
+def _losses(outputs: npt.NDArray[np.floating], labels: IntArray) -> npt.NDArray[np.float64]:
     rows = outputs.astype(np.float64)
     rows -= rows.max(axis=1, keepdims=True)
-    chosen = rows[np.arange(len(labels)), labels]
-    return float(np.mean(np.log(np.exp(rows).sum(axis=1)) - chosen))
+    losses: npt.NDArray[np.float64] = np.log(np.exp(rows).sum(axis=1)) - rows[np.arange(len(labels)), labels]
+    return losses
 
 
 def _outputs(

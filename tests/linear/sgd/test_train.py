@@ -30,7 +30,8 @@ def make_problem(widths: tuple[int, ...] = WIDTHS[0], *, seed: int = 0, views: i
         torch.from_numpy(centres[labels] + 1.5 * rng.standard_normal((90, sum(widths)))).half() for _ in range(views)
     ]
     train = (np.arange(0, 31), np.arange(31, 50))
-    return Problem(tuple(features), widths, labels, train, np.arange(50, 70), np.arange(70, 90), classes)
+    iid, ood = np.arange(50, 70), np.arange(70, 90)
+    return Problem(tuple(features), widths, labels, train, iid, np.repeat([0, 1], [14, 6]), ood, classes)
 
 
 def plain(problem: Problem, setting: LinearSetting) -> tuple[list[Tensor], list[Tensor]]:
