@@ -447,10 +447,10 @@ def test_swad_averages_every_step_of_its_evaluations(data: ld.Dataset, config: C
         labels = torch.from_numpy(data.labels[data.split("photo", 0).iid])
         loss = float(torch.nn.functional.cross_entropy(outputs["iid"].double(), labels))
         swad.add(step, average_weights(since), loss)
-    kept, _ = read_tensors(tmp_path / "dense" / "swad.safetensors", "model")
+    run = Run.open(tmp_path / "dense")
+    kept, _ = read_tensors(run.swad, "model")
     for name, value in swad.result().state.items():
         torch.testing.assert_close(kept[name], value)
-    run = Run.open(tmp_path / "dense")
     assert [record.method for record in run.records].count("swad") == 1
     # It only watches: all else is as without it.
     plain = train(config, data, tmp_path / "plain")

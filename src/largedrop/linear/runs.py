@@ -19,13 +19,13 @@ from ..errors import CollapseError, Interrupted, UserError
 from ..files import write_json
 from ..runs.checkpoint import write_tensors
 from ..runs.folder import claim_folder
-from ..runs.methods import METHOD_OF
+from ..runs.methods import checkpoint_method
 from ..runs.record import describe
 from ..runs.run import Run
 from ..training.evaluation import accuracy, cross_entropy
 from ..training.loop import cost
 from .features import FeatureStore
-from .problem import LinearSetting, Problem
+from .problem import FITS, LinearSetting, Problem
 from .sgd.train import LinearEvaluation, LinearModel, LinearResult, train_linear
 from .solver.solve import solve_probes
 
@@ -115,8 +115,8 @@ def train_linear_runs(
 
 
 def _claim(config: Config, folder: Path, locks: ExitStack) -> None:
-    if config.fit not in METHOD_OF:
-        raise UserError(f"fit '{config.fit}' is no linear one; there are: {', '.join(METHOD_OF)}")
+    if config.fit not in FITS:
+        raise UserError(f"fit '{config.fit}' is no linear one; there are: {', '.join(FITS)}")
     claim_folder(folder, config)
     try:
         locks.enter_context(filelock.FileLock(folder / ".lock", timeout=0))
@@ -183,7 +183,7 @@ def _stored(
         _write_model(folder / f"{name}.safetensors", config, data, model, scores)
     common = {"steps": config.steps, "seconds": round(seconds, 3)}
     methods = {
-        METHOD_OF[config.fit]: {**_scores(result.best), **common},
+        checkpoint_method(config.fit).name: {**_scores(result.best), **common},
         "ensemble": {**_of_ensemble(problem, result), **common},
         "weight-average": {**_scores(result.mean), **common},
     }
@@ -251,7 +251,7 @@ def _solved(
         )
         for name in ("best", "average", "final"):
             _write_model(folder / f"{name}.safetensors", each, data, model, entry)
-        methods = {METHOD_OF[each.fit]: {**_scores(entry), "steps": fit.iterations, "seconds": seconds}}
+        methods = {checkpoint_method(each.fit).name: {**_scores(entry), "steps": fit.iterations, "seconds": seconds}}
         yield each, _finished(folder, data, methods, [entry], entry.step)
 
 

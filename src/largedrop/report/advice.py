@@ -18,10 +18,11 @@ from rich.text import Text
 from ..analysis.advice import Advice
 from ..analysis.advice_curves import Point
 from ..runs.estimate import Estimate, listing, percent, points
+from ..runs.methods import METHODS, PLAIN, method_of
 from ..runs.record import Record
 from ..selection.summary import summarise
 from .drawing.panels import legend_below, panels_of
-from .drawing.style import STYLES
+from .drawing.style import INK
 
 __all__ = ["CAVEAT", "advice_figure", "advice_json", "auto_lines", "heading", "render_advice"]
 
@@ -40,7 +41,7 @@ _HEADINGS = {
     "cannot tell": "These data cannot tell whether dropout helps; dropout {rate:g} is where to start.",
 }
 
-IID, OOD, _ADVISED = STYLES["plain"][1], STYLES["dropout"][1], "#333333"
+IID, OOD, _ADVISED = PLAIN.colour, METHODS[PLAIN.name].colour, INK
 
 
 def heading(advice: Advice) -> str:
@@ -152,7 +153,7 @@ def auto_lines(records: Sequence[Record], chosen: Mapping[str, float]) -> list[s
         chosen: the rate by test domain.
     """
     picked = [replace(each, dropout=_OWN) for each in records if each.dropout == chosen.get(each.test_domain)]
-    plain = [each for each in records if each.dropout == 0 and each.method == "fine-tuning"]
+    plain = [each for each in records if method_of(each.method, each.dropout) is PLAIN]
     pairs = [(each.test_domain, each.seed) for each in records if each.test_domain in chosen]
     lines = [f"dropout auto ({', '.join(f'{domain} {rate:g}' for domain, rate in chosen.items())}):"]
     for row in summarise([*plain, *picked], expected=pairs) if picked else ():

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ..runs.interpolation import KINDS
-from ..runs.methods import ACROSS
+from ..runs.methods import METHODS, PLAIN, Method, checkpoint_method, method_of
 from ..selection.averages import FIT, Averages, Setting
 from ..selection.curves import Mean, names_of
 from ..selection.selection import MOST_COMBINATIONS, family_cloud
@@ -28,10 +28,6 @@ TEXTS = {
 """What each figure shows, by the name of its file."""
 
 
-FITS = {"all": "fine-tuning", "linear": "linear fine-tuning", "probe": "linear probing"}
-"""``Config.fit`` in words."""
-
-
 _MOST_BARS = 40
 
 _MOST_PANELS = 8
@@ -40,10 +36,6 @@ _MOST_CURVES = 6
 
 _USUAL = 0.9
 """The rate of figure 2."""
-
-
-_ACROSS = {"ensemble-across": "ensemble", "weight-average-across": "weight-average"}
-"""Methods across trajectories have the marker of the method along one: in the clouds one hollow dot (figure 2)."""
 
 
 def figures_of(
@@ -70,16 +62,16 @@ def figures_of(
     clouds, paths = [], []
     for items, members in variants.items():
         others = tuple(item for item in items if item[0] != FIT)
-        parts = [FITS[str(value)] for name, value in items if name == FIT]
+        parts = [checkpoint_method(str(value)).label for name, value in items if name == FIT]
         title = ", ".join([*parts, *([Setting("", 0.0, others).only(*(key for key, _ in others))] if others else [])])
         shown = [each for each in _of_figure_2(members) if each.centre]
         if any(each.dots > MOST_COMBINATIONS for each in shown):
             undrawn.append(f"clouds{f' of {title}' if title else ''}: more than {MOST_COMBINATIONS:,} combinations")
         elif shown:
             made = [
-                Cloud(_short(each), family_cloud(averages, grouped[each.choice.group]), _family(each)) for each in shown
+                Cloud(_short(each), family_cloud(averages, grouped[each.choice.group]), _method(each)) for each in shown
             ]
-            plain = next((cloud.name for cloud in made if cloud.family == "plain"), None)
+            plain = next((cloud.name for cloud in made if cloud.method is PLAIN), None)
             clouds.append(
                 CloudPanel(
                     title,
@@ -87,7 +79,7 @@ def figures_of(
                     [
                         (plain, cloud.name)
                         for cloud, line in zip(made, shown, strict=True)
-                        if plain and cloud.name != plain and line.choice.group.method not in ACROSS
+                        if plain and cloud.name != plain and not METHODS[line.choice.group.method].across
                     ],
                 )
             )
@@ -129,18 +121,18 @@ def _bar_panels(lines: Sequence[Line], domains: Sequence[str]) -> list[BarPanel]
         extra = group.only(*(key for key, _ in group.items)) if several and group.items else ""
         return f"{_short(line)}{f', {extra}' if extra else ''}"
 
-    overall = [Bar(named(line), line.choice.ood, _family(line)) for line in lines if line.choice.ood]
+    overall = [Bar(named(line), line.choice.ood, _method(line)) for line in lines if line.choice.ood]
     panels = [BarPanel(f"average of {len(domains)} test domains" if len(domains) > 1 else domains[0], overall)]
     for domain in domains if len(domains) > 1 else ():
         found = [(line, line.choice.domains[domain][1]) for line in lines if domain in line.choice.domains]
-        panels.append(BarPanel(domain, [Bar(named(line), ood, _family(line)) for line, ood in found]))
+        panels.append(BarPanel(domain, [Bar(named(line), ood, _method(line)) for line, ood in found]))
     return panels
 
 
 def _main(lines: Sequence[Line]) -> str:
     """The method whose runs these are: fine-tuning, or the linear fit where there is none."""
     methods = {line.choice.group.method for line in lines}
-    return next((name for name in ("fine-tuning", "linear-fine-tuning") if name in methods), "linear-probe")
+    return next(name for name, method in METHODS.items() if method.fit and name in methods)
 
 
 def _of_figure_2(lines: Sequence[Line]) -> list[Line]:
@@ -159,16 +151,13 @@ def _of_figure_2(lines: Sequence[Line]) -> list[Line]:
 
 def _short(line: Line) -> str:
     group = line.choice.group
-    if group.method == "fine-tuning":
-        return "plain fine-tuning" if group.dropout == 0 else f"dropout {group.dropout:g}"
+    if group.method == PLAIN.name:
+        return PLAIN.label if group.dropout == 0 else f"dropout {group.dropout:g}"
     return group.method if group.dropout == 0 else f"{group.method}, dropout {group.dropout:g}"
 
 
-def _family(line: Line) -> str:
-    group = line.choice.group
-    if group.method in _ACROSS:
-        return _ACROSS[group.method]
-    return group.method if group.method != "fine-tuning" else "plain" if group.dropout == 0 else "dropout"
+def _method(line: Line) -> Method:
+    return method_of(line.choice.group.method, line.choice.group.dropout)
 
 
 def _curve(mean: Mean, name: str) -> Curve:

@@ -20,9 +20,10 @@ from ..analysis.inspection_compare import Column, Comparison
 from ..analysis.richness import PROBE_SHARES, Richness
 from ..errors import UserError
 from ..runs.estimate import Estimate, listing, percent
+from ..runs.methods import method_of
 from .drawing.figures import Curve, alpha_figure
 from .drawing.panels import legend_below, panels_of
-from .drawing.style import STYLES, mixed
+from .drawing.style import face_of
 
 __all__ = ["inspection_figure", "interpolation_figure", "render_comparison"]
 
@@ -171,9 +172,9 @@ def _first(column: Column, kind: str) -> Richness:
 
 def _look(column: Column) -> dict[str, Any]:
     """The colour and marker of a rate, as in the other figures: dropout is the fuller the larger it is."""
-    marker, colour = STYLES["plain" if column.dropout == 0 else "dropout"]
-    face = colour if column.dropout == 0 else mixed(colour, "white", 0.65 * (1 - column.dropout))
-    return {"color": face, "marker": marker, "markersize": 4.5, "linewidth": 1.6}
+    method = method_of("fine-tuning", column.dropout)
+    look = {"marker": method.marker, "markersize": 4.5, "linewidth": 1.6}
+    return {"color": face_of(method, column.dropout), **look}
 
 
 def _rate_name(column: Column) -> str:

@@ -18,6 +18,7 @@ from PIL import Image
 from .._version import __version__
 from ..files import write_text
 from ..runs.estimate import Estimate, listing, percent, points
+from ..runs.methods import METHODS
 from ..runs.record import Record
 from ..selection.summary import Row, Score
 from .comparison_table import best, gain_text, label, notes
@@ -30,14 +31,6 @@ __all__ = ["details", "headline", "write_page"]
 _PAPER_RATE = 0.9
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy")
-
-_METHODS = {
-    "fine-tuning": "All weights of the pretrained network trained, with dropout at the given rate on the "
-    "representation (what the last layer reads); rate 0 is plain fine-tuning, the baseline.",
-    "ensemble": "The mean of the outputs of the checkpoints along one fine-tuning.",
-    "weight-average": "One network whose weights are the mean of the checkpoints along one fine-tuning.",
-    "linear-probe": "Only a new last layer trained, on the frozen network's representation.",
-}
 
 _GLOSSARY = {
     "i.i.d. accuracy": "The share of right answers on images of the training domains that were held out of training: "
@@ -162,7 +155,7 @@ def write_page(
         domains=_domain_tables(rows, tested),
         examples=_examples(examples, tested),
         failed=_failed(failed),
-        glossary=_words({**_GLOSSARY, **{row.method: _METHODS.get(row.method, "") for row in rows}}),
+        glossary=_words({**_GLOSSARY, **{row.method: METHODS[row.method].explanation for row in rows}}),
         onward=_onward(),
         made=_facts(facts),
         records=_records(records),

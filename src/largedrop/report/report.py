@@ -14,6 +14,7 @@ from .._version import __version__
 from ..errors import UserError, one_of
 from ..files import write_bytes, write_json, write_text
 from ..runs.estimate import listing
+from ..runs.methods import PLAIN, method_of
 from ..runs.read import Runs
 from ..runs.record import TUNED, Record
 from ..selection.averages import FIT, Averages, Setting, average, left_out, settings_of
@@ -169,7 +170,7 @@ def _lines(
     baselines = {
         choice.group.items: choice
         for choice in choices
-        if choice.group.method == "fine-tuning" and choice.group.dropout == 0
+        if method_of(choice.group.method, choice.group.dropout) is PLAIN
     }
     used: dict[Setting, dict[int, dict[str, Any]]] = {}
     for group, record in _by_group(runs.records, grouped, averages):

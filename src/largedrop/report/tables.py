@@ -12,7 +12,7 @@ from typing import Any
 from ..runs.across import Across
 from ..runs.estimate import Estimate, estimate_json, listing, percent, points
 from ..runs.interpolation import KINDS
-from ..runs.methods import ACROSS, METHODS
+from ..runs.methods import METHODS, PLAIN, method_of, order
 from ..runs.record import shown
 from ..selection.averages import Missing
 from ..selection.curves import Mean, names_of
@@ -195,7 +195,7 @@ def chosen_table(lines: Sequence[Line], domains: Sequence[str], tuned: Sequence[
     rows = []
     for line in lines:
         chosen = line.choice.chosen
-        own = "all of them" if line.choice.group.method in ACROSS else None
+        own = "all of them" if METHODS[line.choice.group.method].across else None
         cells = [own or chosen[domain].only(*tuned) if domain in chosen else "none is complete" for domain in domains]
         rows.append([_name(line.choice), *cells])
     notes = [f"Selection: {lines[0].choice.rule}.", _missing_note([line.choice for line in lines])]
@@ -240,7 +240,7 @@ def _every_seed(results: Sequence[Across], domains: Sequence[str]) -> list[dict[
     """By method, dropout rate and settings: the results by test domain, in order."""
     found: dict[tuple[Any, ...], dict[str, Across]] = {}
     for result in results:
-        key = (METHODS.index(result.method), result.dropout, json.dumps(dict(result.settings), sort_keys=True))
+        key = (order(result.method), result.dropout, json.dumps(dict(result.settings), sort_keys=True))
         found.setdefault(key, {})[result.test_domain] = result
     return [{domain: found[key][domain] for domain in domains if domain in found[key]} for key in sorted(found)]
 
@@ -322,7 +322,7 @@ def _name(choice: Choice) -> str:
 
 
 def _is_baseline(choice: Choice) -> bool:
-    return choice.group.method == "fine-tuning" and choice.group.dropout == 0
+    return method_of(choice.group.method, choice.group.dropout) is PLAIN
 
 
 def _items(choice: Choice) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from ..config import Config
 from ..errors import UserError
 from ..files import is_leftover
-from .methods import ACROSS
+from .methods import METHODS
 from .record import TUNED, Record, shown
 
 __all__ = ["FOLDER", "Across", "Group", "groups_of", "matched", "methods_of", "read_across"]
@@ -79,7 +79,7 @@ class Across:
     """What a method reaches across the final checkpoints of a group.
 
     Attributes:
-        method: one of ``ACROSS``.
+        method: one of ``METHODS``, across trajectories.
         test_domain: of the members.
         seed: of the members; None for members of every seed.
         dropout: of the members.
@@ -166,7 +166,7 @@ class Across:
         every = content.get("seed") is None
         try:
             iid = content["iid_accuracy"]
-            if content["method"] not in ACROSS:
+            if content["method"] not in METHODS or not METHODS[content["method"]].across:
                 raise UserError(f"{where}: '{content['method']}' is no method across trajectories")
             if every != (iid is None):
                 raise UserError(f"{where}: only members of every seed have no i.i.d. accuracy, and they have none")
@@ -249,8 +249,9 @@ def read_across(places: Iterable[Path]) -> tuple[dict[str, Across], dict[str, st
 
 
 def methods_of(group: Group) -> tuple[str, ...]:
-    """Those of ``ACROSS`` that a group allows: a soup is greedy for i.i.d. accuracy, which not every group has."""
-    return tuple(method for method in ACROSS if group.seed is not None or method != "greedy-soup")
+    """The methods across that a group allows: a soup is greedy for i.i.d. accuracy, which not every group has."""
+    across = [name for name, method in METHODS.items() if method.across]
+    return tuple(name for name in across if group.seed is not None or name != "greedy-soup")
 
 
 def matched(

@@ -1,21 +1,154 @@
-"""The methods that a result can be of."""
+"""The methods that a result can be of: one table of their names, their looks in figures and their explanations."""
 
 from __future__ import annotations
 
-__all__ = ["ACROSS", "METHODS", "METHOD_OF"]
+from dataclasses import dataclass
+
+__all__ = ["METHODS", "PLAIN", "Method", "checkpoint_method", "method_of", "order"]
 
 
-METHOD_OF = {"linear": "linear-fine-tuning", "probe": "linear-probe"}
-"""By ``Config.fit``, the record of its checkpoint of best i.i.d. accuracy."""
+@dataclass(frozen=True)
+class Method:
+    """How a result was made from trained weights, and how it is shown.
+
+    Attributes:
+        name: in records, tables and file names.
+        label: in sentences and titles.
+        marker: matplotlib's name of it.
+        colour: as ``#rrggbb``.
+        line: matplotlib's style of the outline of its cloud.
+        explanation: one or two sentences for readers of a report.
+        across: whether it is over the final checkpoints of several trajectories (section 4.1, "all trajectories").
+        fit: ``Config.fit`` of the run whose checkpoint of best i.i.d. accuracy it is; None for averages.
+    """
+
+    name: str
+    label: str
+    marker: str
+    colour: str
+    line: str
+    explanation: str
+    across: bool = False
+    fit: str | None = None
 
 
-METHODS = (
-    *("fine-tuning", "ensemble", "weight-average", "swad"),
-    *("ensemble-across", "weight-average-across", "greedy-soup"),
-    *("linear-fine-tuning", "linear-probe"),
+# Okabe and Ito's colours, which the common kinds of colour blindness keep apart; the markers are the paper's. Some who
+# cannot tell green from red see ensembles and weight averages in one grey, so their outlines differ. A method across
+# trajectories looks like the method along one: in the clouds of figure 2 it is a single hollow marker.
+METHODS = {
+    method.name: method
+    for method in (
+        Method(
+            name="fine-tuning",
+            label="fine-tuning",
+            marker="D",
+            colour="#D55E00",
+            line="-",
+            explanation="All weights of the pretrained network trained, with dropout at the given rate on the "
+            "representation (what the last layer reads); rate 0 is plain fine-tuning, the baseline.",
+            fit="all",
+        ),
+        Method(
+            name="ensemble",
+            label="ensemble",
+            marker="^",
+            colour="#009E73",
+            line="--",
+            explanation="The mean of the outputs of the checkpoints along one training.",
+        ),
+        Method(
+            name="weight-average",
+            label="weight average",
+            marker="*",
+            colour="#B0579A",
+            line=":",
+            explanation="One network whose weights are the mean of the checkpoints along one training.",
+        ),
+        Method(
+            name="swad",
+            label="SWAD",
+            marker="X",
+            colour="#5B5EA6",
+            line="-",
+            explanation="One network whose weights are the mean over all steps of one training from where the i.i.d. "
+            "loss stops falling to where it rises (stochastic weight averaging, densely).",
+        ),
+        Method(
+            name="ensemble-across",
+            label="ensemble across trajectories",
+            marker="^",
+            colour="#009E73",
+            line="--",
+            explanation="The mean of the outputs of the last checkpoints of several trainings, which differ in "
+            "settings such as the learning rate.",
+            across=True,
+        ),
+        Method(
+            name="weight-average-across",
+            label="weight average across trajectories",
+            marker="*",
+            colour="#B0579A",
+            line=":",
+            explanation="One network whose weights are the mean of the last checkpoints of several trainings from the "
+            "same pretrained weights, which differ in settings such as the learning rate.",
+            across=True,
+        ),
+        Method(
+            name="greedy-soup",
+            label="greedy soup",
+            marker="P",
+            colour="#B8860B",
+            line="-",
+            explanation="As weight-average-across, of some of the checkpoints only: in the order of their i.i.d. "
+            "accuracy, each is kept if the i.i.d. accuracy of the mean does not fall.",
+            across=True,
+        ),
+        Method(
+            name="linear-fine-tuning",
+            label="linear fine-tuning",
+            marker="p",
+            colour="#8C564B",
+            line="-",
+            explanation="A new last layer trained on a weighted sum of what the frozen network's last residual blocks "
+            "give, and the weights of that sum, one for each channel.",
+            fit="linear",
+        ),
+        Method(
+            name="linear-probe",
+            label="linear probe",
+            marker="s",
+            colour="#6B6B6B",
+            line="-",
+            explanation="Only a new last layer trained, on the frozen network's representation.",
+            fit="probe",
+        ),
+    )
+}
+"""By name, in the order of every table."""
+
+
+PLAIN = Method(
+    name="fine-tuning",
+    label="plain fine-tuning",
+    marker="o",
+    colour="#0072B2",
+    line="-",
+    explanation="Fine-tuning without dropout, the baseline.",
+    fit="all",
 )
-"""Names of the methods, in the order of every table. A new method is added here (and gets a marker in figures)."""
+"""Fine-tuning at rate 0, which gains are taken against, in sentences and figures."""
 
 
-ACROSS = ("ensemble-across", "weight-average-across", "greedy-soup")
-"""Methods over the final checkpoints of several trajectories (section 4.1, "all trajectories")."""
+def method_of(name: str, dropout: float) -> Method:
+    """The method ``name``, or ``PLAIN`` for fine-tuning at ``dropout`` 0."""
+    return PLAIN if name == PLAIN.name and dropout == 0 else METHODS[name]
+
+
+def checkpoint_method(fit: str) -> Method:
+    """The method of a run's checkpoint of best i.i.d. accuracy, by ``Config.fit``."""
+    return next(method for method in METHODS.values() if method.fit == fit)
+
+
+def order(name: str) -> int:
+    """The index of the method ``name`` in every table."""
+    return list(METHODS).index(name)

@@ -59,6 +59,11 @@ class Run:
         return self.folder / "final.safetensors"
 
     @property
+    def swad(self) -> Path:
+        """SWAD's average, for ``load_model``; only runs whose config has ``swad`` write it."""
+        return self.folder / "swad.safetensors"
+
+    @property
     def records(self) -> list[Record]:
         """One record per method that this trajectory feeds."""
         settings = {key: value for key, value in self.config.to_json().items() if key not in NOT_SETTINGS}

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError
-from ..runs.methods import METHODS
+from ..runs.methods import order
 from ..runs.record import TUNED, Record, shown
 
 __all__ = ["Averages", "Missing", "Setting", "average", "left_out", "settings_of"]
@@ -63,8 +63,7 @@ class Setting:
 
         Numbers are ascending and come before text. This is also how ties are broken: the first is taken.
         """
-        place = METHODS.index(self.method) if self.method in METHODS else len(METHODS)
-        return (place, self.method, self.dropout, tuple((name, _sortable(value)) for name, value in self.items))
+        return (order(self.method), self.dropout, tuple((name, _sortable(value)) for name, value in self.items))
 
 
 @dataclass(frozen=True)

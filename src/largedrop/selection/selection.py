@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..errors import UserError, one_of
 from ..runs.estimate import Estimate, estimate_json
-from ..runs.methods import ACROSS
+from ..runs.methods import METHODS
 from ..runs.record import TUNED, Record
 from .averages import Averages, Missing, Setting, average, domains_of, left_out, settings_of
 
@@ -272,7 +272,7 @@ def _left_out_scores(records: Sequence[Record], averages: Averages) -> FloatArra
     lacking: list[str] = []
     number = 0
     for row, setting in enumerate(averages.settings):
-        if setting.method in ACROSS:  # of all settings together, so there is nothing to choose among
+        if METHODS[setting.method].across:  # of all settings together, so there is nothing to choose among
             scores[row] = 0.0
             continue
         for column, target in enumerate(targets):

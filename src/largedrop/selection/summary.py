@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..runs.estimate import Estimate
-from ..runs.methods import METHODS
+from ..runs.methods import PLAIN, method_of, order
 from ..runs.record import (
     Record,
 )
@@ -133,9 +133,9 @@ def _score(cell: _Cell, baseline: _Cell, domains: list[str], seeds: list[int]) -
 
 
 def _is_baseline(method: str, dropout: float) -> bool:
-    return method == "fine-tuning" and dropout == 0
+    return method_of(method, dropout) is PLAIN
 
 
-def _order(key: tuple[str, float]) -> tuple[int, str, float]:
+def _order(key: tuple[str, float]) -> tuple[int, float]:
     method, dropout = key
-    return (METHODS.index(method) if method in METHODS else len(METHODS), method, dropout)
+    return order(method), dropout

@@ -27,11 +27,13 @@ from largedrop.report.drawing.figures import (
 from largedrop.report.drawing.hull import convex_hull
 from largedrop.report.drawing.style import save_figure
 from largedrop.runs.estimate import Estimate
+from largedrop.runs.methods import METHODS
+from largedrop.runs.methods import PLAIN as BASELINE
 
 RNG = np.random.default_rng(0)
-PLAIN = Cloud("baseline", 0.8 + 0.01 * RNG.random((1296, 2)), "plain")
-LARGE = Cloud("dropout $0.9$", 0.82 + 0.01 * RNG.random((1296, 2)), "dropout")
-ONE = Cloud("ensemble of all", np.array([[0.85, 0.83]]), "ensemble")
+PLAIN = Cloud("baseline", 0.8 + 0.01 * RNG.random((1296, 2)), BASELINE)
+LARGE = Cloud("dropout $0.9$", 0.82 + 0.01 * RNG.random((1296, 2)), METHODS["fine-tuning"])
+ONE = Cloud("ensemble of all", np.array([[0.85, 0.83]]), METHODS["ensemble"])
 
 
 def by_gid(figure: Figure, panel: int) -> dict[str, Any]:
@@ -71,23 +73,25 @@ def test_clouds_hulls_and_arrows() -> None:
     assert [handle.get_markerfacecolor() for handle in handles] == ["#0072B2", "#D55E00", "white"]  # type: ignore[union-attr]
 
 
-def test_hulls_of_families_differ_in_more_than_colour() -> None:
-    clouds = [Cloud(family, PLAIN.points, family) for family in ("plain", "ensemble", "weight-average")]
+def test_hulls_of_methods_differ_in_more_than_colour() -> None:
+    clouds = [
+        Cloud(each.label, PLAIN.points, each) for each in (BASELINE, METHODS["ensemble"], METHODS["weight-average"])
+    ]
     figure = clouds_figure([CloudPanel("", clouds)])
-    assert [by_gid(figure, 0)[f"hull {cloud.name}"].get_linestyle() for cloud in clouds] == ["-", "--", "--"]
+    assert [by_gid(figure, 0)[f"hull {cloud.name}"].get_linestyle() for cloud in clouds] == ["-", "--", ":"]
     dashes = [handle._unscaled_dash_pattern for handle in figure.legends[0].legend_handles]  # type: ignore[union-attr]
     assert len(set(map(str, dashes))) == 3
 
 
 def test_a_million_points_are_thinned_but_not_their_hull() -> None:
     points = RNG.random((200_000, 2))
-    found = by_gid(clouds_figure([CloudPanel("", [Cloud("many", points, "plain")])]), 0)
+    found = by_gid(clouds_figure([CloudPanel("", [Cloud("many", points, BASELINE)])]), 0)
     assert len(found["cloud many"].get_offsets()) == 5_000
     np.testing.assert_allclose(found["hull many"].get_xydata()[:-1], 100 * convex_hull(points))
 
 
 def test_clouds_that_cannot_be_drawn_are_all_named() -> None:
-    empty = Cloud("empty", np.empty((0, 2)), "plain")
+    empty = Cloud("empty", np.empty((0, 2)), BASELINE)
     with pytest.raises(UserError) as caught:
         clouds_figure([CloudPanel("PACS", [PLAIN, empty], [("baseline", "dropout")]), CloudPanel("VLCS", [empty])])
     assert str(caught.value) == (
@@ -162,8 +166,11 @@ def test_interpolations_that_cannot_be_drawn() -> None:
 
 def test_comparison_has_a_line_for_each_method_and_bars_of_one_standard_error() -> None:
     panels = [
-        BarPanel("PACS", [Bar("baseline", Estimate(0.865, 0.003, 3), "plain"), Bar("x", Estimate(0.5, None, 1), "?")]),
-        BarPanel("VLCS", [Bar("x", Estimate(0.6, 0.01, 3), "?")]),
+        BarPanel(
+            "PACS",
+            [Bar("baseline", Estimate(0.865, 0.003, 3), BASELINE), Bar("x", Estimate(0.5, None, 1), METHODS["swad"])],
+        ),
+        BarPanel("VLCS", [Bar("x", Estimate(0.6, 0.01, 3), METHODS["swad"])]),
     ]
     figure = comparison_figure(panels)
     first, second = figure.axes
@@ -178,7 +185,7 @@ def test_comparison_has_a_line_for_each_method_and_bars_of_one_standard_error() 
 
 
 def test_comparisons_that_cannot_be_drawn() -> None:
-    bar = Bar("x", Estimate(0.5, None, 1), "plain")
+    bar = Bar("x", Estimate(0.5, None, 1), BASELINE)
     with pytest.raises(UserError) as caught:
         comparison_figure([BarPanel("PACS", [bar, bar]), BarPanel("VLCS", [])])
     assert str(caught.value) == "PACS: 'x' is there twice; VLCS: there are no methods"

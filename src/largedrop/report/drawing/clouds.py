@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
+from ...runs.methods import Method
 from .hull import convex_hull
-from .panels import HULLS, label_axes, legend_below, marker_of, panels_of, share_axes
-from .style import IID, OOD, OTHER_STYLE, STYLES, mixed
+from .panels import label_axes, legend_below, marker_of, panels_of, share_axes
+from .style import IID, OOD, edge_of, mixed
 
 __all__ = ["Cloud", "CloudPanel", "clouds_figure"]
 
@@ -29,12 +30,12 @@ class Cloud:
     Attributes:
         name: stands in the legend.
         points: (n, 2), i.i.d. and o.o.d. accuracy as fractions, as ``combinations`` gives them; one is a hollow marker.
-        family: ``plain``, ``dropout``, ``ensemble``, ``weight-average`` or ``linear-probe``: colour and marker.
+        method: gives colour, marker and outline.
     """
 
     name: str
     points: npt.NDArray[np.float64]
-    family: str
+    method: Method
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ def clouds_figure(panels: Sequence[CloudPanel], *, title: str = "", shared: bool
     figure, all_axes = panels_of([panel.title for panel in panels], problems, title, width=3.2, height=3.2)
     for axes, panel in zip(all_axes, panels, strict=True):
         centres = {cloud.name: 100 * cloud.points.mean(0) for cloud in panel.clouds}
-        families = {cloud.name: cloud.family for cloud in panel.clouds}
+        methods = {cloud.name: cloud.method for cloud in panel.clouds}
         for cloud in panel.clouds:
             _draw_cloud(axes, cloud)
         for start, end in panel.arrows:
-            _draw_arrow(axes, start, end, centres, families[end])
+            _draw_arrow(axes, start, end, centres, methods[end])
         axes.margins(0.1)
     if shared:
         share_axes(all_axes)
@@ -77,22 +78,20 @@ def clouds_figure(panels: Sequence[CloudPanel], *, title: str = "", shared: bool
     first = {cloud.name: cloud for panel in panels for cloud in reversed(panel.clouds)}
     order = dict.fromkeys(cloud.name for panel in panels for cloud in panel.clouds)
     handles = [
-        marker_of(first[name].family, name, "single" if len(first[name].points) == 1 else "hull") for name in order
+        marker_of(first[name].method, name, "single" if len(first[name].points) == 1 else "hull") for name in order
     ]
     legend_below(figure, handles, len(panels))
     return figure
 
 
 def _draw_cloud(axes: Axes, cloud: Cloud) -> None:
-    marker, colour = STYLES.get(cloud.family, OTHER_STYLE)
+    marker, colour, edge = cloud.method.marker, cloud.method.colour, edge_of(cloud.method)
     points = 100 * np.asarray(cloud.points, dtype=np.float64)
-    edge = mixed(colour, "black", 0.35)
     if len(points) > 1:
         hull = convex_hull(points)
         closed = np.concatenate([hull, hull[:1]])
         axes.fill(closed[:, 0], closed[:, 1], color=colour, alpha=0.16, linewidth=0, zorder=1)
-        line = HULLS.get(cloud.family, "-")
-        axes.plot(*closed.T, color=edge, linewidth=1.2, linestyle=line, gid=f"hull {cloud.name}", zorder=2)
+        axes.plot(*closed.T, color=edge, linewidth=1.2, linestyle=cloud.method.line, gid=f"hull {cloud.name}", zorder=2)
     # Evenly spaced in the order of the combinations; which are drawn does not depend on chance.
     some = points[np.linspace(0, len(points) - 1, min(len(points), _MOST_DRAWN)).astype(np.int64)]
     small = len(points) > 1
@@ -111,9 +110,8 @@ def _draw_cloud(axes: Axes, cloud: Cloud) -> None:
     )
 
 
-def _draw_arrow(axes: Axes, start: str, end: str, centres: dict[str, npt.NDArray[np.float64]], family: str) -> None:
-    _, colour = STYLES.get(family, OTHER_STYLE)
-    dark = mixed(colour, "black", 0.55)
+def _draw_arrow(axes: Axes, start: str, end: str, centres: dict[str, npt.NDArray[np.float64]], method: Method) -> None:
+    dark = mixed(method.colour, "black", 0.55)
     arrow = axes.annotate(
         "",
         xy=tuple(centres[end]),

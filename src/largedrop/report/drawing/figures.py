@@ -19,8 +19,9 @@ from matplotlib.patheffects import Normal, Stroke
 
 from ...errors import UserError
 from ...runs.estimate import Estimate
+from ...runs.methods import METHODS, PLAIN, Method, method_of
 from .panels import columns_of, label_axes, legend_below, marker_of, panels_of, share_axes
-from .style import GREY, IID, INK, OOD, OTHER_STYLE, STYLES, mixed
+from .style import GREY, IID, INK, OOD, edge_of, face_of
 
 __all__ = ["Bar", "BarPanel", "Curve", "PathPanel", "Stop", "alpha_figure", "comparison_figure", "paths_figure"]
 
@@ -69,11 +70,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Bar:
-    """A method's accuracy in figures 6 to 10, with its standard error; ``family`` as in ``Cloud``."""
+    """A method's accuracy in figures 6 to 10, with its standard error; ``method`` gives colour and marker."""
 
     name: str
     value: Estimate
-    family: str
+    method: Method
 
 
 @dataclass(frozen=True)
@@ -105,18 +106,16 @@ def paths_figure(panels: Sequence[PathPanel], *, title: str = "", shared: bool =
         at = 100 * np.array([(stop.iid.mean, stop.ood.mean) for stop in stops])
         axes.plot(at[:, 0], at[:, 1], color=GREY, linewidth=1.4, zorder=2, gid="path")
         for place, stop in enumerate(stops):
-            family = "plain" if stop.rate == 0 else "dropout"
-            marker, colour = STYLES[family]
-            edge = mixed(colour, "black", 0.35)
-            face = colour if stop.rate == 0 else mixed(colour, "white", 0.65 * (1 - stop.rate))
+            method = method_of(PLAIN.name, stop.rate)
+            edge = edge_of(method)
             axes.errorbar(
                 at[place, 0],
                 at[place, 1],
                 xerr=_percent(stop.iid.error),
                 yerr=_percent(stop.ood.error),
-                fmt=marker,
+                fmt=method.marker,
                 markersize=7,
-                markerfacecolor=face,
+                markerfacecolor=face_of(method, stop.rate),
                 markeredgecolor=edge,
                 ecolor=edge,
                 elinewidth=1.1,
@@ -129,8 +128,8 @@ def paths_figure(panels: Sequence[PathPanel], *, title: str = "", shared: bool =
         share_axes(all_axes)
     label_axes(all_axes, IID, OOD)
     spread = any(stop.ood.error is not None for panel in panels for stop in panel.stops)
-    plain = marker_of("plain", "plain fine-tuning (0)")
-    large = marker_of("dropout", "dropout rate as written" + (", ± standard error" if spread else ""))
+    plain = marker_of(PLAIN, "plain fine-tuning (0)")
+    large = marker_of(METHODS[PLAIN.name], "dropout rate as written" + (", ± standard error" if spread else ""))
     legend_below(figure, [plain, large], len(panels))
     return figure
 
@@ -211,15 +210,14 @@ def comparison_figure(panels: Sequence[BarPanel], *, title: str = "") -> Figure:
     )
     for place, (axes, panel) in enumerate(zip(all_axes, panels, strict=True)):
         for bar in panel.bars:
-            marker, colour = STYLES.get(bar.family, OTHER_STYLE)
-            edge = mixed(colour, "black", 0.35)
+            marker, edge = bar.method.marker, edge_of(bar.method)
             axes.errorbar(
                 100 * bar.value.mean,
                 lines.index(bar.name),
                 xerr=_percent(bar.value.error),
                 fmt=marker,
                 markersize=10 if marker == "*" else 6.5,
-                markerfacecolor=colour,
+                markerfacecolor=bar.method.colour,
                 markeredgecolor=edge,
                 ecolor=edge,
                 elinewidth=1.3,

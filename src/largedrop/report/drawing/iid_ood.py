@@ -15,9 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ...errors import UserError
+from ...runs.methods import method_of
 from ...runs.record import Record
 from ...selection.summary import Row, Score, summarise
-from .style import OTHER_STYLE, STYLES, mixed
+from .style import edge_of, face_of, mixed
 
 __all__ = ["cloud", "iid_ood_figure"]
 
@@ -183,9 +184,6 @@ def _size(marker: str) -> float:
 
 
 def _look(row: Row) -> tuple[str, str, str]:
-    """Marker, face and edge colour of a row: the family gives the colour, the dropout rate how full it is."""
-    family = row.method if row.method != "fine-tuning" else "plain" if row.baseline else "dropout"
-    marker, colour = STYLES.get(family, OTHER_STYLE)
-    # Plain fine-tuning has one rate, so nothing to tell apart.
-    face = colour if family == "plain" else mixed(colour, "white", 0.65 * (1 - row.dropout))
-    return marker, face, mixed(colour, "black", 0.35)
+    """Marker, face and edge colour of a row: the method gives the colour, the dropout rate how full it is."""
+    method = method_of(row.method, row.dropout)
+    return method.marker, face_of(method, row.dropout), edge_of(method)

@@ -13,18 +13,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ...errors import UserError
-from .style import OTHER_STYLE, STYLES, mixed
+from ...runs.methods import Method
+from .style import GREY, edge_of
 
-__all__ = ["HULLS", "columns_of", "label_axes", "legend_below", "marker_of", "panels_of", "share_axes"]
+__all__ = ["columns_of", "label_axes", "legend_below", "marker_of", "panels_of", "share_axes"]
 
 
 _COLUMNS = 5
-
-GREY = "#999999"
-
-
-HULLS: dict[str, Any] = {"ensemble": (0, (5, 2)), "weight-average": (0, (1.2, 1.2))}
-"""Lines of the hulls that are not solid: some who cannot tell green from red see these two families in one grey."""
 
 
 def panels_of(
@@ -86,18 +81,17 @@ def label_axes(all_axes: Sequence[Axes], across: str, up: str) -> None:
             axes.set_xlabel(across, parse_math=False)
 
 
-def marker_of(family: str, name: str, kind: str = "marker") -> Line2D:
-    """A legend's entry for a family: its ``marker``, that of a ``single`` point, or with the line of its ``hull``."""
-    marker, colour = STYLES.get(family, OTHER_STYLE)
-    edge = mixed(colour, "black", 0.35)
+def marker_of(method: Method, name: str, kind: str = "marker") -> Line2D:
+    """A legend's entry for a method: its ``marker``, that of a ``single`` point, or with the line of its ``hull``."""
+    edge = edge_of(method)
     look: dict[str, Any] = {
-        "marker": marker,
-        "markersize": 12 if marker == "*" else 7.5,
-        "markerfacecolor": "white" if kind == "single" else colour,
+        "marker": method.marker,
+        "markersize": 12 if method.marker == "*" else 7.5,
+        "markerfacecolor": "white" if kind == "single" else method.colour,
         "markeredgecolor": edge,
         "color": edge,
         "linewidth": 1.2,
-        "linestyle": HULLS.get(family, "-") if kind == "hull" else "none",
+        "linestyle": method.line if kind == "hull" else "none",
     }
     return Line2D([], [], label=name, **look)
 

@@ -13,26 +13,12 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from ...files import write_bytes
+from ...runs.methods import PLAIN, Method
 
 __all__ = ["png_bytes", "save_figure"]
 
 
 _DPI = 150
-
-
-# Okabe and Ito's colours, which the common kinds of colour blindness keep apart; the markers are the paper's.
-STYLES = {
-    "plain": ("o", "#0072B2"),
-    "dropout": ("D", "#D55E00"),
-    "ensemble": ("^", "#009E73"),
-    "weight-average": ("*", "#B0579A"),
-    "linear-probe": ("s", "#6B6B6B"),
-    "linear-fine-tuning": ("p", "#8C564B"),
-    "swad": ("X", "#5B5EA6"),
-    "greedy-soup": ("P", "#B8860B"),
-}
-
-OTHER_STYLE = ("P", "#B8860B")
 
 
 _saving = threading.Lock()
@@ -73,7 +59,18 @@ def rendered(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def face_of(method: Method, dropout: float) -> str:
+    """The colour of a marker's face: the fuller the larger the rate; plain fine-tuning has one rate, and is full."""
+    return method.colour if method is PLAIN else mixed(method.colour, "white", 0.65 * (1 - dropout))
+
+
+def edge_of(method: Method) -> str:
+    """The colour of a marker's edge and of outlines."""
+    return mixed(method.colour, "black", 0.35)
+
+
 def mixed(colour: str, other: str, share: float) -> str:
+    """``share`` of ``other`` mixed into ``colour``."""
     mixture = (1 - share) * np.array(to_rgb(colour)) + share * np.array(to_rgb(other))
     return to_hex((float(mixture[0]), float(mixture[1]), float(mixture[2])))
 
