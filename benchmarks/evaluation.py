@@ -24,7 +24,7 @@ from torchvision import transforms
 
 from largedrop.data import Dataset, open_dataset
 from largedrop.data.views.batches import HostViews
-from largedrop.models.fast.folding import fold_batchnorm
+from largedrop.models.fast.folding import speed_up
 from largedrop.runtime import keep_freed_memory
 from largedrop.training.device import choose_device, choose_precision
 from largedrop.training.evaluation import autocast, logits
@@ -80,7 +80,7 @@ def compare(
     """Time the three sides."""
     plain, fast = network(chosen.model, chosen.size).eval(), network(chosen.model, chosen.size).eval()
     fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    fold_batchnorm(fast, torch.zeros(1, 3, chosen.size, chosen.size))
+    speed_up(fast)
     views = HostViews(data)
     transform = transforms.Compose(
         [

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from largedrop.data import open_dataset
 from largedrop.data.views.batches import ResidentViews
-from largedrop.models.fast.folding import fold_batchnorm, speed_up_depthwise
+from largedrop.models.fast.folding import speed_up
 from largedrop.models.network import Network, Spec
 from largedrop.models.pretrained import Weights, create_backbone
 from largedrop.runtime import keep_freed_memory
@@ -59,8 +59,7 @@ def ours(model: str, size: int, batch: int, device: torch.device, precision: str
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rate = torch.tensor(1e-6, device=device) if device.type == "cuda" else 1e-6
     optimizer = torch.optim.SGD(module.parameters(), rate, momentum=0.9, weight_decay=1e-4, fused=True)
-    fold_batchnorm(module, torch.zeros(1, 3, size, size, device=device))
-    speed_up_depthwise(module)
+    speed_up(module)
     if device.type == "cpu":
         return TrainingStep(module, optimizer, precision, lambda inputs: inputs), module
     views = ResidentViews(open_dataset("emoji"), device)

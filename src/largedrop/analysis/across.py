@@ -19,7 +19,7 @@ from ..data.dataset import Dataset, IntArray, Split
 from ..data.views.batches import Views, open_views
 from ..errors import Interrupted, UserError
 from ..files import write_json
-from ..models.fast.folding import fold_batchnorm, speed_up_depthwise
+from ..models.fast.folding import speed_up
 from ..models.network import Network
 from ..runs.across import FOLDER, Across, Group, groups_of, methods_of
 from ..runs.checkpoint import load_model, read_tensors, save_model
@@ -194,10 +194,7 @@ class _Evaluator:
         if self._network is None:
             network = load_model(run.final).to(self.views.device)
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            size = run.config.size
-            if network.spec.freeze_batchnorm:
-                fold_batchnorm(network, torch.zeros((1, 3, size, size), device=self.views.device))
-            speed_up_depthwise(network)
+            speed_up(network)
             self._network, self._of = network, _kind(run.config)
         return self._network
 

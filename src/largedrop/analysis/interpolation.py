@@ -14,7 +14,7 @@ from ..data.dataset import Dataset, IntArray
 from ..data.views.batches import open_views
 from ..errors import Interrupted, UserError, one_of
 from ..files import write_json
-from ..models.fast.folding import fold_batchnorm, speed_up_depthwise
+from ..models.fast.folding import speed_up
 from ..models.network import Network
 from ..runs.checkpoint import read_tensors
 from ..runs.interpolation import FILE, Interpolation, check_alphas
@@ -89,9 +89,7 @@ def interpolate_run(
     pretrained = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     saved, _ = read_tensors(_checkpoint(run, which), "model")
     fine_tuned = {name: tensor.to(views.device) for name, tensor in saved.items()}
-    if network.spec.freeze_batchnorm:
-        fold_batchnorm(network, torch.zeros((1, 3, config.size, config.size), device=views.device))
-    speed_up_depthwise(network)
+    speed_up(network)
 
     def between(alpha: float) -> dict[str, Tensor]:
         if stop is not None and stop():

@@ -12,7 +12,7 @@ import torch
 from ..config import Config
 from ..data.dataset import Dataset
 from ..errors import UserError
-from ..models.fast.folding import fold_batchnorm
+from ..models.fast.folding import speed_up
 from ..models.network import Network, Spec
 from ..models.pretrained import create_backbone, find_weights
 from ..runs.run import Run
@@ -83,7 +83,7 @@ def _look(config: Config, device: torch.device) -> float:
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch = torch.zeros((IMAGES, 3, config.size, config.size), device=device)
     batch = batch.contiguous(memory_format=torch.channels_last)
-    fold_batchnorm(network, batch[:1])
+    speed_up(network)
     taken = []
     with torch.inference_mode(), autocast(config.precision, device):
         for _ in range(3):

@@ -34,7 +34,8 @@ from ..models.fast.folding import fold_batchnorm
 from ..models.network import Network
 from ..models.pretrained import find_weights
 from ..models.taps import REPRESENTATION, Taps, find_taps, tapped
-from ..training.evaluation import BATCH, Progress, autocast, evaluating
+from ..models.tracing import evaluating
+from ..training.evaluation import BATCH, Progress, autocast
 from ..training.setup import create_network
 
 __all__ = ["FeatureStore", "Features", "split_model_name"]
@@ -210,7 +211,7 @@ class FeatureStore:
         example = torch.zeros((1, 3, config.size, config.size), device=device)
         taps = find_taps(network.backbone, example, count)
         with (
-            evaluating(network),
+            evaluating(network),  # so every batch norm can be folded, frozen or not
             fold_batchnorm(network.backbone, example),
             torch.inference_mode(),
             autocast(config.precision, device),

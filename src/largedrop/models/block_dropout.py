@@ -18,7 +18,7 @@ from torchvision.models import mnasnet, mobilenetv2, mobilenetv3, regnet, resnet
 from torchvision.ops import StochasticDepth
 
 from ..errors import UserError
-from .tracing import copied, default_example, evaluating, tensors_in
+from .tracing import copied, evaluating, run_example, tensors_in
 
 __all__ = ["BlockDropout", "set_block_dropout"]
 
@@ -240,14 +240,7 @@ def _residual(module: nn.Module, slots: list[_Slot], example: Tensor | None) -> 
             for slot, probe in zip(new, probes, strict=True):
                 slot.put(probe)
             try:
-                module(default_example(module) if example is None else example)
-            except Exception as error:
-                if example is not None:
-                    raise
-                raise UserError(
-                    f"cannot follow a default image through {type(module).__name__} ({error}); "
-                    "give set_block_dropout an example="
-                ) from error
+                run_example(module, example, "set_block_dropout")
             finally:
                 for hook in hooks:
                     hook.remove()

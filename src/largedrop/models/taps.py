@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ..errors import UserError
-from .tracing import copied, evaluating, tensors_in
+from .tracing import Watch, copied, evaluating, tensors_in
 
 __all__ = ["REPRESENTATION", "Taps", "find_taps", "tapped"]
 
@@ -197,48 +196,31 @@ class _Read:
     matrix: bool
 
 
-class _Follow(TorchFunctionMode):
+class _Follow(Watch):
     """Records a forward pass: the calls of layers, and for each tensor the calls that it was computed from.
 
     These are a number for each tensor, by its id: bit 0 for the image, one more bit for each call.
     """
 
     def __init__(self, backbone: nn.Module, image: Tensor) -> None:
-        super().__init__()
+        super().__init__(backbone.modules())
         self.representation = 0  # the sources of the output
         self.calls: list[_Call] = []
         self.times: Counter[str] = Counter()
         self.course: list[tuple[str, str, tuple[torch.Size, ...]]] = []
         self.reads: list[_Read] = []
         self.sources: dict[int, int] = {id(image): 1}
-        self._kept: list[Any] = [image]  # a freed tensor's id could be taken by another
         self._stack: list[_Call] = []
         self._names = {layer: name for name, layer in backbone.named_modules()}
-        self._hooks = [
-            hook
-            for layer in self._names
-            for hook in (layer.register_forward_pre_hook(self._enter), layer.register_forward_hook(self._leave))
-        ]
 
-    def __exit__(self, *error: Any) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = function(*args, **(kwargs or {}))
-        name = str(getattr(function, "__name__", function))
-        outputs = tensors_in(args[:1] if name == "__setitem__" else result)
-        if outputs and name != "__get__":
-            inputs = tensors_in((args, kwargs))
-            self._link(inputs, outputs)
-            if name in ADDITIONS and self._stack and self._is_residual(inputs):
-                self._stack[-1].adds = True
-            self.course.append((self._stack[-1].name if self._stack else "", name, tuple(o.shape for o in outputs)))
-        self._kept.append(result)
-        return result
+    def called(self, name: str, inputs: Any, outputs: Any) -> None:
+        read, made = tensors_in(inputs), tensors_in(outputs)
+        if not made:
+            return
+        self._link(read, made)
+        if name in ADDITIONS and self._stack and self._is_residual(read):
+            self._stack[-1].adds = True
+        self.course.append((self._stack[-1].name if self._stack else "", name, tuple(o.shape for o in made)))
 
     def _link(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         sources = [self.sources.get(id(leaf), 0) for leaf in inputs]
@@ -261,14 +243,14 @@ class _Follow(TorchFunctionMode):
             and all(id(leaf) in self.sources for leaf in inputs)
         )
 
-    def _enter(self, layer: nn.Module, args: Any) -> None:
+    def entered(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
         name = self._names[layer]
         self.times[name] += 1
         call = _Call(name, type(layer), 1 << (len(self.calls) + 1), list(self._stack))
         self.calls.append(call)
         self._stack.append(call)
 
-    def _leave(self, layer: nn.Module, args: Any, output: Any) -> None:
+    def left(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         call = self._stack.pop()
         if "forward" in layer.__dict__:  # a folded layer, whose functions torch does not show
             self._link([*tensors_in(args), *layer.parameters(recurse=False)], tensors_in(output))
@@ -278,7 +260,6 @@ class _Follow(TorchFunctionMode):
         if isinstance(output, Tensor):
             call.shape = output.shape
         call.ended = len(self.reads)
-        self._kept.append(output)
 
 
 def _followed(backbone: nn.Module, image: Tensor) -> _Follow:

@@ -1,22 +1,111 @@
-"""Following a forward pass: what structural searches have in common."""
+"""Following one forward pass through a network: what is found there by structure needs no list of names.
+
+Used to find the batch norms that can be folded (``fast.folding``), the residual blocks whose branches can be dropped
+(``block_dropout``) and the last residual blocks' outputs (``taps``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from ..errors import UserError
 
-def tensors_in(output: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+__all__ = ["Watch", "copied", "evaluating", "run_example", "tensors_in"]
+
+
+class Watch(TorchFunctionMode):
+    """Sees, within a ``with`` block, the calls of some layers and of torch's functions on tensors.
+
+    A subclass says what it makes of them in ``entered``, ``left`` and ``called``. Whatever layers and functions return
+    is kept, so that within the block an ``id`` means one tensor.
+
+    Args:
+        layers: whose calls are seen.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self._kept: list[Any] = []
+        self._hooks = [
+            hook
+            for layer in layers
+            for hook in (layer.register_forward_pre_hook(self.entered), layer.register_forward_hook(self._leave))
+        ]
+
+    def __exit__(self, *error: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        self._kept.append(result)
+        name = str(getattr(function, "__name__", function))
+        if name != "__get__":  # reading .shape is no use of the values
+            self.called(name, (args, kwargs), args[:1] if name == "__setitem__" else result)
+        return result
+
+    def _leave(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._kept.append(output)
+        self.left(layer, args, output)
+
+    def entered(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        """A call of ``layer`` begins."""
+
+    def left(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """A call of ``layer`` has ended."""
+
+    def called(self, name: str, inputs: Any, outputs: Any) -> None:
+        """The function ``name`` was called; tensors may lie anywhere in its ``inputs`` and ``outputs``."""
+
+
+def run_example(module: nn.Module, example: Tensor | None, caller: str) -> Any:
+    """The output of ``module`` for ``example``, or for one black image where that is None.
+
+    The image has the size that the network was pretrained at (timm's ``pretrained_cfg``), or 64 pixels.
+
+    Args:
+        module: the network.
+        example: an input, (batch, channels, height, width), or None.
+        caller: the function that takes the example, for the message.
+
+    Raises:
+        UserError: the network cannot take the default image. Errors of a given example are raised as they are.
+    """
+    if example is not None:
+        return module(example)
+    config: Any = getattr(module, "pretrained_cfg", None) or {}
+    like = next(module.parameters())
+    image = torch.zeros((1, *config.get("input_size", (3, 64, 64))), dtype=like.dtype, device=like.device)
+    try:
+        return module(image)
+    except Exception as error:
+        raise UserError(
+            f"cannot follow a default image through {type(module).__name__} ({error}); give {caller} an example="
+        ) from error
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """All tensors in nested tuples, lists and dictionaries."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def copied(leaf: Any, noise: bool = False) -> Any:
-    """A copy of a tensor (blocks may change their input in place), with noise on it if it is one of numbers."""
+    """A copy of a tensor, since layers may change their input in place; anything else as it is.
+
+    Args:
+        leaf: a tensor, or not.
+        noise: whether standard normal noise is added to floating-point values, the same for each shape.
+    """
     if not isinstance(leaf, Tensor):
         return leaf
     if not (noise and leaf.is_floating_point()):
@@ -25,16 +114,9 @@ def copied(leaf: Any, noise: bool = False) -> Any:
     return leaf + torch.randn(leaf.shape, generator=generator).to(leaf)
 
 
-def default_example(module: nn.Module) -> Tensor:
-    config: Any = getattr(module, "pretrained_cfg", None) or {}
-    shape = config.get("input_size", (3, 64, 64))
-    like = next(module.parameters())
-    return torch.zeros((1, *shape), dtype=like.dtype, device=like.device)
-
-
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time of the block, every module's own mode restored after it."""
+    """Evaluation mode within a ``with`` block; each layer's own mode is restored after it."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
     try:

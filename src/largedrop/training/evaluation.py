@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..data.dataset import IntArray
 from ..data.views.batches import Views
 from ..models.network import Network
+from ..models.tracing import evaluating
 
 __all__ = ["accuracy", "autocast", "iid_accuracy", "iid_loss", "logits", "mean_over_domains", "representations"]
 
@@ -147,13 +148,3 @@ def _outputs(
             if progress is not None:
                 progress(len(chosen))
     return torch.cat(parts).cpu()
-
-
-@contextmanager
-def evaluating(network: Network) -> Iterator[None]:
-    mode = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(mode)

@@ -21,7 +21,7 @@ from ..data.sampling import batch_indices
 from ..data.views.batches import Views, open_views
 from ..errors import Interrupted, UserError
 from ..files import is_leftover, write_json
-from ..models.fast.folding import fold_batchnorm, speed_up_depthwise
+from ..models.fast.folding import speed_up
 from ..models.network import Network
 from ..runs.checkpoint import read_tensors, save_model, write_tensors
 from ..runs.folder import claim_folder
@@ -145,9 +145,7 @@ def _train(
         save_state(folder, so_far, network, optimizer, average, watch, dense)
     else:
         report(cost(config, split) * so_far.step / config.steps)
-    if network.spec.freeze_batchnorm:
-        fold_batchnorm(network, torch.zeros((1, 3, config.size, config.size), device=views.device))
-    speed_up_depthwise(network)
+    speed_up(network)
     network.train()
     objective = make_objective(config.objective, config.penalty, config.penalty_after)
     domains = len(split.train)

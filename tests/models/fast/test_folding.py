@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from largedrop.errors import UserError
 from largedrop.models.fast import convolution
-from largedrop.models.fast.folding import fold_batchnorm, foldable_pairs, speed_up_depthwise
+from largedrop.models.fast.folding import fold_batchnorm, speed_up, speed_up_depthwise
+from largedrop.models.network import Network, Spec
+from largedrop.models.pretrained import representation_units
 from largedrop.runtime import one_thread
 
 
@@ -166,8 +168,6 @@ FOLDED: dict[str, tuple[Layers, list[str]]] = {
 def test_only_a_batch_norm_that_alone_reads_a_convolution_is_folded_into_it(case: str) -> None:
     net, expected = FOLDED[case]
     names = {child: name for name, child in net.named_children()}
-    pairs = foldable_pairs(net, EXAMPLE)
-    assert sorted(f"{names[conv]} {names[norm]}" for conv, norm in pairs) == expected
     used = dict(net.named_parameters())
 
     def gradients() -> dict[str, Tensor]:
@@ -180,7 +180,7 @@ def test_only_a_batch_norm_that_alone_reads_a_convolution_is_folded_into_it(case
 
     plain = gradients()
     with fold_batchnorm(net, EXAMPLE) as folding:
-        assert len(folding) == len(expected)
+        assert sorted(f"{names[conv]} {names[norm]}" for conv, norm in folding.pairs) == expected
         assert_same(gradients(), plain)
 
 
@@ -190,7 +190,7 @@ def test_a_convolution_whose_output_is_returned_as_well_is_not_folded(wrap: Call
         y = s.a(x)
         return wrap(y, pooled(s.n(y)))
 
-    assert foldable_pairs(wired(wire), EXAMPLE) == []
+    assert fold_batchnorm(wired(wire), EXAMPLE).pairs == []
 
 
 def test_batch_norms_without_running_statistics_or_of_unknown_kind_are_left_alone() -> None:
@@ -205,7 +205,7 @@ def test_batch_norms_without_running_statistics_or_of_unknown_kind_are_left_alon
         Other(4),
         nn.Conv2d(4, 4, 1),
     )
-    assert foldable_pairs(randomised(net), EXAMPLE) == []
+    assert fold_batchnorm(randomised(net), EXAMPLE).pairs == []
 
 
 def test_batch_norm_without_scale_and_shift_is_folded() -> None:
@@ -373,6 +373,38 @@ def test_depthwise_convolutions_in_bfloat16_autocast() -> None:
         ours = conv(image)
     assert torch.equal(ours, plain)
     assert ours.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("model", ["test_efficientnet", "convnext_atto"])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_speed_up_folds_frozen_batch_norms_and_gives_depthwise_convolutions_their_gradients(
+    model: str, frozen: bool
+) -> None:
+    def made() -> Network:
+        torch.manual_seed(0)
+        backbone = timm.create_model(model, num_classes=0)
+        units = representation_units(backbone)
+        spec = Spec(model, "random", ("a", "b"), 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0.0, frozen)
+        return Network(backbone, units, spec).train()
+
+    def outcome(net: Network) -> tuple[Tensor, list[Tensor]]:
+        output = net(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
+        return output, list(torch.autograd.grad(output.square().sum(), list(net.parameters())))
+
+    ours, theirs = made(), made()
+    speed_up(ours)
+    if frozen:
+        fold_batchnorm(theirs, torch.zeros(1, 3, 64, 64))
+    speed_up_depthwise(theirs)
+    fast = [name for name, layer in ours.named_modules() if "forward" in layer.__dict__]
+    assert fast == [name for name, layer in theirs.named_modules() if "forward" in layer.__dict__]
+    norms = [name for name, layer in ours.named_modules() if isinstance(layer, nn.BatchNorm2d)]
+    depthwise = [name for name, layer in ours.named_modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1]
+    assert set(fast) >= {*depthwise, *(norms if frozen else [])}
+    assert depthwise
+    assert set(norms).isdisjoint(fast) is not (frozen and bool(norms))
+    torch.testing.assert_close(outcome(ours), outcome(theirs), rtol=0, atol=0)
+    torch.testing.assert_close(outcome(ours), outcome(made()), rtol=1e-3, atol=1e-4)
 
 
 def plain(act: nn.Module) -> nn.Sequential:

@@ -8,7 +8,6 @@ variance plus ε and c the convolution's own bias. The folded weight is computed
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -19,15 +18,24 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
-from ...errors import UserError
-from ..tracing import default_example, evaluating
+from ..network import Network
+from ..tracing import Watch, evaluating, run_example, tensors_in
 from .activation import max_pool, relu6
 from .convolution import conv2d, folded_conv2d, is_depthwise
 
-__all__ = ["Folding", "fold_batchnorm", "foldable_pairs", "speed_up_depthwise"]
+__all__ = ["Folding", "fold_batchnorm", "speed_up", "speed_up_depthwise"]
+
+
+def speed_up(network: Network) -> None:
+    """Give the layers of a network the fast forms that they have, in place: the same numbers in less time.
+
+    Its batch norms are folded where it freezes them, and its depthwise convolutions get the fast gradients.
+    """
+    if network.spec.freeze_batchnorm:
+        size = network.spec.size
+        fold_batchnorm(network, torch.zeros((1, 3, size, size), device=network.head.weight.device))
+    speed_up_depthwise(network)
 
 
 class Folding:
@@ -250,15 +258,6 @@ def _pads(conv: nn.Conv2d, x: Tensor) -> tuple[int, int, int, int]:
     return across // 2, across - across // 2, down // 2, down - down // 2
 
 
-def foldable_pairs(module: nn.Module, example: Tensor | None = None) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """The (convolution, batch norm) pairs in which the batch norm is the only reader of the convolution's output.
-
-    Found by watching one forward pass. Left out are layers called more than once, batch norms without running
-    statistics, and subclasses whose forward is not known.
-    """
-    return [(link.conv, link.norm) for link in _follow(module, example)]
-
-
 @dataclass(frozen=True)
 class _Link:
     """A convolution, the batch norm that alone reads it, and the activation layer that alone reads that, if any."""
@@ -272,17 +271,9 @@ def _follow(module: nn.Module, example: Tensor | None) -> list[_Link]:
     norms = [child for child in module.modules() if _known_norm(child)]
     if not norms:
         return []
-    with evaluating(module), torch.no_grad(), _Watch(module) as watch:
-        try:
-            returned = module(default_example(module) if example is None else example)
-        except Exception as error:
-            if example is not None:
-                raise
-            raise UserError(
-                f"cannot follow a default image through {type(module).__name__} ({error}); "
-                "give fold_batchnorm an example="
-            ) from error
-    for leaf in tree_leaves(returned):
+    with evaluating(module), torch.no_grad(), _Reads(module) as watch:
+        returned = run_example(module, example, "fold_batchnorm")
+    for leaf in tensors_in(returned):
         watch.reads[id(leaf)] += 1
     return [
         _Link(conv, norm, watch.activation_of(norm))
@@ -299,63 +290,40 @@ def _known_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     return type(module) in (nn.Conv2d, Conv2dSame)
 
 
-class _Watch(TorchFunctionMode):
+class _Reads(Watch):
     """Counts, in one forward pass, how often each layer is called and each tensor is read, by a function or a layer."""
 
     def __init__(self, module: nn.Module) -> None:
-        super().__init__()
+        layers = (child for child in module.modules() if _known_conv(child) or _known_norm(child))
+        super().__init__([*layers, *(child for child in module.modules() if type(child) in _ACTIVATIONS)])
         self.calls: Counter[nn.Module] = Counter()
         self.reads: Counter[int] = Counter()
         self.sources: dict[nn.BatchNorm2d, tuple[nn.Conv2d, int]] = {}
-        self._outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # by id; holding the tensor keeps the id its own
+        self._convolved: dict[int, nn.Conv2d] = {}  # by their outputs' ids
         self._normed: dict[int, nn.BatchNorm2d] = {}
         self._first_readers: dict[nn.BatchNorm2d, tuple[nn.ReLU | nn.ReLU6, int]] = {}
-        self._kept: list[Any] = []
         self._inside = 0
-        self._hooks = [
-            hook
-            for child in module.modules()
-            if _known_conv(child) or _known_norm(child) or type(child) in _ACTIVATIONS
-            for hook in (
-                child.register_forward_pre_hook(self._enter_layer),
-                child.register_forward_hook(self._leave_layer),
-            )
-        ]
 
-    def __exit__(self, *error: Any) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
+    def called(self, name: str, inputs: Any, outputs: Any) -> None:
+        if not self._inside:
+            self.reads.update(id(leaf) for leaf in tensors_in(inputs))
 
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if (
-            not self._inside and getattr(function, "__name__", "") != "__get__"
-        ):  # reading .shape is no use of the values
-            for leaf in tree_leaves((args, kwargs)):
-                if isinstance(leaf, Tensor):
-                    self.reads[id(leaf)] += 1
-        result = function(*args, **(kwargs or {}))
-        self._kept.append(result)  # or a freed tensor's id could be taken by another
-        return result
-
-    def _enter_layer(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+    def entered(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
         self._inside += 1
         self.calls[layer] += 1
-        if isinstance(layer, nn.BatchNorm2d) and id(args[0]) in self._outputs:
-            conv, _ = self._outputs[id(args[0])]
-            self.sources[layer] = (conv, id(args[0]))
-        if args and isinstance(args[0], Tensor):
-            if isinstance(layer, (nn.ReLU, nn.ReLU6)) and not self.reads[id(args[0])] and id(args[0]) in self._normed:
-                self._first_readers[self._normed[id(args[0])]] = layer, id(args[0])
-            self.reads[id(args[0])] += 1
+        if not (args and isinstance(args[0], Tensor)):
+            return
+        read = id(args[0])
+        if isinstance(layer, nn.BatchNorm2d) and read in self._convolved:
+            self.sources[layer] = self._convolved[read], read
+        if isinstance(layer, (nn.ReLU, nn.ReLU6)) and not self.reads[read] and read in self._normed:
+            self._first_readers[self._normed[read]] = layer, read
+        self.reads[read] += 1
 
-    def _leave_layer(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def left(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._inside -= 1
-        self._kept.append(output)
         if isinstance(layer, nn.Conv2d):
-            self._outputs[id(output)] = (layer, output)
+            self._convolved[id(output)] = layer
         elif isinstance(layer, nn.BatchNorm2d):
             self._normed[id(output)] = layer
 
