@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from .models.fast.folding import fold_batchnorm
     from .runs.checkpoint import load_model
     from .runs.run import Run
-    from .training.averaging import average_weights, greedy_soup, interpolate
+    from .training.averaging import average_weights, interpolate
+    from .training.soup import greedy_soup
 
 _PLACES = {
     "CollapseError": "errors",
@@ -34,7 +35,7 @@ _PLACES = {
     "average_weights": "training.averaging",
     "finetune": "api",
     "fold_batchnorm": "models.fast.folding",
-    "greedy_soup": "training.averaging",
+    "greedy_soup": "training.soup",
     "interpolate": "training.averaging",
     "load_model": "runs.checkpoint",
     "open_dataset": "data",

@@ -29,6 +29,7 @@ from largedrop.models.network import Network
 from largedrop.runs.checkpoint import read_tensors
 from largedrop.runs.run import Run
 from largedrop.training import head, loop
+from largedrop.training.averages.swad import Swad
 from largedrop.training.averaging import average_weights
 from largedrop.training.evaluation import logits
 from largedrop.training.features import VIEWS, FeatureCache
@@ -36,7 +37,6 @@ from largedrop.training.loop import cost, train
 from largedrop.training.objectives import OBJECTIVES
 from largedrop.training.resolve import resolve
 from largedrop.training.state import FILE
-from largedrop.training.swad import Swad
 
 FILES = [
     ".lock",

@@ -15,7 +15,7 @@ from largedrop.config import Config, with_settings
 from largedrop.errors import UserError
 from largedrop.models.network import Network
 from largedrop.runs.checkpoint import read_tensors
-from largedrop.training.averaging import WeightAverage
+from largedrop.training.averages import make_averages
 from largedrop.training.collapse import CollapseWatch
 from largedrop.training.setup import create_network, make_optimizer
 from largedrop.training.state import FILE, Trajectory, load_state, save_state
@@ -27,7 +27,7 @@ class Run:
     def __init__(self, config: Config, classes: int = 3) -> None:
         self.network: Network = create_network(config, tuple("abcdef"[:classes])).train()
         self.optimizer = make_optimizer(config, self.network)
-        self.average, self.watch = WeightAverage(), CollapseWatch(classes, config.dropout, config.lr, warm=False)
+        self.averages, self.watch = make_averages(config), CollapseWatch(classes, config.dropout, config.lr, warm=False)
         self.trajectory = Trajectory(probe={"iid_accuracy": 0.5, "seconds": 0.25})
 
     def step(self, number: int) -> None:
@@ -37,20 +37,25 @@ class Run:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        self.average.add(self.network.state_dict())
+        for average in self.averages.values():
+            average.after_step(self.network)
+            average.evaluated(number + 1, self.network, 1.0)
         self.watch.see(number + 1, float(loss.detach()), 1.5)
         self.trajectory.step = number + 1
         self.trajectory.losses.append(float(loss.detach()))
 
     def save(self, folder: Path) -> None:
-        save_state(folder, self.trajectory, self.network, self.optimizer, self.average, self.watch)
+        save_state(folder, self.trajectory, self.network, self.optimizer, self.averages, self.watch)
 
     def load(self, folder: Path) -> Trajectory | None:
-        return load_state(folder, self.network, self.optimizer, self.average, self.watch)
+        return load_state(folder, self.network, self.optimizer, self.averages, self.watch)
 
     def bits(self) -> dict[str, Any]:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        tensors |= {f"average.{name}": tensor for name, tensor in self.average.mean.items()}
+        for method, average in self.averages.items():
+            header, held = average.state()
+            tensors |= {f"{method}.{name}": tensor for name, tensor in held.items()}
+            tensors[method] = torch.tensor(list(json.dumps(header).encode()))
         for number, entries in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": value for name, value in entries.items()}
         return {name: tensor.detach().clone() for name, tensor in tensors.items() if tensor is not None}
@@ -78,7 +83,7 @@ def saved(config: Config, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_next_step_has_the_same_bits(config: Config, tmp_path: Path, optimizer: str) -> None:
-    changed = with_settings(config, optimizer=optimizer, lr=0.05, weight_decay=0.01)
+    changed = with_settings(config, optimizer=optimizer, lr=0.05, weight_decay=0.01, swad=True)
     one, other = Run(changed), Run(with_settings(changed, seed=9))
     for number in range(3):
         one.step(number)
@@ -86,7 +91,6 @@ def test_the_next_step_has_the_same_bits(config: Config, tmp_path: Path, optimiz
     assert not same(one.bits(), other.bits())
     found = other.load(tmp_path)
     assert found == one.trajectory
-    assert other.average.count == 3
     assert other.watch.state() == one.watch.state()
     assert same(one.bits(), other.bits())
     assert any("exp_avg" in name for name in one.bits()) is (optimizer == "adamw")
@@ -100,7 +104,6 @@ def test_a_state_before_the_first_step(config: Config, tmp_path: Path) -> None:
     one, other = Run(config), Run(with_settings(config, seed=9))
     one.save(tmp_path)
     assert other.load(tmp_path) == Trajectory(probe={"iid_accuracy": 0.5, "seconds": 0.25})
-    assert other.average.count == 0
     for run in (one, other):
         run.step(0)
     assert same(one.bits(), other.bits())
@@ -111,7 +114,7 @@ def test_the_memory_layout_is_the_networks_own(config: Config, saved: Path) -> N
     run.load(saved)
     stem = run.network.backbone.conv_stem.weight
     momentum = run.optimizer.state[stem]["momentum_buffer"]
-    for tensor in (stem, momentum, run.average.mean["backbone.conv_stem.weight"]):
+    for tensor in (stem, momentum, run.averages["weight-average"].result()["backbone.conv_stem.weight"]):
         assert tensor.is_contiguous(memory_format=torch.channels_last)
         assert not tensor.is_contiguous()
 
@@ -144,9 +147,9 @@ def test_a_state_of_another_network(config: Config, saved: Path) -> None:
     ("changes", "reason"),
     [
         ({"watch": None}, "'watch'"),
-        ({"averaged": None}, "'averaged'"),
+        ({"averages": {}}, "'weight-average'"),
         ({"trajectory": None}, "'trajectory'"),
-        ({"averaged": "many"}, "invalid literal for int() with base 10: 'many'"),
+        ({"averages": {"weight-average": {"count": "many"}}}, "invalid literal for int() with base 10: 'many'"),
         ({"trajectory": {"stop": 1}}, "Trajectory.__init__() got an unexpected keyword argument 'stop'"),
         ({"watch": {"first": 1.0, "losses": [], "sizes": 3}}, "'int' object is not iterable"),
     ],

@@ -24,8 +24,9 @@ from ..models.network import Network
 from ..runs.across import FOLDER, Across, Group, groups_of, methods_of
 from ..runs.checkpoint import load_model, read_tensors, save_model
 from ..runs.run import Run
-from ..training.averaging import Candidate, WeightAverage, check_finite, check_origins, greedy_soup
+from ..training.averaging import WeightAverage, check_finite, check_origins
 from ..training.evaluation import accuracy, logits
+from ..training.soup import Candidate, greedy_soup
 
 __all__ = ["Results", "across", "across_cost", "average_final", "mean_outputs"]
 

@@ -28,7 +28,7 @@ from ..runs.folder import claim_folder
 from ..runs.record import describe
 from ..runs.run import Run
 from ..runtime import keep_freed_memory
-from .averaging import WeightAverage
+from .averages import make_averages
 from .collapse import CollapseWatch
 from .evaluation import accuracy, cross_entropy, logits
 from .features import FeatureCache
@@ -37,7 +37,6 @@ from .setup import create_network, make_optimizer, set_learning_rate, start_head
 from .state import FILE as STATE
 from .state import Trajectory, load_state, save_state
 from .step import TrainingStep
-from .swad import DenseAverage
 
 __all__ = ["cost", "train"]
 
@@ -122,7 +121,7 @@ def cost(config: Config, split: Split) -> float:
     if config.fit != "all":
         return LINEAR_COST * config.steps * config.batch * len(split.train_domains)
     training = TRAINING_COST * config.steps * config.batch * len(split.train_domains)
-    return training + (len(split.iid) + len(split.ood)) * (len(config.evaluations) + (2 if config.swad else 1))
+    return training + (len(split.iid) + len(split.ood)) * (len(config.evaluations) + len(make_averages(config)))
 
 
 def _train(
@@ -136,13 +135,12 @@ def _train(
 ) -> Run:
     views = features.views
     network = create_network(config, data.classes).to(views.device)
-    optimizer, average = make_optimizer(config, network), WeightAverage()
+    optimizer, averages = make_optimizer(config, network), make_averages(config)
     watch = CollapseWatch(len(data.classes), config.dropout, config.lr, config.head == "warm")
-    dense = DenseAverage() if config.swad else None
-    so_far = load_state(folder, network, optimizer, average, watch, dense)
+    so_far = load_state(folder, network, optimizer, averages, watch)
     if so_far is None:
         so_far = Trajectory(probe=start_head(config, data, split, network, features))
-        save_state(folder, so_far, network, optimizer, average, watch, dense)
+        save_state(folder, so_far, network, optimizer, averages, watch)
     else:
         report(cost(config, split) * so_far.step / config.steps)
     speed_up(network)
@@ -160,8 +158,8 @@ def _train(
         chosen = batch_indices(split.train, config.batch, config.seed, step)
         take(views.inputs(chosen, network.spec, config.seed, step), torch.from_numpy(data.labels[chosen]), step)
         so_far.step = step + 1
-        if dense is not None:
-            dense.after_step(network.state_dict())
+        for average in averages.values():
+            average.after_step(network)
         report(TRAINING_COST * len(chosen))
 
         evaluated = so_far.step in config.evaluations
@@ -173,28 +171,25 @@ def _train(
                 watch.see(number, loss, size)
                 so_far.losses.append(loss)
         if evaluated:
-            average.add(network.state_dict())
             found = _outputs(config, views, split, network, so_far.step, report)
             _log(config, data, split, folder, network, so_far, found, {"lr": lr, "representation_rms": size})
-            if dense is not None:
-                dense.evaluated(so_far.step, cross_entropy(found["iid"], data.labels[split.iid]))
+            held_out_loss = cross_entropy(found["iid"], data.labels[split.iid])
+            for average in averages.values():
+                average.evaluated(so_far.step, network, held_out_loss)
         if leaving:
             so_far.seconds, saved = so_far.seconds + time.monotonic() - saved, time.monotonic()
-            save_state(folder, so_far, network, optimizer, average, watch, dense)
+            save_state(folder, so_far, network, optimizer, averages, watch)
         if asked:
             raise Interrupted(f"stopped after step {so_far.step} of {config.steps}")
 
     last = {name: so_far.log[-1][name] for name in SCORES}
     save_model(folder / "final.safetensors", network, about(config, data, {"step": config.steps, **last}))
-    averages = {"weight-average": ("average", average.mean)}
-    if dense is not None:
-        averages["swad"] = ("swad", dense.result().state)
     scores: dict[str, dict[str, float]] = {}
-    for method, (name, state) in averages.items():
-        network.load_state_dict(state)
+    for method, average in averages.items():
+        network.load_state_dict(average.result())
         scores[method] = _scores(data, split, _outputs(config, views, split, network, config.steps, report))
         more = {"step": config.steps, **scores[method]}
-        save_model(folder / f"{name}.safetensors", network, about(config, data, more))
+        save_model(folder / f"{average.checkpoint}.safetensors", network, about(config, data, more))
     so_far.seconds += time.monotonic() - saved
     return _finish(config, data, split, folder, so_far, scores)
 

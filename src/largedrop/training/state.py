@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.network import Network
 from ..runs.checkpoint import misfit, read_tensors, write_tensors
-from .averaging import WeightAverage
+from .averages import Average
+from .averages.base import part_of
 from .collapse import CollapseWatch
-from .swad import DenseAverage
 
 __all__ = ["Trajectory", "load_state", "save_state"]
 
@@ -51,19 +52,17 @@ def save_state(
     trajectory: Trajectory,
     network: Network,
     optimizer: torch.optim.Optimizer,
-    average: WeightAverage,
+    averages: Mapping[str, Average],
     watch: CollapseWatch,
-    dense: DenseAverage | None = None,
 ) -> None:
     """Write all that is needed to go on, whole: a kill at any time leaves the last state or this one."""
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in average.mean.items()}
     for number, entries in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in entries.items() if value is not None}
-    header = {"trajectory": asdict(trajectory), "averaged": average.count, "watch": watch.state()}
-    if dense is not None:
-        header["swad"], held = dense.state()
-        tensors |= {f"swad.{name}": tensor for name, tensor in held.items()}
+    header: dict[str, Any] = {"trajectory": asdict(trajectory), "watch": watch.state(), "averages": {}}
+    for method, average in averages.items():
+        header["averages"][method], held = average.state()
+        tensors |= {f"average.{method}.{name}": tensor for name, tensor in held.items()}
     write_tensors(folder / FILE, tensors, "state", header)
 
 
@@ -71,9 +70,8 @@ def load_state(
     folder: Path,
     network: Network,
     optimizer: torch.optim.Optimizer,
-    average: WeightAverage,
+    averages: Mapping[str, Average],
     watch: CollapseWatch,
-    dense: DenseAverage | None = None,
 ) -> Trajectory | None:
     """Take a run up where it was last saved, or return None where it was not begun.
 
@@ -86,25 +84,18 @@ def load_state(
     try:
         tensors, header = read_tensors(path, "state")
         trajectory = Trajectory(**header["trajectory"])
-        network.load_state_dict(_part(tensors, "network"))
+        network.load_state_dict(part_of(tensors, "network."))
         device = network.head.weight.device
-        average.mean = {name: _like(tensor).to(device) for name, tensor in _part(tensors, "average").items()}
-        average.count = int(header["averaged"])
+        for method, average in averages.items():
+            held = part_of(tensors, f"average.{method}.")
+            average.load(header["averages"][method], {name: _like(held[name]).to(device) for name in held})
         watch.restore(header["watch"])
-        if dense is not None:
-            held = {name: _like(tensor).to(device) for name, tensor in _part(tensors, "swad").items()}
-            dense.load(header["swad"], held)
-        _load_optimizer(optimizer, _part(tensors, "optimizer"))
+        _load_optimizer(optimizer, part_of(tensors, "optimizer."))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path} does not fit this run ({misfit(error)}); remove {folder} to start it anew") from error
     except UserError as error:
         raise UserError(f"{error}; remove {folder} to start this run anew") from error
     return trajectory
-
-
-def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    start = f"{name}."
-    return {key.removeprefix(start): tensor for key, tensor in tensors.items() if key.startswith(start)}
 
 
 def _like(tensor: Tensor) -> Tensor:

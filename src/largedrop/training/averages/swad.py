@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from .averaging import WeightAverage, check_finite, check_same
+from ...config import Config
+from ...errors import UserError
+from ...models.network import Network
+from ..averaging import WeightAverage, check_finite, check_same
+from .base import Average, part_of
 
 __all__ = ["DenseAverage", "Swad", "SwadResult"]
 
@@ -92,7 +95,7 @@ class Swad:
 
     @property
     def finished(self) -> bool:
-        """Whether the end has been found; what is added from then on is of no use."""
+        """Whether the end has been found; what is added from then on changes nothing."""
         return self.overfitted
 
     @torch.no_grad()
@@ -167,10 +170,10 @@ class Swad:
         level = header["level"]
         start, end, count = (int(value) for value in header["averaged"])
         pending = [
-            _Segment(int(step), float(loss), _part(tensors, f"pending.{number}."))
+            _Segment(int(step), float(loss), part_of(tensors, f"pending.{number}."))
             for number, (step, loss) in enumerate(header["pending"])
         ]
-        average = WeightAverage(_part(tensors, "average."), count)
+        average = WeightAverage(part_of(tensors, "average."), count)
         if any(not segment.state for segment in pending) or bool(count) != bool(average.mean):
             raise ValueError("SWAD's tensors do not fit its header")
         self.level = None if level is None else float(level)
@@ -205,44 +208,36 @@ class Swad:
         self._end = segment.step
 
 
-class DenseAverage:
+class DenseAverage(Average):
     """SWAD as a run keeps it: fed after every step, so that what an evaluation adds is the mean since the last one."""
+
+    checkpoint = "swad"
 
     def __init__(self) -> None:
         self._swad = Swad()
         self._since = WeightAverage()
 
-    def after_step(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights after a step in; copied."""
-        if not self._swad.finished:
-            self._since.add(state)
+    @classmethod
+    def wanted(cls, config: Config) -> bool:
+        return config.swad
 
-    def evaluated(self, step: int, loss: float) -> None:
-        """Say that the weights were evaluated after ``step`` steps, with this loss on the i.i.d. images."""
+    def after_step(self, network: Network) -> None:
+        if not self._swad.finished:
+            self._since.add(network.state_dict())
+
+    def evaluated(self, step: int, network: Network, loss: float) -> None:
         if not self._swad.finished:
             self._swad.add(step, self._since.mean, loss)
             self._since = WeightAverage()
 
-    def result(self) -> SwadResult:
-        """See ``Swad.result``."""
-        return self._swad.result()
+    def result(self) -> dict[str, Tensor]:
+        return self._swad.result().state
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What ``load`` needs to go on: JSON, and tensors by name."""
         header, tensors = self._swad.state()
         since = {f"since.{name}": tensor for name, tensor in self._since.mean.items()}
         return {**header, "since": self._since.count}, {**tensors, **since}
 
     def load(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Go on where ``state`` was taken.
-
-        Raises:
-            UserError: it was taken with other settings.
-            KeyError, TypeError, ValueError: it was taken of something else.
-        """
         self._swad.load(header, tensors)
-        self._since = WeightAverage(_part(tensors, "since."), int(header["since"]))
-
-
-def _part(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
-    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+        self._since = WeightAverage(part_of(tensors, "since."), int(header["since"]))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from largedrop.errors import UserError
-from largedrop.training.swad import Swad
+from largedrop.training.averages.swad import Swad
 
 SETTINGS = [(3, 6, 1.3), (3, 6, 1.0), (1, 1, 1.0), (4, 2, 1.1), (2, 2, 1.2), (1, 5, 1.05), (5, 1, 1.02)]
 
@@ -159,7 +159,7 @@ def test_what_cannot_be_added() -> None:
         swad.add(6, weights(0), float("nan"))
     with pytest.raises(UserError, match="only one has 'batches'"):
         swad.add(6, {"x": torch.zeros(3)}, 1.0)
-    with pytest.raises(UserError, match="'x' has values that are not finite"):
+    with pytest.raises(UserError, match="tensor 'x' contains NaN or infinity"):
         swad.add(6, {**weights(0), "x": torch.full((3,), torch.inf)}, 1.0)
     assert swad.result().count == 1
 

@@ -1,0 +1,19 @@
+"""Averages of the weights along one trajectory. To add one: its file, its line here and its line in runs/methods."""
+
+from __future__ import annotations
+
+from ...config import Config
+from .base import Average
+from .swad import DenseAverage
+from .uniform import UniformAverage
+
+__all__ = ["AVERAGES", "Average", "make_averages"]
+
+
+AVERAGES: dict[str, type[Average]] = {"weight-average": UniformAverage, "swad": DenseAverage}
+"""By the name of their method."""
+
+
+def make_averages(config: Config) -> dict[str, Average]:
+    """The averages that a run of ``config`` keeps, empty, by the name of their method."""
+    return {method: kind() for method, kind in AVERAGES.items() if kind.wanted(config)}
