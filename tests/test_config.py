@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
-from largedrop.config import LATER, RECIPES, Config, field_problems, help_of, make_config, with_settings
+from largedrop.config import ABOUT, RECIPES, Config, defaults_of, field_problems, make_config
 from largedrop.errors import UserError
 
 WHAT = {"data": "PACS", "fingerprint": "f00d", "test_domain": "sketch"}
@@ -50,6 +50,12 @@ CHANGED_LATER: dict[str, Any] = {
 }
 """Of the fields that came after the first runs; some only go with others."""
 WRONG: list[tuple[str, Any, str]] = [
+    ("data", None, "data must be text, not None"),
+    ("fingerprint", 7, "fingerprint must be text, not 7"),
+    ("test_domain", ["photo"], "test-domain must be the name of a domain, not ['photo']"),
+    ("model", "", "model must be a name, not ''"),
+    ("weights", None, "weights must be a name, not None"),
+    ("weights_digest", 1, "weights-digest must be text, not 1"),
     ("seed", -1, "seed must be a whole number from 0 to 2**32 - 1, not -1"),
     ("seed", 1.0, "seed must be a whole number from 0 to 2**32 - 1, not 1.0"),
     ("seed", True, "seed must be a whole number from 0 to 2**32 - 1, not True"),
@@ -108,7 +114,7 @@ def test_all_problems_at_once() -> None:
     wrong = {name: (value, text) for name, value, text in WRONG}
     told = refusal(**{name: value for name, (value, _) in wrong.items()}).split("; ")
     assert sorted(told) == sorted(text for _, text in wrong.values())
-    assert len(told) == 25
+    assert len(told) == 31
 
 
 @pytest.mark.parametrize(
@@ -153,7 +159,7 @@ def test_a_field_is_checked_by_itself() -> None:
     ],
 )
 def test_the_ends_of_the_ranges_are_valid(settings: dict[str, Any]) -> None:
-    assert config(**settings) == with_settings(config(), **settings)
+    assert config(**settings) == replace(config(), **settings)
 
 
 def test_unknown_settings_name_the_nearest() -> None:
@@ -231,7 +237,10 @@ def test_the_papers_evaluations() -> None:
     [(300, 0.5, 150), (7, 0.5, 4), (1, 0.5, 1), (10, 1, 10), (10, 0.01, 1), (100, 0.07, 7), (100, 0.55, 55)],
 )
 def test_the_milestone_is_the_first_step_of_the_lower_rate(steps: int, share: float, milestone: int) -> None:
-    assert config(steps=steps, decay_at=share).milestones == (milestone, steps)
+    chosen = config(steps=steps, decay_at=share)
+    assert chosen.milestones == (milestone, steps)
+    assert (chosen.lr_factor(0), chosen.lr_factor(milestone - 1)) == (1.0, 1.0)
+    assert chosen.lr_factor(milestone) == pytest.approx(0.01 if milestone == steps else 0.1)
 
 
 def test_the_milestones_of_figure_4() -> None:
@@ -241,14 +250,29 @@ def test_the_milestones_of_figure_4() -> None:
 @pytest.mark.parametrize("name", [entry.name for entry in fields(Config)])
 def test_the_digest_changes_with_every_field(name: str) -> None:
     base = config(fit="probe", optimizer="sgd") if name in ("fit", "feature_views") else config()
-    changed = with_settings(base, **{name: {**CHANGED, **CHANGED_LATER}[name]})
+    changed = replace(base, **{name: {**CHANGED, **CHANGED_LATER}[name]})
     assert changed != base
     assert changed.digest() != base.digest()
 
 
-def test_the_digest_of_a_literal_config() -> None:
-    assert Config(**{**WHAT, **CHANGED}).digest() == "95732b68feda"
-    assert Config(**{**WHAT, **CHANGED, **{name: getattr(config(), name) for name in LATER}}).digest() == "95732b68feda"
+@pytest.mark.parametrize(
+    ("settings", "digest"),
+    [
+        (CHANGED, "95732b68feda"),
+        ({**CHANGED, **{name: defaults_of("short")[name] for name in CHANGED_LATER}}, "95732b68feda"),
+        ({}, "c4a9f31707d2"),
+        ({"recipe": "paper"}, "645e009c88e2"),
+        ({"fit": "probe"}, "3f58af75de0a"),
+        ({"recipe": "paper", "fit": "linear"}, "c5539939e77b"),
+        ({"fit": "probe", "optimizer": "lbfgs", "feature_views": 2}, "2c837d9f9fb9"),
+        ({"left_out": "photo", "seed": 7}, "e768d230b99f"),
+        ({"dropout": 0, "weight_decay": 0, "lr": 1}, "51133110d7fe"),
+        ({"objective": "vrex", "penalty": 1, "penalty_after": 30}, "4627bceccbe1"),
+        ({"swad": True, "decay_again_at": 0.9, "precision": "bfloat16"}, "0eff60705f12"),
+    ],
+)
+def test_digests_name_the_runs_of_older_versions(settings: dict[str, Any], digest: str) -> None:
+    assert config(**settings).digest() == digest
 
 
 @pytest.mark.parametrize(
@@ -266,12 +290,31 @@ def test_a_config_comes_back_from_json() -> None:
     assert again == one
     assert again.digest() == one.digest()
     assert list(one.to_json()) == [entry.name for entry in fields(Config)]
-    assert {entry.name for entry in fields(Config)} == {*CHANGED, *CHANGED_LATER}
-    assert set(CHANGED_LATER) == set(LATER)
+    assert set(ABOUT) == {*CHANGED, *CHANGED_LATER}
+    assert {name for name, about in ABOUT.items() if about.later} == set(CHANGED_LATER)
 
 
-def test_every_field_has_a_line_of_help() -> None:
-    assert help_of("lr") == "Learning rate."
-    for entry in fields(Config):
-        assert help_of(entry.name).endswith(".")
-        assert "\n" not in help_of(entry.name)
+@pytest.mark.parametrize("name", ABOUT)
+def test_every_field_has_a_line_of_help_a_group_and_a_range(name: str) -> None:
+    about = ABOUT[name]
+    assert about.help.endswith(".")
+    assert "\n" not in about.help
+    assert about.group in ("data", "method", "schedule", "view")
+    assert field_problems(name, []) == [f"{name.replace('_', '-')} must be {about.check[0]}, not []"]
+
+
+def test_fields_stand_group_by_group() -> None:
+    groups = [about.group for about in ABOUT.values()]
+    assert groups == sorted(groups, key=["data", "method", "schedule", "view"].index)
+
+
+def test_what_a_record_names_itself_is_no_setting() -> None:
+    assert ABOUT.keys() - config().settings.keys() == {"data", "fingerprint", "test_domain", "seed", "dropout"}
+
+
+def test_what_features_depend_on() -> None:
+    pretrained = config(weights_digest="abc")
+    assert pretrained.network_key == ("tf_efficientnet_lite0", 128, "float32", False)
+    assert pretrained.feature_key == (*pretrained.network_key, "abc", None)
+    assert replace(pretrained, seed=1, dropout=0.0, lr=1.0, steps=9).feature_key == pretrained.feature_key
+    assert replace(pretrained, weights="random", seed=1).feature_key[-3:] == (True, "abc", 1)

@@ -6,99 +6,222 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from .errors import UserError, one_of
 
-__all__ = ["RECIPES", "Config", "help_of", "make_config"]
+if TYPE_CHECKING:
+    from .data.dataset import Dataset, Split
+
+__all__ = ["ABOUT", "RECIPES", "About", "Config", "defaults_of", "make_config"]
 
 
 OBJECTIVES = ("erm", "coral", "vrex", "irm", "mldg")
 """Names of ``training.objectives``, which this module must not import: it would bring torch into ``--help``."""
+
+FITS = ("all", "linear", "probe")
 
 DEFAULT_MODEL = "tf_efficientnet_lite0"
 
 PROTOCOL = 2
 """Raised whenever the same config would train differently, so that older runs are not taken for new ones."""
 
-OPTIMIZERS = ("sgd", "adamw", "lbfgs")
 
-FITS = ("all", "linear", "probe")
+Check = tuple[str, Callable[[Any], bool]]
+"""What a value must be, in words, and whether a value of the field's type is that."""
 
 
-def _doc(text: str, default: Any = MISSING) -> Any:
-    return field(metadata={"help": text}) if default is MISSING else field(default=default, metadata={"help": text})
+TEXT: Check = ("text", lambda value: True)
+NAME: Check = ("a name", lambda value: value != "")
+DOMAIN: Check = ("the name of a domain", lambda value: True)
+SWITCH: Check = ("true or false", lambda value: True)
+RATE: Check = ("in [0, 1)", lambda value: 0 <= value < 1)
+SHARE: Check = ("in (0, 1)", lambda value: 0 < value < 1)
+MOMENT: Check = ("in (0, 1]", lambda value: 0 < value <= 1)
+ABOVE_0: Check = ("above 0", lambda value: value > 0)
+FROM_0: Check = ("0 or more", lambda value: value >= 0)
+COUNT_FROM_0: Check = ("a whole number, 0 or more", lambda value: value >= 0)
+COUNT_FROM_1: Check = ("a whole number, 1 or more", lambda value: value >= 1)
+SEED: Check = ("a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32)
+PIXELS: Check = ("a whole number of pixels from 16 to 4096", lambda value: 16 <= value <= 4096)
+
+
+def _one_of(*names: str) -> Check:
+    return f"{', '.join(map(repr, names[:-1]))} or {names[-1]!r}", lambda value: value in names
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a field of ``Config`` besides its name, type and default.
+
+    Attributes:
+        group: what the field is a part of: ``data``, ``method``, ``schedule`` or ``view``.
+        help: what the field is, in a line.
+        check: what its values must be.
+        unit: of its values, where they have one.
+        names: ``dataset`` or ``run`` for a field that says what a run is of and not how it is trained: a record names
+            it itself, and it is none of its settings.
+        elsewhere: where it comes from, if neither a preset nor an option of its own sets it.
+        features: ``network`` where the network's structure or precision depends on it and ``weights`` where its
+            pretrained weights do: features of the frozen network depend on both.
+        later: it came after the first runs; at its default it is no part of a digest, so that those runs keep theirs.
+        tuned: the paper chooses among its values (section 4.1), and compares the others.
+    """
+
+    group: str
+    help: str
+    check: Check
+    unit: str = ""
+    names: str = ""
+    elsewhere: str = ""
+    features: str = ""
+    later: bool = False
+    tuned: bool = False
+
+    @property
+    def option(self) -> bool:
+        """Whether every command that trains has an option made from this field."""
+        return not self.names and not self.elsewhere
+
+
+def _in(group: str) -> Callable[..., Any]:
+    """A function that makes the fields of a group."""
+
+    def make(text: str, check: Check, default: Any = MISSING, **about: Any) -> Any:
+        return field(default=default, metadata={"about": About(group, text, check, **about)})
+
+    return make
+
+
+_data, _method, _schedule, _view = (_in(group) for group in ("data", "method", "schedule", "view"))
 
 
 @dataclass(frozen=True)
 class Config:
-    """All that the result of a fine-tuning depends on. The line of each field is its ``--help``."""
+    """All that the result of a fine-tuning depends on; ``ABOUT`` has what is known of each field."""
 
-    # What is learned from what.
-    data: str = _doc("Name of the dataset.")
-    fingerprint: str = _doc("Digest of the dataset's contents.")
-    test_domain: str = _doc("Domain that is kept for the o.o.d. score: never trained on, never selected on.")
-    left_out: str = _doc(
-        "Domain that is left out besides the test domain, for leave-one-domain-out selection; none by default.", ""
+    data: str = _data("Name of the dataset.", TEXT, names="dataset", elsewhere="it is given with --data")
+    fingerprint: str = _data(
+        "Digest of the dataset's contents.", TEXT, names="dataset", elsewhere="it follows from the data"
     )
-    model: str = _doc(
-        "Name of the pretrained network, as in timm; 'a+b' for both side by side (linear fits).", DEFAULT_MODEL
+    test_domain: str = _data(
+        "Domain that is kept for the o.o.d. score: never trained on, never selected on.",
+        DOMAIN,
+        names="run",
+        elsewhere="name the domains in test_domains",
     )
-    weights: str = _doc(
-        "Initial weights: 'pretrained', 'random', or a safetensors file with timm's state dict.", "pretrained"
+    left_out: str = _data(
+        "Domain that is left out besides the test domain, for leave-one-domain-out selection; none by default.",
+        DOMAIN,
+        "",
+        elsewhere="say leave_out = true beside test_domains",
+        later=True,
     )
-    weights_digest: str = _doc("Digest of the initial weights.", "")
-    seed: int = _doc("Seed of the split, the head, the order of the images, their views and the dropout masks.", 0)
-    # The method.
-    fit: str = _doc(
+    model: str = _data(
+        "Name of the pretrained network, as in timm; 'a+b' for both side by side (linear fits).",
+        NAME,
+        DEFAULT_MODEL,
+        features="network",
+    )
+    weights: str = _data(
+        "Initial weights: 'pretrained', 'random', or a safetensors file with timm's state dict.", NAME, "pretrained"
+    )
+    weights_digest: str = _data(
+        "Digest of the initial weights.", TEXT, "", elsewhere="it follows from the weights", features="weights"
+    )
+    seed: int = _data(
+        "Seed of the split, the head, the order of the images, their views and the dropout masks.", SEED, 0, names="run"
+    )
+
+    fit: str = _method(
         "What is trained: 'all' weights, 'linear' (weights on the last blocks' outputs, and the head: equation 1) or "
         "'probe' (the head alone).",
+        _one_of(*FITS),
         "all",
+        later=True,
     )
-    feature_views: int = _doc(
-        "Augmented views of each image that a linear fit or probe is trained on; 0 for the evaluation view.", 0
+    feature_views: int = _method(
+        "Augmented views of each image that a linear fit or probe is trained on; 0 for the evaluation view.",
+        ("a whole number from 0 to 1000", lambda value: 0 <= value <= 1000),
+        0,
+        later=True,
     )
-    dropout: float = _doc("Share λ of the representation's units that are zeroed in training, in [0, 1).", 0.9)
-    head: str = _doc(
-        "How the new head starts: 'warm' (first fitted on cached features with the same dropout) or 'random'.", "warm"
+    dropout: float = _method(
+        "Share λ of the representation's units that are zeroed in training, in [0, 1).", RATE, 0.9, names="run"
     )
-    head_lr_multiplier: float = _doc("Learning rate of the head over that of the rest.", 1.0)
-    block_dropout: float = _doc(
-        "Share of the residual branches left out in training (stochastic depth), in [0, 1).", 0.0
+    head: str = _method(
+        "How the new head starts: 'warm' (first fitted on cached features with the same dropout) or 'random'.",
+        _one_of("warm", "random"),
+        "warm",
     )
-    objective: str = _doc("'erm' (cross-entropy alone), 'coral', 'vrex', 'irm' or 'mldg'.", "erm")
-    penalty: float | None = _doc("Weight of the objective's penalty; where none is given, DomainBed's.", None)
-    penalty_after: int | None = _doc(
-        "Steps until 'vrex' or 'irm' has that weight instead of 1; where none is given, a tenth of the steps.", None
+    head_lr_multiplier: float = _method("Learning rate of the head over that of the rest.", ABOVE_0, 1.0)
+    block_dropout: float = _method(
+        "Share of the residual branches left out in training (stochastic depth), in [0, 1).", RATE, 0.0
     )
-    swad: bool = _doc("Keep SWAD's dense average of the weights too (Cha et al., 2021).", False)
-    # The schedule.
-    steps: int = _doc("Optimiser steps.", 300)
-    batch: int = _doc("Images from each training domain in a batch.", 8)
-    optimizer: str = _doc("'sgd' or 'adamw'; for probes also 'lbfgs', until it has converged.", "adamw")
-    lr: float = _doc("Learning rate.", 1e-4)
-    momentum: float = _doc("Momentum of SGD.", 0.9)
-    weight_decay: float = _doc("L2 weight decay (decoupled with adamw).", 1e-2)
-    decay_at: float = _doc("Share of the steps after which the learning rate is multiplied by 0.1; 1 for never.", 0.5)
-    decay_again_at: float = _doc("Share of the steps after which it is multiplied by 0.1 once more; 1 for never.", 1.0)
-    eval_every: int = _doc("Steps between two evaluations; each is a checkpoint to select, average and ensemble.", 50)
-    # The views.
-    size: int = _doc("Side of the square images that the network sees, in pixels.", 128)
-    held_out: float = _doc("Share of every training domain that is held out for the i.i.d. score.", 0.2)
-    held_out_view: str = _doc(
-        "View of the held-out images: 'evaluation', or 'training' as the paper's public code has it.", "evaluation"
+    objective: str = _method(
+        "'erm' (cross-entropy alone), 'coral', 'vrex', 'irm' or 'mldg'.", _one_of(*OBJECTIVES), "erm"
     )
-    precision: str = _doc("'float32' or 'bfloat16' (autocast).", "float32")
+    penalty: float | None = _method(
+        "Weight of the objective's penalty; where none is given, DomainBed's.", FROM_0, None
+    )
+    penalty_after: int | None = _method(
+        "Steps until 'vrex' or 'irm' has that weight instead of 1; where none is given, a tenth of the steps.",
+        COUNT_FROM_0,
+        None,
+        unit="steps",
+    )
+    swad: bool = _method("Keep SWAD's dense average of the weights too (Cha et al., 2021).", SWITCH, False, later=True)
+
+    steps: int = _schedule("Optimiser steps.", COUNT_FROM_1, 300, unit="steps")
+    batch: int = _schedule("Images from each training domain in a batch.", COUNT_FROM_1, 8, unit="images")
+    optimizer: str = _schedule(
+        "'sgd' or 'adamw'; for probes also 'lbfgs', until it has converged.",
+        _one_of("sgd", "adamw", "lbfgs"),
+        "adamw",
+    )
+    lr: float = _schedule("Learning rate.", ABOVE_0, 1e-4, tuned=True)
+    momentum: float = _schedule("Momentum of SGD.", RATE, 0.9)
+    weight_decay: float = _schedule("L2 weight decay (decoupled with adamw).", FROM_0, 1e-2, tuned=True)
+    decay_at: float = _schedule(
+        "Share of the steps after which the learning rate is multiplied by 0.1; 1 for never.", MOMENT, 0.5
+    )
+    decay_again_at: float = _schedule(
+        "Share of the steps after which it is multiplied by 0.1 once more; 1 for never.", MOMENT, 1.0, later=True
+    )
+    eval_every: int = _schedule(
+        "Steps between two evaluations; each is a checkpoint to select, average and ensemble.",
+        COUNT_FROM_1,
+        50,
+        unit="steps",
+    )
+
+    size: int = _view(
+        "Side of the square images that the network sees, in pixels.", PIXELS, 128, unit="px", features="network"
+    )
+    held_out: float = _view("Share of every training domain that is held out for the i.i.d. score.", SHARE, 0.2)
+    held_out_view: str = _view(
+        "View of the held-out images: 'evaluation', or 'training' as the paper's public code has it.",
+        _one_of("evaluation", "training"),
+        "evaluation",
+    )
+    precision: str = _view(
+        "'float32' or 'bfloat16' (autocast).",
+        _one_of("float32", "bfloat16"),
+        "float32",
+        elsewhere="it is given with --precision",
+        features="network",
+    )
 
     def __post_init__(self) -> None:
         problems = list(_problems(vars(self))) or list(_contradictions(self))
         if problems:
             raise UserError("; ".join(problems))
         # 0 and 0.0 are one setting, so they must have one digest.
-        for entry in fields(self):
-            if entry.type in ("float", "float | None") and getattr(self, entry.name) is not None:
-                object.__setattr__(self, entry.name, float(getattr(self, entry.name)))
+        for name, (kind, _) in _KINDS.items():
+            if kind is float and getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can write."""
@@ -111,10 +234,9 @@ class Config:
         Raises:
             UserError: unknown or missing fields, or values out of range.
         """
-        known = {entry.name for entry in fields(cls)}
-        unknown = sorted(set(content) - known)
+        unknown = sorted(set(content) - set(ABOUT))
         if unknown:
-            raise UserError(f"unknown setting '{unknown[0]}'; {one_of(unknown[0], sorted(known), most=40)}")
+            raise UserError(f"unknown setting '{unknown[0]}'; {one_of(unknown[0], sorted(ABOUT), most=40)}")
         missing = [entry.name for entry in fields(cls) if entry.name not in content and entry.default is MISSING]
         if missing:
             raise UserError(f"the setting{'s'[: len(missing) > 1]} {', '.join(missing)} must be given")
@@ -130,11 +252,40 @@ class Config:
         return f"{self.data}-{self.test_domain}-d{self.dropout:g}-s{self.seed}-{self.digest()}"
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """How the run is trained: all fields but those that name its dataset and the run, which a record has itself."""
+        return {name: getattr(self, name) for name, about in ABOUT.items() if not about.names}
+
+    @property
+    def network_key(self) -> tuple[object, ...]:
+        """What the network is built of, and computes with, besides the values of its weights."""
+        return (*(getattr(self, name) for name in _NETWORK), self.weights == "random")
+
+    @property
+    def feature_key(self) -> tuple[object, ...]:
+        """What features of the frozen network depend on, besides the images; the seed where the weights are random."""
+        seed = self.seed if self.weights == "random" else None
+        return (*self.network_key, *(getattr(self, name) for name in _WEIGHTS), seed)
+
+    @property
+    def split_key(self) -> tuple[str, int, float, str]:
+        """What a split of the dataset depends on, as ``Dataset.split`` takes it."""
+        return self.test_domain, self.seed, self.held_out, self.left_out
+
+    def split_of(self, data: Dataset) -> Split:
+        """The images to train on, to select on and to test on."""
+        return data.split(*self.split_key)
+
+    @property
     def milestones(self) -> tuple[int, int]:
         """Steps from which the learning rate is a tenth, and a hundredth."""
         # 100 × 0.07 is a little more than 7.
         first, second = (math.ceil(round(self.steps * share, 6)) for share in (self.decay_at, self.decay_again_at))
         return first, second
+
+    def lr_factor(self, step: int) -> float:
+        """By what the learning rates are multiplied at ``step``, from 0."""
+        return 0.1 ** sum(step >= milestone for milestone in self.milestones)
 
     @property
     def evaluations(self) -> tuple[int, ...]:
@@ -142,16 +293,41 @@ class Config:
         return (*range(self.eval_every, self.steps, self.eval_every), self.steps)
 
 
-LATER = ("left_out", "fit", "feature_views", "swad", "decay_again_at")
-"""Fields that came after the first runs; at their defaults they are no part of a digest, so those runs keep theirs."""
+ABOUT: Mapping[str, About] = {entry.name: entry.metadata["about"] for entry in fields(Config)}
+"""What is known of each field, by its name."""
 
 
-_DEFAULTS = {entry.name: entry.default for entry in fields(Config)}
+TUNED = tuple(name for name, about in ABOUT.items() if about.tuned)
+"""The settings among which the paper chooses (section 4.1); all others are what it compares."""
 
 
-def digest_of(content: dict[str, Any], protocol: int) -> str:
+VARIED = tuple(name for name, about in ABOUT.items() if about.names == "run")
+"""What tells the runs of one comparison apart; all else is the same."""
+
+
+_NETWORK = tuple(name for name, about in ABOUT.items() if about.features == "network")
+
+_WEIGHTS = tuple(name for name, about in ABOUT.items() if about.features == "weights")
+
+
+def _kinds() -> Iterator[tuple[str, tuple[type, bool]]]:
+    for name, hint in get_type_hints(Config).items():
+        kinds = get_args(hint) or (hint,)
+        yield name, (kinds[0], NoneType in kinds)
+
+
+_KINDS: Mapping[str, tuple[type, bool]] = dict(_kinds())
+"""By field, the type of its values, and whether None is one."""
+
+
+_DEFAULTS = {entry.name: entry.default for entry in fields(Config) if entry.default is not MISSING}
+
+_LATER = {name: _DEFAULTS[name] for name, about in ABOUT.items() if about.later}
+
+
+def digest_of(content: Mapping[str, Any], protocol: int) -> str:
     """The digest of a config's fields under a protocol."""
-    told = {name: value for name, value in content.items() if name not in LATER or value != _DEFAULTS[name]}
+    told = {name: value for name, value in content.items() if name not in _LATER or value != _LATER[name]}
     text = json.dumps({"protocol": protocol, **told}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -188,27 +364,24 @@ LINEAR: dict[str, dict[str, Any]] = {
 """What changes in a recipe where a linear fit is trained, which is cheap and needs larger learning rates."""
 
 
+def defaults_of(recipe: str, fit: str = "all") -> dict[str, Any]:
+    """The value of every field that has a default, in a recipe.
+
+    Raises:
+        UserError: unknown recipe.
+    """
+    if recipe not in RECIPES:
+        raise UserError(f"unknown recipe '{recipe}'; {one_of(recipe, RECIPES)}")
+    return {**_DEFAULTS, **RECIPES[recipe], **(LINEAR[recipe] if fit != "all" else {})}
+
+
 def make_config(recipe: str = "short", **settings: Any) -> Config:
     """A config from a recipe, with some settings changed.
 
     Raises:
         UserError: unknown recipe or setting, a setting missing, or values out of range.
     """
-    if recipe not in RECIPES:
-        raise UserError(f"unknown recipe '{recipe}'; {one_of(recipe, RECIPES)}")
-    linear = LINEAR[recipe] if settings.get("fit", "all") != "all" else {}
-    return Config.from_json({**RECIPES[recipe], **linear, **settings})
-
-
-def with_settings(config: Config, **settings: Any) -> Config:
-    """``config`` with some settings changed."""
-    return replace(config, **settings)
-
-
-def help_of(name: str) -> str:
-    """The one-line description of a field of ``Config``."""
-    (entry,) = [entry for entry in fields(Config) if entry.name == name]
-    return str(entry.metadata["help"])
+    return Config.from_json({**defaults_of(recipe, settings.get("fit", "all")), **settings})
 
 
 def field_problems(name: str, value: Any) -> list[str]:
@@ -217,45 +390,12 @@ def field_problems(name: str, value: Any) -> list[str]:
 
 
 def _problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """Every field that is out of range, as one message each."""
-    number = (int, float)
-    rules: list[tuple[str, type | tuple[type, ...], Callable[[Any], bool], str]] = [
-        ("left_out", str, lambda value: True, "the name of a domain"),
-        ("swad", bool, lambda value: True, "true or false"),
-        ("seed", int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 2**32 - 1"),
-        ("dropout", number, lambda value: 0 <= value < 1, "in [0, 1)"),
-        ("block_dropout", number, lambda value: 0 <= value < 1, "in [0, 1)"),
-        ("objective", str, lambda value: value in OBJECTIVES, "'erm', 'coral', 'vrex', 'irm' or 'mldg'"),
-        ("penalty", number, lambda value: value >= 0, "0 or more"),
-        ("penalty_after", int, lambda value: value >= 0, "a whole number, 0 or more"),
-        ("head", str, lambda value: value in ("warm", "random"), "'warm' or 'random'"),
-        ("head_lr_multiplier", number, lambda value: value > 0, "above 0"),
-        ("steps", int, lambda value: value >= 1, "a whole number, 1 or more"),
-        ("batch", int, lambda value: value >= 1, "a whole number, 1 or more"),
-        ("optimizer", str, lambda value: value in OPTIMIZERS, "'sgd', 'adamw' or 'lbfgs'"),
-        ("lr", number, lambda value: value > 0, "above 0"),
-        ("momentum", number, lambda value: 0 <= value < 1, "in [0, 1)"),
-        ("weight_decay", number, lambda value: value >= 0, "0 or more"),
-        ("decay_at", number, lambda value: 0 < value <= 1, "in (0, 1]"),
-        ("decay_again_at", number, lambda value: 0 < value <= 1, "in (0, 1]"),
-        ("fit", str, lambda value: value in FITS, "'all', 'linear' or 'probe'"),
-        ("feature_views", int, lambda value: 0 <= value <= 1000, "a whole number from 0 to 1000"),
-        ("eval_every", int, lambda value: value >= 1, "a whole number, 1 or more"),
-        ("size", int, lambda value: 16 <= value <= 4096, "a whole number of pixels from 16 to 4096"),
-        ("held_out", number, lambda value: 0 < value < 1, "in (0, 1)"),
-        (
-            "held_out_view",
-            str,
-            lambda value: value in ("evaluation", "training"),
-            "'evaluation' or 'training'",
-        ),
-        ("precision", str, lambda value: value in ("float32", "bfloat16"), "'float32' or 'bfloat16'"),
-    ]
-    for name, kind, holds, wanted in rules:
-        value = values.get(name)
-        if name not in values or (value is None and name in ("penalty", "penalty_after")):
+    """Every value that its field cannot have, as one message each."""
+    for name, (kind, optional) in _KINDS.items():
+        if name not in values or (optional and values[name] is None):
             continue
-        right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        value, (wanted, holds) = values[name], ABOUT[name].check
+        right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
         if not right or (isinstance(value, float) and not math.isfinite(value)) or not holds(value):
             yield f"{name.replace('_', '-')} must be {wanted}, not {value!r}"
 

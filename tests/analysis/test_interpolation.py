@@ -16,7 +16,7 @@ from tests.helpers import TINY
 
 import largedrop as ld
 from largedrop.analysis.interpolation import ALPHAS, interpolate_run, interpolation_cost
-from largedrop.config import Config, with_settings
+from largedrop.config import Config
 from largedrop.data.dataset import Dataset
 from largedrop.data.views.batches import HostViews
 from largedrop.data.views.host import evaluation_batch
@@ -81,7 +81,7 @@ def pretrained(run: Run, data: Dataset) -> tuple[torch.nn.Module, FeatureCache]:
     cache = FeatureCache(HostViews(data))
     network = create_network(run.config, data.classes)
     split = data.split(run.config.test_domain, run.config.seed)
-    start_head(with_settings(run.config, head="warm"), data, split, network, cache)
+    start_head(replace(run.config, head="warm"), data, split, network, cache)
     return network.eval(), cache
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from tests.helpers import TINY
 
 import largedrop as ld
-from largedrop.config import Config, with_settings
+from largedrop.config import Config
 from largedrop.experiments import pace
 from largedrop.experiments.pace import LINEAR, Paces
 from largedrop.files import write_json
@@ -34,11 +35,11 @@ def finished(folder: Path, config: Config, seconds: Any) -> Path:
 
 
 def test_the_pace_of_finished_runs(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
-    other = with_settings(config, seed=1, steps=12)
+    other = replace(config, seed=1, steps=12)
     folders = [finished(tmp_path / "a", config, 3.0), finished(tmp_path / "b", other, 5.0)]
     work = cost(config, data.split("photo", 0)) + cost(other, data.split("photo", 1))
     paces = Paces(data, CPU, folders)
-    assert paces.of(with_settings(config, dropout=0.1)) == pytest.approx(8.0 / work)
+    assert paces.of(replace(config, dropout=0.1)) == pytest.approx(8.0 / work)
     assert not paces.rough
 
 
@@ -47,8 +48,8 @@ def test_what_says_nothing_of_the_pace(
 ) -> None:
     monkeypatch.setattr(pace, "_look", lambda config, device: 0.25)
     folders = [
-        finished(tmp_path / "foreign", with_settings(config, fingerprint="else"), 1.0),
-        finished(tmp_path / "larger", with_settings(config, size=64), 1.0),
+        finished(tmp_path / "foreign", replace(config, fingerprint="else"), 1.0),
+        finished(tmp_path / "larger", replace(config, size=64), 1.0),
         finished(tmp_path / "damaged", config, "soon"),
         tmp_path / "missing",
     ]
@@ -64,7 +65,7 @@ def test_a_look_at_the_network(data: ld.Dataset, config: Config) -> None:
     before = torch.random.get_rng_state()
     paces = Paces(data, CPU, [])
     assert paces.of(config) > 0
-    assert paces.of(with_settings(config, lr=0.5)) == paces.of(config)  # looked at once
+    assert paces.of(replace(config, lr=0.5)) == paces.of(config)  # looked at once
     assert torch.equal(torch.random.get_rng_state(), before)
     linear = Config(data.name, data.fingerprint, "photo", fit="probe", head="random", optimizer="sgd")
     assert paces.of(linear) == LINEAR

@@ -265,7 +265,7 @@ objective = "irmv1"
         "steps, batch, optimizer, lr, momentum, weight_decay, decay_at, decay_again_at, eval_every, size, held_out, "
         "held_out_view)",
         "  settings.precision: no preset sets it; it is given with --precision",
-        "  settings.model: must be a name, not 50",
+        "  settings.model: model must be a name, not 50",
         "  grid.lr: it is in settings too; keep one of them",
         "  grid.dropout: 0.0 is named twice",
         "  grid.dropout: dropout must be in [0, 1), not 1.0",
@@ -338,7 +338,7 @@ def test_what_leave_one_domain_out_selection_needs(tmp_path: Path) -> None:
 
 def test_the_package_carries_the_files() -> None:
     root = Path(__file__).parents[2]
-    assert '"study/presets/*.toml"' in (root / "pyproject.toml").read_text()
+    assert '"experiments/presets/*.toml"' in (root / "pyproject.toml").read_text()
     assert {path.suffix for path in FOLDER.iterdir()} == {".toml"}
 
 

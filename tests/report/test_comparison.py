@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from rich.console import Console
 from tests.helpers import TINY
 
 import largedrop as ld
-from largedrop.config import with_settings
 from largedrop.errors import UserError
 from largedrop.experiments.compare import Comparison, Plan, plan
 from largedrop.report import comparison as output
@@ -127,7 +127,7 @@ def test_without_a_finished_run_there_are_only_results(data: ld.Dataset, planned
 
 
 def test_a_plan_of_one_run(data: ld.Dataset, planned: Plan, tmp_path: Path) -> None:
-    one = Plan((with_settings(planned.configs[1], seed=0),), (1.0,))
+    one = Plan((replace(planned.configs[1], seed=0),), (1.0,))
     paths, _ = published(data, one, comparison(one), tmp_path)
     assert len(paths) == 4
     assert len(read_results(tmp_path / "results.json").records) == 4

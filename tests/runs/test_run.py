@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from largedrop.config import Config, with_settings
+from largedrop.config import Config
 from largedrop.errors import UserError
 from largedrop.files import read_json
 from largedrop.runs.folder import claim_folder
@@ -63,7 +64,7 @@ def test_another_config_is_told_by_its_settings(
     config: Config, tmp_path: Path, changes: dict[str, Any], listed: str
 ) -> None:
     claim_folder(tmp_path, config)
-    assert refusal(tmp_path, with_settings(config, **changes)) == (
+    assert refusal(tmp_path, replace(config, **changes)) == (
         f"{tmp_path} belongs to another config: {listed}; name another --output"
     )
 

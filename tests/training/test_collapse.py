@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from tests.helpers import TINY
 
 import largedrop as ld
-from largedrop.config import Config, with_settings
+from largedrop.config import Config
 from largedrop.errors import CollapseError
 from largedrop.training.collapse import WINDOW, CollapseWatch
 from largedrop.training.loop import train
@@ -127,7 +128,7 @@ def test_a_real_run_fails_and_leaves_no_result(
     data: ld.Dataset, config: Config, tmp_path: Path, settings: dict[str, Any], text: str
 ) -> None:
     with pytest.raises(CollapseError, match=text) as first:
-        train(with_settings(config, **LONG, **settings), data, tmp_path)
+        train(replace(config, **LONG, **settings), data, tmp_path)
     assert not (tmp_path / "result.json").exists()
     assert not (tmp_path / "best.safetensors").exists()
     with pytest.raises(CollapseError) as again:
@@ -136,6 +137,6 @@ def test_a_real_run_fails_and_leaves_no_result(
 
 
 def test_the_same_run_at_a_sane_rate_goes_well(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
-    sane = with_settings(config, **{**LONG, "steps": 30, "eval_every": 30})
+    sane = replace(config, **{**LONG, "steps": 30, "eval_every": 30})
     (entry,) = train(sane, data, tmp_path).result["log"]
     assert entry["representation_rms"] > 0.3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import largedrop as ld
-from largedrop.config import Config, with_settings
+from largedrop.config import Config
 from largedrop.data.views.batches import HostViews
 from largedrop.models.network import Network
 from largedrop.training.evaluation import representations
@@ -51,7 +52,7 @@ def test_every_view_of_an_image_is_computed_once(data: ld.Dataset, config: Confi
     cache = FeatureCache(HostViews(data), done.append)
     network = create_network(config, data.classes)
     tables = [cache.get(config, network, view) for view in range(VIEWS)]
-    again = [cache.get(with_settings(config, **AFTER), network, view) for view in range(VIEWS)]
+    again = [cache.get(replace(config, **AFTER), network, view) for view in range(VIEWS)]
     assert all(one is other for one, other in zip(tables, again, strict=True))
     assert sum(seen) == sum(done) == VIEWS * len(data) == VIEWS * 54
     for table in tables:
@@ -78,7 +79,7 @@ def test_the_global_generator_and_the_mode_are_left(data: ld.Dataset, config: Co
 
 
 def computed_anew(data: ld.Dataset, one: Config, other: Config, seen: list[int]) -> bool:
-    cache, network = FeatureCache(HostViews(data)), create_network(with_settings(one, weights_digest=""), data.classes)
+    cache, network = FeatureCache(HostViews(data)), create_network(replace(one, weights_digest=""), data.classes)
     cache.get(one, network, 0)
     seen.clear()
     cache.get(other, network, 0)
@@ -88,7 +89,7 @@ def computed_anew(data: ld.Dataset, one: Config, other: Config, seen: list[int])
 
 @pytest.mark.parametrize("name", sorted(AFTER))
 def test_what_comes_after_the_features(data: ld.Dataset, config: Config, seen: list[int], name: str) -> None:
-    assert not computed_anew(data, config, with_settings(config, **{name: AFTER[name]}), seen)
+    assert not computed_anew(data, config, replace(config, **{name: AFTER[name]}), seen)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +97,11 @@ def test_what_comes_after_the_features(data: ld.Dataset, config: Config, seen: l
     [("model", "test_vit"), ("weights_digest", "abc"), ("size", 48), ("precision", "bfloat16"), ("seed", 1)],
 )
 def test_what_features_depend_on(data: ld.Dataset, config: Config, seen: list[int], name: str, value: Any) -> None:
-    assert computed_anew(data, config, with_settings(config, **{name: value}), seen)
+    assert computed_anew(data, config, replace(config, **{name: value}), seen)
 
 
 def test_the_seed_matters_only_to_random_weights(data: ld.Dataset, config: Config, seen: list[int]) -> None:
     cache, network = FeatureCache(HostViews(data)), create_network(config, data.classes)
-    fixed = with_settings(config, weights="pretrained", weights_digest="abc")
-    assert cache.get(fixed, network, 0) is cache.get(with_settings(fixed, seed=1), network, 0)
+    fixed = replace(config, weights="pretrained", weights_digest="abc")
+    assert cache.get(fixed, network, 0) is cache.get(replace(fixed, seed=1), network, 0)
     assert sum(seen) == len(data)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import largedrop as ld
 from largedrop.config import OBJECTIVES as CONFIG_OBJECTIVES
-from largedrop.config import Config, with_settings
+from largedrop.config import Config
 from largedrop.data.views.batches import HostViews
 from largedrop.errors import Interrupted, UserError
 from largedrop.models.network import Network
@@ -163,7 +163,7 @@ def test_the_training_loss_is_the_mean_since_the_last_evaluation(
     data: ld.Dataset, config: Config, tmp_path: Path
 ) -> None:
     each, third = (
-        train(with_settings(config, eval_every=every), data, tmp_path / str(every)).result["log"] for every in (1, 3)
+        train(replace(config, eval_every=every), data, tmp_path / str(every)).result["log"] for every in (1, 3)
     )
     losses = [entry["train_loss"] for entry in each]
     assert [entry["train_loss"] for entry in third] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3])
@@ -186,7 +186,7 @@ def test_scores_are_those_of_the_stored_outputs(data: ld.Dataset, config: Config
 
 def test_the_best_is_the_first_of_highest_iid_accuracy(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     for seed in range(3):
-        changed = with_settings(config, seed=seed, eval_every=1, lr=0.01)
+        changed = replace(config, seed=seed, eval_every=1, lr=0.01)
         folder = tmp_path / str(seed)
         states = step_by_step(changed, data, folder)
         run = Run.open(folder)
@@ -231,7 +231,7 @@ def test_the_weight_average_is_the_mean_of_the_evaluated_networks(
 def test_held_out_images_can_be_scored_in_the_training_view(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     train(config, data, tmp_path / "evaluation")
     for name in ("one", "other"):
-        train(with_settings(config, held_out_view="training"), data, tmp_path / name)
+        train(replace(config, held_out_view="training"), data, tmp_path / name)
     for step in config.evaluations:
         file = f"outputs/{step:06d}.safetensors"
         plain, one, other = (load_file(tmp_path / name / file) for name in ("evaluation", "one", "other"))
@@ -272,7 +272,7 @@ class Garbage:
 def test_the_test_domain_is_never_learned_from(
     data: ld.Dataset, config: Config, tmp_path: Path, kind: str, white: bool
 ) -> None:
-    changed = with_settings(config, **KINDS[kind])
+    changed = replace(config, **KINDS[kind])
     labels = data.labels.copy()
     labels[data.indices("photo")] = np.random.default_rng(1).permutation(labels[data.indices("photo")])
     spoiled = replace(data, images=Garbage(data, "photo", white), labels=labels)
@@ -293,7 +293,7 @@ def test_the_test_domain_is_never_learned_from(
 def test_a_process_for_every_step_ends_with_the_same_bits(
     data: ld.Dataset, config: Config, tmp_path: Path, kind: str
 ) -> None:
-    changed = with_settings(config, **KINDS[kind])
+    changed = replace(config, **KINDS[kind])
     train(changed, data, tmp_path / "whole")
     states = step_by_step(changed, data, tmp_path / "steps")
     assert_same_run(tmp_path / "whole", tmp_path / "steps")
@@ -304,7 +304,7 @@ def test_a_process_for_every_step_ends_with_the_same_bits(
 def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
     data: ld.Dataset, config: Config, tmp_path: Path, optimizer: str
 ) -> None:
-    changed = with_settings(config, optimizer=optimizer)
+    changed = replace(config, optimizer=optimizer)
     train(changed, data, tmp_path / "whole")
     for step in range(1, 7):
         folder = tmp_path / str(step)
@@ -435,7 +435,7 @@ def test_the_final_weights_are_those_after_the_last_step(data: ld.Dataset, confi
 
 
 def test_swad_averages_every_step_of_its_evaluations(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
-    dense = with_settings(config, swad=True)
+    dense = replace(config, swad=True)
     states = step_by_step(dense, data, tmp_path / "dense")
     swad = Swad()
     for step in dense.evaluations:
@@ -458,7 +458,7 @@ def test_swad_averages_every_step_of_its_evaluations(data: ld.Dataset, config: C
 
 
 def test_a_domain_that_is_left_out_is_never_seen(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
-    without = with_settings(config, left_out="ink")
+    without = replace(config, left_out="ink")
     changed = replace(data, images=Garbage(data, "ink", False))
     one, other = train(without, data, tmp_path / "one"), train(without, changed, tmp_path / "other")
     assert_same_run(one.folder, other.folder)
@@ -468,7 +468,7 @@ def test_a_domain_that_is_left_out_is_never_seen(data: ld.Dataset, config: Confi
 
 def test_linear_fits_are_not_for_this_loop(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fit 'probe' is trained on cached features"):
-        train(with_settings(config, fit="probe", head="random"), data, tmp_path)
+        train(replace(config, fit="probe", head="random"), data, tmp_path)
 
 
 def test_a_finished_run_is_not_run_again(
@@ -500,7 +500,7 @@ def test_a_folder_that_cannot_be_locked(data: ld.Dataset, config: Config, tmp_pa
 def test_the_folder_of_another_config(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     train(config, data, tmp_path)
     with pytest.raises(UserError) as caught:
-        train(with_settings(config, lr=0.5), data, tmp_path)
+        train(replace(config, lr=0.5), data, tmp_path)
     assert str(caught.value) == (
         f"{tmp_path} belongs to another config: lr 0.001 instead of 0.5; name another --output"
     )
@@ -509,7 +509,7 @@ def test_the_folder_of_another_config(data: ld.Dataset, config: Config, tmp_path
 def test_runs_that_share_features_have_the_bits_of_runs_that_do_not(
     data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configs = [with_settings(config, dropout=dropout) for dropout in (0.0, 0.9)]
+    configs = [replace(config, dropout=dropout) for dropout in (0.0, 0.9)]
     shared, seen = FeatureCache(HostViews(data)), [0]
     represent = Network.represent
 
@@ -546,7 +546,7 @@ def test_what_was_drawn_before_or_during_a_run_does_not_matter(
 
 def test_another_seed_has_other_bits(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     for seed in (0, 1):
-        train(with_settings(config, seed=seed), data, tmp_path / str(seed))
+        train(replace(config, seed=seed), data, tmp_path / str(seed))
     one, other = tensors(tmp_path / "0"), tensors(tmp_path / "1")
     assert not torch.equal(one["best.safetensors:head.weight"], other["best.safetensors:head.weight"])
     assert not torch.equal(one["000002.safetensors:ood"], other["000002.safetensors:ood"])
@@ -554,16 +554,16 @@ def test_another_seed_has_other_bits(data: ld.Dataset, config: Config, tmp_path:
 
 def test_dropout_is_what_makes_the_difference(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     """Same seed, same batches and views: with cold heads, runs differ by the masks alone."""
-    cold = with_settings(config, head="random")
+    cold = replace(config, head="random")
     for dropout in (0.0, 0.5):
-        train(with_settings(cold, dropout=dropout), data, tmp_path / str(dropout))
+        train(replace(cold, dropout=dropout), data, tmp_path / str(dropout))
     one, other = tensors(tmp_path / "0.0"), tensors(tmp_path / "0.5")
     assert not torch.equal(one["average.safetensors:head.weight"], other["average.safetensors:head.weight"])
 
 
 @pytest.mark.parametrize("changes", [{}, {"eval_every": 5}, {"steps": 3, "batch": 1}])
 def test_all_the_work_is_reported(data: ld.Dataset, config: Config, tmp_path: Path, changes: dict[str, Any]) -> None:
-    changed = with_settings(config, **changes)
+    changed = replace(config, **changes)
     split = data.split("photo", 0)
     steps, batch, rounds = changed.steps, changed.batch, len(changed.evaluations)
     assert cost(changed, split) == 5 * steps * batch * 2 + (6 + 18) * (rounds + 1)
@@ -612,7 +612,7 @@ def test_an_unknown_test_domain_is_said_before_anything_is_written(
     data: ld.Dataset, config: Config, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"^no domain 'pohto' in .*; did you mean 'photo'\?"):
-        train(with_settings(config, test_domain="pohto"), data, tmp_path / "run")
+        train(replace(config, test_domain="pohto"), data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -632,13 +632,13 @@ def test_every_objective_trains_goes_on_with_the_same_bits_and_is_not_plain(
     chosen = resolve(data, place, recipe="short", **settings)
     assert chosen.penalty == OBJECTIVES[objective].default_weight
     assert chosen.penalty_after == (chosen.steps // 10 if objective in ("vrex", "irm") else None)
-    chosen = with_settings(chosen, penalty_after=2 if objective in ("vrex", "irm") else None)  # the weight changes
+    chosen = replace(chosen, penalty_after=2 if objective in ("vrex", "irm") else None)  # the weight changes
     whole = train(chosen, data, tmp_path / "whole")
     calls = iter(range(1000))
     with pytest.raises(Interrupted):
         train(chosen, data, tmp_path / "parts", stop=lambda: next(calls) == 2)
     parts = train(chosen, data, tmp_path / "parts")
-    plain = train(with_settings(chosen, objective="erm", penalty=None, penalty_after=None), data, tmp_path / "plain")
+    plain = train(replace(chosen, objective="erm", penalty=None, penalty_after=None), data, tmp_path / "plain")
     ours, again, theirs = (load_file(run.best) for run in (whole, parts, plain))
     assert all(torch.equal(ours[name], again[name]) for name in ours)
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
@@ -666,13 +666,13 @@ def test_an_objective_that_compares_domains_needs_two(data: ld.Dataset) -> None:
 def test_block_dropout_is_drawn_in_training_and_goes_on_with_the_same_bits(
     data: ld.Dataset, config: Config, tmp_path: Path
 ) -> None:
-    chosen = with_settings(config, model="test_resnet", weights="random", weights_digest="", block_dropout=0.5)
+    chosen = replace(config, model="test_resnet", weights="random", weights_digest="", block_dropout=0.5)
     whole = train(chosen, data, tmp_path / "whole")
     calls = iter(range(1000))
     with pytest.raises(Interrupted):
         train(chosen, data, tmp_path / "parts", stop=lambda: next(calls) == 1)
     parts = train(chosen, data, tmp_path / "parts")
-    plain = train(with_settings(chosen, block_dropout=0.0), data, tmp_path / "plain")
+    plain = train(replace(chosen, block_dropout=0.0), data, tmp_path / "plain")
     ours, again, theirs = (load_file(run.best) for run in (whole, parts, plain))
     assert all(torch.equal(ours[name], again[name]) for name in ours)
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)

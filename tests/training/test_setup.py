@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 import largedrop as ld
-from largedrop.config import Config, with_settings
+from largedrop.config import Config
 from largedrop.data.views.batches import HostViews
 from largedrop.errors import UserError
 from largedrop.training import setup
@@ -20,7 +21,7 @@ from largedrop.training.setup import create_network, make_optimizer, set_learnin
 
 
 def states(config: Config, *seeds: int) -> list[dict[str, Tensor]]:
-    return [create_network(with_settings(config, seed=seed), ("a", "b", "c")).state_dict() for seed in seeds]
+    return [create_network(replace(config, seed=seed), ("a", "b", "c")).state_dict() for seed in seeds]
 
 
 def test_the_network_is_a_function_of_the_seed(config: Config) -> None:
@@ -33,7 +34,7 @@ def test_the_network_is_a_function_of_the_seed(config: Config) -> None:
 
 
 def test_the_network_records_what_it_is(config: Config) -> None:
-    network = create_network(with_settings(config, dropout=0.75), ("a", "b"))
+    network = create_network(replace(config, dropout=0.75), ("a", "b"))
     assert network.spec.to_json() == {
         "model": "test_efficientnet",
         "weights": "random",
@@ -49,7 +50,7 @@ def test_the_network_records_what_it_is(config: Config) -> None:
 
 
 def test_pretrained_weights_do_not_depend_on_the_seed_and_freeze_their_statistics(config: Config) -> None:
-    pretrained = with_settings(config, model="tf_efficientnet_lite0", weights="pretrained", weights_digest="")
+    pretrained = replace(config, model="tf_efficientnet_lite0", weights="pretrained", weights_digest="")
     one, other = states(pretrained, 0, 1)
     differ = {name for name in one if not torch.equal(one[name], other[name])}
     assert differ == {"head.weight", "head.bias"}
@@ -58,7 +59,7 @@ def test_pretrained_weights_do_not_depend_on_the_seed_and_freeze_their_statistic
 
 def test_other_weights_than_the_run_began_with(config: Config) -> None:
     with pytest.raises(UserError) as caught:
-        create_network(with_settings(config, weights_digest="f00d"), ("a", "b"))
+        create_network(replace(config, weights_digest="f00d"), ("a", "b"))
     assert str(caught.value) == (
         "the weights of test_efficientnet (random) are no longer those that this run began with"
     )
@@ -66,7 +67,7 @@ def test_other_weights_than_the_run_began_with(config: Config) -> None:
 
 @pytest.mark.parametrize(("optimizer", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
 def test_the_groups_of_the_optimiser(config: Config, optimizer: str, kind: type) -> None:
-    changed = with_settings(config, optimizer=optimizer, head_lr_multiplier=10.0, momentum=0.8, weight_decay=0.03)
+    changed = replace(config, optimizer=optimizer, head_lr_multiplier=10.0, momentum=0.8, weight_decay=0.03)
     network = create_network(changed, ("a", "b"))
     made = make_optimizer(changed, network)
     assert type(made) is kind
@@ -82,7 +83,7 @@ def test_the_groups_of_the_optimiser(config: Config, optimizer: str, kind: type)
 
 
 def test_the_rate_is_a_tenth_from_the_milestone_on(config: Config) -> None:
-    changed = with_settings(config, steps=7, decay_at=0.5, lr=0.5, head_lr_multiplier=4.0)
+    changed = replace(config, steps=7, decay_at=0.5, lr=0.5, head_lr_multiplier=4.0)
     optimizer = make_optimizer(changed, create_network(changed, ("a", "b")))
     for step, factor in enumerate([1, 1, 1, 1, 0.1, 0.1, 0.1]):
         assert set_learning_rate(optimizer, changed, step) == 0.5 * factor
@@ -93,7 +94,7 @@ def test_the_rate_is_a_tenth_from_the_milestone_on(config: Config) -> None:
 
 
 def test_a_rate_that_is_never_lowered(config: Config) -> None:
-    changed = with_settings(config, decay_at=1.0)
+    changed = replace(config, decay_at=1.0)
     optimizer = make_optimizer(changed, create_network(changed, ("a", "b")))
     assert {set_learning_rate(optimizer, changed, step) for step in range(changed.steps)} == {1e-3}
 
@@ -135,7 +136,7 @@ def test_the_probe_is_selected_by_iid_accuracy_alone(
         HeadRound(100 * (number + 1), 0.5 / (number + 1), head, torch.zeros(3)) for number, head in enumerate(heads)
     ]
     monkeypatch.setattr(setup, "fit_head", lambda *arguments: HeadFit(tuple(rounds), converged=False))
-    cold = with_settings(config, head="random")
+    cold = replace(config, head="random")
     network, split = create_network(cold, data.classes), data.split("photo", 0)
     probe = start_head(cold, data, split, network, Table(data, "photo"))  # type: ignore[arg-type]
     assert probe.pop("seconds") >= 0
@@ -161,7 +162,7 @@ def test_only_a_warm_head_is_the_fitted_one(
         return HeadFit((HeadRound(50, 1.0, torch.zeros(3, 256), torch.zeros(3)), last), converged=True)
 
     monkeypatch.setattr(setup, "fit_head", fit_head)
-    changed = with_settings(config, head=head, dropout=0.5, weight_decay=0.25, seed=3)
+    changed = replace(config, head=head, dropout=0.5, weight_decay=0.25, seed=3)
     network, split = create_network(changed, data.classes), data.split("photo", 3)
     drawn = network.head.weight.detach().clone()
     start_head(changed, data, split, network, FeatureCache(HostViews(data)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from largedrop.config import Config, with_settings
+from largedrop.config import Config
 from largedrop.errors import UserError
 from largedrop.models.network import Network
 from largedrop.runs.checkpoint import read_tensors
@@ -83,8 +84,8 @@ def saved(config: Config, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_next_step_has_the_same_bits(config: Config, tmp_path: Path, optimizer: str) -> None:
-    changed = with_settings(config, optimizer=optimizer, lr=0.05, weight_decay=0.01, swad=True)
-    one, other = Run(changed), Run(with_settings(changed, seed=9))
+    changed = replace(config, optimizer=optimizer, lr=0.05, weight_decay=0.01, swad=True)
+    one, other = Run(changed), Run(replace(changed, seed=9))
     for number in range(3):
         one.step(number)
     one.save(tmp_path)
@@ -101,7 +102,7 @@ def test_the_next_step_has_the_same_bits(config: Config, tmp_path: Path, optimiz
 
 
 def test_a_state_before_the_first_step(config: Config, tmp_path: Path) -> None:
-    one, other = Run(config), Run(with_settings(config, seed=9))
+    one, other = Run(config), Run(replace(config, seed=9))
     one.save(tmp_path)
     assert other.load(tmp_path) == Trajectory(probe={"iid_accuracy": 0.5, "seconds": 0.25})
     for run in (one, other):

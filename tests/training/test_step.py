@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import largedrop as ld
-from largedrop.config import Config, with_settings
+from largedrop.config import Config
 from largedrop.data.views.batches import HostViews, ResidentViews
 from largedrop.errors import CollapseError, Interrupted
 from largedrop.training import head, setup
@@ -45,7 +46,7 @@ def batches(count: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def test_a_step_is_that_of_a_plain_loop_bit_for_bit(config: Config) -> None:
-    changed = with_settings(config, lr=0.01, momentum=0.8, weight_decay=0.03, dropout=0.5)
+    changed = replace(config, lr=0.01, momentum=0.8, weight_decay=0.03, dropout=0.5)
     mine, plain = create_network(changed, CLASSES), create_network(changed, CLASSES)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.8, weight_decay=0.03, fused=True)
     take = TrainingStep(mine, make_optimizer(changed, mine), "float32", lambda inputs: 2 * inputs)
@@ -139,7 +140,7 @@ def at(step: int) -> Callable[[], bool]:
 def test_how_often_losses_are_read_changes_no_bit(
     data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
-    changed = with_settings(config, steps=20, eval_every=9)
+    changed = replace(config, steps=20, eval_every=9)
     train(changed, data, tmp_path / "one")
     reads: list[int] = []
     read = TrainingStep.read
@@ -179,7 +180,7 @@ def diverge(monkeypatch: pytest.MonkeyPatch, at_step: int) -> None:
 def test_a_collapse_names_the_step_at_which_it_was_however_late_it_is_read(
     data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
-    changed = with_settings(config, steps=20, eval_every=18)
+    changed = replace(config, steps=20, eval_every=18)
     monkeypatch.setitem(LOOK_EVERY, "cpu", every)
     for place, (taken, last) in {3: (7, 3), 7: (7, 7), 10: (14, 10), 16: (18, 16)}.items():
         with monkeypatch.context() as patch:
@@ -197,7 +198,7 @@ def test_a_collapse_names_the_step_at_which_it_was_however_late_it_is_read(
 def test_a_collapse_after_a_run_was_taken_up_counts_from_its_first_step(
     data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changed = with_settings(config, steps=20, eval_every=20)
+    changed = replace(config, steps=20, eval_every=20)
     monkeypatch.setitem(LOOK_EVERY, "cpu", 7)
     with pytest.raises(Interrupted):
         train(changed, data, tmp_path, stop=at(4))
@@ -230,7 +231,7 @@ def test_a_run_through_a_devices_memory(data: ld.Dataset, config: Config, tmp_pa
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_rate_in_a_tensor_is_filled_in_place_and_gives_the_same_steps(config: Config, optimizer: str) -> None:
     """As on a GPU, where a recorded step reads the rate from where it was: here with SGD and AdamW on the processor."""
-    changed = with_settings(config, optimizer=optimizer, steps=4, lr=0.5**7, head_lr_multiplier=4.0, decay_at=0.5)
+    changed = replace(config, optimizer=optimizer, steps=4, lr=0.5**7, head_lr_multiplier=4.0, decay_at=0.5)
     networks = [create_network(changed, CLASSES).train() for _ in range(2)]
     plain, graphed = (make_optimizer(changed, network) for network in networks)
     for group in graphed.param_groups:
@@ -261,7 +262,7 @@ def test_on_a_gpu_every_group_has_its_rate_in_a_tensor_there(
     config: Config, monkeypatch: pytest.MonkeyPatch, optimizer: str, options: dict[str, Any]
 ) -> None:
     """With torch's meta device for the GPU, which tensors can be made on anywhere."""
-    changed = with_settings(config, optimizer=optimizer, head_lr_multiplier=10.0)
+    changed = replace(config, optimizer=optimizer, head_lr_multiplier=10.0)
     given: list[tuple[Any, dict[str, Any]]] = []
     monkeypatch.setattr(torch.optim, "SGD", lambda groups, **rest: given.append((groups, rest)))
     monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **rest: given.append((groups, rest)))

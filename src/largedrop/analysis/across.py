@@ -349,7 +349,7 @@ def _seconds(run: Run) -> float:
 
 
 def _split(config: Config, data: Dataset) -> Split:
-    return data.split(config.test_domain, config.seed, config.held_out, config.left_out)
+    return config.split_of(data)
 
 
 def _kind(config: Config) -> tuple[Any, ...]:

@@ -163,7 +163,7 @@ def inspect_run(
     _check(run, data, measures, checkpoint, images, draws)
     config = run.config
     cache = features or FeatureCache(open_views(data, torch.device("cpu")))
-    split = data.split(config.test_domain, config.seed, config.held_out, config.left_out)
+    split = config.split_of(data)
     network = load_model(_path(run, checkpoint)).to(cache.views.device)
     samples = {
         "iid": _sample(split.iid, images, "i.i.d.", config.seed),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config import with_settings
 from ..data.dataset import Dataset, IntArray
 from ..data.views.batches import open_views
 from ..errors import Interrupted, UserError, one_of
@@ -81,10 +81,10 @@ def interpolate_run(
             return stored
     cache = features or FeatureCache(open_views(data, device or torch.device("cpu")))
     views = cache.views
-    split = data.split(config.test_domain, config.seed, config.held_out, config.left_out)
+    split = config.split_of(data)
     parts = (split.iid, split.ood)
     network = create_network(config, data.classes).to(views.device)
-    start_head(with_settings(config, head="warm"), data, split, network, cache)
+    start_head(replace(config, head="warm"), data, split, network, cache)
     table = cache.get(config, network, 0)
     pretrained = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     saved, _ = read_tensors(_checkpoint(run, which), "model")
@@ -124,7 +124,7 @@ def interpolate_run(
 def interpolation_cost(run: Run, data: Dataset, alphas: Sequence[float] = ALPHAS) -> float:
     """The work of ``interpolate_run``, in evaluated images, besides the pretrained network's own pass."""
     config = run.config
-    split = data.split(config.test_domain, config.seed, config.held_out, config.left_out)
+    split = config.split_of(data)
     return (len(split.iid) + len(split.ood)) * (1 + sum(0 < alpha < 1 for alpha in alphas))
 
 

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ..config import defaults_of
 from ..errors import UserError
-from .options import Data, Device, LeftOut, Model, Precision, Size, SkipBad, Weights, default_settings
+from .options import Data, Device, LeftOut, Model, Precision, Size, SkipBad, Weights
 
 __all__ = ["advise"]
 
@@ -48,7 +49,7 @@ def advise(
 
     console = Console(stderr=False)
     place = choose_device(device)
-    settings = default_settings()
+    settings = defaults_of("short")
     side = size or settings["size"]
     listed = [rate.strip() for rate in rates.split(",") if rate.strip()]
     if not listed:

@@ -7,21 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import RECIPES, Config, help_of
+from ..config import ABOUT, RECIPES, defaults_of
 
 
 def _option(name: str, *flags: str) -> Any:
     """An option whose help is the config's line, with its default in each recipe."""
-    values = {recipe: {**default_settings(), **changed}[name] for recipe, changed in RECIPES.items()}
+    values = {recipe: defaults_of(recipe)[name] for recipe in RECIPES}
     same = len(set(values.values())) == 1
     shown = f"{values['short']}" if same else ", ".join(f"{recipe}: {value}" for recipe, value in values.items())
     tail = "" if shown == "None" else f" [default: {shown}]"
-    return typer.Option(*flags, help=f"{help_of(name)}{tail}", show_default=False)
-
-
-def default_settings() -> dict[str, Any]:
-    """Every field of the config with its default."""
-    return Config(data="", fingerprint="", test_domain="").to_json()
+    return typer.Option(*flags, help=f"{ABOUT[name].help}{tail}", show_default=False)
 
 
 def stopping() -> None:
@@ -69,13 +64,13 @@ DecayAt = Annotated[float | None, _option("decay_at")]
 
 DecayAgainAt = Annotated[float | None, _option("decay_again_at")]
 
-Swad = Annotated[bool | None, typer.Option("--swad", help=help_of("swad"), show_default=False)]
+Swad = Annotated[bool | None, typer.Option("--swad", help=ABOUT["swad"].help, show_default=False)]
 
 Fit = Annotated[str | None, _option("fit")]
 
 FeatureViews = Annotated[int | None, _option("feature_views")]
 
-LeftOut = Annotated[str | None, typer.Option(help=help_of("left_out"), show_default=False)]
+LeftOut = Annotated[str | None, typer.Option(help=ABOUT["left_out"].help, show_default=False)]
 
 EvalEvery = Annotated[int | None, _option("eval_every")]
 

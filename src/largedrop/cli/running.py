@@ -6,17 +6,15 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from ..config import RECIPES, Config
+from ..config import Config, defaults_of
 from ..errors import CollapseError, UserError
-from .options import (
-    default_settings,
-    stopping,
-)
+from .options import stopping
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +66,7 @@ def run_and_publish(
     began = time.monotonic()
     console = Console(stderr=False)
     place = choose_device(device)
-    size = planning.get("size") or RECIPES.get(recipe, {}).get("size") or default_settings()["size"]
+    size = planning.get("size") or defaults_of(recipe)["size"]
     with Bar(console, 1, f"opening {source}") as bar:
         bound = max(320, size * 5 // 4)
         data = open_dataset(source, bound=bound, skip_bad_images=skip_bad_images, progress=bar.set)
@@ -139,11 +137,9 @@ def _default_name(planned: Any) -> str:
     """A folder's name for the comparison: the data, what is tested if that is one domain, and a digest of the
     settings.
     """
-    from ..config import with_settings
-
     first = planned.configs[0]
     domains = planned.test_domains
-    digest = with_settings(first, dropout=0.0, test_domain="", seed=0).digest()
+    digest = replace(first, dropout=0.0, test_domain="", seed=0).digest()
     return "-".join([first.data, *(domains if len(domains) == 1 else ()), digest])
 
 
@@ -182,7 +178,7 @@ def _advised(
         raise UserError("the dropout rate 'auto' is named twice")
     # What is wrong with a setting is said before anything is computed.
     domains = plan(data, device, recipe=recipe, **{**planning, "dropouts": (0.0,)}).test_domains
-    settings = {**default_settings(), **RECIPES.get(recipe, {}), **planning}
+    settings = {**defaults_of(recipe), **planning}
     found: dict[str, tuple[float, ...]] = {}
     chosen: dict[str, float] = {}
     for domain in domains:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..config import help_of
+from ..config import ABOUT
 from .options import (
     Batch,
     BlockDropout,
@@ -49,10 +49,10 @@ __all__ = ["train"]
 
 def train(
     data: Data,
-    test_domain: Annotated[str, typer.Option(help=help_of("test_domain"))],
+    test_domain: Annotated[str, typer.Option(help=ABOUT["test_domain"].help)],
     left_out: LeftOut = None,
     dropout: Annotated[
-        str, typer.Option(help=f"{help_of('dropout')} 'auto' takes what `largedrop advise` would.")
+        str, typer.Option(help=f"{ABOUT['dropout'].help} 'auto' takes what `largedrop advise` would.")
     ] = "0.9",
     seeds: Seeds = 1,
     output: Annotated[

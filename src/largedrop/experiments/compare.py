@@ -109,10 +109,7 @@ def plan(
         for domain in domains
         for rate in rates[domain]
     ]
-    splits = {
-        (config.test_domain, config.seed): data.split(config.test_domain, config.seed, config.held_out, config.left_out)
-        for config in configs
-    }
+    splits = {(config.test_domain, config.seed): config.split_of(data) for config in configs}
     costs = [cost(config, splits[config.test_domain, config.seed]) for config in configs]
     return Plan(tuple(configs), tuple(costs))
 

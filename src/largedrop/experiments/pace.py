@@ -50,7 +50,7 @@ class Paces:
                 continue
             config = run.config
             if config.fingerprint == data.fingerprint:
-                split = data.split(config.test_domain, config.seed, config.held_out, config.left_out)
+                split = config.split_of(data)
                 seconds, work = self._measured.get(_kind(config), (0.0, 0.0))
                 self._measured[_kind(config)] = seconds + took, work + cost(config, split)
 

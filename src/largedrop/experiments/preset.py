@@ -25,9 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import make_config
+from ..config import TUNED, defaults_of, make_config
 from ..errors import UserError, one_of
-from ..runs.record import TUNED
 from .preset_problems import problems, varying
 
 if sys.version_info >= (3, 11):
@@ -111,8 +110,7 @@ class Scale:
         if not found:
             found = list(self.grid.get(name, ()))
         if not found:
-            config = make_config(self.recipe, **{**_NOTHING, **self.settings})
-            found = [getattr(config, name)]
+            found = [{**defaults_of(self.recipe, self.settings.get("fit", "all")), **self.settings}[name]]
         return list(dict.fromkeys(found))
 
 
@@ -277,11 +275,7 @@ def _contradictions(content: Mapping[str, Any]) -> Iterator[str]:
         told: dict[str, None] = {}
         for run in dataclasses.replace(scale, leave_out=False, test_domains=None).runs([""]):
             try:
-                make_config(scale.recipe, **{**_NOTHING, **run})
+                make_config(scale.recipe, **{"data": "", "fingerprint": "", **run})
             except UserError as error:
                 told[str(error)] = None
         yield from (f"{prefix}{text}" for text in told)
-
-
-_NOTHING: dict[str, Any] = {"data": "", "fingerprint": "", "test_domain": ""}
-"""What a config must be given, for one that is only checked."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
-from ..config import RECIPES, Config, field_problems
+from ..config import ABOUT, RECIPES, field_problems
 from ..errors import one_of
 
 __all__ = ["AFTERWARDS", "problems", "varying"]
@@ -20,18 +19,8 @@ SCALE_KEYS = ("recipe", "settings", "grid", "variants", "test_domains", "leave_o
 KEYS = ("title", "figure", *SCALE_KEYS, "small")
 
 
-ELSEWHERE = {
-    "data": "it is given with --data",
-    "fingerprint": "it follows from the data",
-    "weights_digest": "it follows from the weights",
-    "test_domain": "name the domains in test_domains",
-    "left_out": "say leave_out = true beside test_domains",
-    "precision": "it is given with --precision",
-}
-"""Fields of ``Config`` that no preset sets, and why."""
-
-
-FIELDS = tuple(entry.name for entry in fields(Config) if entry.name not in ELSEWHERE)
+FIELDS = tuple(name for name, about in ABOUT.items() if not about.elsewhere)
+"""The fields of ``Config`` that a preset can set."""
 
 
 def problems(content: Mapping[str, Any]) -> Iterator[str]:
@@ -124,8 +113,8 @@ def _variant_problems(
 
 
 def _field_problems(key: str, name: str, values: Sequence[Any]) -> Iterator[str]:
-    if name in ELSEWHERE:
-        yield f"{key}: no preset sets it; {ELSEWHERE[name]}"
+    if name in ABOUT and name not in FIELDS:
+        yield f"{key}: no preset sets it; {ABOUT[name].elsewhere}"
         return
     if name not in FIELDS:
         yield f"{key}: unknown field; {one_of(name, FIELDS, most=40)}"
@@ -133,9 +122,6 @@ def _field_problems(key: str, name: str, values: Sequence[Any]) -> Iterator[str]
     for place, value in enumerate(values):
         if value in values[:place]:
             yield f"{key}: {value!r} is named twice"
-            continue
-        if name in ("model", "weights") and not (isinstance(value, str) and value):
-            yield f"{key}: must be a name, not {value!r}"
             continue
         yield from (f"{key}: {problem}" for problem in field_problems(name, value))
 

@@ -298,10 +298,9 @@ class _Splits:
         self._made: dict[tuple[str, int, float, str], Split] = {}
 
     def of(self, config: Config) -> Split:
-        key = (config.test_domain, config.seed, config.held_out, config.left_out)
-        if key not in self._made:
-            self._made[key] = self.data.split(*key)
-        return self._made[key]
+        if config.split_key not in self._made:
+            self._made[config.split_key] = config.split_of(self.data)
+        return self._made[config.split_key]
 
 
 def _network_bytes(model: str, classes: int) -> int:

@@ -132,10 +132,10 @@ def _problem(
     """The problem of a config's split and features; one object for all configs that share it."""
     seed = config.seed if config.weights == "random" else None
     of_features = (config.model, config.weights_digest, seed, config.size, config.precision, config.feature_views)
-    key = (*of_features, config.test_domain, config.seed, config.held_out, config.left_out)
+    key = (*of_features, *config.split_key)
     if key not in problems:
         found = [store.features(config, view=view) for view in range(config.feature_views + 1)]
-        split = data.split(config.test_domain, config.seed, config.held_out, config.left_out)
+        split = config.split_of(data)
         if config.fit == "linear" and len(found[0].taps) == 1:
             raise UserError(
                 f"{config.model} has no several residual blocks after its last change of resolution, which linear "
@@ -163,7 +163,7 @@ def _setting(config: Config) -> LinearSetting:
 
 
 def _cost(config: Config, data: Dataset) -> float:
-    return cost(config, data.split(config.test_domain, config.seed, config.held_out, config.left_out))
+    return cost(config, config.split_of(data))
 
 
 def _stored(

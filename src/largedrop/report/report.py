@@ -11,12 +11,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .._version import __version__
+from ..config import TUNED
 from ..errors import UserError, one_of
 from ..files import write_bytes, write_json, write_text
 from ..runs.estimate import listing
 from ..runs.methods import PLAIN, method_of
 from ..runs.read import Runs
-from ..runs.record import TUNED, Record
+from ..runs.record import Record
 from ..selection.averages import FIT, Averages, Setting, average, left_out, settings_of
 from ..selection.curves import mean_curves
 from ..selection.selection import Choice, centre, groups, select

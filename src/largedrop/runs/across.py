@@ -11,11 +11,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from ..config import Config
+from ..config import TUNED, Config
 from ..errors import UserError
 from ..files import is_leftover
 from .methods import METHODS
-from .record import TUNED, Record, shown
+from .record import Record, shown
 
 __all__ = ["FOLDER", "Across", "Group", "groups_of", "matched", "methods_of", "read_across"]
 

@@ -15,11 +15,7 @@ from ..errors import UserError, nearest, one_of
 from ..files import write_json
 from .methods import METHODS
 
-__all__ = ["TUNED", "Record", "Results", "describe", "read_results", "write_results"]
-
-
-TUNED = ("lr", "weight_decay")
-"""The settings among which the paper chooses (section 4.1); all others are what it compares."""
+__all__ = ["Record", "Results", "describe", "read_results", "write_results"]
 
 
 def shown(value: Any) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..config import TUNED
 from ..errors import UserError
 from ..runs.methods import order
-from ..runs.record import TUNED, Record, shown
+from ..runs.record import Record, shown
 
 __all__ = ["Averages", "Missing", "Setting", "average", "left_out", "settings_of"]
 

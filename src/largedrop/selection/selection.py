@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..config import TUNED
 from ..errors import UserError, one_of
 from ..runs.estimate import Estimate, estimate_json
 from ..runs.methods import METHODS
-from ..runs.record import TUNED, Record
+from ..runs.record import Record
 from .averages import Averages, Missing, Setting, average, domains_of, left_out, settings_of
 
 __all__ = ["RULES", "Choice", "centre", "combinations", "family_cloud", "groups", "select"]

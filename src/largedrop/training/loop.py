@@ -91,7 +91,7 @@ def train(
     report = progress or (lambda done: None)
     if config.fit != "all":
         raise UserError(f"fit '{config.fit}' is trained on cached features: see largedrop.linear")
-    split = data.split(config.test_domain, config.seed, config.held_out, config.left_out)
+    split = config.split_of(data)
     claim_folder(folder, config)
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:

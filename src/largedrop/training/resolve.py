@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ..config import Config, make_config, with_settings
+from ..config import Config, make_config
 from ..data.dataset import Dataset
 from ..errors import UserError
 from ..models.pretrained import find_weights
@@ -36,7 +37,7 @@ def resolve(data: Dataset, device: torch.device, *, recipe: str, **settings: Any
             f"open them with open_dataset(…, bound={config.size * 5 // 4})"
         )
     digests = [find_weights(model, config.weights).digest for model in config.model.split("+")]
-    return Config.from_json({**config.to_json(), "weights_digest": "+".join(digests)})
+    return replace(config, weights_digest="+".join(digests))
 
 
 def _with_penalty(config: Config) -> Config:
@@ -48,4 +49,4 @@ def _with_penalty(config: Config) -> Config:
     after = config.penalty_after
     if after is None and kind.default_anneal_steps:
         after = config.steps // 10  # DomainBed's 500 of 5,000
-    return with_settings(config, penalty=weight, penalty_after=after)
+    return replace(config, penalty=weight, penalty_after=after)

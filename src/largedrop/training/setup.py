@@ -77,7 +77,7 @@ def make_optimizer(config: Config, network: Network) -> torch.optim.Optimizer:
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: Config, step: int) -> float:
     """Give every group its rate at ``step`` (from 0): ×0.1 from each milestone on. Returns the backbone's."""
-    factor = 0.1 ** sum(step >= milestone for milestone in config.milestones)
+    factor = config.lr_factor(step)
     for group in optimizer.param_groups:
         rate = group["initial_lr"] * factor
         if isinstance(group["lr"], Tensor):
