@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.helpers import make_toy
+from tests.helpers import TINY, make_toy
 
 import largedrop as ld
+from largedrop.config import Config
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +37,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(toy: Path) -> ld.Dataset:
     """The toy folder, opened."""
     return ld.open_dataset(toy)
+
+
+@pytest.fixture
+def config(data: ld.Dataset) -> Config:
+    """A run of a second on the toy data, tested on ``photo``."""
+    return Config(data.name, data.fingerprint, "photo", **TINY, weights_digest="random")

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.helpers import TINY
 
-import largedrop as ld
-from largedrop.config import Config
 from largedrop.runtime import one_thread
 
 
@@ -17,9 +14,3 @@ def _one_thread() -> Iterator[None]:
     """Networks this small gain nothing from a second core, and wait for it where it is busy."""
     with one_thread():
         yield
-
-
-@pytest.fixture
-def config(data: ld.Dataset) -> Config:
-    """A run of a second on the toy data, tested on ``photo``."""
-    return Config(data.name, data.fingerprint, "photo", **TINY, weights_digest="random")
