@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as V
 
 from largedrop.cli import main
 from largedrop.config import Config, make_config
@@ -50,6 +52,15 @@ OPTIONS = [text for name, value in TINY.items() for text in (f"--{name.replace('
 
 
 FAST = [*OPTIONS, "--device", "cpu"]
+
+
+CHANGES: tuple[Callable[[Tensor, float], Tensor], ...] = (
+    V.adjust_brightness,
+    V.adjust_contrast,
+    V.adjust_saturation,
+    V.adjust_hue,
+)
+"""Torchvision's changes of colour, at the places of ``colour.BRIGHTNESS``, ``CONTRAST``, ``SATURATION`` and ``HUE``."""
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""How torch's threads and the C library's memory are used."""
+"""What a process uses: how many threads of torch, and memory that the C library keeps."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import permutations
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,10 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from largedrop.data.views import device as module
-from largedrop.data.views.colour import apply_colour
 from largedrop.data.views.device import (
     ResidentImages,
-    apply_colour_static,
     crop_resize,
     device_evaluation_batch,
     device_training_batch,
@@ -158,25 +155,6 @@ def test_an_evaluation_batch_is_the_processors(size: int) -> None:
     error = (batch - expected).abs() * torch.tensor(STD).view(3, 1, 1) / LEVEL
     assert float(error.max()) < 1.01
     assert float(error.mean()) < 0.01
-
-
-def test_colours_are_those_of_apply_colour_in_every_order() -> None:
-    rng = np.random.default_rng(0)
-    order = np.array([*permutations(range(4)), *permutations(range(4))], dtype=np.int64)
-    grey = np.arange(48) % 5 == 0
-    factors = 1 + 0.3 * (2 * rng.random((48, 4)) - 1)
-    factors[:, 3] -= 1
-    factors[:3] = [(1, 1, 1, 0), (0, 2, 0, 0.5), (1, 0, 3, -0.5)]
-    batch = torch.from_numpy(rng.random((48, 3, 9, 7))).float()
-    batch[5], batch[6] = 0.4, 0.0
-    before = batch.clone()
-    found = apply_colour_static(
-        batch, torch.from_numpy(factors).float(), torch.from_numpy(order), torch.from_numpy(grey)
-    )
-    torch.testing.assert_close(found, apply_colour(batch, factors, order, grey), rtol=0, atol=1e-5)
-    assert torch.equal(batch, before)
-    assert torch.equal(found[0, 0], found[0, 2])  # grey
-    assert float((found[24:] - found[:24]).abs().amax((1, 2, 3)).min()) > 1e-3  # and the factors matter
 
 
 def rows(draws: Draws, chosen: npt.NDArray[np.int64]) -> Draws:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
 
@@ -13,28 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from tests.helpers import CHANGES
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
 import largedrop
 from largedrop.data.views.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION
 from largedrop.data.views.host import render, resize
-from largedrop.runtime import one_thread
 
 Image = npt.NDArray[np.uint8]
 LEVEL = 1 / 255
-ADJUST: dict[int, Callable[[Tensor, float], Tensor]] = {
-    BRIGHTNESS: V.adjust_brightness,
-    CONTRAST: V.adjust_contrast,
-    SATURATION: V.adjust_saturation,
-    HUE: V.adjust_hue,
-}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 def noise(height: int, width: int) -> Image:
@@ -130,7 +118,7 @@ def test_each_change_alone_is_torchvisions(name: str, kind: int, factor: float) 
     image = special()[name]
     factors = [1.0, 1.0, 1.0, 0.0]
     factors[kind] = factor
-    expected = ADJUST[kind](torch.from_numpy(image).permute(2, 0, 1).float() / 255, factor)
+    expected = CHANGES[kind](torch.from_numpy(image).permute(2, 0, 1).float() / 255, factor)
     view = one(image, 33, order=(kind,), factors=tuple(factors))
     torch.testing.assert_close(view, expected, rtol=0, atol=2e-5)
     assert float(view.min()) >= 0
@@ -143,7 +131,7 @@ def test_every_order_is_torchvisions_within_one_grey_level(order: tuple[int, ...
     for name, image in special().items():
         expected = torch.from_numpy(image).permute(2, 0, 1).float() / 255
         for kind in order:
-            expected = ADJUST[kind](expected, factors[kind])
+            expected = CHANGES[kind](expected, factors[kind])
         assert float((one(image, 33, order, factors) - expected).abs().max()) < LEVEL, name
         expected = V.rgb_to_grayscale(expected, 3)
         assert float((one(image, 33, order, factors, grey=True) - expected).abs().max()) < LEVEL, name

@@ -1,15 +1,14 @@
-"""What a network sees of a dataset's images, on the device that it computes on."""
+"""Batches of a dataset's images as a network takes them, on the device that it computes on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ...errors import UserError
-from ...models.network import Spec
 from ..dataset import Dataset, IntArray
 from .device import (
     ResidentImages,
@@ -22,7 +21,23 @@ from .device import (
 from .draws import draw
 from .host import evaluation_batch, training_batch
 
-__all__ = ["HostViews", "ResidentViews", "Views", "open_views"]
+__all__ = ["HostViews", "InputSpec", "ResidentViews", "Views", "open_views"]
+
+
+class InputSpec(Protocol):
+    """What a network takes as its input: the part of ``models.network.Spec`` that views depend on."""
+
+    @property
+    def size(self) -> int:
+        """Side of the square views, in pixels."""
+
+    @property
+    def mean(self) -> Sequence[float]:
+        """Per channel, subtracted from pixels in [0, 1]."""
+
+    @property
+    def std(self) -> Sequence[float]:
+        """Per channel, divides what remains."""
 
 
 class Views(Protocol):
@@ -37,13 +52,13 @@ class Views(Protocol):
     note: str
     """What a user should know about how the views are made, or nothing."""
 
-    def inputs(self, indices: IntArray, spec: Spec, seed: int, step: int) -> Tensor: ...
+    def inputs(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor: ...
 
-    def finish(self, inputs: Tensor, spec: Spec) -> Tensor: ...
+    def finish(self, inputs: Tensor, spec: InputSpec) -> Tensor: ...
 
-    def training(self, indices: IntArray, spec: Spec, seed: int, step: int) -> Tensor: ...
+    def training(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor: ...
 
-    def evaluation(self, indices: IntArray, spec: Spec) -> Tensor: ...
+    def evaluation(self, indices: IntArray, spec: InputSpec) -> Tensor: ...
 
 
 class HostViews:
@@ -54,20 +69,20 @@ class HostViews:
         self.device = device or torch.device("cpu")
         self.note = note
 
-    def inputs(self, indices: IntArray, spec: Spec, seed: int, step: int) -> Tensor:
+    def inputs(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
         """The finished training views, on the device."""
         return self.training(indices, spec, seed, step)
 
-    def finish(self, inputs: Tensor, spec: Spec) -> Tensor:
+    def finish(self, inputs: Tensor, spec: InputSpec) -> Tensor:
         """Nothing is left to do."""
         return inputs
 
-    def training(self, indices: IntArray, spec: Spec, seed: int, step: int) -> Tensor:
+    def training(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
         """Training views, whose draws are a function of ``seed``, ``step`` and the position among ``indices``."""
         images = [self.data.images[int(index)] for index in indices]
         return self._sent(training_batch(images, spec.size, seed, step, spec.mean, spec.std))
 
-    def evaluation(self, indices: IntArray, spec: Spec) -> Tensor:
+    def evaluation(self, indices: IntArray, spec: InputSpec) -> Tensor:
         """Evaluation views."""
         images = [self.data.images[int(index)] for index in indices]
         return self._sent(evaluation_batch(images, spec.size, spec.mean, spec.std))
@@ -86,23 +101,23 @@ class ResidentViews:
         self.device = device
         self.images = ResidentImages(data.images, device, progress=progress)
 
-    def inputs(self, indices: IntArray, spec: Spec, seed: int, step: int) -> Tensor:
+    def inputs(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
         """The draws of a step, float64 (n, 15), in pinned memory where the device is a GPU."""
         shapes = self.images.shapes[indices]
         packed = pack_draws(self.images, indices, draw([(int(h), int(w)) for h, w in shapes], seed, step))
         return packed.pin_memory() if self.device.type == "cuda" else packed
 
-    def finish(self, inputs: Tensor, spec: Spec) -> Tensor:
+    def finish(self, inputs: Tensor, spec: InputSpec) -> Tensor:
         """The training views that ``inputs`` describe."""
         return packed_training_batch(self.images, inputs, spec.size, spec.mean, spec.std)
 
-    def training(self, indices: IntArray, spec: Spec, seed: int, step: int) -> Tensor:
+    def training(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
         """Training views, whose draws are a function of ``seed``, ``step`` and the position among ``indices``."""
         shapes = self.images.shapes[indices]
         draws = draw([(int(h), int(w)) for h, w in shapes], seed, step)
         return device_training_batch(self.images, indices, spec.size, draws, spec.mean, spec.std)
 
-    def evaluation(self, indices: IntArray, spec: Spec) -> Tensor:
+    def evaluation(self, indices: IntArray, spec: InputSpec) -> Tensor:
         """Evaluation views."""
         return device_evaluation_batch(self.images, indices, spec.size, spec.mean, spec.std)
 

@@ -1,30 +1,16 @@
 """Changes of colour on a batch of images in torch, on any device, with a factor for each image.
 
 The same formulas as torchvision's ``adjust_brightness``, ``adjust_contrast``, ``adjust_saturation``, ``adjust_hue`` and
-``rgb_to_grayscale`` on floating-point images. ``kernels`` has them for the processor; these are what they are tested
-against, and what runs where the pixels are on a GPU.
+``rgb_to_grayscale`` on floating-point images. ``device`` uses them where the pixels are in a GPU's memory; ``kernels``
+has the same formulas compiled for the processor.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = [
-    "BRIGHTNESS",
-    "CONTRAST",
-    "HUE",
-    "LUMA",
-    "SATURATION",
-    "adjust_brightness",
-    "adjust_contrast",
-    "adjust_hue",
-    "adjust_saturation",
-    "apply_colour",
-    "greyscale",
-]
+__all__ = ["BRIGHTNESS", "CONTRAST", "HUE", "LUMA", "SATURATION", "adjust_hue", "apply_colour", "greyscale"]
 
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -33,25 +19,31 @@ LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in the grey value (ITU-R 601-2), as in torchvision."""
 
 
-def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Multiply images in [0, 1], (n, 3, height, width), by ``factor``, (n, 1, 1, 1), kept in [0, 1]."""
-    return (images * factor).clamp_(0, 1)
+@torch.no_grad()
+def apply_colour(images: Tensor, factors: Tensor, order: Tensor, grey: Tensor) -> Tensor:
+    """The changes of colour that were drawn for each image, each operation on the whole batch.
 
+    No shape depends on the draws and nothing is indexed, so a CUDA graph can hold it. Brightness, contrast and
+    saturation all blend an image with another (black, its mean grey, its grey), and a factor of 1 leaves it exactly as
+    it is. So what an image does before its hue is turned fits into three blends, and what it does after into three
+    more, and the hue, the slowest of the four, is turned only once.
 
-def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend images in [0, 1], (n, 3, height, width), with the mean of their grey by ``factor``, (n, 1, 1, 1).
+    Args:
+        images: float32 in [0, 1], (n, 3, height, width); left as they are.
+        factors: brightness, contrast, saturation (1 is neutral) and hue shift (in turns), float32 (n, 4).
+        order: the order in which those four are applied, int64 (n, 4).
+        grey: which are turned grey at last, bool (n,).
 
-    1 leaves them as they are, 0 leaves the mean; kept in [0, 1].
+    Returns:
+        float32 in [0, 1], (n, 3, height, width).
     """
-    return torch.lerp(_luma(images).mean((2, 3), keepdim=True), images, factor).clamp_(0, 1)
-
-
-def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend images in [0, 1], (n, 3, height, width), with their grey by ``factor``, (n, 1, 1, 1).
-
-    1 leaves them as they are, 0 leaves the grey; kept in [0, 1].
-    """
-    return torch.lerp(_luma(images), images, factor).clamp_(0, 1)
+    turn = (order == HUE).to(torch.int32).argmax(dim=1)
+    for step in (0, 1, 2):
+        images = _blended(images, factors, order[:, step], turn > step)
+    images = adjust_hue(images, factors[:, HUE].view(-1, 1, 1, 1))
+    for step in (1, 2, 3):
+        images = _blended(images, factors, order[:, step], turn < step)
+    return torch.where(grey.view(-1, 1, 1, 1), greyscale(images), images)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
@@ -82,37 +74,14 @@ def greyscale(images: Tensor) -> Tensor:
     return _luma(images).expand_as(images)
 
 
-def apply_colour(
-    batch: Tensor,
-    factors: npt.NDArray[np.float64],
-    order: npt.NDArray[np.int64],
-    grey: npt.NDArray[np.bool_],
-) -> Tensor:
-    """Apply the changes that were drawn for each image, see ``augment.Draws``.
-
-    Args:
-        batch: in [0, 1], floating-point, (n, 3, height, width); left as it is.
-        factors: brightness, contrast, saturation (1 leaves the image as it is) and hue shift (in turns), (n, 4).
-        order: the order in which those four are applied, (n, 4).
-        grey: whether the image is turned grey at last, (n,).
-
-    Returns:
-        as ``batch``, on its device.
-    """
-    adjustments = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-    batch = batch.clone()
-
-    def put(chosen: npt.NDArray[np.bool_], kind: int) -> None:
-        positions = torch.from_numpy(np.flatnonzero(chosen)).to(batch.device)
-        factor = torch.from_numpy(factors[chosen, kind]).to(batch).view(-1, 1, 1, 1)
-        batch[positions] = adjustments[kind](batch[positions], factor)
-
-    for place in range(order.shape[1]):
-        for kind in range(len(adjustments)):
-            put(order[:, place] == kind, kind)
-    positions = torch.from_numpy(np.flatnonzero(grey)).to(batch.device)
-    batch[positions] = greyscale(batch[positions])
-    return batch
+def _blended(images: Tensor, factors: Tensor, kind: Tensor, active: Tensor) -> Tensor:
+    """Apply operation ``kind``, (n,), to the images that are ``active``, (n,); none of those is ``HUE``."""
+    factor = factors.gather(1, kind[:, None])[:, 0].masked_fill(~active, 1.0).view(-1, 1, 1, 1)
+    kind = kind.view(-1, 1, 1, 1)
+    luma = _luma(images)
+    other = torch.where(kind == CONTRAST, luma.mean((1, 2, 3), keepdim=True), luma)
+    other.masked_fill_(kind == BRIGHTNESS, 0.0)
+    return torch.lerp(other.expand_as(images), images, factor).clamp_(0, 1)
 
 
 def _luma(images: Tensor) -> Tensor:

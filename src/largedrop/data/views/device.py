@@ -1,10 +1,10 @@
 """Images that live in a device's memory, and their views computed there, a batch at a time, without waiting for it.
 
-The views are those of ``augment`` and ``evaluation_view``: the same draws, made on the host as a function of (seed,
-step), and the same pixels. Resizing is done as torch's uint8 kernel on the processor does it: the triangle filter's
-weights are rounded to 16-bit fixed point, and the rows are resized and rounded to whole grey levels before the columns
-are. Sums of whole numbers have no rounding that hangs on their order, so that the result is the processor's bit for
-bit, whatever else is in the batch, and no setting for matrix products (TF32) can touch it.
+The views are those of ``host.augment`` and ``host.evaluation_view``: the same draws, made on the host as a function of
+(seed, step), and the same pixels. Resizing is done as torch's uint8 kernel on the processor does it: the triangle
+filter's weights are rounded to 16-bit fixed point, and the rows are resized and rounded to whole grey levels before the
+columns are. Sums of whole numbers do not depend on their order, so the result is the processor's bit for bit, whatever
+else is in the batch, and no setting for matrix products (TF32) can change it.
 
 A filter reads few pixels: two or three in each direction where 227 pixels become 224. So each direction is a short
 loop over those, with one gather of the whole batch in each round; how many rounds there are follows from the largest
@@ -24,12 +24,11 @@ from torch import Tensor
 from ...errors import UserError
 from ..cache import Progress
 from ..dataset import Images, IntArray
-from .colour import BRIGHTNESS, CONTRAST, HUE, adjust_hue, greyscale
+from .colour import apply_colour
 from .draws import Draws
 
 __all__ = [
     "ResidentImages",
-    "apply_colour_static",
     "crop_resize",
     "device_evaluation_batch",
     "device_training_batch",
@@ -182,7 +181,7 @@ def packed_training_batch(
     """
     whole = packed.to(torch.int64)
     views = crop_resize(resident, whole[:, 0], whole[:, 1:5], size, packed[:, 5] != 0)
-    views = apply_colour_static(views, packed[:, 6:10].to(torch.float32), whole[:, 10:14], packed[:, 14] != 0)
+    views = apply_colour(views, packed[:, 6:10].to(torch.float32), whole[:, 10:14], packed[:, 14] != 0)
     return _normalised(views, 1.0, mean, std)
 
 
@@ -206,32 +205,6 @@ def crop_resize(
     return levels.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
 
 
-@torch.no_grad()
-def apply_colour_static(batch: Tensor, factors: Tensor, order: Tensor, grey: Tensor) -> Tensor:
-    """``colour.apply_colour`` with each operation on the whole batch: no shape hangs on the draws, nothing is indexed.
-
-    Brightness, contrast and saturation all blend an image with another (black, its mean grey, its luma), and a factor
-    of 1 leaves it exactly as it is. So what an image does before its hue is turned fits into three blends, and what it
-    does after into three more, and the hue, the dearest of the four, is turned only once.
-
-    Args:
-        batch: float32 in [0, 1], (n, 3, height, width); left as it is.
-        factors: brightness, contrast, saturation (1 is neutral) and hue shift (in turns), float32 (n, 4).
-        order: the order in which those four are applied, int64 (n, 4).
-        grey: which are turned grey at last, bool (n,).
-
-    Returns:
-        float32 in [0, 1], (n, 3, height, width).
-    """
-    turn = (order == HUE).to(torch.int32).argmax(dim=1)
-    for place in (0, 1, 2):
-        batch = _blended(batch, factors, order[:, place], turn > place)
-    batch = adjust_hue(batch, factors[:, HUE].view(-1, 1, 1, 1))
-    for place in (1, 2, 3):
-        batch = _blended(batch, factors, order[:, place], turn < place)
-    return torch.where(grey.view(-1, 1, 1, 1), greyscale(batch), batch)
-
-
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a small tensor from the host; to a GPU from pinned memory, so that the host does not wait for it.
 
@@ -242,19 +215,8 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _blended(batch: Tensor, factors: Tensor, kind: Tensor, active: Tensor) -> Tensor:
-    """Apply operation ``kind``, (n,), to the images that are ``active``, (n,); none of those is ``HUE``."""
-    factor = factors.gather(1, kind[:, None])[:, 0].masked_fill(~active, 1.0).view(-1, 1, 1, 1)
-    kind = kind.view(-1, 1, 1, 1)
-    luma = greyscale(batch)[:, :1]
-    other = torch.where(kind == CONTRAST, luma.mean((1, 2, 3), keepdim=True), luma).masked_fill_(
-        kind == BRIGHTNESS, 0.0
-    )
-    return torch.lerp(other.expand_as(batch), batch, factor).clamp_(0, 1)
-
-
 def _normalised(images: Tensor, scale: float, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """``views.normalise`` without its copies from the host: the constants are filled in by kernels."""
+    """``host.normalise`` without its copies from the host: the constants are filled in by kernels."""
 
     def channels(values: Iterable[float]) -> Tensor:
         return torch.cat([torch.full((1, 1, 1, 1), value, device=images.device) for value in values], dim=1)

@@ -1,11 +1,11 @@
-"""The paper's training view, with a different draw for each image.
+"""What is random in the paper's training view, drawn for each image of a batch; no pixel is touched here.
 
 Random resized crop (area 0.7 to 1.0, aspect 3/4 to 4/3), horizontal flip with probability 0.5, colour jitter of 0.3 in
 brightness, contrast, saturation and hue in random order, greyscale with probability 0.1: the same distribution as
 torchvision's ``RandomResizedCrop``, ``RandomHorizontalFlip``, ``ColorJitter(0.3, 0.3, 0.3, 0.3)`` and
 ``RandomGrayscale(0.1)`` in the public code. The draws are a function of (seed, step, position in the batch).
 
-The views are made on the processor by ``kernels``; ``colour`` has the changes of colour for any device.
+``host`` applies the draws on the processor, ``device`` where the images are in a device's memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""What a network sees of an image when it is evaluated: the whole image, resized to a square, normalised."""
+"""Training and evaluation views, made on the processor.
+
+The training view is the image cropped, mirrored and changed in colour as ``draws`` says, the evaluation view the whole
+image; both are resized to a square and normalised, by the compiled ``kernels``.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +140,7 @@ def render(
         size: side of the result, in pixels.
         mean: of each channel, in [0, 1].
         std: of each channel.
-        box: of each image, (n, 4); this and the rest as in ``augment.Draws``.
+        box: of each image, (n, 4); this and the rest as in ``draws.Draws``.
         flip: (n,).
         order: kinds of changes of colour, each at most once; (n, changes).
         factors: (n, 4).

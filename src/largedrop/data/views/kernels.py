@@ -37,11 +37,8 @@ Words = npt.NDArray[np.uint64]
 """Eight bytes each: what is moved at once where bytes change places."""
 
 Ints = npt.NDArray[np.int32]
-
 Longs = npt.NDArray[np.int64]
-
 Floats = npt.NDArray[np.float32]
-
 Doubles = npt.NDArray[np.float64]
 
 
@@ -56,18 +53,10 @@ TAPS = 4
 
 
 _ZERO, _ONE, _TWO, _THREE, _FOUR = (np.float32(value) for value in range(5))
-
 _LEVEL = np.float32(1 / 255)
-
 _RED, _GREEN, _BLUE = (np.float32(weight) for weight in LUMA)
-
 _HALVES, _QUARTERS, _EIGHTHS = np.uint64(32), np.uint64(16), np.uint64(8)
-
-_LOW_HALF, _LOW_QUARTERS, _LOW_EIGHTHS = (
-    np.uint64(2**32 - 1),
-    np.uint64(0x0000FFFF0000FFFF),
-    np.uint64(0xFF00FF00FF00FF),
-)
+_LOW_HALF, _LOW_QUARTERS, _LOW_EIGHTHS = (np.uint64(m) for m in (2**32 - 1, 0x0000FFFF0000FFFF, 0x00FF00FF00FF00FF))
 
 _OPTIONS: Any = {"nogil": True, "error_model": "numpy"}  # no fastmath: results would depend on the processor
 
@@ -256,11 +245,9 @@ def _turned(value: Any, chroma: Any, hue: Any, offset: Any) -> Any:
 
 @_inner
 def _hue(red: Floats, green: Floats, blue: Floats, shift: float) -> None:
-    to_red, to_green, to_blue = (
-        np.float32((6 * shift + 8) % 6 - 5),
-        np.float32((6 * shift + 6) % 6 - 5),
-        np.float32((6 * shift + 4) % 6 - 5),
-    )
+    to_red = np.float32((6 * shift + 8) % 6 - 5)
+    to_green = np.float32((6 * shift + 6) % 6 - 5)
+    to_blue = np.float32((6 * shift + 4) % 6 - 5)
     for i in range(red.shape[0]):
         r, g, b = red[i], green[i], blue[i]
         value = r if r > g else g

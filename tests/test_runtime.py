@@ -1,0 +1,61 @@
+"""Freed memory stays with the process, and torch's threads are as many as before."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from largedrop import runtime
+from largedrop.runtime import one_thread
+
+SCRIPT = """
+import resource, torch
+from largedrop.runtime import keep_freed_memory
+
+def faults():
+    for _ in range(10):
+        torch.zeros(64 << 20, dtype=torch.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.zeros(64 << 20, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.set_num_threads(1)
+default = faults()
+assert keep_freed_memory() and keep_freed_memory()
+print(default, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not GNU's")
+def test_large_blocks_are_not_cleared_anew_by_the_kernel() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    default, kept = map(int, done.stdout.split())
+    assert default > 1000  # 64 MiB in pages of 4 KiB, unless the kernel uses larger ones
+    assert kept < default / 3  # none, but for a block that may still find its place
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert runtime.keep_freed_memory.__wrapped__() is False
+
+
+def test_one_thread_inside_and_as_many_as_before_outside() -> None:
+    torch.set_num_threads(2)
+    with one_thread():
+        assert torch.get_num_threads() == 1
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+
+
+def test_an_exception_gives_the_threads_back() -> None:
+    torch.set_num_threads(2)
+    with pytest.raises(KeyError), one_thread():
+        raise KeyError
+    assert torch.get_num_threads() == 2
