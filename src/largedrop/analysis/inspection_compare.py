@@ -106,11 +106,7 @@ def compare_inspections(inspections: Sequence[Inspection]) -> list[Comparison]:
     """
     if not inspections:
         raise UserError("there is nothing to compare: no run")
-    averaged = ("dropout", "test_domain", "seed")
-    settings = [
-        {name: value for name, value in each.run.config.to_json().items() if name not in averaged}
-        for each in inspections
-    ]
+    settings = [each.run.config.settings for each in inspections]
     varied = [name for name in settings[0] if any(other[name] != settings[0][name] for other in settings)]
     groups: dict[tuple[tuple[str, Any], ...], list[Inspection]] = {}
     for each, values in zip(inspections, settings, strict=True):

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..config import Config
+from ..config import VARIED, Config
 from ..data.dataset import Dataset, check_names
 from ..errors import CollapseError, UserError
 from ..files import is_leftover, read_json, write_json
@@ -23,10 +23,6 @@ from ..training.resolve import resolve
 from .runner import train_all
 
 __all__ = ["Comparison", "Plan", "compare", "plan"]
-
-
-VARIED = ("dropout", "test_domain", "seed")
-"""What differs between the runs of one comparison; all else is the same."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ def plan(
         data.domain_index(domain)
     first = resolve(data, device, recipe=recipe, **settings, dropout=rates[domains[0]][0], test_domain=domains[0])
     configs = [
-        Config.from_json({**first.to_json(), "dropout": rate, "test_domain": domain, "seed": seed})
+        replace(first, dropout=rate, test_domain=domain, seed=seed)
         for seed in seeds
         for domain in domains
         for rate in rates[domain]

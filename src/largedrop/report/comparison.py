@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,7 +13,6 @@ from rich.console import Console
 from ..data.dataset import Dataset
 from ..experiments.compare import Comparison, Plan
 from ..runs.record import describe, write_results
-from ..runs.run import NOT_SETTINGS
 from ..selection.summary import summarise
 from .comparison_table import render_table
 from .drawing.iid_ood import iid_ood_figure
@@ -56,11 +54,6 @@ def publish(
     figure = iid_ood_figure(records, title=title)
     png, svg = save_figure(figure, folder / "figure")
     page = folder / "report.html"
-    shared: dict[str, Any] = {
-        name.replace("_", " "): value
-        for name, value in planned.configs[0].to_json().items()
-        if name == "steps" or (name not in NOT_SETTINGS and name != "data")
-    }
     write_page(
         page,
         title=title,
@@ -69,7 +62,7 @@ def publish(
         figure_png=png_bytes(figure),
         dataset=facts,
         examples=example_grid(data),
-        settings=shared,
+        settings={name.replace("_", " "): value for name, value in planned.configs[0].settings.items()},
         failed=comparison.failed,
         command=command,
         seconds=seconds,

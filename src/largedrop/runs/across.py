@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,6 @@ FORMAT = 1
 
 
 _HOW = "largedrop sweep computes them where its preset has afterwards = ['across']"
-
-_NOT_COMMON = ("data", "test_domain", "seed", "dropout", *TUNED)
-
-_FIELDS = tuple(field.name for field in fields(Config))
-
-_key = attrgetter(*(name for name in _FIELDS if name not in ("data", "test_domain", "seed", *TUNED)))
 
 _tuned = attrgetter(*TUNED)
 
@@ -227,7 +221,7 @@ def groups_of(runs: Iterable[tuple[str, Config]]) -> list[Group]:
     families: dict[Any, list[int]] = {}
     for place, (_, config) in enumerate(runs):
         if config.fit == "all":
-            families.setdefault(_key(config), []).append(place)
+            families.setdefault(_family(config), []).append(place)
     found: list[Group] = []
     for places in families.values():
         found += _groups(runs, places)
@@ -295,14 +289,19 @@ def matched(
     return tuple(found), (*lines, *lacking)
 
 
+def _family(config: Config) -> tuple[object, ...]:
+    """What all trajectories of a group share, besides the test domain and the seed."""
+    same = (value for name, value in config.settings.items() if name not in TUNED)
+    return config.fingerprint, config.dropout, *same
+
+
 def _groups(runs: list[tuple[str, Config]], places: list[int]) -> list[Group]:
     grid = sorted({_tuned(runs[place][1]) for place in places})
     if len(grid) < 2:
         return []
     varied = [name for number, name in enumerate(TUNED) if len({values[number] for values in grid}) > 1]
     first = runs[places[0]][1]
-    shared = [name for name in _FIELDS if name not in _NOT_COMMON or (name in TUNED and name not in varied)]
-    settings = tuple((name, getattr(first, name)) for name in shared if name != "fingerprint")
+    settings = tuple((name, value) for name, value in first.settings.items() if name not in varied)
     at: dict[tuple[str, int], dict[Any, int]] = {}
     for place in places:
         config = runs[place][1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
 from ..config import Config
@@ -22,7 +21,7 @@ def claim_folder(folder: Path, config: Config) -> None:
     path = folder / "config.json"
     if path.is_file():
         theirs, ours = read_json(path), config.to_json()
-        different = [key for key in (entry.name for entry in fields(Config)) if theirs.get(key) != ours[key]]
+        different = [key for key in ours if theirs.get(key) != ours[key]]
         if different:
             listed = ", ".join(f"{key} {theirs.get(key)!r} instead of {ours[key]!r}" for key in different[:4])
             raise UserError(f"{folder} belongs to another config: {listed}; name another --output")

@@ -8,13 +8,13 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..config import PROTOCOL, Config, digest_of
+from ..config import ABOUT, PROTOCOL, Config, digest_of
 from ..errors import UserError
 from ..files import is_leftover
 from .across import FOLDER as ACROSS
@@ -37,10 +37,6 @@ THREADS = 8
 _BATCH = 256
 """Runs whose files are in memory at a time."""
 
-
-_NOT_SETTINGS = ("data", "fingerprint", "dropout", "test_domain", "seed")
-
-_SETTINGS = tuple(entry.name for entry in fields(Config) if entry.name not in _NOT_SETTINGS)
 
 _NAMED = re.compile(r"-d[0-9.e+-]+-s[0-9]+-([0-9a-f]{12})$")
 
@@ -244,7 +240,7 @@ def _run(
     wrong = _contradiction(config, result)
     if wrong:
         return Problem(name, *wrong)
-    settings = {name: getattr(config, name) for name in _SETTINGS}  # with the fields that are newer than the run
+    settings = config.settings  # with the fields that are newer than the run
     settings = shared.setdefault(json.dumps(settings, sort_keys=True), settings)  # thousands of runs, few settings
     records = _records(config, result, settings)
     if isinstance(records, str):
@@ -284,7 +280,7 @@ def _config(stored: dict[str, Any], folder: str) -> Config | tuple[str, str]:
     digest = named[1] if named else None
     # An older version may have known fewer fields, so it is the stored fields that made the name.
     protocol = next((number for number in range(PROTOCOL, -1, -1) if digest_of(stored, number) == digest), None)
-    unknown = sorted(set(stored) - {entry.name for entry in fields(Config)})
+    unknown = sorted(set(stored) - set(ABOUT))
     if unknown and protocol is not None:
         return "newer version", f"its config has '{unknown[0]}', which largedrop {__version__} does not know; update it"
     try:

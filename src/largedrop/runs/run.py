@@ -25,10 +25,6 @@ from .record import Record
 __all__ = ["Run"]
 
 
-NOT_SETTINGS = ("fingerprint", "dropout", "test_domain", "seed", "steps")
-"""Fields of the config that a record names itself, or that say nothing to a reader."""
-
-
 @dataclass(frozen=True)
 class Run:
     """A finished fine-tuning.
@@ -66,7 +62,7 @@ class Run:
     @property
     def records(self) -> list[Record]:
         """One record per method that this trajectory feeds."""
-        settings = {key: value for key, value in self.config.to_json().items() if key not in NOT_SETTINGS}
+        settings = self.config.settings
         return [
             Record(
                 method=method,
