@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from largedrop.cli import terminal as progress
-from largedrop.cli.terminal import Bar, duration, interruptible
+from largedrop.cli.terminal import Bar, interruptible
 
 
 class Clock:
@@ -36,21 +36,6 @@ def paper(**settings: bool) -> Console:
 def printed(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (0, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 0 s"),
-        (3599.4, "59 min 59 s"),
-        (3599.6, "1 h 0 min"),
-        (90061, "25 h 1 min"),
-    ],
-)
-def test_duration(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
 
 
 def test_lines_say_the_share_and_the_time_left(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from largedrop.data.dataset import Dataset
-from largedrop.report.drawing.iid_ood import iid_ood_figure
 from largedrop.report.drawing.style import png_bytes
-from largedrop.report.examples import example_grid
+from largedrop.report.examples import Examples, example_grid
 from largedrop.report.page import details, headline, write_page
+from largedrop.runs.methods import METHODS
 from largedrop.runs.record import Record, describe
 from largedrop.selection.summary import summarise
 
 NASTY = '<b>&"'
+FIGURE = png_bytes(Figure())
 VOID = {"meta", "img", "wbr", "br", "hr", "input", "link"}
 
 
@@ -83,7 +86,7 @@ def written(path: Path, records: list[Record], **changes: Any) -> Parser:
         "title": "toy & <i>co</i>",
         "rows": summarise(records),
         "records": records,
-        "figure_png": png_bytes(iid_ood_figure(records, title="toy")),
+        "figure_png": FIGURE,
         "dataset": describe(dataset()),
         "examples": example_grid(dataset()),
         "settings": {"model": "lite0", "learning_rate": 5e-4, "sizes": [96, 128]},
@@ -201,11 +204,28 @@ def test_page_is_self_contained_and_accessible(tmp_path: Path) -> None:
     assert "prefers-color-scheme: dark" in content
 
 
-def test_names_are_escaped(tmp_path: Path) -> None:
-    page = written(tmp_path / "index.html", RECORDS, failed=[{"test_domain": NASTY, "error": "<script>"}])
-    assert not {"b", "i", "script"} & {tag for tag, _ in page.tags}
-    assert page.text.count(NASTY) >= 5
-    assert "toy & <i>co</i>" in page.text
+def test_names_are_shown_as_text(tmp_path: Path) -> None:
+    evil = """<b>&"'{{ 7*7 }}{%-if-%}{#\x00\x1b[31m\x85\ud800"""
+    shown = """<b>&"'{{ 7*7 }}{%-if-%}{#\\x00\\x1b[31m\\x85\\ud800"""
+    records = [replace(record, test_domain=evil) for record in RECORDS[4:]]
+    grid = Examples(FIGURE, (evil, "photo"), (f"{evil}/a_b",))
+    facts = {**describe(dataset()), "name": evil, "domains": {evil: 4, "photo": 4}}
+    page = written(
+        tmp_path / "index.html",
+        [*records, *RECORDS[:4]],
+        title=evil,
+        dataset=facts,
+        examples=grid,
+        settings={evil: evil},
+        failed=[{evil: evil, "error": evil}],
+        command=evil,
+        machine=evil,
+    )
+    plain = written(tmp_path / "plain.html", RECORDS, examples=Examples(FIGURE, ("sketch",), ("a_b",)))
+    assert {tag for tag, _ in page.tags} == {tag for tag, _ in plain.tags}
+    assert page.text.count(shown) == 22
+    assert any(shown in str(attributes.get("alt")) for _, attributes in page.tags)
+    assert not set(page.text) & set("\x00\x1b\x85\ud800")
 
 
 def test_page_says_what_was_found_and_how(tmp_path: Path) -> None:
@@ -226,22 +246,19 @@ def test_page_says_what_was_found_and_how(tmp_path: Path) -> None:
         assert told in text
 
 
+def test_every_method_is_explained(tmp_path: Path) -> None:
+    records = [replace(RECORDS[0], method=name, test_domain=domain) for name in METHODS for domain in ("sketch", "ink")]
+    page = written(tmp_path / "index.html", records)
+    for name, method in METHODS.items():
+        assert f"{name}{method.explanation}" in page.text
+
+
 def test_failed_runs_are_told(tmp_path: Path) -> None:
     failed = [{"method": "fine-tuning", "dropout": 0.9, "test_domain": "sketch", "seed": 2, "error": "collapsed"}]
     text = written(tmp_path / "index.html", RECORDS, failed=failed, examples=None).text
     assert "1 run gave no result and no part in any mean." in text
     assert "method fine-tuning, dropout 0.9, test domain sketch, seed 2" in text
     assert "What the images look like" not in text
-
-
-def test_page_of_no_result_at_all(tmp_path: Path) -> None:
-    figure = png_bytes(iid_ood_figure(RECORDS, title="toy"))
-    path = tmp_path / "index.html"
-    arguments: dict[str, Any] = {"dataset": {}, "examples": None, "settings": {}, "failed": [{"error": "collapsed"}]}
-    write_page(
-        path, title="t", rows=[], records=[], figure_png=figure, command="", seconds=1.0, machine="", **arguments
-    )
-    assert "There are no records." in path.read_text("utf-8")
 
 
 def test_example_grid_shows_the_same_group_in_each_row() -> None:

@@ -59,9 +59,10 @@ def run_and_publish(
     from ..experiments.compare import compare as run_comparison
     from ..experiments.compare import plan
     from ..report.comparison import publish
+    from ..runs.estimate import duration
     from ..training.device import choose_device
     from ..training.features import VIEWS
-    from .terminal import Bar, duration, interruptible
+    from .terminal import Bar, interruptible
 
     began = time.monotonic()
     console = Console(stderr=False)

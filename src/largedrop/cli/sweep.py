@@ -195,7 +195,7 @@ def _cost(scale: Scale) -> str:
 
 
 def _summary(planned: SweepPlan) -> str:
-    from .terminal import duration
+    from ..runs.estimate import duration
 
     states = [entry.state for entry in planned.entries]
     finished, begun = states.count("finished"), states.count("begun")

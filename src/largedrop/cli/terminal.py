@@ -12,7 +12,9 @@ from types import FrameType, TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["Bar", "duration", "interruptible"]
+from ..runs.estimate import duration
+
+__all__ = ["Bar", "interruptible"]
 
 
 LINE_EVERY = 30.0
@@ -82,20 +84,6 @@ class Bar:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
-
-
-def duration(seconds: float) -> str:
-    """Time as a person says it.
-
-    >>> duration(42), duration(200), duration(7300)
-    ('42 s', '3 min 20 s', '2 h 1 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 @contextmanager

@@ -6,24 +6,24 @@ import base64
 import io
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from importlib import metadata
 from pathlib import Path
-from string import Template
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from .._version import __version__
 from ..files import write_text
-from ..runs.estimate import Estimate, listing, percent, points
-from ..runs.methods import METHODS
+from ..runs.estimate import Estimate, duration, listing, percent, points
+from ..runs.methods import METHODS, PLAIN
 from ..runs.record import Record
-from ..selection.summary import Row, Score
+from ..selection.summary import Row
 from .comparison_table import best, gain_text, label, notes
 from .examples import Examples
-from .page_template import PAGE, STYLE
+from .tables import counts
 
 __all__ = ["details", "headline", "write_page"]
 
@@ -31,6 +31,11 @@ __all__ = ["details", "headline", "write_page"]
 _PAPER_RATE = 0.9
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy")
+
+_DENSITY = 1.5
+"""Pixels of the figure for one of the page: sharp at 150 dots an inch, a little above life size."""
+
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _GLOSSARY = {
     "i.i.d. accuracy": "The share of right answers on images of the training domains that were held out of training: "
@@ -42,6 +47,10 @@ _GLOSSARY = {
     "± standard error": "How far the mean would typically move if everything were done again with as many other seeds. "
     "With two or three seeds it is itself rough. It says nothing about other test domains or other datasets.",
 }
+
+
+_Cells = list[tuple[str, str]]
+"""A row of a table: the text of each cell, and the classes that the style sheet knows it by."""
 
 
 def headline(rows: Sequence[Row]) -> str:
@@ -120,7 +129,7 @@ def write_page(
     Args:
         path: the HTML file.
         title: what the comparison is of.
-        rows: what ``summarise`` made of ``records``.
+        rows: what ``summarise`` made of ``records``, one at least.
         records: every run.
         figure_png: the figure, as ``figures.png_bytes`` gives it.
         dataset: facts about the data, as ``records.describe`` gives them.
@@ -134,33 +143,42 @@ def write_page(
     Raises:
         UserError: the file cannot be written.
     """
-    tested = list(rows[0].domains) if rows else []
+    tested = list(rows[0].domains)
     facts = {
         "command": command,
-        "time": _duration(seconds),
+        "time": duration(seconds),
         "machine": machine,
-        "versions": ", ".join(_versions()),
+        "versions": _versions(),
         "dataset": _dataset_line(dataset),
         **settings,
     }
-    content = Template(PAGE).substitute(
-        style=STYLE,
-        title=escape(title),
+    environment = Environment(
+        loader=PackageLoader("largedrop", "report"),
+        autoescape=True,
+        finalize=_visible,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters["listing"] = lambda names: listing(list(names))
+    content = environment.get_template("page.html").render(
+        title=title,
         finding=_prose(headline(rows)) + ".",
         lead=_prose(details(rows)),
         tiles=_tiles(rows),
         compared=_compared(rows, records, dataset),
-        overall=_score_table(rows, None, "All methods, averaged over the test domains") + _list(notes(rows)),
-        figure=_figure(figure_png, tested),
-        domains=_domain_tables(rows, tested),
-        examples=_examples(examples, tested),
-        failed=_failed(failed),
-        glossary=_words({**_GLOSSARY, **{row.method: METHODS[row.method].explanation for row in rows}}),
-        onward=_onward(),
-        made=_facts(facts),
-        records=_records(records),
-        footer=f"Written by largedrop {escape(__version__)}. Method: Zhang and Bottou, "
-        "“Fine-tuning with very large dropout”, arXiv 2403.00946.",
+        overall=_scores(rows),
+        notes=notes(rows),
+        tested=tested,
+        figure={"png": _base64(figure_png), "width": round(Image.open(io.BytesIO(figure_png)).width / _DENSITY)},
+        domains={domain: _scores(rows, domain) for domain in tested} if len(tested) > 1 else {},
+        examples=examples and {**vars(examples), "png": _base64(examples.png)},
+        score_heads=("method", "dropout", "i.i.d. %", "o.o.d. %", "gain"),
+        failed=[_failed(entry) for entry in failed],
+        glossary={**_GLOSSARY, **{row.method: METHODS[row.method].explanation for row in rows}},
+        facts=[_plain(name.replace("_", " "), _value(value)) for name, value in facts.items()],
+        record_heads=("method", "dropout", "test domain", "seed", "i.i.d. %", "o.o.d. %", "steps", "seconds"),
+        records=[_record(record) for record in records],
+        version=__version__,
     )
     write_text(Path(path), content)
 
@@ -189,167 +207,72 @@ def _called(row: Row) -> str:
     return "plain fine-tuning" if row.baseline else f"{row.method} with dropout {row.dropout:g}"
 
 
-def _tiles(rows: Sequence[Row]) -> str:
+def _tiles(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
+    """Class, name, number and remark of each tile; none where there is nothing to compare."""
     row, baseline = _focus(rows), _baseline(rows)
     if row is None or baseline is None:
-        return ""
-    tiles = [("", "plain fine-tuning", baseline), ("main", f"dropout {row.dropout:g}", row)]
-    parts = [
-        f'<div class="{kind}"><dt>{name}, o.o.d.</dt><dd>{_said(percent(which.overall.ood))} %'
-        f"<small>i.i.d. {_said(percent(which.overall.iid))} %</small></dd></div>"
-        for kind, name, which in tiles
+        return []
+    tiles = [
+        (kind, name, f"{_said(percent(each.overall.ood))} %", f"i.i.d. {_said(percent(each.overall.iid))} %")
+        for kind, name, each in (("", PLAIN.label, baseline), ("main", f"dropout {row.dropout:g}", row))
     ]
-    gain = _said(points(row.overall.gain))
-    parts.append(f"<div><dt>gain, o.o.d.</dt><dd>{gain}<small>points, paired by seed</small></dd></div>")
-    return f'<dl class="tiles">{"".join(parts)}</dl>'
+    return [*tiles, ("", "gain", _said(points(row.overall.gain)), "points, paired by seed")]
 
 
 def _compared(rows: Sequence[Row], records: Sequence[Record], dataset: Mapping[str, Any]) -> str:
-    tested = list(rows[0].domains) if rows else []
+    tested = list(rows[0].domains)
     seeds = len({record.seed for record in records})
     each = f"{'' if all(row.complete for row in rows) else 'up to '}{seeds} seed{'' if seeds == 1 else 's'} each"
-    others = len(dataset.get("domains", ())) - 1
+    others = len(dataset["domains"]) - 1
     trained = f"on the {others} other domains" if others > 1 else "on the other domains"
-    text = (
-        f"A pretrained network was adapted to {dataset.get('name', 'the data')} {trained} and then tested on the "
+    return (
+        f"A pretrained network was adapted to {dataset['name']} {trained} and then tested on the "
         f"domain it had never seen: {listing(tested)}{', each in its turn' if len(tested) > 1 else ''}. "
         f"{len(rows)} methods and dropout rates, {each}: {len(records)} results. Every training keeps the checkpoint "
         "with the best i.i.d. accuracy, measured on held-out images of the training domains. The test domain gives "
         "the o.o.d. accuracy and nothing else: it is never used to train, nor to choose a checkpoint or a setting."
     )
-    return f"<p>{escape(text)}</p>"
 
 
-def _score_table(rows: Sequence[Row], domain: str | None, caption: str) -> str:
-    """Overall, or on one test domain."""
+def _scores(rows: Sequence[Row], domain: str | None = None) -> list[_Cells]:
+    """The table of scores, overall or on one test domain."""
     winners = best(rows, domain)
-    body = []
+    table = []
     for position, row in enumerate(rows):
-        score: Score = row.overall if domain is None else row.domains[domain]
-        gain = score.gain
-        colour = "" if gain is None or not _clear(gain) else "good" if gain.mean > 0 else "bad"
-        body.append(
-            f'<tr class="{"base" if row.baseline else ""}">'
-            f'<th scope="row">{escape(label(row, domain))}</th><td>{row.dropout:g}</td>'
-            f"<td>{_cell(percent(score.iid))}</td>"
-            f'<td class="{"best" if position in winners else ""}">{_cell(percent(score.ood))}</td>'
-            f'<td class="{colour}">{_cell(gain_text(row, gain))}</td></tr>'
-        )
-    return _table(("method", "dropout", "i.i.d. %", "o.o.d. %", "gain"), body, caption, "scores")
+        score = row.overall if domain is None else row.domains[domain]
+        clear = score.gain and _clear(score.gain)
+        colour = "" if not clear else "good" if score.gain and score.gain.mean > 0 else "bad"
+        cells = _plain(label(row, domain), f"{row.dropout:g}", percent(score.iid))
+        cells.append((percent(score.ood), "best" if position in winners else ""))
+        cells.append((gain_text(row, score.gain), colour))
+        table.append([(text, f"base {kind}".strip()) for text, kind in cells] if row.baseline else cells)
+    return table
 
 
-def _table(heads: Sequence[str], body: Sequence[str], caption: str, kind: str = "") -> str:
-    cells = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
-    head = f"<thead><tr>{cells}</tr></thead>" if heads else ""
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table class="{kind}">'
-        f"{head}<tbody>{''.join(body)}</tbody></table></div>"
-    )
+def _record(record: Record) -> _Cells:
+    scores = (f"{100 * record.iid_accuracy:.1f}", f"{100 * record.ood_accuracy:.1f}")
+    run = (f"{record.dropout:g}", record.test_domain, str(record.seed))
+    return _plain(record.method, *run, *scores, str(record.steps), f"{record.seconds:.0f}")
 
 
-def _cell(text: str) -> str:
-    """A number whose error goes below it where the screen is narrow."""
-    mean, between, error = text.partition(" ± ")
-    return f"{mean} <span>± {error}</span>" if between else text
+def _failed(entry: Mapping[str, Any]) -> _Cells:
+    """What names a failed run, and why it failed."""
+    named = [f"{key.replace('_', ' ')} {_value(value)}" for key, value in entry.items() if key != "error"]
+    return _plain(", ".join(named), str(entry["error"]))
 
 
-def _list(lines: Sequence[str]) -> str:
-    lines = [*lines, "Bold: highest o.o.d. accuracy. Coloured gains are more than two standard errors from zero."]
-    return '<ul class="notes">' + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+def _plain(*texts: str) -> _Cells:
+    return [(text, "") for text in texts]
 
 
-def _figure(png: bytes, tested: Sequence[str]) -> str:
-    width = round(Image.open(io.BytesIO(png)).width / 1.5)  # sharp at 150 dots an inch, a little above life size
-    size = f"max-width: {width}px; min-width: min(42rem, {width}px)"
-    alt = f"Scatter plot of o.o.d. over i.i.d. accuracy, test domains {listing(tested)}; its means are in the tables."
-    return (
-        '<figure><div class="scroll plot" role="region" tabindex="0" aria-label="Figure">'
-        f'<img src="{_data_uri(png)}" style="{size}" alt="{escape(alt)}"></div>'
-        "<figcaption>Higher is more robust, further right is better on more of the same. Scales differ between panels "
-        "and do not start at zero.</figcaption></figure>"
-    )
-
-
-def _domain_tables(rows: Sequence[Row], tested: Sequence[str]) -> str:
-    if len(tested) < 2:
-        return ""
-    tables = "".join(
-        f"<div><h3>{escape(domain)}</h3>{_score_table(rows, domain, f'Test domain {domain}')}</div>"
-        for domain in tested
-    )
-    return f'<section><h2>Each test domain</h2><div class="pair">{tables}</div></section>'
-
-
-def _examples(examples: Examples | None, tested: Sequence[str]) -> str:
-    if examples is None:
-        return ""
-    side = "".join(
-        f"<span>{escape(domain)}{'<em>test domain</em>' if domain in tested else ''}</span>"
-        for domain in examples.domains
-    )
-    top = "".join(
-        f"<span>{escape(name).replace('/', '/<wbr>').replace('_', '_<wbr>')}</span>" for name in examples.classes
-    )
-    alt = f"Example images: a row for each of {listing(examples.domains)}; columns {listing(examples.classes)}."
-    return (
-        '<section><h2>What the images look like</h2><div class="scroll examples" role="region" tabindex="0" '
-        f'aria-label="Example images"><div class="sheet"><div class="top" aria-hidden="true">{top}</div>'
-        f'<div class="side">{side}</div><img src="{_data_uri(examples.png)}" alt="{escape(alt)}"></div></div></section>'
-    )
-
-
-def _failed(failed: Sequence[Mapping[str, Any]]) -> str:
-    if not failed:
-        return "<section><h2>Failed runs</h2><p>None: every run that was started gave a result.</p></section>"
-    body = []
-    for entry in failed:
-        name = ", ".join(f"{key.replace('_', ' ')} {_value(value)}" for key, value in entry.items() if key != "error")
-        error = _value(entry.get("error", "unknown"))
-        body.append(f'<tr><th scope="row">{escape(name)}</th><td>{escape(error)}</td></tr>')
-    count = "1 run" if len(failed) == 1 else f"{len(failed)} runs"
-    return (
-        f'<section class="failed"><h2>Failed runs</h2><p>{count} gave no result and no part in any mean.</p>'
-        f"{_table(('run', 'error'), body, 'Failed runs', 'text')}</section>"
-    )
-
-
-def _words(words: Mapping[str, str]) -> str:
-    return (
-        '<dl class="words">' + "".join(f"<dt>{escape(w)}</dt><dd>{escape(t)}</dd>" for w, t in words.items()) + "</dl>"
-    )
+def _dataset_line(dataset: Mapping[str, Any]) -> str:
+    skipped = f"; {dataset['skipped']} files could not be read and were left out" if dataset["skipped"] else ""
+    return f"{counts(dataset)}, {dataset['images']:,} images{skipped}; fingerprint {dataset['fingerprint'][:16]}"
 
 
 def _prose(text: str) -> str:
-    """Escaped, with numbers kept on one line with their error and unit."""
-    return escape(text).replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%")
-
-
-def _onward() -> str:
-    return (
-        "<p>Put your images into folders <code>domain/class/image</code>, a domain for each site, camera or style. "
-        "Then see whether dropout helps on your data, and train the model to keep:</p>"
-        "<pre>largedrop compare path/to/images\n"
-        "largedrop train path/to/images --test-domain NAME --dropout 0.9</pre>"
-    )
-
-
-def _facts(facts: Mapping[str, Any]) -> str:
-    body = [
-        f'<tr><th scope="row">{escape(name.replace("_", " "))}</th><td>{escape(_value(value))}</td></tr>'
-        for name, value in facts.items()
-    ]
-    return _table((), body, "How this was made", "text facts")
-
-
-def _records(records: Sequence[Record]) -> str:
-    body = [
-        f'<tr><th scope="row">{escape(record.method)}</th><td>{record.dropout:g}</td>'
-        f"<td>{escape(record.test_domain)}</td><td>{record.seed}</td><td>{100 * record.iid_accuracy:.1f}</td>"
-        f"<td>{100 * record.ood_accuracy:.1f}</td><td>{record.steps}</td><td>{record.seconds:.0f}</td></tr>"
-        for record in records
-    ]
-    heads = ("method", "dropout", "test domain", "seed", "i.i.d. %", "o.o.d. %", "steps", "seconds")
-    return f"<details><summary>All {len(records)} results</summary>{_table(heads, body, 'All results')}</details>"
+    """With numbers kept on one line with their error and unit."""
+    return text.replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%")
 
 
 def _value(value: Any) -> str:
@@ -358,38 +281,18 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _dataset_line(dataset: Mapping[str, Any]) -> str:
-    parts = [str(dataset.get("name", "unnamed"))]
-    if "images" in dataset:
-        parts.append(f"{dataset['images']} images")
-    if isinstance(dataset.get("domains"), Mapping):
-        parts.append("domains " + ", ".join(f"{name} ({count})" for name, count in dataset["domains"].items()))
-    if "classes" in dataset:
-        parts.append(f"{len(dataset['classes'])} classes")
-    if dataset.get("skipped"):
-        parts.append(f"{dataset['skipped']} files could not be read and were left out")
-    if "fingerprint" in dataset:
-        parts.append(f"fingerprint {str(dataset['fingerprint'])[:16]}")
-    return "; ".join(parts)
+def _versions() -> str:
+    packages = [f"{package} {metadata.version(package)}" for package in _PACKAGES]
+    return ", ".join([f"largedrop {__version__}", f"Python {platform.python_version()}", *packages])
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+def _base64(png: bytes) -> str:
+    return base64.b64encode(png).decode("ascii")
 
 
-def _versions() -> list[str]:
-    found = [f"largedrop {__version__}", f"Python {platform.python_version()}"]
-    for package in _PACKAGES:
-        try:
-            found.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def _visible(value: Any) -> Any:
+    """Text with control characters and lone surrogates as escapes, as ``\\x1b``; line breaks stay."""
+    if not isinstance(value, str):
+        return value
+    # Markup stays what it is: an escape holds nothing to be escaped.
+    return type(value)(_UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), value))

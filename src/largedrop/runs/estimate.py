@@ -1,4 +1,4 @@
-"""A mean over seeds with its standard error, and how it is written."""
+"""A mean over seeds with its standard error, and how it and other numbers are written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Estimate", "listing", "percent"]
+__all__ = ["Estimate", "duration", "estimate_json", "listing", "percent", "points"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,20 @@ def listing(names: Sequence[str]) -> str:
     'photo, cartoon and sketch'
     """
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def duration(seconds: float) -> str:
+    """Time as a person says it.
+
+    >>> duration(42), duration(200), duration(7300)
+    ('42 s', '3 min 20 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _error(estimate: Estimate) -> str:
