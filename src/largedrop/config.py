@@ -219,7 +219,7 @@ class Config:
         if problems:
             raise UserError("; ".join(problems))
         # 0 and 0.0 are one setting, so they must have one digest.
-        for name, (kind, _) in _KINDS.items():
+        for name, (kind, _) in KINDS.items():
             if kind is float and getattr(self, name) is not None:
                 object.__setattr__(self, name, float(getattr(self, name)))
 
@@ -316,8 +316,8 @@ def _kinds() -> Iterator[tuple[str, tuple[type, bool]]]:
         yield name, (kinds[0], NoneType in kinds)
 
 
-_KINDS: Mapping[str, tuple[type, bool]] = dict(_kinds())
-"""By field, the type of its values, and whether None is one."""
+KINDS: Mapping[str, tuple[type, bool]] = dict(_kinds())
+"""The type of each field's values, and whether None is one, by its name."""
 
 
 _DEFAULTS = {entry.name: entry.default for entry in fields(Config) if entry.default is not MISSING}
@@ -391,7 +391,7 @@ def field_problems(name: str, value: Any) -> list[str]:
 
 def _problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Every value that its field cannot have, as one message each."""
-    for name, (kind, optional) in _KINDS.items():
+    for name, (kind, optional) in KINDS.items():
         if name not in values or (optional and values[name] is None):
             continue
         value, (wanted, holds) = values[name], ABOUT[name].check

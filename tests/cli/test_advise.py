@@ -106,7 +106,8 @@ def test_mistakes_beside_auto(toy: Path, advised: list[dict[str, Any]], capsys: 
     assert "'auto' is named twice" in one_line(capsys, "compare", toy, "--dropout", "auto,0,auto", *FAST)
     given = ["train", toy, "--test-domain", "photo"]
     assert "takes one rate here, not 2" in one_line(capsys, *given, "--dropout", "0.5,auto", *FAST)
-    assert "must be a number in [0, 1)" in one_line(capsys, *given, "--dropout", "automatic", *FAST)
+    said = one_line(capsys, *given, "--dropout", "automatic", *FAST)
+    assert said == "dropout must be in [0, 1), not 'automatic'"
     # What is wrong with another setting is said before anything is computed.
     assert "unknown recipe" in one_line(capsys, *given, "--dropout", "auto", "--recipe", "long", *FAST)
     assert "steps must be" in one_line(capsys, *given, "--dropout", "auto", *FAST, "--steps", "0")

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 
 from ..config import defaults_of
-from ..errors import UserError
-from .options import Data, Device, LeftOut, Model, Precision, Size, SkipBad, Weights
+from .options import Data, Device, Precision, SkipBad, option
+from .options import rates as listed_rates
 
 __all__ = ["advise"]
 
@@ -23,7 +23,7 @@ def advise(
             help="Domain that is kept for the test and never looked at. [default: every domain is trained on]"
         ),
     ] = None,
-    left_out: LeftOut = None,
+    left_out: Annotated[str, option("left_out")] = "",
     rates: Annotated[
         str, typer.Option(help="Dropout rates to measure, separated by commas; 0 is added.")
     ] = "0,0.25,0.5,0.75,0.9,0.95",
@@ -31,9 +31,9 @@ def advise(
     output: Annotated[
         Path | None, typer.Option(help="Folder for advice.json and the figure. [default: largedrop-advice/DATA]")
     ] = None,
-    model: Model = None,
-    weights: Weights = None,
-    size: Size = None,
+    model: Annotated[str | None, option("model")] = None,
+    weights: Annotated[str | None, option("weights")] = None,
+    size: Annotated[int | None, option("size")] = None,
     precision: Precision = "auto",
     device: Device = "auto",
     skip_bad_images: SkipBad = False,
@@ -51,9 +51,7 @@ def advise(
     place = choose_device(device)
     settings = defaults_of("short")
     side = size or settings["size"]
-    listed = [rate.strip() for rate in rates.split(",") if rate.strip()]
-    if not listed:
-        raise UserError(f"--rates names nothing: {rates!r}")
+    measured = [float(rate) for rate in listed_rates("--rates", rates)]
     with Bar(console, 1, f"opening {data}") as bar:
         opened = open_dataset(data, bound=max(320, side * 5 // 4), skip_bad_images=skip_bad_images, progress=bar.set)
     if opened.skipped:
@@ -66,12 +64,12 @@ def advise(
         found = find_advice(
             opened,
             test_domain=test_domain,
-            left_out=left_out or "",
+            left_out=left_out,
             model=model or settings["model"],
             size=side,
             weights=weights or settings["weights"],
             precision=precision,
-            rates=listed,  # type: ignore[arg-type]
+            rates=measured,
             seeds=range(seeds),
             device=place,
             progress=bar.advance,

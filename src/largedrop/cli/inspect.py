@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from ..errors import UserError
-from .options import Device
+from .options import Device, listed
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
@@ -55,9 +55,7 @@ def inspect(
 
     console = Console(stderr=False)
     place = choose_device(device)
-    wanted = [name.strip() for name in measures.split(",") if name.strip()]
-    if not wanted:
-        raise UserError(f"--measures names nothing: {measures!r}")
+    wanted = listed("--measures", measures)
     found, problems = find_runs(runs)
     for problem in problems:
         console.print(f"left out {problem}", highlight=False, soft_wrap=True)

@@ -1,22 +1,83 @@
-"""The options that several commands share; those that are fields of the config take their help from it."""
+"""The options that several commands share; those that are fields of the config are made from what it knows of them."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from ..config import ABOUT, RECIPES, defaults_of
+from ..config import ABOUT, KINDS, RECIPES, defaults_of, field_problems
+from ..errors import UserError
+
+__all__ = ["listed", "option", "rates", "run_options"]
 
 
-def _option(name: str, *flags: str) -> Any:
-    """An option whose help is the config's line, with its default in each recipe."""
+def option(name: str) -> Any:
+    """The option for a field of the config: its help, with its default in each recipe."""
     values = {recipe: defaults_of(recipe)[name] for recipe in RECIPES}
     same = len(set(values.values())) == 1
     shown = f"{values['short']}" if same else ", ".join(f"{recipe}: {value}" for recipe, value in values.items())
-    tail = "" if shown == "None" else f" [default: {shown}]"
+    tail = "" if shown in ("None", "False", "") else f" [default: {shown}]"
+    flags = [f"--{name.replace('_', '-')}"]  # named for a switch alone, which has no --no-…
     return typer.Option(*flags, help=f"{ABOUT[name].help}{tail}", show_default=False)
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option for each of ``SHARED`` in place of its ``**settings``: those that are set."""
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    parameters = [entry for entry in own if entry.kind is not entry.VAR_KEYWORD]
+    parameters += [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in SHARED.items()
+    ]
+
+    @functools.wraps(command)
+    def with_options(**options: Any) -> None:
+        command(**{name: value for name, value in options.items() if value is not None})
+
+    # What Typer makes the command line from.
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {entry.name: entry.annotation for entry in parameters}
+    return with_options
+
+
+AUTO = "auto"
+"""A dropout rate that is found from the data, for each test domain."""
+
+
+def listed(flag: str, text: str) -> list[str]:
+    """The names in the text of an option, which commas separate.
+
+    Raises:
+        UserError: there are none.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"{flag} names nothing: {text!r}")
+    return names
+
+
+def rates(flag: str, text: str, *, auto: bool = False) -> list[float | str]:
+    """The dropout rates in the text of an option, ``auto`` among them where it may be.
+
+    Raises:
+        UserError: there are none, or one is out of range.
+    """
+    return [name if auto and name == AUTO else _rate(name) for name in listed(flag, text)]
+
+
+def _rate(text: str) -> float:
+    try:
+        rate: float | str = float(text)
+    except ValueError:
+        rate = text
+    for problem in field_problems("dropout", rate):
+        raise UserError(problem)
+    return float(rate)
 
 
 def stopping() -> None:
@@ -29,54 +90,6 @@ Data = Annotated[str, typer.Argument(help="A folder domain/class/image, or 'emoj
 Recipe = Annotated[
     str, typer.Option(help="Where the defaults come from: 'short' (minutes) or 'paper' (10,000 steps at 224 pixels).")
 ]
-
-Model = Annotated[str | None, _option("model")]
-
-Weights = Annotated[str | None, _option("weights")]
-
-Steps = Annotated[int | None, _option("steps")]
-
-Size = Annotated[int | None, _option("size")]
-
-Batch = Annotated[int | None, _option("batch")]
-
-Lr = Annotated[float | None, _option("lr")]
-
-Optimizer = Annotated[str | None, _option("optimizer")]
-
-Momentum = Annotated[float | None, _option("momentum")]
-
-WeightDecay = Annotated[float | None, _option("weight_decay")]
-
-BlockDropout = Annotated[float | None, _option("block_dropout")]
-
-Objective = Annotated[str | None, _option("objective")]
-
-Penalty = Annotated[float | None, _option("penalty")]
-
-PenaltyAfter = Annotated[int | None, _option("penalty_after")]
-
-Head = Annotated[str | None, _option("head")]
-
-HeadLr = Annotated[float | None, _option("head_lr_multiplier", "--head-lr-multiplier")]
-
-DecayAt = Annotated[float | None, _option("decay_at")]
-
-DecayAgainAt = Annotated[float | None, _option("decay_again_at")]
-
-Swad = Annotated[bool | None, typer.Option("--swad", help=ABOUT["swad"].help, show_default=False)]
-
-Fit = Annotated[str | None, _option("fit")]
-
-FeatureViews = Annotated[int | None, _option("feature_views")]
-
-LeftOut = Annotated[str | None, typer.Option(help=ABOUT["left_out"].help, show_default=False)]
-
-EvalEvery = Annotated[int | None, _option("eval_every")]
-
-HeldOut = Annotated[float | None, _option("held_out")]
-
-HeldOutView = Annotated[str | None, _option("held_out_view")]
 
 Precision = Annotated[str, typer.Option(help="'float32', 'bfloat16', or 'auto': bfloat16 where the device has it.")]
 
@@ -93,3 +106,14 @@ SkipBad = Annotated[
 ]
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+
+SHARED: dict[str, tuple[Any, Any]] = {
+    "recipe": (Recipe, "short"),
+    **{name: (Annotated[KINDS[name][0] | None, option(name)], None) for name, about in ABOUT.items() if about.option},
+    "precision": (Precision, "auto"),
+    "device": (Device, "auto"),
+    "jobs": (Jobs, 1),
+    "skip_bad_images": (SkipBad, False),
+    "dry_run": (DryRun, False),
+}
+"""Annotation and default of the options of every command that trains runs with one set of settings."""

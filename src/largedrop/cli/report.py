@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from .options import listed
+
 __all__ = ["report"]
 
 
@@ -29,14 +31,11 @@ def report(
     ] = False,
 ) -> None:
     """Tables and figures over all runs in a folder: mean, standard error, n, selection rule, and what is missing."""
-    from ..errors import UserError
     from ..report.report import write_report
     from ..runs.read import read_runs
 
     console = Console(stderr=False)
-    names = [name.strip() for name in formats.split(",") if name.strip()]
-    if not names:
-        raise UserError(f"--formats names nothing: {formats!r}")
+    names = listed("--formats", formats)
     found = read_runs(runs)
     for problem in found.problems:
         console.print(f"left out {problem}", highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ..config import Config, defaults_of
 from ..errors import CollapseError, UserError
-from .options import stopping
+from .options import AUTO, stopping
 
 if TYPE_CHECKING:
     import torch
@@ -22,22 +22,6 @@ if TYPE_CHECKING:
     from ..data.dataset import Dataset
 
 __all__ = ["run_and_publish"]
-
-AUTO = "auto"
-"""A dropout rate that is found from the data, for each test domain."""
-
-
-SETTINGS = (
-    *("model", "weights", "steps", "size", "batch", "lr", "optimizer", "momentum", "weight_decay", "head"),
-    *("block_dropout", "objective", "penalty", "penalty_after"),
-    *("head_lr_multiplier", "decay_at", "eval_every", "held_out", "held_out_view", "precision"),
-    *("left_out", "swad", "fit", "feature_views", "decay_again_at"),
-)
-"""The options that are fields of the config under the same name."""
-
-
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: options[name] for name in SETTINGS if options.get(name) is not None}
 
 
 def run_and_publish(
@@ -142,22 +126,6 @@ def _default_name(planned: Any) -> str:
     domains = planned.test_domains
     digest = replace(first, dropout=0.0, test_domain="", seed=0).digest()
     return "-".join([first.data, *(domains if len(domains) == 1 else ()), digest])
-
-
-def listed(flag: str, text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise UserError(f"{flag} names nothing: {text!r}")
-    return names
-
-
-def rates(text: str, most: int | None = None) -> list[float | str]:
-    from ..models.dropout import check_rate
-
-    named = listed("--dropout", text)
-    if most is not None and len(named) > most:
-        raise UserError(f"--dropout takes one rate here, not {len(named)} ({text}); `largedrop compare` takes several")
-    return [rate if rate == AUTO else check_rate(rate) for rate in named]  # type: ignore[arg-type]
 
 
 def _advised(

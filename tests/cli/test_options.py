@@ -1,0 +1,42 @@
+"""Options made from the config's fields: every field has one, or says where else it comes from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import pytest
+
+from largedrop.cli import main
+from largedrop.cli.compare import compare
+from largedrop.cli.train import train
+from largedrop.config import ABOUT, RECIPES, defaults_of
+
+
+@pytest.mark.parametrize("command", [train, compare], ids=lambda command: str(command.__name__))
+@pytest.mark.parametrize("name", ABOUT)
+def test_every_field_is_on_the_command_line(name: str, command: Callable[..., None]) -> None:
+    options = inspect.signature(command).parameters
+    if ABOUT[name].option:
+        assert options[name].default is None  # the recipe's is taken
+    elif not ABOUT[name].elsewhere.startswith("it follows from") and (command, name) != (compare, "left_out"):
+        assert {name, f"{name}s"} & {*options}, f"{name} cannot be set; let About.elsewhere say why"
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_help_says_what_each_option_is_and_its_defaults(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    said = "".join(capsys.readouterr().out.split())  # lines end where the terminal does
+    for name, about in ABOUT.items():
+        if not about.option:
+            continue
+        short, paper = (defaults_of(recipe)[name] for recipe in RECIPES)
+        default = f"[default:{short}]" if short == paper else f"[default:short:{short},paper:{paper}]"
+        shown = "" if short is None or short is False else default
+        assert f"--{name.replace('_', '-')}" in said
+        assert "".join(about.help.split()) + shown in said
+
+
+def test_a_switch_has_no_opposite(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    assert "--no-" not in capsys.readouterr().out
