@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import UserError
 
-__all__ = ["is_leftover", "read_json", "replacing", "write_bytes", "write_json", "write_text"]
+__all__ = ["is_leftover", "json_text", "read_json", "replacing", "write_bytes", "write_json", "write_text"]
 
 
 @contextmanager
@@ -59,8 +59,13 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` to ``path`` whole, as JSON (no NaN, so that every parser reads it)."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    """Write ``content`` to ``path`` whole, as JSON."""
+    write_text(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """``content`` as indented JSON (no NaN, so that every parser reads it)."""
+    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def is_leftover(path: Path) -> bool:

@@ -21,7 +21,7 @@ from largedrop.report.examples import Examples, example_grid
 from largedrop.report.page import details, headline, write_page
 from largedrop.runs.methods import METHODS
 from largedrop.runs.record import Record, describe
-from largedrop.selection.summary import summarise
+from largedrop.selection.selection import summarise
 
 NASTY = '<b>&"'
 FIGURE = png_bytes(Figure())

@@ -3,166 +3,37 @@
 from __future__ import annotations
 
 import itertools
-import math
+import random
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import pytest
+from tests.helpers import TWO_SETTINGS, record
 
 from largedrop.errors import UserError
-from largedrop.report.drawing.hull import convex_hull
 from largedrop.runs.estimate import Estimate
 from largedrop.runs.record import Record
-from largedrop.selection.averages import Missing, Setting, average, settings_of
-from largedrop.selection.selection import centre, combinations, family_cloud, groups, select
+from largedrop.selection.averages import Missing, average
+from largedrop.selection.groups import Setting
+from largedrop.selection.selection import Row, select, summarise
 
 
-def record(
-    domain: str, seed: int, iid: float, ood: float, method: str = "fine-tuning", dropout: float = 0.0, **settings: Any
-) -> Record:
-    return Record(method, dropout, domain, seed, iid, ood, 10, 1.0, settings)
+def selected(records: Iterable[Record], rule: str = "iid", allow_missing: bool = False, **more: Any) -> list[Row]:
+    return select(average(records, allow_missing=allow_missing), rule, **more)
 
 
 LOW, HIGH = Setting("fine-tuning", 0.0, (("lr", 0.1),)), Setting("fine-tuning", 0.0, (("lr", 0.5),))
 
-# Two settings on two domains with two seeds: lr 0.1 is better i.i.d. on a (0.75 to 0.70), lr 0.5 on b (0.85 to 0.80),
-# and o.o.d. each time the other.
-RECORDS = [
-    record("a", 0, 0.70, 0.40, lr=0.1),
-    record("a", 1, 0.80, 0.50, lr=0.1),
-    record("a", 0, 0.70, 0.60, lr=0.5),
-    record("a", 1, 0.70, 0.70, lr=0.5),
-    record("b", 0, 0.80, 0.90, lr=0.1),
-    record("b", 1, 0.80, 0.80, lr=0.1),
-    record("b", 0, 0.90, 0.20, lr=0.5),
-    record("b", 1, 0.80, 0.40, lr=0.5),
-]
-
-
-def test_a_setting_is_what_differs_but_for_seed_and_domain() -> None:
-    records = [
-        record("a", 0, 0.5, 0.5, lr=0.1, size=96, left_out="c", betas=[0.9, 0.99]),
-        record("b", 1, 0.5, 0.5, lr=0.2, size=96, betas=[0.9, 0.99], head="warm"),
-    ]
-    make = settings_of(records)
-    assert make(records[0]) == Setting("fine-tuning", 0.0, (("lr", 0.1),))
-    assert str(make(records[1])) == "fine-tuning, dropout 0, head warm, lr 0.2"
-    assert len({make(records[0]), make(records[0]), make(records[1])}) == 2
-    assert make(records[1]).without("lr") == Setting("fine-tuning", 0.0, (("head", "warm"),))
-    assert make(records[1]).only("lr", "head") == "head warm, lr 0.2"
-
-
-def test_settings_hold_lists_as_tuples() -> None:
-    records = [record("a", 0, 0.5, 0.5, betas=[1, 2]), record("a", 0, 0.5, 0.5, betas=[1, 3])]
-    assert hash(settings_of(records)(records[0])) == hash(Setting("fine-tuning", 0.0, (("betas", (1, 2)),)))
-    assert str(settings_of(records)(records[1])) == "fine-tuning, dropout 0, betas 1/3"
-
-
-def test_settings_are_in_order_of_method_rate_and_value() -> None:
-    settings = [
-        Setting(method, rate, (("lr", lr),))
-        for method, rate, lr in itertools.product(("linear-probe", "fine-tuning"), (0.9, 0.0), (0.5, 0.1, "a"))
-    ]
-    printed = [str(setting) for setting in sorted(settings, key=Setting.order)]
-    assert printed[:4] == [
-        "fine-tuning, dropout 0, lr 0.1",
-        "fine-tuning, dropout 0, lr 0.5",
-        "fine-tuning, dropout 0, lr a",
-        "fine-tuning, dropout 0.9, lr 0.1",
-    ]
-    assert printed[6] == "linear-probe, dropout 0, lr 0.1"
-
-
-def test_means_over_seeds_by_hand() -> None:
-    found = average(RECORDS)
-    assert found.settings == (LOW, HIGH)
-    assert (found.domains, found.seeds, found.missing) == (("a", "b"), (0, 1), ())
-    np.testing.assert_allclose(found.means, [[[0.75, 0.45], [0.80, 0.85]], [[0.70, 0.65], [0.85, 0.30]]], atol=1e-15)
-    np.testing.assert_array_equal(found.counts, [[2, 2], [2, 2]])
-    assert found.values.shape == (2, 2, 2, 2)
-    assert found.values[1, 0, 1, 1] == 0.70
-
-
-def test_missing_seeds_are_named_and_leave_the_mean_out() -> None:
-    found = average(RECORDS[1:])
-    assert found.missing == (Missing(LOW, "a", 0),)
-    assert str(found.missing[0]) == "fine-tuning, dropout 0, lr 0.1; test domain a, seed 0"
-    assert np.isnan(found.means[0, 0]).all()
-    assert not np.isnan(found.means[1]).any()
-    lenient = average(RECORDS[1:], allow_missing=True)
-    np.testing.assert_allclose(lenient.means[0, 0], [0.80, 0.50])
-    assert lenient.missing == found.missing
-    assert lenient.counts[0, 0] == 1
-
-
-def test_a_grid_may_have_more_than_the_records() -> None:
-    found = average(RECORDS, seeds=(2,), domains=("c",), settings=(Setting("ensemble", 0.0, (("lr", 0.1),)),))
-    assert found.domains == ("c", "a", "b")
-    assert found.seeds == (0, 1, 2)
-    assert len(found.missing) == 3 * 3 * 3 - 8
-    assert np.isnan(found.means).all()
-
-
-def test_two_records_of_one_run_are_refused() -> None:
-    with pytest.raises(UserError) as caught:
-        average([*RECORDS, RECORDS[0], record("b", 1, 0, 0, lr=0.5)])
-    assert str(caught.value) == (
-        "there are two records of the same run:\n"
-        "fine-tuning, dropout 0, lr 0.1; test domain a, seed 0\n"
-        "fine-tuning, dropout 0, lr 0.5; test domain b, seed 1"
-    )
-
 
 def test_no_records() -> None:
     with pytest.raises(UserError, match=r"^there is nothing to select from: no run gave a record$"):
-        select([])
+        selected([])
     with pytest.raises(UserError, match=r"\(all 1 leave out a domain besides the test domain\)$"):
-        select([record("a", 0, 0.5, 0.5, left_out="b")])
-
-
-def test_combinations_of_two_settings_on_two_domains_by_a_plain_loop() -> None:
-    found = average(RECORDS)
-    expected = [
-        [(found.means[first, 0, kind] + found.means[second, 1, kind]) / 2 for kind in (0, 1)]
-        for first in (0, 1)
-        for second in (0, 1)
-    ]
-    np.testing.assert_allclose(family_cloud(found, [LOW, HIGH]), expected, atol=1e-15)
-    np.testing.assert_allclose(expected, [[0.775, 0.65], [0.80, 0.375], [0.75, 0.75], [0.775, 0.475]])
-
-
-def test_the_papers_1296_dots_are_those_of_itertools() -> None:
-    choices = np.random.default_rng(0).random((4, 6, 2))
-    expected = [np.mean(picked, axis=0) for picked in itertools.product(*choices)]
-    found = combinations(choices)  # type: ignore[arg-type]
-    assert found.shape == (1296, 2)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-15)
-
-
-def test_domains_may_have_different_numbers_of_settings() -> None:
-    assert combinations([np.zeros((2, 2)), np.ones((3, 2))]).tolist() == [[0.5, 0.5]] * 6
-    assert combinations([np.zeros((2, 2)), np.empty((0, 2))]).shape == (0, 2)
-
-
-def test_a_million_combinations_and_no_more_than_two() -> None:
-    assert combinations(np.zeros((6, 10, 2))).shape == (1_000_000, 2)  # type: ignore[arg-type]
-    with pytest.raises(UserError) as caught:
-        combinations(np.zeros((6, 12, 2)))  # type: ignore[arg-type]
-    assert str(caught.value) == (
-        "12 × 12 × 12 × 12 × 12 × 12 settings make 2,985,984 combinations over 6 test domains, more than 2,000,000; "
-        "choose among fewer settings"
-    )
-
-
-def test_combinations_of_wrong_shapes() -> None:
-    with pytest.raises(UserError, match=r"test domain 0 has shape \(3,\); test domain 2 has shape \(2, 3\)$"):
-        combinations([np.zeros(3), np.zeros((2, 2)), np.zeros((2, 3))])
-    with pytest.raises(UserError, match="no test domain"):
-        combinations([])
+        selected([record("a", 0, 0.5, 0.5, left_out="b")])
 
 
 def test_iid_selection_by_hand() -> None:
-    (choice,) = select(RECORDS)
+    (choice,) = selected(TWO_SETTINGS)
     assert choice.rule == "iid"
     assert choice.group == Setting("fine-tuning", 0.0)
     assert choice.chosen == {"a": LOW, "b": HIGH}
@@ -172,22 +43,22 @@ def test_iid_selection_by_hand() -> None:
     assert choice.ood is not None
     assert (choice.ood.mean, choice.ood.n) == (pytest.approx(0.375), 2)
     assert choice.ood.error == pytest.approx(0.075)
-    assert choice.domains["b"][1] == Estimate.of([0.20, 0.40])
+    assert choice.domains["b"].ood == Estimate.of([0.20, 0.40])
     assert choice.missing == ()
 
 
 def test_iid_selection_never_looks_at_the_ood_accuracy() -> None:
-    blind = [record(each.test_domain, each.seed, each.iid_accuracy, 0.5, **each.settings) for each in RECORDS]
-    assert select(blind)[0].chosen == select(RECORDS)[0].chosen
+    blind = [record(each.test_domain, each.seed, each.iid_accuracy, 0.5, **each.settings) for each in TWO_SETTINGS]
+    assert selected(blind)[0].chosen == selected(TWO_SETTINGS)[0].chosen
 
 
 def test_oracle_by_hand_and_only_by_name() -> None:
-    (choice,) = select(RECORDS, "oracle")
+    (choice,) = selected(TWO_SETTINGS, "oracle")
     assert choice.chosen == {"a": HIGH, "b": LOW}
     assert choice.ood is not None
     assert choice.ood.mean == pytest.approx(0.75)
     with pytest.raises(UserError, match=r"^unknown selection 'orakel'; did you mean 'oracle'\? "):
-        select(RECORDS, "orakel")
+        selected(TWO_SETTINGS, "orakel")
 
 
 def test_ties_go_to_the_lower_value_whatever_the_order_of_the_records() -> None:
@@ -199,7 +70,7 @@ def test_ties_go_to_the_lower_value_whatever_the_order_of_the_records() -> None:
     ]
     assert (0.1 + 0.2) + 0.3 != (0.3 + 0.2) + 0.1
     for records in (tied, tied[::-1]):
-        assert select(records)[0].chosen == {"a": LOW}
+        assert selected(records)[0].chosen == {"a": LOW}
 
 
 def test_what_is_not_tuned_is_compared() -> None:
@@ -209,22 +80,24 @@ def test_what_is_not_tuned_is_compared() -> None:
         for multiplier in (1.0, 10.0)
         for dropout in (0.9, 0.0)
     ]
-    assert [str(choice.group) for choice in select(records)] == [
+    assert [str(choice.group) for choice in selected(records)] == [
         "fine-tuning, dropout 0, head_lr_multiplier 1",
         "fine-tuning, dropout 0, head_lr_multiplier 10",
         "fine-tuning, dropout 0.9, head_lr_multiplier 1",
         "fine-tuning, dropout 0.9, head_lr_multiplier 10",
     ]
-    assert len(select(records, tuned=("lr", "head_lr_multiplier"))) == 2
-    assert len(groups(average(records).settings, ())) == 8
+    assert len(selected(records, tuned=("lr", "head_lr_multiplier"))) == 2
+    assert len(selected(records, tuned=())) == 8
 
 
 def test_a_setting_with_missing_seeds_is_not_chosen_unless_allowed() -> None:
-    short = [each for each in RECORDS if not (each.settings["lr"] == 0.5 and (each.test_domain, each.seed) == ("b", 1))]
-    (choice,) = select(short)
+    short = [
+        each for each in TWO_SETTINGS if not (each.settings["lr"] == 0.5 and (each.test_domain, each.seed) == ("b", 1))
+    ]
+    (choice,) = selected(short)
     assert choice.chosen == {"a": LOW, "b": LOW}
     assert choice.missing == (Missing(HIGH, "b", 1),)
-    (choice,) = select(short, allow_missing=True)
+    (choice,) = selected(short, allow_missing=True)
     assert choice.chosen == {"a": LOW, "b": HIGH}
     assert choice.missing == (Missing(HIGH, "b", 1),)
     assert choice.ood is not None
@@ -232,21 +105,11 @@ def test_a_setting_with_missing_seeds_is_not_chosen_unless_allowed() -> None:
 
 
 def test_a_domain_without_a_whole_setting_gives_no_average() -> None:
-    (choice,) = select([each for each in RECORDS if (each.test_domain, each.seed) != ("b", 1)])
+    (choice,) = selected([each for each in TWO_SETTINGS if (each.test_domain, each.seed) != ("b", 1)])
     assert choice.chosen == {"a": LOW}
-    assert (choice.iid, choice.ood, dict(choice.by_seed)) == (None, None, {})
-    assert list(choice.domains) == ["a"]
+    assert (choice.iid, choice.ood, choice.by_seed) == (None, None, {})
+    assert [each.ood is None for each in choice.domains.values()] == [False, True]
     assert len(choice.missing) == 2
-
-
-def test_centre_is_the_mean_of_the_cloud() -> None:
-    found = average(RECORDS)
-    middle = centre(found, [LOW, HIGH])
-    assert middle is not None
-    np.testing.assert_allclose([each.mean for each in middle], family_cloud(found, [LOW, HIGH]).mean(0))
-    # seed 0: (0.4 + 0.6 + 0.9 + 0.2) / 4 = 0.525, seed 1: (0.5 + 0.7 + 0.8 + 0.4) / 4 = 0.6
-    assert (middle[1].n, middle[1].error) == (2, pytest.approx(0.0375))
-    assert centre(average([each for each in RECORDS if (each.test_domain, each.seed) != ("b", 1)]), [LOW, HIGH]) is None
 
 
 def left_out_records(domains: str = "abc", seeds: int = 1) -> list[Record]:
@@ -264,11 +127,11 @@ def left_out_records(domains: str = "abc", seeds: int = 1) -> list[Record]:
 
 
 def test_leave_one_domain_out_selection_by_hand() -> None:
-    (choice,) = select(left_out_records(), "leave-one-domain-out")
+    (choice,) = selected(left_out_records(), "leave-one-domain-out")
     assert choice.chosen == {"a": HIGH, "b": HIGH, "c": LOW}
     assert choice.ood is not None
     assert choice.ood.mean == pytest.approx((0.45 + 0.45 + 0.25) / 3)
-    assert select(left_out_records())[0].chosen == dict.fromkeys("abc", LOW)
+    assert selected(left_out_records())[0].chosen == dict.fromkeys("abc", LOW)
 
 
 def test_leave_one_domain_out_selection_averages_over_the_other_domains() -> None:
@@ -280,7 +143,7 @@ def test_leave_one_domain_out_selection_averages_over_the_other_domains() -> Non
         else each
         for each in left_out_records()
     ]
-    assert select(records, "leave-one-domain-out")[0].chosen["a"] == HIGH
+    assert selected(records, "leave-one-domain-out")[0].chosen["a"] == HIGH
 
 
 def test_leave_one_domain_out_selection_never_looks_at_the_test_domain() -> None:
@@ -289,7 +152,7 @@ def test_leave_one_domain_out_selection_never_looks_at_the_test_domain() -> None
         for each in left_out_records()
         for lr in [each.settings["lr"]]
     ]
-    before, after = (select(records, "leave-one-domain-out")[0] for records in (left_out_records(), blind))
+    before, after = (selected(records, "leave-one-domain-out")[0] for records in (left_out_records(), blind))
     assert before.chosen == after.chosen
     assert before.ood != after.ood
 
@@ -301,41 +164,124 @@ def test_leave_one_domain_out_selection_names_the_runs_that_it_lacks() -> None:
         if (each.settings["lr"], each.settings.get("left_out"), each.seed) != (0.5, "b", 1)
     ]
     with pytest.raises(UserError) as caught:
-        select(records, "leave-one-domain-out")
+        selected(records, "leave-one-domain-out")
     assert str(caught.value) == (
         "leave-one-domain-out selection needs runs that leave out the test domain and another one; 2 of them are not "
         "stored:\nfine-tuning, dropout 0, lr 0.5: left out b, test domain a (seed 1), c (seed 1)"
     )
     with pytest.raises(UserError, match=r"; 12 of them are not stored:\n"):
-        select([each for each in left_out_records() if "left_out" not in each.settings], "leave-one-domain-out")
+        selected([each for each in left_out_records() if "left_out" not in each.settings], "leave-one-domain-out")
     with pytest.raises(UserError, match=r"needs three domains or more .*; there are a, b$"):
-        select(RECORDS, "leave-one-domain-out")
+        selected(TWO_SETTINGS, "leave-one-domain-out")
 
 
-def test_choice_as_json() -> None:
-    content = select(RECORDS)[0].to_json()
-    assert content["ood"] == {"mean": 0.375, "error": pytest.approx(0.075), "n": 2}
-    assert content["domains"]["a"]["chosen"] == "fine-tuning, dropout 0, lr 0.1"
-    assert list(content["by_seed"]) == ["0", "1"]
+def comparison(*missing: tuple[str, float, str, int]) -> list[Record]:
+    """Plain fine-tuning, dropout 0.9 and a probe of one seed and domain; but for some (method, rate, domain, seed)."""
+    scores = {
+        ("linear-probe", 0.0, "a"): [(0.70, 0.40)],
+        ("fine-tuning", 0.9, "a"): [(0.90, 0.70), (0.92, 0.76)],
+        ("fine-tuning", 0.9, "b"): [(0.80, 0.50), (0.82, 0.52)],
+        ("fine-tuning", 0.0, "a"): [(0.88, 0.60), (0.90, 0.64)],
+        ("fine-tuning", 0.0, "b"): [(0.80, 0.44), (0.84, 0.48)],
+    }
+    return [
+        record(domain, seed, iid, ood, method, dropout)
+        for (method, dropout, domain), pairs in scores.items()
+        for seed, (iid, ood) in enumerate(pairs)
+        if (method, dropout, domain, seed) not in missing
+    ]
 
 
-def test_hull_of_a_square_with_points_inside_and_on_its_edges() -> None:
-    grid = np.stack(np.meshgrid(range(5), range(3)), -1).reshape(-1, 2)
-    assert convex_hull(np.concatenate([grid, grid])).tolist() == [[0, 0], [4, 0], [4, 2], [0, 2]]
-    assert convex_hull([[1, 1], [1, 1]]).tolist() == [[1, 1]]
-    assert convex_hull([[0, 0], [2, 2], [1, 1]]).tolist() == [[0, 0], [2, 2]]
-    assert convex_hull(np.empty((0, 2))).shape == (0, 2)
-    for points, told in (([1, 2, 3], r"not \(3,\)"), ([[0, math.nan]], "finite")):
-        with pytest.raises(UserError, match=told):
-            convex_hull(points)
+def near(estimate: Estimate | None, mean: float, error: float | None, n: int) -> bool:
+    assert estimate is not None
+    return (estimate.mean, estimate.error, estimate.n) == (pytest.approx(mean), pytest.approx(error, abs=1e-11), n)
 
 
-def test_hull_holds_every_point_and_its_corners_are_points() -> None:
-    points = np.random.default_rng(0).normal(size=(5000, 2))
-    corners = convex_hull(points)
-    assert {tuple(corner) for corner in corners} <= {tuple(point) for point in points}
-    following = np.roll(corners, -1, axis=0)
-    along, offsets = following - corners, points[:, None] - corners
-    assert (along[:, 0] * offsets[..., 1] - along[:, 1] * offsets[..., 0] >= -1e-12).all()
-    turns = np.roll(along, -1, axis=0)
-    assert (along[:, 0] * turns[:, 1] - along[:, 1] * turns[:, 0] > 0).all()
+def test_rows_come_in_a_fixed_order() -> None:
+    methods, rates = ("fine-tuning", "ensemble", "weight-average", "linear-probe"), (0.0, 0.5, 0.9)
+    grid = [(method, rate) for method in methods for rate in rates]
+    rows = summarise(record("a", 0, 0.5, 0.5, method, rate) for method, rate in reversed(grid))
+    assert [(row.method, row.dropout) for row in rows] == grid
+    assert [row.baseline for row in rows] == [True] + [False] * 11
+
+
+def test_means_standard_errors_and_gains_by_hand() -> None:
+    baseline, dropout, _ = summarise(comparison())
+    # Seeds: 0 → (0.90 + 0.80) / 2 = 0.85 and (0.70 + 0.50) / 2 = 0.60; 1 → 0.87 and 0.64. Two values d apart have a
+    # standard deviation of d/√2 (ddof = 1) and a standard error of d/2.
+    assert near(dropout.iid, 0.86, 0.01, 2)
+    assert near(dropout.ood, 0.62, 0.02, 2)
+    assert near(baseline.ood, 0.54, 0.02, 2)
+    assert near(dropout.domains["a"].ood, 0.73, 0.03, 2)
+    assert near(dropout.domains["b"].iid, 0.81, 0.01, 2)
+    # a: +0.10, +0.12; b: +0.06, +0.04; overall, by seed: +0.08, +0.08. The means alone have errors of 0.02 each, which
+    # unpaired would give 0.028.
+    assert near(dropout.domains["a"].gain, 0.11, 0.01, 2)
+    assert near(dropout.domains["b"].gain, 0.05, 0.01, 2)
+    assert near(dropout.gain, 0.08, 0.0, 2)
+    assert baseline.gain is None
+
+
+def test_one_seed_has_no_standard_error() -> None:
+    rows = summarise(each for each in comparison() if each.seed == 0 and each.method == "fine-tuning")
+    assert (rows[1].ood, rows[1].gain) == (Estimate(0.6, None, 1), Estimate(0.08, None, 1))
+
+
+def test_missing_runs_are_named_and_their_seeds_left_out() -> None:
+    baseline, dropout, probe = summarise(comparison(("fine-tuning", 0.9, "b", 1)))
+    assert (baseline.complete, dropout.complete) == (True, False)
+    assert dropout.missing == (Missing(dropout.group, "b", 1),)
+    assert dropout.ood == Estimate(0.6, None, 1)  # seed 0 alone
+    assert near(dropout.domains["a"].ood, 0.73, 0.03, 2)
+    assert (dropout.domains["a"].missing, dropout.domains["b"].missing) == ((), dropout.missing)
+    assert dropout.domains["b"].ood == Estimate(0.5, None, 1)
+    assert [(run.test_domain, run.seed) for run in probe.missing] == [("a", 1), ("b", 0), ("b", 1)]
+    assert (probe.iid, probe.ood, probe.gain, probe.n) == (None, None, None, 0)
+    assert probe.domains["a"].gain == Estimate(-0.2, None, 1)
+
+
+def test_a_gain_is_over_the_seeds_that_plain_fine_tuning_has_too() -> None:
+    dropout = summarise(comparison(("fine-tuning", 0.0, "b", 0)))[1]
+    assert near(dropout.ood, 0.62, 0.02, 2)
+    assert dropout.gain == Estimate(0.08, None, 1)
+
+
+def test_a_comparison_may_have_more_than_the_records() -> None:
+    (row,) = summarise([record("a", seed, 0.9, 0.7) for seed in (0, 1)], domains=("c", "a"), seeds=(0, 1))
+    assert [(run.test_domain, run.seed) for run in row.missing] == [("c", 0), ("c", 1)]
+    assert (list(row.domains), row.ood) == (["c", "a"], None)
+
+
+def test_linear_fits_gain_over_the_fine_tuning_of_their_settings() -> None:
+    rows = summarise(
+        [
+            record("a", 0, 0.9, 0.60, fit="all", size=96),
+            record("a", 0, 0.9, 0.65, fit="all", size=128),
+            record("a", 0, 0.9, 0.70, "linear-fine-tuning", fit="linear", size=128),
+        ]
+    )
+    assert [row.gain for row in rows] == [None, None, Estimate(0.05, None, 1)]
+
+
+def test_random_grids_have_the_numbers_of_the_two_aggregations_that_this_one_replaced() -> None:
+    draw = random.Random(10).random
+    methods = (("fine-tuning", 0.0), ("fine-tuning", 0.9), ("ensemble", 0.0))
+    records = [
+        record(domain, seed, draw(), draw(), method, dropout)
+        for method, dropout in methods
+        for domain in "abc"
+        for seed in range(3)
+    ]
+    _, dropout, ensemble = summarise(records)
+    assert dropout.iid == Estimate(0.523901263228, 0.207182085209, 3)
+    assert dropout.ood == Estimate(0.531575066217, 0.026825751605, 3)
+    assert dropout.gain == Estimate(0.105934994222, 0.165908803522, 3)
+    assert dropout.domains["b"].gain == Estimate(-0.097732652323, 0.479056000527, 3)
+    assert ensemble.gain == Estimate(-0.074692164637, 0.20268275338, 3)
+    # Without plain fine-tuning on b with seed 1, and dropout 0.9 on c with seed 2.
+    baseline, dropout, ensemble = summarise(each for index, each in enumerate(records) if index not in (4, 17))
+    assert baseline.ood == Estimate(0.448949832205, 0.237724834324, 2)
+    assert dropout.ood == Estimate(0.555563845158, 0.020796112673, 2)
+    assert dropout.gain == Estimate(0.365134959949, None, 1)
+    assert dropout.domains["b"].gain == Estimate(-0.004842889105, 0.814001492991, 2)
+    assert ensemble.gain == Estimate(-0.26189890114, 0.134542963311, 2)

@@ -43,9 +43,9 @@ class Plan:
         return tuple(dict.fromkeys(config.test_domain for config in self.configs))
 
     @property
-    def pairs(self) -> list[tuple[str, int]]:
-        """Every (test domain, seed)."""
-        return list(dict.fromkeys((config.test_domain, config.seed) for config in self.configs))
+    def seeds(self) -> tuple[int, ...]:
+        """In the order of the runs."""
+        return tuple(dict.fromkeys(config.seed for config in self.configs))
 
 
 @dataclass

@@ -20,7 +20,7 @@ from ..analysis.advice_curves import Point
 from ..runs.estimate import Estimate, listing, percent, points
 from ..runs.methods import METHODS, PLAIN, method_of
 from ..runs.record import Record
-from ..selection.summary import summarise
+from ..selection.selection import summarise
 from .drawing.panels import legend_below, panels_of
 from .drawing.style import INK
 
@@ -154,12 +154,11 @@ def auto_lines(records: Sequence[Record], chosen: Mapping[str, float]) -> list[s
     """
     picked = [replace(each, dropout=_OWN) for each in records if each.dropout == chosen.get(each.test_domain)]
     plain = [each for each in records if method_of(each.method, each.dropout) is PLAIN]
-    pairs = [(each.test_domain, each.seed) for each in records if each.test_domain in chosen]
     lines = [f"dropout auto ({', '.join(f'{domain} {rate:g}' for domain, rate in chosen.items())}):"]
-    for row in summarise([*plain, *picked], expected=pairs) if picked else ():
+    for row in summarise([*plain, *picked]) if picked else ():
         if row.dropout == _OWN:
-            gain = f", gain {points(row.overall.gain)}" if row.overall.gain else ""
-            lines.append(f"  {row.method}: i.i.d. {percent(row.overall.iid)}, o.o.d. {percent(row.overall.ood)}{gain}")
+            gain = f", gain {points(row.gain)}" if row.gain else ""
+            lines.append(f"  {row.method}: i.i.d. {percent(row.iid)}, o.o.d. {percent(row.ood)}{gain}")
     return lines
 
 

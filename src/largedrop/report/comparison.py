@@ -13,12 +13,13 @@ from rich.console import Console
 from ..data.dataset import Dataset
 from ..experiments.compare import Comparison, Plan
 from ..runs.record import describe, write_results
-from ..selection.summary import summarise
-from .comparison_table import render_table
+from ..selection.selection import summarise
 from .drawing.iid_ood import iid_ood_figure
 from .drawing.style import png_bytes, save_figure
 from .examples import example_grid
 from .page import write_page
+from .tables import compared_tables
+from .text import render
 
 __all__ = ["machine", "publish"]
 
@@ -49,8 +50,8 @@ def publish(
     write_results(results, records, dataset=facts, failed=comparison.failed, command=command)
     if not records:
         return [results]
-    rows = summarise(records, expected=planned.pairs)
-    render_table(rows, console)
+    rows = summarise(records, domains=planned.test_domains, seeds=planned.seeds)
+    render(compared_tables(rows, console.width), console)
     figure = iid_ood_figure(records, title=title)
     png, svg = save_figure(figure, folder / "figure")
     page = folder / "report.html"

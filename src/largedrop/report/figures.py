@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from ..runs.interpolation import KINDS
 from ..runs.methods import METHODS, PLAIN, Method, checkpoint_method, method_of
-from ..selection.averages import FIT, Averages, Setting
+from ..selection.averages import MOST_COMBINATIONS
 from ..selection.curves import Mean, names_of
-from ..selection.selection import MOST_COMBINATIONS, family_cloud
+from ..selection.groups import FIT
+from ..selection.selection import Row
 from .drawing.clouds import Cloud, CloudPanel, clouds_figure
 from .drawing.figures import Bar, BarPanel, Curve, PathPanel, Stop, alpha_figure, comparison_figure, paths_figure
-from .tables import Line
 
 __all__ = ["TEXTS", "figures_of"]
 
@@ -38,57 +38,30 @@ _USUAL = 0.9
 """The rate of figure 2."""
 
 
-def figures_of(
-    lines: Sequence[Line],
-    grouped: Mapping[Setting, list[Setting]],
-    averages: Averages,
-    means: Sequence[Mean],
-    name: str,
-) -> tuple[dict[str, Figure], list[str]]:
+def figures_of(rows: Sequence[Row], means: Sequence[Mean], name: str) -> tuple[dict[str, Figure], list[str]]:
     """The figures that the runs allow by name, and why there are no others.
 
     Args:
-        lines: one for each group of settings.
-        grouped: the settings of each group.
-        averages: of all settings.
+        rows: one for each group of settings.
         means: interpolations; without any there is no figure ``alpha``, and nothing is said of it.
         name: of the dataset.
     """
-    variants: dict[tuple[tuple[str, Any], ...], list[Line]] = {}
-    for line in lines:
-        variants.setdefault(line.choice.group.items, []).append(line)
+    variants: dict[tuple[tuple[str, Any], ...], list[Row]] = {}
+    for row in rows:
+        variants.setdefault(row.group.items, []).append(row)
     figures: dict[str, Figure] = {}
     undrawn: list[str] = []
     clouds, paths = [], []
     for items, members in variants.items():
-        others = tuple(item for item in items if item[0] != FIT)
-        parts = [checkpoint_method(str(value)).label for name, value in items if name == FIT]
-        title = ", ".join([*parts, *([Setting("", 0.0, others).only(*(key for key, _ in others))] if others else [])])
-        shown = [each for each in _of_figure_2(members) if each.centre]
-        if any(each.dots > MOST_COMBINATIONS for each in shown):
+        fits = [checkpoint_method(str(value)).label for name, value in items if name == FIT]
+        title = ", ".join(filter(None, (*fits, members[0].group.without(FIT).others)))
+        shown = [row for row in _of_figure_2(members) if row.centre]
+        if any(row.dots > MOST_COMBINATIONS for row in shown):
             undrawn.append(f"clouds{f' of {title}' if title else ''}: more than {MOST_COMBINATIONS:,} combinations")
         elif shown:
-            made = [
-                Cloud(_short(each), family_cloud(averages, grouped[each.choice.group]), _method(each)) for each in shown
-            ]
-            plain = next((cloud.name for cloud in made if cloud.method is PLAIN), None)
-            clouds.append(
-                CloudPanel(
-                    title,
-                    made,
-                    [
-                        (plain, cloud.name)
-                        for cloud, line in zip(made, shown, strict=True)
-                        if plain and cloud.name != plain and not METHODS[line.choice.group.method].across
-                    ],
-                )
-            )
+            clouds.append(_cloud_panel(title, shown))
         main = _main(members)
-        stops = [
-            Stop(each.choice.group.dropout, *each.centre)
-            for each in members
-            if each.choice.group.method == main and each.centre
-        ]
+        stops = [Stop(row.dropout, *row.centre) for row in members if row.method == main and row.centre]
         if len(stops) > 1:
             paths.append(PathPanel(title, stops))
     for what, panels in (("clouds", clouds), ("paths", paths)):
@@ -105,59 +78,69 @@ def figures_of(
     elif means:
         curves = [_curve(mean, name) for mean, name in zip(means, names_of(means), strict=True)]
         figures["alpha"] = alpha_figure(curves, title=f"{name}: interpolation")
-    bars = [line for line in lines if line.choice.ood is not None]
+    bars = [row for row in rows if row.ood]
     if not bars or len(bars) > _MOST_BARS:
         undrawn.append(f"comparison: {len(bars)} methods, want 1 to {_MOST_BARS}")
     else:
-        figures["comparison"] = comparison_figure(_bar_panels(bars, averages.domains), title=f"{name}: methods")
+        figures["comparison"] = comparison_figure(_bar_panels(bars), title=f"{name}: methods")
     return figures, undrawn
 
 
-def _bar_panels(lines: Sequence[Line], domains: Sequence[str]) -> list[BarPanel]:
-    several = len({line.choice.group.items for line in lines}) > 1
-
-    def named(line: Line) -> str:
-        group = line.choice.group
-        extra = group.only(*(key for key, _ in group.items)) if several and group.items else ""
-        return f"{_short(line)}{f', {extra}' if extra else ''}"
-
-    overall = [Bar(named(line), line.choice.ood, _method(line)) for line in lines if line.choice.ood]
-    panels = [BarPanel(f"average of {len(domains)} test domains" if len(domains) > 1 else domains[0], overall)]
-    for domain in domains if len(domains) > 1 else ():
-        found = [(line, line.choice.domains[domain][1]) for line in lines if domain in line.choice.domains]
-        panels.append(BarPanel(domain, [Bar(named(line), ood, _method(line)) for line, ood in found]))
-    return panels
+def _cloud_panel(title: str, rows: Sequence[Row]) -> CloudPanel:
+    """A cloud for each row, with arrows from plain fine-tuning to the others but for those across trajectories."""
+    clouds = [Cloud(_short(row), row.averages.cloud(row.settings), _method(row)) for row in rows]
+    arrows = [
+        (_short(plain), _short(row))
+        for plain in rows
+        for row in rows
+        if plain.baseline and not row.baseline and not METHODS[row.method].across
+    ]
+    return CloudPanel(title, clouds, arrows)
 
 
-def _main(lines: Sequence[Line]) -> str:
+def _bar_panels(rows: Sequence[Row]) -> list[BarPanel]:
+    several = len({row.group.items for row in rows}) > 1
+    names = [", ".join(filter(None, (_short(row), row.group.others if several else ""))) for row in rows]
+
+    def panel(title: str, rows: Iterable[Row]) -> BarPanel:
+        bars = [Bar(name, row.ood, _method(row)) for name, row in zip(names, rows, strict=True) if row.ood]
+        return BarPanel(title, bars)
+
+    domains = rows[0].test_domains
+    if len(domains) == 1:
+        return [panel(domains[0], rows)]
+    each = [panel(domain, [row.domains[domain] for row in rows]) for domain in domains]
+    return [panel(f"average of {len(domains)} test domains", rows), *each]
+
+
+def _main(rows: Sequence[Row]) -> str:
     """The method whose runs these are: fine-tuning, or the linear fit where there is none."""
-    methods = {line.choice.group.method for line in lines}
+    methods = {row.method for row in rows}
     return next(name for name, method in METHODS.items() if method.fit and name in methods)
 
 
-def _of_figure_2(lines: Sequence[Line]) -> list[Line]:
+def _of_figure_2(rows: Sequence[Row]) -> list[Row]:
     """Plain fine-tuning, its ensembles and weight averages, and fine-tuning at the dropout rate nearest to 0.9.
 
     Where there is no plain fine-tuning, that rate's ensembles and weight averages (figure 7).
     """
-    main = _main(lines)
-    rates = sorted({line.choice.group.dropout for line in lines}, key=lambda rate: abs(rate - _USUAL))
+    main = _main(rows)
+    rates = sorted({row.dropout for row in rows}, key=lambda rate: abs(rate - _USUAL))
     base = 0.0 if 0.0 in rates else rates[0]
     passed = {"linear-probe"} - {main}
-    shown = [line for line in lines if line.choice.group.dropout == base and line.choice.group.method not in passed]
-    large = [line for line in lines if line.choice.group.dropout == rates[0] and line.choice.group.method == main]
-    return [*shown, *(line for line in large if rates[0] != base)]
+    shown = [row for row in rows if row.dropout == base and row.method not in passed]
+    large = [row for row in rows if row.dropout == rates[0] and row.method == main]
+    return [*shown, *(row for row in large if rates[0] != base)]
 
 
-def _short(line: Line) -> str:
-    group = line.choice.group
-    if group.method == PLAIN.name:
-        return PLAIN.label if group.dropout == 0 else f"dropout {group.dropout:g}"
-    return group.method if group.dropout == 0 else f"{group.method}, dropout {group.dropout:g}"
+def _short(row: Row) -> str:
+    if row.method == PLAIN.name:
+        return PLAIN.label if row.baseline else f"dropout {row.dropout:g}"
+    return row.method if row.dropout == 0 else f"{row.method}, dropout {row.dropout:g}"
 
 
-def _method(line: Line) -> Method:
-    return method_of(line.choice.group.method, line.choice.group.dropout)
+def _method(row: Row) -> Method:
+    return method_of(row.method, row.dropout)
 
 
 def _curve(mean: Mean, name: str) -> Curve:

@@ -20,10 +20,11 @@ from ..files import write_text
 from ..runs.estimate import Estimate, duration, listing, percent, points
 from ..runs.methods import METHODS, PLAIN
 from ..runs.record import Record
-from ..selection.summary import Row
-from .comparison_table import best, gain_text, label, notes
+from ..selection.selection import Row
+from .columns import GAIN, OOD
 from .examples import Examples
-from .tables import counts
+from .tables import COMPARED, best, notes
+from .text import counts
 
 __all__ = ["details", "headline", "write_page"]
 
@@ -62,11 +63,13 @@ def headline(rows: Sequence[Row]) -> str:
     row, baseline = _focus(rows), _baseline(rows)
     if baseline is None:
         return "Plain fine-tuning is not among the results, so there is nothing to compare with"
-    where = "on unseen domains" if len(baseline.domains) > 1 else f"on the unseen domain {next(iter(baseline.domains))}"
+    where = (
+        "on unseen domains" if len(baseline.test_domains) > 1 else f"on the unseen domain {baseline.test_domains[0]}"
+    )
     if row is None:
-        reached = f"{_said(percent(baseline.overall.ood))} %" if baseline.overall.ood else "no complete result"
+        reached = f"{_said(percent(baseline.ood))} %" if baseline.ood else "no complete result"
         return f"Plain fine-tuning reaches {reached} {where}; fine-tuning with dropout is not among the results"
-    name, gain = f"Dropout {row.dropout:g}", row.overall.gain
+    name, gain = f"Dropout {row.dropout:g}", row.gain
     if gain is None:
         return f"{name} and plain fine-tuning have no seed with every test domain in common, so they cannot be compared"
     size = f"{100 * abs(gain.mean):.1f}"
@@ -88,22 +91,22 @@ def headline(rows: Sequence[Row]) -> str:
 def details(rows: Sequence[Row]) -> str:
     """What belongs beside the headline: seeds, i.i.d. accuracy, each test domain, and the best row if it is another."""
     row, baseline = _focus(rows), _baseline(rows)
-    if row is None or baseline is None or row.overall.gain is None:
+    if row is None or baseline is None or row.gain is None:
         return "Accuracy on images of a domain that the model never saw in training."
-    gain, lines = row.overall.gain, []
+    gain, lines = row.gain, []
     seeds = "1 seed" if gain.n == 1 else f"{gain.n} seeds"
     lines.append(
         f"Over {seeds}{', so the standard error is itself rough' if 1 < gain.n < 4 else ''}. On held-out images of the "
-        f"training domains dropout {row.dropout:g} scores {_said(percent(row.overall.iid))} %, "
-        f"plain fine-tuning {_said(percent(baseline.overall.iid))} %."
+        f"training domains dropout {row.dropout:g} scores {_said(percent(row.iid))} %, "
+        f"plain fine-tuning {_said(percent(baseline.iid))} %."
     )
-    if len(row.domains) > 1:
+    if len(row.test_domains) > 1:
         gains = [f"{domain} {_said(points(score.gain))}" for domain, score in row.domains.items()]
         lines.append(f"Points gained by test domain: {listing(gains)}.")
     winners = best(rows)
     if winners and not any(rows[winner] is row for winner in winners):
         winner = rows[min(winners)]
-        lines.append(f"Highest o.o.d. accuracy here: {_called(winner)}, {_said(percent(winner.overall.ood))} %.")
+        lines.append(f"Highest o.o.d. accuracy here: {_called(winner)}, {_said(percent(winner.ood))} %.")
     if sum(other.method == "fine-tuning" and other.dropout > 0 for other in rows) > 1 and row.dropout == _PAPER_RATE:
         lines.append("The rate 0.9 is the paper's, fixed beforehand, not the best of those tried.")
     return " ".join(lines)
@@ -143,7 +146,7 @@ def write_page(
     Raises:
         UserError: the file cannot be written.
     """
-    tested = list(rows[0].domains)
+    tested = rows[0].test_domains
     facts = {
         "command": command,
         "time": duration(seconds),
@@ -170,9 +173,9 @@ def write_page(
         notes=notes(rows),
         tested=tested,
         figure={"png": _base64(figure_png), "width": round(Image.open(io.BytesIO(figure_png)).width / _DENSITY)},
-        domains={domain: _scores(rows, domain) for domain in tested} if len(tested) > 1 else {},
+        domains={each: _scores([row.domains[each] for row in rows]) for each in tested} if len(tested) > 1 else {},
         examples=examples and {**vars(examples), "png": _base64(examples.png)},
-        score_heads=("method", "dropout", "i.i.d. %", "o.o.d. %", "gain"),
+        score_heads=[column.head for column in COMPARED],
         failed=[_failed(entry) for entry in failed],
         glossary={**_GLOSSARY, **{row.method: METHODS[row.method].explanation for row in rows}},
         facts=[_plain(name.replace("_", " "), _value(value)) for name, value in facts.items()],
@@ -213,14 +216,14 @@ def _tiles(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
     if row is None or baseline is None:
         return []
     tiles = [
-        (kind, name, f"{_said(percent(each.overall.ood))} %", f"i.i.d. {_said(percent(each.overall.iid))} %")
+        (kind, name, f"{_said(percent(each.ood))} %", f"i.i.d. {_said(percent(each.iid))} %")
         for kind, name, each in (("", PLAIN.label, baseline), ("main", f"dropout {row.dropout:g}", row))
     ]
-    return [*tiles, ("", "gain", _said(points(row.overall.gain)), "points, paired by seed")]
+    return [*tiles, ("", "gain", _said(points(row.gain)), "points, paired by seed")]
 
 
 def _compared(rows: Sequence[Row], records: Sequence[Record], dataset: Mapping[str, Any]) -> str:
-    tested = list(rows[0].domains)
+    tested = rows[0].test_domains
     seeds = len({record.seed for record in records})
     each = f"{'' if all(row.complete for row in rows) else 'up to '}{seeds} seed{'' if seeds == 1 else 's'} each"
     others = len(dataset["domains"]) - 1
@@ -234,18 +237,16 @@ def _compared(rows: Sequence[Row], records: Sequence[Record], dataset: Mapping[s
     )
 
 
-def _scores(rows: Sequence[Row], domain: str | None = None) -> list[_Cells]:
-    """The table of scores, overall or on one test domain."""
-    winners = best(rows, domain)
+def _scores(rows: Sequence[Row]) -> list[_Cells]:
+    """The table of scores."""
+    winners = best(rows)
     table = []
-    for position, row in enumerate(rows):
-        score = row.overall if domain is None else row.domains[domain]
-        clear = score.gain and _clear(score.gain)
-        colour = "" if not clear else "good" if score.gain and score.gain.mean > 0 else "bad"
-        cells = _plain(label(row, domain), f"{row.dropout:g}", percent(score.iid))
-        cells.append((percent(score.ood), "best" if position in winners else ""))
-        cells.append((gain_text(row, score.gain), colour))
-        table.append([(text, f"base {kind}".strip()) for text, kind in cells] if row.baseline else cells)
+    for index, row in enumerate(rows):
+        clear = row.gain and _clear(row.gain)
+        colour = "" if not clear else "good" if row.gain and row.gain.mean > 0 else "bad"
+        kinds = {OOD: "best" if index in winners else "", GAIN: colour}
+        base = "base " if row.baseline else ""
+        table.append([(column.cell(row), f"{base}{kinds.get(column, '')}".strip()) for column in COMPARED])
     return table
 
 

@@ -12,8 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError, one_of
+from ..runs.estimate import Estimate, estimate_json, listing
+from ..selection.groups import Setting
+from ..selection.selection import Row
 
-__all__ = ["DATASETS", "PROTOCOL", "SOURCE", "Centre", "Published", "differences", "published", "recognise"]
+__all__ = [
+    *("DATASETS", "PROTOCOL", "SOURCE", "Beside", "Centre", "Published"),
+    *("beside", "differences", "published", "recognise"),
+]
 
 
 SOURCE = "Zhang & Bottou, arXiv 2403.00946, figures 2 and 3 (cloud centres, read off the plots)"
@@ -184,6 +190,41 @@ def differences(settings: Iterable[Mapping[str, Any]], seeds: int) -> list[str]:
             found.append(f"{name} {ours_text} instead of {', '.join(f'{value:g}' for value in theirs)}")
     if seeds != SEEDS:
         found.append(f"{seeds} seed{'' if seeds == 1 else 's'} instead of {SEEDS}")
+    return found
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the paper has beside a row: the ``centre`` of its cloud, ours minus theirs o.o.d., and other protocol."""
+
+    centre: Centre
+    difference: Estimate | None
+    differs: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types, accuracies as fractions."""
+        return {
+            "iid": None if self.centre.iid is None else round(self.centre.iid / 100, 12),
+            "ood": round(self.centre.ood / 100, 12),
+            "difference_ood": estimate_json(self.difference),
+            "protocol_differs": list(self.differs),
+        }
+
+
+def beside(rows: Iterable[Row], paper: Published) -> dict[Setting, Beside]:
+    """What the paper has beside each row, by the row's group; rows that it lacks are absent."""
+    found = {}
+    for row in rows:
+        theirs = paper.centres.get((row.method, row.dropout))
+        if theirs is None:
+            continue
+        ood = row.centre and row.centre[1]
+        difference = ood and Estimate(round(ood.mean - theirs.ood / 100, 12), ood.error, ood.n)
+        used = [settings for setting in row.settings for settings in row.averages.used[setting]]
+        differs = differences(used, ood.n if ood else 0)
+        if len(row.test_domains) < len(paper.domains):
+            differs.append(f"test domains {listing(row.test_domains)} alone instead of all {len(paper.domains)}")
+        found[row.group] = Beside(theirs, difference, tuple(differs))
     return found
 
 

@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-
 from .._version import __version__
 from ..config import TUNED
 from ..errors import UserError, one_of
-from ..files import write_bytes, write_json, write_text
-from ..runs.estimate import listing
-from ..runs.methods import PLAIN, method_of
+from ..files import json_text, write_bytes
 from ..runs.read import Runs
-from ..runs.record import Record
-from ..selection.averages import FIT, Averages, Setting, average, left_out, settings_of
+from ..selection.averages import Missing, average, cut
 from ..selection.curves import mean_curves
-from ..selection.selection import Choice, centre, groups, select
+from ..selection.selection import select
+from .columns import csv_text, row_json
 from .drawing.style import rendered
 from .figures import TEXTS, figures_of
-from .published import Published, differences, recognise
+from .published import beside, recognise
 from .tables import (
-    Line,
     across_table,
     chosen_table,
-    counts,
-    csv_text,
     curves_table,
-    gain_of,
+    every_seed,
     missing_lines,
     published_table,
     selected_table,
 )
-from .text import escape_markdown, latex, markdown
+from .text import Table, counts, escape_markdown, latex, markdown
 
 __all__ = ["FORMATS", "write_report"]
 
 
 FORMATS = ("md", "csv", "json", "tex", "png", "svg")
-
-
-_MOST_LISTED = 30
 
 
 def write_report(
@@ -80,49 +68,34 @@ def write_report(
         UserError: unknown formats or rule, facts of another dataset, nothing to select from (see ``select``), or a
             file cannot be written.
     """
-    output, formats, tuned, seeds = Path(output), tuple(formats), tuple(tuned), tuple(seeds)
+    formats, tuned = tuple(formats), tuple(tuned)
     facts = runs.dataset if dataset is None else dict(dataset)
-    problems = [f"unknown format '{name}'; {one_of(name, FORMATS)}" for name in formats if name not in FORMATS]
-    if facts.get("fingerprint") != runs.dataset["fingerprint"]:
-        problems.append(
-            f"the facts are of another dataset: fingerprint {str(facts.get('fingerprint'))[:12]} instead of "
-            f"{runs.dataset['fingerprint'][:12]}"
-        )
-    if problems:
-        raise UserError("; ".join(problems))
-    records = runs.records
-    averages = average(records, seeds=seeds, allow_missing=allow_missing)
-    choices = select(records, selection, tuned=tuned, seeds=seeds, allow_missing=allow_missing)
-    paper, doubt = recognise(facts)
-    grouped = groups(averages.settings, tuned)
-    lines = _lines(choices, grouped, averages, runs, paper, tuned)
-    tables = [selected_table(lines, averages.domains, averages.seeds, tuned)]
-    if paper:
-        tables.append(published_table(lines, paper, tuned))
-    tables.append(chosen_table(lines, averages.domains, tuned))
-    every_seed = [result for result in runs.across if result.seed is None and not result.settings.get("left_out")]
-    if every_seed:
-        tables.append(across_table(every_seed, lines, averages.domains))
+    _check(runs, facts, formats)
+    rows = select(average(runs.records, seeds=seeds, allow_missing=allow_missing), selection, tuned=tuned)
+    across = every_seed(runs.across, rows[0].test_domains)
     means, unmeant = mean_curves((run.records[0], run.interpolation) for run in runs.runs if run.interpolation)
-    if means:
-        tables.append(curves_table(means))
-    drawn: dict[str, Figure] = {}
-    undrawn: list[str] = []
-    if {"png", "svg"} & {*formats}:
-        drawn, undrawn = figures_of(lines, grouped, averages, means, str(facts["name"]))
-    written: list[Path] = []
-    for name, figure in drawn.items():
-        for kind in ("png", "svg"):
-            if kind in formats:
-                written.append(output / f"{name}.{kind}")
-                write_bytes(written[-1], rendered(figure, kind))
+    paper, doubt = recognise(facts)
+    theirs = beside(rows, paper) if paper else {}
+    tables = [
+        selected_table(rows, tuned),
+        *([published_table(rows, paper, theirs, tuned)] if paper else []),
+        chosen_table(rows, tuned),
+        *([across_table(across, rows)] if across else []),
+        *([curves_table(means)] if means else []),
+    ]
+    kinds = [kind for kind in ("png", "svg") if kind in formats]
+    figures, undrawn = figures_of(rows, means, str(facts["name"])) if kinds else ({}, [])
+    files: dict[str, str | bytes] = {}
+    if "md" in formats:
+        pictures = [f"![{TEXTS[name]}]({name}.png)\n" for name in figures if "png" in formats]
+        reasons = [f"Not drawn: {escape_markdown(reason)}.\n" for reason in (*undrawn, *unmeant)]
+        files["report.md"] = _markdown(runs, facts, doubt, tables, [*pictures, *reasons], rows[0].averages.missing)
+    files |= {f"{name}.{kind}": rendered(figure, kind) for name, figure in figures.items() for kind in kinds}
     if "csv" in formats:
-        written.append(output / "table.csv")
-        write_text(written[-1], csv_text(lines, averages.domains, every_seed))
+        files["table.csv"] = csv_text(rows, theirs, across)
     if "tex" in formats:
-        written.append(output / "table.tex")
-        floats = [latex(table, f"tab:largedrop-{place}") for place, table in enumerate(tables, 1)]
-        write_text(written[-1], "\n".join(["% Needs \\usepackage{booktabs}.", *floats]))
+        floats = [latex(table, f"tab:largedrop-{number}") for number, table in enumerate(tables, 1)]
+        files["table.tex"] = "\n".join(["% Needs \\usepackage{booktabs}.", *floats])
     if "json" in formats:
         content = {
             "largedrop": __version__,
@@ -131,92 +104,54 @@ def write_report(
             "recognised": paper.name if paper else None,
             "selection": selection,
             "tuned": list(tuned),
-            "seeds": list(averages.seeds),
+            "seeds": list(rows[0].averages.seeds),
             "runs": len(runs.runs),
             "left_out": [{"run": each.name, "kind": each.kind, "reason": each.reason} for each in runs.problems],
-            "rows": [line.to_json() for line in lines],
-            "across_every_seed": [result.to_json() for result in every_seed],
+            "rows": [row_json(row, theirs.get(row.group)) for row in rows],
+            "across_every_seed": [result.to_json() for result in across],
             "not_computed": list(runs.not_across),
             "interpolations": [mean.to_json() for mean in means],
         }
-        write_json(output / "report.json", content)
-        written.append(output / "report.json")
-    if "md" in formats:
-        parts = [
-            f"# {escape_markdown(str(facts['name']))}: {len(runs.runs):,} runs\n",
-            escape_markdown(counts(facts)) + ".\n",
-        ]
-        if doubt:
-            parts.append(f"No published numbers beside it: {escape_markdown(doubt)}.\n")
-        for table in tables:
-            parts += [f"## {escape_markdown(table.title)}\n", markdown(table)]
-        parts += _figure_part([path for path in written if path.suffix == ".png"], [*undrawn, *unmeant])
-        if runs.not_across:
-            parts += _list_part("Not computed across trajectories", runs.not_across, len(runs.not_across))
-        parts += _list_part("Missing runs", missing_lines(averages.missing), len(averages.missing))
-        parts += _list_part("Runs left out", [str(problem) for problem in runs.problems], len(runs.problems))
-        write_text(output / "report.md", "\n".join(parts))
-        written.insert(0, output / "report.md")
-    return written
+        files["report.json"] = json_text(content)
+    for name, file in files.items():
+        write_bytes(Path(output) / name, file.encode() if isinstance(file, str) else file)
+    return [Path(output) / name for name in files]
 
 
-def _lines(
-    choices: Sequence[Choice],
-    grouped: Mapping[Setting, list[Setting]],
-    averages: Averages,
+def _check(runs: Runs, facts: Mapping[str, Any], formats: Iterable[str]) -> None:
+    problems = [f"unknown format '{name}'; {one_of(name, FORMATS)}" for name in formats if name not in FORMATS]
+    if facts.get("fingerprint") != runs.dataset["fingerprint"]:
+        problems.append(
+            f"the facts are of another dataset: fingerprint {str(facts.get('fingerprint'))[:12]} instead of "
+            f"{runs.dataset['fingerprint'][:12]}"
+        )
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def _markdown(
     runs: Runs,
-    paper: Published | None,
-    tuned: Sequence[str],
-) -> list[Line]:
-    baselines = {
-        choice.group.items: choice
-        for choice in choices
-        if method_of(choice.group.method, choice.group.dropout) is PLAIN
-    }
-    used: dict[Setting, dict[int, dict[str, Any]]] = {}
-    for group, record in _by_group(runs.records, grouped, averages):
-        used.setdefault(group, {})[id(record.settings)] = record.settings
-    lines = []
-    for choice in choices:
-        members = grouped[choice.group]
-        there = ~np.isnan(averages.means[[averages.rows[setting] for setting in members], :, 0])
-        theirs = paper.centres.get((choice.group.method, choice.group.dropout)) if paper else None
-        middle = centre(averages, members)
-        differs = differences(used[choice.group].values(), middle[1].n if middle else 0) if theirs else []
-        if paper and theirs and len(averages.domains) < len(paper.domains):
-            differs.append(f"test domains {listing(averages.domains)} alone instead of all {len(paper.domains)}")
-        dots = math.prod(int(count) for count in there.sum(0))
-        plain = baselines.get(choice.group.items) or baselines.get(_of_fine_tuning(choice.group.items))
-        gain = gain_of(choice, plain)
-        lines.append(Line(choice, len(members), dots, middle, gain, theirs, tuple(differs)))
-    return lines
+    facts: Mapping[str, Any],
+    doubt: str,
+    tables: Iterable[Table],
+    figures: Sequence[str],
+    missing: Sequence[Missing],
+) -> str:
+    parts = [f"# {escape_markdown(str(facts['name']))}: {len(runs.runs):,} runs\n"]
+    parts.append(escape_markdown(counts(facts)) + ".\n")
+    if doubt:
+        parts.append(f"No published numbers beside it: {escape_markdown(doubt)}.\n")
+    for table in tables:
+        parts += [f"## {escape_markdown(table.title)}\n", markdown(table)]
+    if figures:
+        parts += ["## Figures\n", *figures]
+    if runs.not_across:
+        parts += _section("Not computed across trajectories", runs.not_across, len(runs.not_across))
+    parts += _section("Missing runs", missing_lines(missing), len(missing))
+    parts += _section("Runs left out", [str(problem) for problem in runs.problems], len(runs.problems))
+    return "\n".join(parts)
 
 
-def _of_fine_tuning(items: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
-    """The settings of the fine-tuning that a linear fit of these settings is compared with."""
-    return tuple((name, "all" if name == FIT else value) for name, value in items)
-
-
-def _by_group(
-    records: Sequence[Record], grouped: Mapping[Setting, list[Setting]], averages: Averages
-) -> Iterable[tuple[Setting, Record]]:
-    """Every record of a final run with its group."""
-    make = settings_of(records)
-    group_of = {setting: group for group, members in grouped.items() for setting in members}
-    for record in records:
-        if not left_out(record):
-            yield group_of[make(record)], record
-
-
-def _figure_part(pngs: Sequence[Path], undrawn: Sequence[str]) -> list[str]:
-    parts = ["## Figures\n"] if pngs or undrawn else []
-    parts += [f"![{TEXTS[path.stem]}]({path.name})\n" for path in pngs]
-    return [*parts, *(f"Not drawn: {escape_markdown(reason)}.\n" for reason in undrawn)]
-
-
-def _list_part(title: str, lines: Sequence[str], number: int) -> list[str]:
-    more = len(lines) - _MOST_LISTED
-    listed = [f"- {escape_markdown(line)}" for line in lines[:_MOST_LISTED]]
-    if more > 0:
-        listed.append(f"- … and {more:,} more lines, all of them in report.json")
+def _section(title: str, lines: Sequence[str], number: int) -> list[str]:
+    listed = cut([f"- {escape_markdown(line)}" for line in lines], "more lines, all of them in report.json", 30)
     return [f"## {title} ({number:,})\n", "\n".join(listed or ["None."]) + "\n"]

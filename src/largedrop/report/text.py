@@ -1,11 +1,17 @@
-"""A table as Markdown and as LaTeX."""
+"""A table as Markdown, as LaTeX and in the terminal, and a dataset in a few words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Table", "escape_latex", "latex", "markdown"]
+from rich import box
+from rich import table as rich
+from rich.console import Console
+from rich.text import Text
+
+__all__ = ["Table", "counts", "escape_latex", "escape_markdown", "latex", "markdown", "render"]
 
 
 _LATEX = {
@@ -42,6 +48,7 @@ class Table:
         rows: cells, as many in each as there are heads.
         notes: what a reader must know: units, n, selection rule, missing runs.
         left: number of columns of text.
+        strong: (row, column) of the cells that are bold in the terminal.
     """
 
     title: str
@@ -49,11 +56,12 @@ class Table:
     rows: Sequence[Sequence[str]]
     notes: Sequence[str]
     left: int = 1
+    strong: frozenset[tuple[int, int]] = frozenset()
 
 
 def markdown(table: Table) -> str:
     """The table as Markdown, with its notes below."""
-    rule = ["---" if place < table.left else "---:" for place in range(len(table.heads))]
+    rule = ["---" if index < table.left else "---:" for index in range(len(table.heads))]
     lines = [[escape_markdown(head) for head in table.heads], rule]
     lines += [[escape_markdown(cell) for cell in row] for row in table.rows]
     body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -84,6 +92,25 @@ def latex(table: Table, label: str) -> str:
     )
 
 
+def render(tables: Iterable[Table], console: Console) -> None:
+    """Print tables to the terminal, each with its title above and its notes below."""
+    for number, table in enumerate(tables):
+        if number > 0:
+            console.print()
+        drawn = rich.Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        if table.title:
+            drawn.title, drawn.title_justify, drawn.title_style = Text(table.title), "left", ""
+        for index, head in enumerate(table.heads):
+            left = index < table.left
+            drawn.add_column(Text(head, overflow="fold"), justify="left" if left else "right", no_wrap=left)
+        for row, cells in enumerate(table.rows):
+            styles = ["bold" if (row, column) in table.strong else "" for column in range(len(cells))]
+            drawn.add_row(*(Text(cell, style) for cell, style in zip(cells, styles, strict=True)))
+        console.print(drawn)
+        for note in table.notes:
+            console.print(Text(note, style="dim"))
+
+
 def escape_latex(text: str) -> str:
     r"""``text`` as LaTeX that shows it as it is.
 
@@ -97,4 +124,19 @@ def escape_markdown(text: str) -> str:
     """``text`` as Markdown that shows it as it is."""
     for character in "\\|*_<>`[]":
         text = text.replace(character, f"\\{character}")
+    return text
+
+
+def counts(facts: Mapping[str, Any]) -> str:
+    """The dataset in a few words.
+
+    >>> counts({"name": "toy", "domains": {"a": 1200, "b": 3}, "classes": ["x"]})
+    'toy: 2 domains (a 1,200, b 3), 1 class'
+    """
+    text = str(facts["name"])
+    if facts.get("domains"):
+        listed = ", ".join(f"{name} {count:,}" for name, count in facts["domains"].items())
+        text += f": {len(facts['domains'])} domains ({listed})"
+    if facts.get("classes"):
+        text += f", {len(facts['classes'])} class{'es' if len(facts['classes']) > 1 else ''}"
     return text

@@ -1,8 +1,9 @@
-"""Records averaged over seeds: what a setting is, which runs a grid should have, and which of them are missing."""
+"""Accuracies of a grid of runs as one array: their means over seeds, which of them are missing, and their clouds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,61 +11,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..config import TUNED
 from ..errors import UserError
-from ..runs.methods import order
-from ..runs.record import Record, shown
+from ..runs.estimate import Estimate
+from ..runs.record import Record
+from .groups import Setting, left_out, settings_of
 
-__all__ = ["Averages", "Missing", "Setting", "average", "left_out", "settings_of"]
-
-
-LEFT_OUT = "left_out"
-"""Name, in a record's settings, of the domain that was left out of training besides the test domain."""
+__all__ = ["MOST_COMBINATIONS", "Averages", "FloatArray", "Missing", "average", "combinations", "mean_over_seeds"]
 
 
-FIT = "fit"
-"""Name, in a record's settings, of what was trained: ``Config.fit``."""
+FloatArray = npt.NDArray[np.float64]
 
 
-_MOST_NAMED = 12
+MOST_COMBINATIONS = 2_000_000
 
-
-@dataclass(frozen=True)
-class Setting:
-    """All that names a run but for its seed and its domains; it can be hashed and printed.
-
-    Attributes:
-        method: one of ``METHODS``.
-        dropout: rate on the representation.
-        items: (name, value) of the settings that differ between the records, in alphabetical order; lists as tuples.
-
-    >>> print(Setting("fine-tuning", 0.9, (("lr", 0.0005), ("weight_decay", 1e-05))))
-    fine-tuning, dropout 0.9, lr 0.0005, weight_decay 1e-05
-    """
-
-    method: str
-    dropout: float
-    items: tuple[tuple[str, Any], ...] = ()
-
-    def __str__(self) -> str:
-        return ", ".join(
-            [self.method, f"dropout {self.dropout:g}", *(f"{name} {shown(to)}" for name, to in self.items)]
-        )
-
-    def without(self, *names: str) -> Setting:
-        """The setting with the items ``names`` left out."""
-        return Setting(self.method, self.dropout, tuple(item for item in self.items if item[0] not in names))
-
-    def only(self, *names: str) -> str:
-        """The items ``names`` alone, printed; ``–`` where there are none."""
-        return ", ".join(f"{name} {shown(value)}" for name, value in self.items if name in names) or "–"
-
-    def order(self) -> tuple[Any, ...]:
-        """Sorts settings: by method as ``METHODS`` has them, by rate, by name and value of the others.
-
-        Numbers are ascending and come before text. This is also how ties are broken: the first is taken.
-        """
-        return (order(self.method), self.dropout, tuple((name, _sortable(value)) for name, value in self.items))
+MOST_NAMED = 12
 
 
 @dataclass(frozen=True)
@@ -89,72 +49,78 @@ class Averages:
         seeds: S, ascending.
         values: (K, D, S, 2): i.i.d. and o.o.d. accuracy of every run, NaN where it is missing.
         means: (K, D, 2): their means over the seeds; NaN where a seed is missing, unless that was allowed.
-        counts: (K, D): seeds that are there.
         missing: every run that is NaN in ``values``, by setting, test domain and seed.
+        records: all that were given, those with a left-out domain too.
+        setting_of: names a record's setting.
     """
 
     settings: tuple[Setting, ...]
     domains: tuple[str, ...]
     seeds: tuple[int, ...]
-    values: npt.NDArray[np.float64]
-    means: npt.NDArray[np.float64]
-    counts: npt.NDArray[np.int64]
+    values: FloatArray
+    means: FloatArray
     missing: tuple[Missing, ...]
+    records: tuple[Record, ...]
+    setting_of: Callable[[Record], Setting]
 
     @cached_property
-    def rows(self) -> dict[Setting, int]:
-        """The position of each setting in the arrays."""
-        return {setting: row for row, setting in enumerate(self.settings)}
+    def index(self) -> dict[Setting, int]:
+        """The index of each setting in the arrays."""
+        return {setting: index for index, setting in enumerate(self.settings)}
 
+    @cached_property
+    def used(self) -> dict[Setting, list[Mapping[str, Any]]]:
+        """All settings of the runs behind each setting, each that differs once."""
+        found: dict[Setting, dict[int, Mapping[str, Any]]] = {}
+        for record in self.records:
+            if not left_out(record):
+                found.setdefault(self.setting_of(record), {})[id(record.settings)] = record.settings
+        return {setting: list(settings.values()) for setting, settings in found.items()}
 
-def left_out(record: Record) -> str:
-    """The domain that ``record`` was not trained on besides its test domain; empty where there is none."""
-    return str(record.settings.get(LEFT_OUT) or "")
+    def of(self, chosen: Mapping[str, Setting], domains: Sequence[str]) -> FloatArray:
+        """(domains, S, 2): the accuracies of the setting that is chosen on each test domain; NaN where none is."""
+        values = np.full((len(domains), *self.values.shape[2:]), np.nan)
+        for index, domain in enumerate(domains):
+            if domain in chosen:
+                values[index] = self.values[self.index[chosen[domain]], self.domains.index(domain)]
+        return values
 
+    def there(self, settings: Iterable[Setting]) -> npt.NDArray[np.bool_]:
+        """(settings, D): which have a mean on which test domain, and so take part in choices and clouds."""
+        return ~np.isnan(self.means[[self.index[setting] for setting in settings], :, 0])
 
-def settings_of(records: Iterable[Record]) -> Callable[[Record], Setting]:
-    """A function that names the setting of a record by what differs between ``records``.
+    def dots(self, settings: Iterable[Setting]) -> int:
+        """How many points ``cloud`` has."""
+        return math.prod(int(count) for count in self.there(settings).sum(0))
 
-    A setting that only some records have differs between them. One that has one value for each fit says no more than
-    the fit itself (linear fits have a schedule of their own), and is left out.
-    """
-    seen: dict[str, set[Any]] = {}
-    have: dict[str, int] = {}
-    count = 0
-    last: dict[int, dict[str, Any]] = {}
-    for record in records:
-        count += 1
-        if id(record.settings) in last:  # the methods of one run share their settings
-            for name in record.settings:
-                have[name] += 1
-            continue
-        last[id(record.settings)] = record.settings
-        for name, value in record.settings.items():
-            have[name] = have.get(name, 0) + 1
-            seen.setdefault(name, set()).add(_frozen(value))
-    varied = sorted(name for name in seen if name != LEFT_OUT and (len(seen[name]) > 1 or have[name] < count))
-    if FIT in varied:
-        varied = [name for name in varied if name in (FIT, *TUNED) or not _follows_fit(name, last.values())]
+    def cloud(self, settings: Sequence[Setting]) -> FloatArray:
+        """The combinations of some settings over all test domains, as (i.i.d., o.o.d.); see ``combinations``.
 
-    made: dict[tuple[int, str, float], Setting] = {}
+        A setting takes part on the test domains where it has a mean; where a test domain has none there are no points,
+        (0, 2).
+        """
+        means = self.means[[self.index[setting] for setting in settings]]
+        return combinations([column[~np.isnan(column[:, 0])] for column in means.transpose(1, 0, 2)])
 
-    def make(record: Record) -> Setting:
-        key = (id(record.settings), record.method, record.dropout)
-        if key in made:
-            return made[key]
-        items = ((name, _frozen(record.settings[name])) for name in varied if name in record.settings)
-        setting = Setting(record.method, record.dropout, tuple(items))
-        if key[0] in last:  # kept alive there, so that no other object gets its id
-            made[key] = setting
-        return setting
+    def centre(self, settings: Sequence[Setting]) -> tuple[Estimate, Estimate] | None:
+        """The centre of the cloud of some settings: i.i.d. and o.o.d. accuracy averaged over settings and test domains.
 
-    return make
+        The mean of all combinations is the mean over test domains of the mean over settings, so none has to be made.
+        It is taken within each seed that has every run that takes part, then over those seeds. None where there is no
+        such seed, or a test domain has no setting.
+        """
+        there = self.there(settings)[:, :, None, None]
+        if not there.any(0).all():
+            return None
+        values = self.values[[self.index[setting] for setting in settings]]
+        by_seed = (np.where(there, values, 0.0).sum(0) / there.sum(0)).mean(0)
+        iid, ood = mean_over_seeds(by_seed[:, 0]), mean_over_seeds(by_seed[:, 1])
+        return None if iid is None or ood is None else (iid, ood)
 
 
 def average(
     records: Iterable[Record],
     *,
-    settings: Iterable[Setting] = (),
     domains: Iterable[str] = (),
     seeds: Iterable[int] = (),
     allow_missing: bool = False,
@@ -168,72 +134,84 @@ def average(
     Raises:
         UserError: there is no record, or there are two of one setting, test domain, left-out domain and seed.
     """
-    records = list(records)
-    make = settings_of(records)
-    final = [(make(record), record) for record in records if not left_out(record)]
+    records = tuple(records)
+    setting_of = settings_of(records)
+    final = [record for record in records if not left_out(record)]
     if not final:
         only = f" (all {len(records)} leave out a domain besides the test domain)" if records else ""
         raise UserError(f"there is nothing to select from: no run gave a record{only}")
-    _refuse_twice((make(record), record) for record in records)
-    order = sorted({*settings, *(setting for setting, _ in final)}, key=Setting.order)
-    places = {setting: place for place, setting in enumerate(order)}
-    tested = domains_of(record for _, record in final)
-    columns = {name: place for place, name in enumerate(dict.fromkeys([*domains, *tested]))}
-    layers = {seed: place for place, seed in enumerate(sorted({*seeds, *(record.seed for _, record in final)}))}
-    values = np.full((len(places), len(columns), len(layers), 2), np.nan)
-    for setting, record in final:
-        pair = (record.iid_accuracy, record.ood_accuracy)
-        values[places[setting], columns[record.test_domain], layers[record.seed]] = pair
+    _refuse_twice(records, setting_of)
+    settings = tuple(sorted({setting_of(record) for record in final}, key=Setting.order))
+    tested = tuple(dict.fromkeys([*domains, *(record.test_domain for record in final)]))
+    ages = tuple(sorted({*seeds, *(record.seed for record in final)}))
+    rows, columns, layers = ({name: index for index, name in enumerate(axis)} for axis in (settings, tested, ages))
+    values = np.full((len(settings), len(tested), len(ages), 2), np.nan)
+    for record in final:
+        at = rows[setting_of(record)], columns[record.test_domain], layers[record.seed]
+        values[at] = record.iid_accuracy, record.ood_accuracy
     there = ~np.isnan(values[..., 0])
     counts = there.sum(axis=2)
-    usable = counts > 0 if allow_missing else counts == len(layers)
-    means = np.full((*counts.shape, 2), np.nan)
+    usable = there.any(axis=2) if allow_missing else there.all(axis=2)
     totals = np.where(there[..., None], values, 0.0).sum(axis=2)
-    means[usable] = totals[usable] / counts[usable][:, None]
-    names, ages = list(columns), list(layers)
-    missing = tuple(
-        Missing(order[row], names[column], ages[layer]) for row, column, layer in np.argwhere(~there).tolist()
-    )
-    return Averages(tuple(order), tuple(names), tuple(ages), values, means, counts.astype(np.int64), missing)
+    means = np.where(usable[..., None], totals / np.maximum(counts, 1)[..., None], np.nan)
+    missing = tuple(Missing(settings[k], tested[d], ages[s]) for k, d, s in np.argwhere(~there).tolist())
+    return Averages(settings, tested, ages, values, means, missing, records, setting_of)
 
 
-def domains_of(records: Iterable[Record]) -> list[str]:
-    """The test domains of the records, in their order."""
-    return list(dict.fromkeys(record.test_domain for record in records))
+def combinations(choices: Sequence[npt.ArrayLike]) -> FloatArray:
+    """Every way to choose one setting for each test domain, averaged over the test domains (section 4.1, figure 2).
+
+    With 6 settings for each of 4 test domains these are the paper's 6⁴ = 1,296 dots.
+
+    Args:
+        choices: for each of D test domains the (i.i.d., o.o.d.) accuracies of its K settings, (K, 2); a (D, K, 2)
+            array where all have as many.
+
+    Returns:
+        (K^D, 2), or the product of the Ks where they differ; in the order of ``itertools.product(*choices)``.
+
+    Raises:
+        UserError: there is no test domain, a shape is another, or there are more than 2 million combinations.
+    """
+    arrays = [np.asarray(choice, dtype=np.float64) for choice in choices]
+    if not arrays:
+        raise UserError("no combinations: there is no test domain")
+    wrong = [
+        f"test domain {index} has shape {each.shape}" for index, each in enumerate(arrays) if each.shape[1:] != (2,)
+    ]
+    if wrong:
+        raise UserError(f"combinations want an array (settings, 2) for each test domain; {'; '.join(wrong)}")
+    counts = [len(each) for each in arrays]
+    if math.prod(counts) > MOST_COMBINATIONS:
+        raise UserError(
+            f"{' × '.join(map(str, counts))} settings make {math.prod(counts):,} combinations over {len(counts)} test "
+            f"domains, more than {MOST_COMBINATIONS:,}; choose among fewer settings"
+        )
+    total = np.zeros((1, 2))
+    for each in arrays:
+        total = (total[:, None, :] + each[None, :, :]).reshape(-1, 2)
+    return total / len(arrays)
 
 
-def _follows_fit(name: str, settings: Iterable[Mapping[str, Any]]) -> bool:
-    values: dict[Any, set[Any]] = {}
-    for each in settings:
-        values.setdefault(_frozen(each.get(FIT)), set()).add(_frozen(each.get(name)))
-    return all(len(found) == 1 for found in values.values())
+def mean_over_seeds(values: FloatArray) -> Estimate | None:
+    """Mean and standard error of ``values``, (S,), over the seeds where there is one (not NaN)."""
+    return Estimate.of([float(value) for value in values if not np.isnan(value)])
 
 
-def _refuse_twice(named: Iterable[tuple[Setting, Record]]) -> None:
+def _refuse_twice(records: Iterable[Record], setting_of: Callable[[Record], Setting]) -> None:
     seen: set[tuple[Setting, str, str, int]] = set()
     twice: dict[str, None] = {}
-    for setting, record in named:
-        key = (setting, record.test_domain, left_out(record), record.seed)
+    for record in records:
+        key = (setting_of(record), record.test_domain, left_out(record), record.seed)
         if key in seen:
             besides = f", left out {key[2]}" if key[2] else ""
-            twice[f"{setting}; test domain {key[1]}{besides}, seed {key[3]}"] = None
+            twice[f"{key[0]}; test domain {key[1]}{besides}, seed {key[3]}"] = None
         seen.add(key)
     if twice:
-        more = len(twice) - _MOST_NAMED
-        listed = [*list(twice)[:_MOST_NAMED], *([f"… and {more} more like these"] if more > 0 else [])]
-        raise UserError("there are two records of the same run:\n" + "\n".join(listed))
+        raise UserError("there are two records of the same run:\n" + "\n".join(cut(list(twice), "more like these")))
 
 
-def _frozen(value: Any) -> Any:
-    """``value``, hashable: lists as tuples, objects as sorted tuples of their entries."""
-    if isinstance(value, (list, tuple)):
-        return tuple(_frozen(entry) for entry in value)
-    if isinstance(value, dict):
-        return tuple((name, _frozen(value[name])) for name in sorted(value))
-    return value
-
-
-def _sortable(value: Any) -> tuple[int, float, str]:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return (0, float(value), "")
-    return (1, 0.0, shown(value))
+def cut(lines: Sequence[str], more: str, most: int = MOST_NAMED) -> list[str]:
+    """The first ``most`` lines, and how many ``more`` there are."""
+    left = len(lines) - most
+    return [*lines[:most], *([f"… and {left:,} {more}"] if left > 0 else [])]

@@ -1,4 +1,4 @@
-"""Interpolations between pretrained and fine-tuned networks, as they are stored, and their means over runs."""
+"""Means over runs of the interpolations between pretrained and fine-tuned networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 from ..runs.estimate import Estimate, estimate_json, listing
 from ..runs.interpolation import KINDS, SCORES, Interpolation
 from ..runs.record import Record
-from .averages import Setting, left_out, settings_of
+from .averages import mean_over_seeds
+from .groups import Setting, left_out, settings_of
 
 __all__ = ["Mean", "mean_curves", "names_of"]
 
@@ -44,8 +45,8 @@ class Mean(NamedTuple):
             "domains": list(self.domains),
             **{
                 kind: {
-                    name: [estimate_json(pair[place]) for pair in self.estimates[kind]]
-                    for place, name in enumerate(SCORES)
+                    name: [estimate_json(pair[index]) for pair in self.estimates[kind]]
+                    for index, name in enumerate(SCORES)
                 }
                 for kind in KINDS
             },
@@ -64,10 +65,10 @@ def mean_curves(found: Iterable[tuple[Record, Interpolation]]) -> tuple[list[Mea
         test domains.
     """
     pairs = [(record, each) for record, each in found if not left_out(record)]
-    make = settings_of(record for record, _ in pairs)
+    setting_of = settings_of(record for record, _ in pairs)
     by_group: dict[Setting, dict[tuple[str, int], Interpolation]] = {}
     for record, each in pairs:
-        by_group.setdefault(make(record), {})[record.test_domain, record.seed] = each
+        by_group.setdefault(setting_of(record), {})[record.test_domain, record.seed] = each
     means: list[Mean] = []
     problems: list[str] = []
     for group in sorted(by_group, key=Setting.order):
@@ -83,13 +84,9 @@ def mean_curves(found: Iterable[tuple[Record, Interpolation]]) -> tuple[list[Mea
             problems.append(f"interpolation of {group}: no seed has every test domain ({listing(domains)})")
             continue
         which, alphas = next(iter(kinds))
-        estimates = {}
-        for kind in KINDS:
-            # (seeds, α, 2), averaged over the test domains
-            table = np.array([np.mean([cells[domain, seed].of(kind) for domain in domains], axis=0) for seed in whole])
-            estimates[kind] = tuple(
-                (_estimate(table[:, place, 0]), _estimate(table[:, place, 1])) for place in range(len(alphas))
-            )
+        estimates = {
+            kind: _estimates([[cells[domain, seed].of(kind) for domain in domains] for seed in whole]) for kind in KINDS
+        }
         gone = tuple((domain, seed) for domain in domains for seed in seeds if (domain, seed) not in cells)
         means.append(Mean(group, which, alphas, estimates, domains, gone))
     return means, problems
@@ -97,20 +94,20 @@ def mean_curves(found: Iterable[tuple[Record, Interpolation]]) -> tuple[list[Mea
 
 def names_of(means: Sequence[Mean]) -> list[str]:
     """What tells each group from the others: ``lr 0.0001, steps 60``."""
-    rates = {mean.group.dropout for mean in means}
+    several = len({mean.group.dropout for mean in means}) > 1
     names = []
-    for mean in means:
-        parts = [f"dropout {mean.group.dropout:g}"] if len(rates) > 1 or not mean.group.items else []
-        names.append(", ".join([*parts, *([mean.group.only(*_items(mean))] if mean.group.items else [])]))
+    for group in (mean.group for mean in means):
+        rate = f"dropout {group.dropout:g}" if several or not group.items else ""
+        names.append(", ".join(filter(None, (rate, group.others))))
     return names
 
 
-def _items(mean: Mean) -> list[str]:
-    return [name for name, _ in mean.group.items]
-
-
-def _estimate(values: Any) -> Estimate:
-    found = Estimate.of([float(value) for value in values])
-    if found is None:
-        raise ValueError("no seed is there")
-    return found
+def _estimates(values: Any) -> tuple[tuple[Estimate, Estimate], ...]:
+    """Estimates of i.i.d. and o.o.d. accuracy at each α from (seeds, test domains, α, 2)."""
+    found = []
+    for by_seed in np.mean(values, axis=1).transpose(1, 2, 0):  # (α, 2, seeds)
+        iid, ood = (mean_over_seeds(score) for score in by_seed)
+        if iid is None or ood is None:
+            raise ValueError("no seed is there")
+        found.append((iid, ood))
+    return tuple(found)

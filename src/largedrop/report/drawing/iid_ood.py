@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from ...errors import UserError
 from ...runs.methods import method_of
 from ...runs.record import Record
-from ...selection.summary import Row, Score, summarise
+from ...selection.selection import Row, summarise
 from .style import edge_of, face_of, mixed
 
 __all__ = ["cloud", "iid_ood_figure"]
@@ -46,8 +46,8 @@ def iid_ood_figure(records: Iterable[Record], *, title: str) -> Figure:
     if not records:
         raise UserError("there is nothing to draw: no run gave a record")
     rows = summarise(records)
-    domains = list(rows[0].domains)
-    panels: list[list[str]] = [[domain] for domain in domains]
+    domains = rows[0].test_domains
+    panels: list[Sequence[str]] = [[domain] for domain in domains]
     if len(domains) > 1:
         panels.insert(0, domains)
     columns = min(_COLUMNS, len(panels))
@@ -119,7 +119,7 @@ def _draw(axes: Axes, panel: Sequence[str], rows: Sequence[Row], records: Sequen
             gid=f"cloud {_name(row)}",
             zorder=2,
         )
-        _draw_mean(axes, row.domains[panel[0]] if alone else row.overall, marker, face, edge, _name(row))
+        _draw_mean(axes, row.domains[panel[0]] if alone else row, marker, face, edge, _name(row))
     axes.margins(0.12)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 4, 5, 10]))
@@ -133,7 +133,7 @@ def _draw(axes: Axes, panel: Sequence[str], rows: Sequence[Row], records: Sequen
         axes.spines[side].set_color("#999999")
 
 
-def _draw_mean(axes: Axes, score: Score, marker: str, face: str, edge: str, name: str) -> None:
+def _draw_mean(axes: Axes, score: Row, marker: str, face: str, edge: str, name: str) -> None:
     if score.iid is None or score.ood is None:
         return
     axes.errorbar(
@@ -169,7 +169,7 @@ def _handle(row: Row) -> Line2D:
 
 def _reading(rows: Sequence[Row], several: bool) -> str:
     """How to read the markers, in a line."""
-    spread = any(row.overall.ood and row.overall.ood.error is not None for row in rows)
+    spread = any(row.ood and row.ood.error is not None for row in rows)
     large = "large: mean over seeds ± standard error" if spread else "large: mean"
     small = "small: every choice of one run a test domain, or single runs" if several else "small: single runs"
     return f"{large}  ·  {small}"

@@ -6,9 +6,11 @@ import io
 
 from rich.console import Console
 
-from largedrop.report.comparison_table import best, label, markdown_table, notes, render_table
+from largedrop.report.columns import STARRED
+from largedrop.report.tables import best, compared_tables, notes
+from largedrop.report.text import render
 from largedrop.runs.record import Record
-from largedrop.selection.summary import Row, summarise
+from largedrop.selection.selection import Row, summarise
 
 
 def record(method: str, dropout: float, domain: str, seed: int, iid: float, ood: float) -> Record:
@@ -32,7 +34,7 @@ RECORDS = [
 
 def rendered(rows: list[Row], width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    render_table(rows, console)
+    render(compared_tables(rows, width), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines())
 
@@ -61,21 +63,6 @@ def test_terminal_table_word_for_word() -> None:
     assert rendered(summarise(RECORDS)) == TERMINAL
 
 
-def test_markdown_table_word_for_word() -> None:
-    assert markdown_table(summarise(RECORDS)) == (
-        "| method | dropout | i.i.d. | o.o.d. | gain | o.o.d. on photo | o.o.d. on sketch |\n"
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
-        "| fine-tuning | 0 | 85.5 ± 1.5 | 54.0 ± 2.0 | baseline | 62.0 ± 2.0 | 46.0 ± 2.0 |\n"
-        "| fine-tuning | 0.9 | 86.0 ± 1.0 | **62.5 ± 2.5** | +8.5 ± 0.5 | **73.0 ± 3.0** | **52.0 ± 2.0** |\n"
-        "| linear-probe \\* | 0.5 | 65.0 ± – | 55.0 ± – | +3.0 ± – | 65.0 ± 15.0 | 30.0 ± – |\n"
-        "\n"
-        "Accuracy in %, mean ± standard error over 2 seeds, averaged over the test domains photo and sketch.  \n"
-        "Gain: o.o.d. points above plain fine-tuning, paired by test domain and seed.  \n"
-        "\\* linear-probe, dropout 0.5: no record of sketch (seed 1); its overall mean is over the 1 seed that has all "
-        "of them.\n"
-    )
-
-
 def test_every_line_fits_eighty_columns() -> None:
     domains = ["art_painting", "cartoon", "photo", "sketch", "a-domain-with-quite-a-long-name", "[red]quickdraw"]
     records = [
@@ -93,7 +80,7 @@ def test_every_line_fits_eighty_columns() -> None:
 
 def test_best_is_bold_in_the_terminal() -> None:
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard", no_color=True)
-    render_table(summarise(RECORDS), console)
+    render(compared_tables(summarise(RECORDS), 80), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "\x1b[1m62.5 ± 2.5\x1b[0m" in text
     assert "\x1b[1m54.0" not in text
@@ -102,7 +89,7 @@ def test_best_is_bold_in_the_terminal() -> None:
 def test_best_leaves_incomplete_rows_out_and_keeps_ties() -> None:
     rows = summarise(RECORDS)
     assert best(rows) == {1}
-    assert best(rows, "photo") == {1}
+    assert best([row.domains["photo"] for row in rows]) == {1}
     tied = summarise([record(method, 0.0, "a", 0, 0.5, 0.5) for method in ("fine-tuning", "ensemble")])
     assert best(tied) == {0, 1}
     assert best([]) == set()
@@ -110,7 +97,8 @@ def test_best_leaves_incomplete_rows_out_and_keeps_ties() -> None:
 
 def test_star_stands_where_records_are_missing() -> None:
     probe = summarise(RECORDS)[2]
-    assert [label(probe), label(probe, "photo"), label(probe, "sketch")] == [
+    rows = (probe, probe.domains["photo"], probe.domains["sketch"])
+    assert [STARRED.cell(row) for row in rows] == [
         "linear-probe *",
         "linear-probe",
         "linear-probe *",
@@ -144,8 +132,3 @@ def test_notes_of_a_row_that_has_no_whole_seed() -> None:
         "* ensemble, dropout 0: no record of photo (seed 1) and sketch (seeds 0, 1); "
         "no seed has every test domain, so there is no overall mean."
     )
-
-
-def test_nothing_to_show() -> None:
-    assert notes([]) == ["There are no records."]
-    assert "There are no records." in rendered([])

@@ -1,0 +1,210 @@
+"""The columns of results, as data: Markdown, LaTeX, the terminal, table.csv and report.json share them.
+
+A new column is an entry here: in ``SCORES``, and it is in every table of methods and in both files.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from ..runs.across import Across
+from ..runs.estimate import Estimate, estimate_json, percent, points
+from ..runs.record import shown
+from ..selection.groups import Setting
+from ..selection.selection import Row
+from .published import Beside
+
+__all__ = [
+    *(
+        "CENTRE_IID",
+        "CENTRE_N",
+        "CENTRE_OOD",
+        "DOTS",
+        "DROPOUT",
+        "GAIN",
+        "METHOD",
+        "MISSING",
+        "N",
+        "OOD",
+        "SCORES",
+        "STARRED",
+    ),
+    *("Column", "csv_text", "on", "paper_columns", "row_json", "varied"),
+]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of rows.
+
+    Attributes:
+        key: its name in table.csv and report.json.
+        head: its name in tables for people.
+        of: its value: text, a number, or an estimate as a fraction; None where there is none.
+        text: how people read it; by default the value as it is, and accuracies in %.
+        error: whether table.csv has its standard error too.
+    """
+
+    key: str
+    head: str
+    of: Callable[[Row], Any]
+    text: Callable[[Row], str] | None = None
+    error: bool = False
+
+    def cell(self, row: Row) -> str:
+        """What tables for people have of it."""
+        if self.text:
+            return self.text(row)
+        value = self.of(row)
+        return percent(value) if value is None or isinstance(value, Estimate) else str(value)
+
+    @property
+    def keys(self) -> list[str]:
+        """Its names in table.csv."""
+        return [self.key, f"{self.key}_standard_error"] if self.error else [self.key]
+
+    def numbers(self, row: Row) -> dict[str, Any]:
+        """What table.csv has of it: estimates in %, unrounded."""
+        value = self.of(row)
+        values = [value.mean, value.error] if isinstance(value, Estimate) else [value]
+        if isinstance(value, Estimate):
+            values = [None if each is None else round(100 * each, 10) for each in values]
+        return dict(zip(self.keys, values, strict=False))
+
+
+METHOD = Column("method", "method", attrgetter("method"))
+
+STARRED = Column("method", "method", lambda row: row.method if row.complete else f"{row.method} *")
+"""With a star where runs are missing."""
+
+DROPOUT = Column("dropout", "dropout", lambda row: f"{row.dropout:g}")
+
+SETTINGS = Column("settings", "settings", attrgetter("group.others"))
+
+SELECTION = Column("selection", "selection", attrgetter("rule"))
+
+N = Column("n", "n", attrgetter("n"))
+
+IID = Column("iid", "i.i.d.", attrgetter("iid"), error=True)
+
+OOD = Column("ood", "o.o.d.", attrgetter("ood"), error=True)
+
+GAIN = Column(
+    "gain", "gain", attrgetter("gain"), lambda row: "baseline" if row.baseline else points(row.gain), error=True
+)
+
+SCORES = (IID, OOD, GAIN)
+"""Estimates of what a row reaches, over all test domains or on one."""
+
+MISSING = Column("missing", "missing", lambda row: len(row.missing))
+
+DOTS = Column("cloud_dots", "dots", attrgetter("dots"), lambda row: f"{row.dots:,}")
+
+CENTRE_N = Column("centre_n", "n", lambda row: row.centre[1].n if row.centre else 0)
+
+CENTRE_IID = Column("centre_iid", "centre i.i.d.", lambda row: row.centre and row.centre[0], error=True)
+
+CENTRE_OOD = Column("centre_ood", "centre o.o.d.", lambda row: row.centre and row.centre[1], error=True)
+
+
+def on(column: Column, domain: str) -> Column:
+    """The column of one test domain."""
+    head = f"{column.head} on {domain}"
+    return Column(f"{column.key}_{domain}", head, column.of, lambda row: column.cell(row.domains[domain]))
+
+
+def varied(rows: Iterable[Row]) -> list[Column]:
+    """A column for each setting in which the groups differ."""
+
+    def column(name: str) -> Column:
+        return Column(name, name, lambda row: row.group.value(name))
+
+    return [column(name) for name in sorted({name for row in rows for name, _ in row.group.items})]
+
+
+def paper_columns(beside: Mapping[Setting, Beside]) -> tuple[Column, Column, Column, Column]:
+    """The paper's accuracies in %, the difference from them, and how the protocol differs.
+
+    Args:
+        beside: what the paper has, by a row's group; groups that it lacks are absent.
+    """
+
+    def column(key: str, head: str, of: Callable[[Beside], Any], text: Callable[[Any], str]) -> Column:
+        def value(row: Row) -> Any:
+            return of(beside[row.group]) if row.group in beside else None
+
+        return Column(key, head, value, lambda row: text(value(row)))
+
+    return (
+        column("paper_iid", "paper i.i.d.", lambda each: each.centre.iid, _decimal),
+        column("paper_ood", "paper o.o.d.", lambda each: each.centre.ood, _decimal),
+        column("difference_ood", "difference o.o.d.", lambda each: each.difference, points),
+        column("protocol_differs", "protocol differs", lambda each: "; ".join(each.differs), str),
+    )
+
+
+def csv_text(rows: Sequence[Row], beside: Mapping[Setting, Beside], every_seed: Iterable[Across] = ()) -> str:
+    """Every number in %, unrounded: a row for each group's average and for each of its test domains.
+
+    Results across the trajectories of every seed are there by test domain, with selection ``none: every seed``.
+    """
+    first, scores = [METHOD, DROPOUT, SETTINGS, SELECTION], [N, *SCORES, MISSING]
+    clouds = [DOTS, CENTRE_N, CENTRE_IID, CENTRE_OOD, *paper_columns(beside)]
+
+    def keys(columns: Iterable[Column]) -> list[str]:
+        return [key for column in columns for key in column.keys]
+
+    def cells(columns: Iterable[Column], row: Row) -> dict[str, Any]:
+        return {key: value for column in columns for key, value in column.numbers(row).items()}
+
+    buffer = io.StringIO()
+    heads = [*keys(first), "test_domain", "chosen", *keys(scores), *keys(clouds)]
+    writer = csv.DictWriter(buffer, heads, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({**cells([*first, *scores, *clouds], row), "test_domain": "average"})
+        for domain, found in row.domains.items():
+            where = {"test_domain": domain, "chosen": row.chosen.get(domain)}
+            writer.writerow({**cells([*first, *scores], found), **where})
+    names = [column.key for column in varied(rows)]
+    for result in every_seed:
+        settings = ", ".join(f"{name} {shown(result.settings[name])}" for name in names if name in result.settings)
+        known = {"method": result.method, "dropout": f"{result.dropout:g}", "settings": settings}
+        known |= {"selection": "none: every seed", "test_domain": result.test_domain}
+        writer.writerow({**known, "ood": round(100 * result.ood_accuracy, 10)})
+    return buffer.getvalue()
+
+
+def row_json(row: Row, beside: Beside | None) -> dict[str, Any]:
+    """The row as plain JSON types, accuracies as fractions."""
+
+    def scores(row: Row) -> dict[str, Any]:
+        return {column.key: estimate_json(column.of(row)) for column in SCORES}
+
+    return {
+        "method": row.method,
+        "dropout": row.dropout,
+        "settings": dict(row.group.items),
+        "selection": row.rule,
+        **scores(row),
+        "by_seed": {str(seed): {"iid": iid, "ood": ood} for seed, (iid, ood) in row.by_seed.items()},
+        "domains": {
+            domain: {**scores(row.domains[domain]), "chosen": str(setting)} for domain, setting in row.chosen.items()
+        },
+        "missing": [str(run) for run in row.missing],
+        "settings_chosen_among": len(row.settings),
+        "cloud": {
+            "dots": row.dots,
+            "centre": row.centre and {"iid": estimate_json(row.centre[0]), "ood": estimate_json(row.centre[1])},
+        },
+        "published": beside and beside.to_json(),
+    }
+
+
+def _decimal(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"

@@ -1,0 +1,51 @@
+"""Settings: what differs between runs, how it is printed and sorted, and what is chosen among."""
+
+from __future__ import annotations
+
+import itertools
+
+from tests.helpers import record
+
+from largedrop.selection.groups import Setting, groups, settings_of
+
+
+def test_a_setting_is_what_differs_but_for_seed_and_domain() -> None:
+    records = [
+        record("a", 0, 0.5, 0.5, lr=0.1, size=96, left_out="c", betas=[0.9, 0.99]),
+        record("b", 1, 0.5, 0.5, lr=0.2, size=96, betas=[0.9, 0.99], head="warm"),
+    ]
+    make = settings_of(records)
+    assert make(records[0]) == Setting("fine-tuning", 0.0, (("lr", 0.1),))
+    assert str(make(records[1])) == "fine-tuning, dropout 0, head warm, lr 0.2"
+    assert len({make(records[0]), make(records[0]), make(records[1])}) == 2
+    assert make(records[1]).without("lr") == Setting("fine-tuning", 0.0, (("head", "warm"),))
+    assert make(records[1]).only("lr", "head") == "head warm, lr 0.2"
+
+
+def test_settings_hold_lists_as_tuples() -> None:
+    records = [record("a", 0, 0.5, 0.5, betas=[1, 2]), record("a", 0, 0.5, 0.5, betas=[1, 3])]
+    assert hash(settings_of(records)(records[0])) == hash(Setting("fine-tuning", 0.0, (("betas", (1, 2)),)))
+    assert str(settings_of(records)(records[1])) == "fine-tuning, dropout 0, betas 1/3"
+
+
+def test_settings_are_in_order_of_method_rate_and_value() -> None:
+    settings = [
+        Setting(method, rate, (("lr", lr),))
+        for method, rate, lr in itertools.product(("linear-probe", "fine-tuning"), (0.9, 0.0), (0.5, 0.1, "a"))
+    ]
+    printed = [str(setting) for setting in sorted(settings, key=Setting.order)]
+    assert printed[:4] == [
+        "fine-tuning, dropout 0, lr 0.1",
+        "fine-tuning, dropout 0, lr 0.5",
+        "fine-tuning, dropout 0, lr a",
+        "fine-tuning, dropout 0.9, lr 0.1",
+    ]
+    assert printed[6] == "linear-probe, dropout 0, lr 0.1"
+
+
+def test_a_group_is_what_settings_share_without_the_tuned_ones() -> None:
+    settings = [Setting("fine-tuning", 0.9, (("lr", lr), ("size", size))) for lr in (0.2, 0.1) for size in (96, 64)]
+    found = groups(settings, ("lr",))
+    assert [str(group) for group in found] == ["fine-tuning, dropout 0.9, size 64", "fine-tuning, dropout 0.9, size 96"]
+    assert [setting.value("lr") for setting in next(iter(found.values()))] == ["0.1", "0.2"]
+    assert len(groups(settings, ())) == 4
