@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from largedrop.data import open_dataset
+from largedrop.reporter import Reporter
 from largedrop.training.device import choose_device
 from largedrop.training.loop import train
 from largedrop.training.resolve import resolve
@@ -58,21 +59,22 @@ def main() -> None:
     began: float | None = None
     calls = 0
 
-    def bare(done: float) -> None:
-        nonlocal began, calls
-        now = time.perf_counter()
-        calls += 1
-        if calls > steps:
-            return  # the rest is evaluations
-        step(resident, labels)
-        step.read()
-        after = time.perf_counter()
-        if began is not None:
-            pairs.append((now - began, after - now))
-        began = time.perf_counter()
+    class Bare(Reporter):
+        def advance(self, work: float) -> None:
+            nonlocal began, calls
+            now = time.perf_counter()
+            calls += 1
+            if calls > steps:
+                return  # the rest is evaluations
+            step(resident, labels)
+            step.read()
+            after = time.perf_counter()
+            if began is not None:
+                pairs.append((now - began, after - now))
+            began = time.perf_counter()
 
     with tempfile.TemporaryDirectory() as folder:
-        train(config, data, Path(folder) / "run", device=device, progress=bare)
+        train(config, data, Path(folder) / "run", device=device, reporter=Bare())
     kept = pairs[warm - 1 :]
     ratios = [theirs / whole for whole, theirs in kept]
     low, _, high = statistics.quantiles(ratios, n=4)

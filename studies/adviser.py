@@ -230,7 +230,7 @@ def main() -> None:
                 rates=rates,
                 seeds=range(given.seeds),
                 device=choose_device(given.device),
-                progress=bar.advance,
+                reporter=bar,
             )
         console.print(f"{domain}: {advice[domain].rate:g}: {advice[domain].reason}", highlight=False)
     verdicts = judge(scores, {domain: each.rate for domain, each in advice.items()})

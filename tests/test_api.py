@@ -11,6 +11,8 @@ from tests.helpers import TINY
 import largedrop as ld
 from largedrop import api
 from largedrop.data.views.batches import HostViews
+from largedrop.reporter import Reporter
+from largedrop.training.loop import cost
 from largedrop.training.resolve import resolve
 
 CPU = torch.device("cpu")
@@ -62,9 +64,16 @@ def test_public_names_are_all_there_and_cost_nothing_until_used() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_note_on_how_views_are_made_is_a_warning(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    views = HostViews(ld.open_dataset(toy), note="views are made on the processor: too many")
-    monkeypatch.setattr(api, "open_views", lambda data, device: views)
+def test_a_note_on_how_views_are_made_is_a_warning(
+    data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noted(data: ld.Dataset, device: torch.device, reporter: Reporter) -> HostViews:
+        reporter.note("views are made on the processor: too many")
+        return HostViews(data, device)
+
+    monkeypatch.setattr(api, "open_views", noted)
+    done: list[float] = []
     with pytest.warns(UserWarning, match="views are made on the processor: too many"):
-        run = ld.finetune(views.data, "ink", output=tmp_path / "run", device="cpu", **TINY)
+        run = ld.finetune(data, "ink", output=tmp_path / "run", device="cpu", progress=done.append, **TINY)
     assert run.best.is_file()
+    assert sum(done) == cost(run.config, data.split("ink", 0))

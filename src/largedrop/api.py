@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .config import Config
 from .data.dataset import Dataset
-from .data.views.batches import Views, open_views
+from .data.views.batches import open_views
 from .errors import CollapseError
+from .reporter import Reporter
 from .runs.run import Run
 from .training.device import choose_device
 from .training.features import FeatureCache
@@ -55,23 +55,27 @@ def finetune(
     place = choose_device(device)
     config = resolve(data, place, recipe=recipe, test_domain=test_domain, **settings)
     folder = Path(output) if output is not None else Path("largedrop-runs") / config.run_name
-    views = open_views(data, place)
-    if config.fit != "all":
-        return _fit_linear(config, data, folder, views, progress)
-    if views.note:
-        warnings.warn(views.note, stacklevel=2)
-    return train(config, data, folder, features=FeatureCache(views), progress=progress)
-
-
-def _fit_linear(
-    config: Config, data: Dataset, folder: Path, views: Views, progress: Callable[[float], None] | None
-) -> Run:
+    reporter = _Caller(progress)
+    views = open_views(data, place, reporter)
+    if config.fit == "all":
+        return train(config, data, folder, features=FeatureCache(views), reporter=reporter)
     from .linear.runs import train_linear_runs
 
-    def note(text: str) -> None:
-        warnings.warn(text, stacklevel=4)
-
-    ((_, run),) = train_linear_runs([(config, folder)], data, views, progress=progress, note=note)
+    ((_, run),) = train_linear_runs([(config, folder)], data, views, reporter)
     if isinstance(run, CollapseError):
         raise run
     return run
+
+
+class _Caller(Reporter):
+    """A function that is called with the work, and warnings."""
+
+    def __init__(self, progress: Callable[[float], None] | None) -> None:
+        self.progress = progress
+
+    def advance(self, work: float) -> None:
+        if self.progress is not None:
+            self.progress(work)
+
+    def note(self, text: str) -> None:
+        warnings.warn(text, stacklevel=4)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.helpers import TINY
+from tests.helpers import TINY, Watch
 
 import largedrop as ld
 from largedrop.analysis.across import Results, across, across_cost, average_final, mean_outputs
@@ -151,7 +151,7 @@ def test_every_result_against_a_loop(sweep: tuple[Dataset, Path]) -> None:
     data, folder = sweep
     work: list[float] = []
     cost = across_cost(runs_of(folder), data, folder)
-    results = done(data, folder, progress=work.append)
+    results = done(data, folder, reporter=Watch(advance=work.append))
     assert results.computed == len(results.found) == 4 * 3 + 2
     assert sum(work) == cost
     # Random weights differ between seeds, so that their average over every seed is refused.
@@ -284,7 +284,7 @@ def test_another_dataset_and_interruption(sweep: tuple[Dataset, Path]) -> None:
         across([odd, *runs[1:]], data, folder, device=CPU)
     asked = iter([False] * 5)
     with pytest.raises(Interrupted):
-        done(data, folder, stop=lambda: next(asked, True))
+        done(data, folder, reporter=Watch(stopped=lambda: next(asked, True)))
     kept = len(list((folder / "across").glob("*.json")))
     assert 0 < kept < 14
     assert done(data, folder).computed == 14 - kept

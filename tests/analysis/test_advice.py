@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from rich.console import Console
+from tests.helpers import Watch
 
 import largedrop as ld
 from largedrop.analysis import advice_curves as module
@@ -271,7 +272,9 @@ def test_advise_opens_features_and_counts_its_work(data: ld.Dataset) -> None:
     settings: dict[str, Any] = {"model": "test_efficientnet", "weights": "random", "size": 32, "device": CPU}
     for _ in range(2):  # the second time the features are on disk
         done: list[float] = []
-        found = advise(data, test_domain="photo", rates=(0.5,), seeds=(0,), progress=done.append, **settings)
+        found = advise(
+            data, test_domain="photo", rates=(0.5,), seeds=(0,), reporter=Watch(advance=done.append), **settings
+        )
         assert sum(done) == pytest.approx(2 * len(data))
         assert found.curves.held_out == ("ink", "oil")
     assert found.about["test_domain"] == "photo"

@@ -13,7 +13,7 @@ import pytest
 import timm
 from rich.console import Console
 from safetensors.torch import save_file
-from tests.helpers import TINY
+from tests.helpers import TINY, Watch
 
 import largedrop as ld
 from largedrop.analysis.inspection import Inspection, find_runs, inspect_run, inspection_cost
@@ -65,7 +65,7 @@ def fake(inspection: Inspection, **settings: Any) -> Inspection:
 
 def test_what_is_measured_is_what_the_checkpoint_says(runs: list[Run], data: ld.Dataset) -> None:
     done: list[float] = []
-    found = inspect_run(runs[0], data, draws=2, progress=done.append)
+    found = inspect_run(runs[0], data, draws=2, reporter=Watch(advance=done.append))
     network = ld.load_model(runs[0].best)
     split = data.split("photo", 0)
     for kind, indices in (("iid", split.iid), ("ood", split.ood)):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.helpers import TINY
+from tests.helpers import TINY, Watch
 
 import largedrop as ld
 from largedrop.analysis.interpolation import ALPHAS, interpolate_run, interpolation_cost
@@ -91,7 +91,7 @@ def share(outputs: torch.Tensor, data: Dataset, indices: Any) -> float:
 
 def test_every_alpha_against_two_networks(run: Run, data: Dataset) -> None:
     seen: list[float] = []
-    found = interpolate_run(run, data, progress=seen.append)
+    found = interpolate_run(run, data, reporter=Watch(advance=seen.append))
     assert found.alphas == ALPHAS == tuple(number / 10 for number in range(11))
     assert sum(seen) == interpolation_cost(run, data)
     before, _ = pretrained(run, data)
@@ -130,7 +130,7 @@ def test_it_is_stored_and_not_computed_again(run: Run, data: Dataset) -> None:
     def never(work: float) -> None:
         raise AssertionError("computed again")
 
-    assert interpolate_run(run, data, alphas=(0, 0.5, 1), progress=never) == first
+    assert interpolate_run(run, data, alphas=(0, 0.5, 1), reporter=Watch(advance=never)) == first
     best = interpolate_run(run, data, alphas=(0.0,), which="best")
     line = next(each for each in run.result["log"] if each["step"] == run.result["best_step"])
     assert best.weights == best.representations == ((line["iid_accuracy"], line["ood_accuracy"]),)
@@ -140,7 +140,7 @@ def test_it_is_stored_and_not_computed_again(run: Run, data: Dataset) -> None:
 def test_features_are_shared(run: Run, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     _, cache = pretrained(run, data)
     done: list[int] = []
-    cache.progress = done.append
+    cache.reporter = Watch(advance=done.append)
     interpolate_run(run, data, alphas=(0, 1), features=cache)
     assert done == []
 
@@ -155,7 +155,7 @@ def test_mistakes(run: Run, data: Dataset) -> None:
     with pytest.raises(UserError, match=f"is not a run on {data.name}"):
         interpolate_run(other, data)
     with pytest.raises(Interrupted):
-        interpolate_run(run, data, stop=lambda: True)
+        interpolate_run(run, data, reporter=Watch(stopped=lambda: True))
     assert not (run.folder / "interpolation.json").exists()
     (run.folder / "interpolation.json").write_text("{")
     with pytest.raises(UserError, match=r"interpolation\.json: is not JSON: .*; remove that file"):

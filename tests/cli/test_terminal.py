@@ -8,9 +8,10 @@ import threading
 
 import pytest
 from rich.console import Console
+from tests.helpers import config
 
 from largedrop.cli import terminal as progress
-from largedrop.cli.terminal import Bar, interruptible
+from largedrop.cli.terminal import Bar
 
 
 class Clock:
@@ -71,6 +72,24 @@ def test_nothing_is_said_before_its_time(clock: Clock) -> None:
     assert printed(console) == ""
 
 
+def test_runs_are_numbered_and_notes_are_told_once(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY", 10.0)
+    console = paper()
+    one, other = config(seed=0), config(seed=1)
+    with Bar(console, 200, "sweep", 2, lambda run: f"seed {run.seed}") as bar:
+        for run in (one, other, one):  # the first is tried again
+            bar.begin(run)
+            clock.now += 11
+            bar.advance(50)
+        bar.note("views are made on the processor")
+        bar.note("views are made on the processor")
+        bar.failed(other, "the run collapsed")
+    assert printed(console) == (
+        "1/2 seed 0: 25% of all, 33 s left\n2/2 seed 1: 50% of all, 22 s left\n1/2 seed 0: 75% of all, 11 s left\n"
+        "views are made on the processor\nseed 1: the run collapsed\n"
+    )
+
+
 def test_a_terminal_has_a_bar_and_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY", -1.0)
     console = paper(force_terminal=True)
@@ -90,21 +109,23 @@ def test_a_terminal_has_a_bar_and_no_lines(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals) -> None:
+def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     before = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
-    with interruptible() as asked:
-        assert not asked()
+    with Bar(paper(), 1, "work") as bar, bar.interruptible():
+        assert not bar.stopped()
         signal.raise_signal(number)
-        assert asked()
+        assert bar.stopped()
         for other in (signal.SIGINT, signal.SIGTERM):
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(other)
     assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == before
+    said = "largedrop: stopping after this step, to save it (Ctrl-C again stops at once)"
+    assert capsys.readouterr().err == f"\n{said}\n"
 
 
 def test_an_exception_gives_the_handlers_back() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyError), interruptible():
+    with pytest.raises(KeyError), Bar(paper(), 1, "work").interruptible():
         raise KeyError
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -114,8 +135,8 @@ def test_in_another_thread_nobody_asks() -> None:
     answers: list[object] = []
 
     def work() -> None:
-        with interruptible() as asked:
-            answers.append((asked(), signal.getsignal(signal.SIGINT) is before))
+        with Bar(paper(), 1, "work") as bar, bar.interruptible():
+            answers.append((bar.stopped(), signal.getsignal(signal.SIGINT) is before))
 
     thread = threading.Thread(target=work)
     thread.start()

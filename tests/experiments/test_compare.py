@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers import TINY
+from tests.helpers import TINY, Watch
 
 import largedrop as ld
 from largedrop.config import Config
 from largedrop.errors import CollapseError, Interrupted, UserError
-from largedrop.experiments import compare as module
+from largedrop.experiments import runner
 from largedrop.experiments.compare import Comparison, Plan, compare, plan
 from largedrop.runs.run import Run
 from largedrop.runtime import one_thread
@@ -112,7 +112,7 @@ def test_a_record_for_every_run_and_method(data: ld.Dataset, tmp_path: Path) -> 
     made = planned(data, test_domains=["photo", "ink"], seeds=(0, 1))
     done: list[float] = []
     begun: list[Config] = []
-    result = compare(data, made, tmp_path, device=CPU, progress=done.append, begin=begun.append)
+    result = compare(data, made, tmp_path, device=CPU, reporter=Watch(advance=done.append, begin=begun.append))
     assert tuple(begun) == made.configs
     assert [run.config for run in result.runs] == list(made.configs)
     assert result.failed == []
@@ -151,7 +151,7 @@ def test_finished_runs_are_only_read_and_more_may_join(
 
 
 def test_the_folder_of_another_comparison(data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "train", lambda config, *arguments, **options: Run(tmp_path, config, {"methods": {}}))
+    monkeypatch.setattr(runner, "train", lambda config, *arguments, **options: Run(tmp_path, config, {"methods": {}}))
     compare(data, planned(data), tmp_path, device=CPU)
     assert json.loads((tmp_path / "comparison.json").read_text()) == {
         name: value
@@ -183,7 +183,7 @@ def test_what_a_killed_process_leaves_is_no_other_file(
     data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".comparison.json.x1.tmp").write_text("{")
-    monkeypatch.setattr(module, "train", lambda config, *arguments, **options: Run(tmp_path, config, {"methods": {}}))
+    monkeypatch.setattr(runner, "train", lambda config, *arguments, **options: Run(tmp_path, config, {"methods": {}}))
     assert len(compare(data, planned(data), tmp_path, device=CPU).runs) == 2
 
 
@@ -195,14 +195,14 @@ def test_a_run_that_collapses_is_recorded_and_the_others_go_on(
             raise CollapseError("the run collapsed at step 21")
         return train(config, *arguments, **options)
 
-    monkeypatch.setattr(module, "train", fragile)
+    monkeypatch.setattr(runner, "train", fragile)
     told: list[tuple[float, int, str]] = []
     result = compare(
         data,
         planned(data, seeds=(0, 1)),
         tmp_path,
         device=CPU,
-        failed=lambda config, error: told.append((config.dropout, config.seed, str(error))),
+        reporter=Watch(failed=lambda config, reason: told.append((config.dropout, config.seed, reason))),
     )
     assert told == [(0.9, 0, "the run collapsed at step 21")]
     assert result.failed == [
@@ -216,7 +216,7 @@ def test_other_errors_end_the_comparison(data: ld.Dataset, tmp_path: Path, monke
     def broken(*arguments: Any, **options: Any) -> Run:
         raise UserError("cannot write it")
 
-    monkeypatch.setattr(module, "train", broken)
+    monkeypatch.setattr(runner, "train", broken)
     assert claimed(data, tmp_path) == "cannot write it"
 
 
@@ -224,7 +224,7 @@ def test_a_comparison_that_is_stopped_goes_on(data: ld.Dataset, tmp_path: Path) 
     made = planned(data)
     asked = iter([False, False, True])
     with pytest.raises(Interrupted, match=r"^stopped after step 1 of 2$"):
-        compare(data, made, tmp_path / "cut", device=CPU, stop=lambda: next(asked))
+        compare(data, made, tmp_path / "cut", device=CPU, reporter=Watch(stopped=lambda: next(asked)))
     cut = compare(data, made, tmp_path / "cut", device=CPU)
     whole = compare(data, made, tmp_path / "whole", device=CPU)
     assert [run.result["log"] for run in cut.runs] == [run.result["log"] for run in whole.runs]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers import Watch
 
 import largedrop as ld
 from largedrop.analysis.afterwards import afterwards, afterwards_cost
@@ -70,7 +71,9 @@ def test_a_preset_from_its_plan_to_its_report(name: str, data: ld.Dataset, tmp_p
     assert [entry.state for entry in again.entries] == ["finished"] * len(planned.entries)
     done: list[float] = []
     expected = afterwards_cost(scale.afterwards, planned.finished, data, tmp_path)
-    refused = afterwards(scale.afterwards, planned.finished, data, tmp_path, device=CPU, progress=done.append)
+    refused = afterwards(
+        scale.afterwards, planned.finished, data, tmp_path, device=CPU, reporter=Watch(advance=done.append)
+    )
     assert refused == []
     assert sum(done) == pytest.approx(expected, rel=0.5)
     assert afterwards_cost(scale.afterwards, planned.finished, data, tmp_path) == 0

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.helpers import TINY, make_toy
+from tests.helpers import TINY, Watch, make_toy
 
 import largedrop as ld
 from largedrop.cli import main
@@ -32,7 +32,9 @@ from largedrop.data.views.batches import HostViews
 from largedrop.errors import CollapseError, Interrupted, UserError
 from largedrop.experiments import compare as compare_module
 from largedrop.experiments import processes as parallel
+from largedrop.experiments import runner
 from largedrop.experiments.compare import Comparison, Plan, compare, plan
+from largedrop.reporter import Reporter
 from largedrop.runs.checkpoint import read_tensors, write_tensors
 from largedrop.runtime import one_thread
 from largedrop.training.loop import cost, train
@@ -93,7 +95,7 @@ def step_of(folder: Path) -> int:
 def doom(config: Config, data: ld.Dataset, folder: Path) -> None:
     """Take a run's first step and leave a state on disk that is on the verge of collapse."""
     with pytest.raises(Interrupted):
-        train(config, data, folder, stop=lambda: True)
+        train(config, data, folder, reporter=Watch(stopped=lambda: True))
     state, header = read_tensors(folder / FILE, "state")
     watch = {"first": 1e9, "losses": [10.0] * 20, "sizes": [1.0] * 20}
     rest = {name: value for name, value in header.items() if name not in ("kind", "version")}
@@ -138,9 +140,8 @@ def test_runs_side_by_side_have_the_bits_and_the_order_of_runs_one_by_one(
     done: list[float] = []
     results: list[Comparison] = []
 
-    def watched(*arguments: Any, progress: Any, begin: Any, **options: Any) -> Comparison:
+    def watched(*arguments: Any, reporter: Reporter, **options: Any) -> Comparison:
         def beginning(config: Config) -> None:
-            begin(config)
             begun.append(config)
             if len(begun) == 2:
                 # As from a terminal, whose Ctrl-C reaches every process: they are still importing.
@@ -148,11 +149,8 @@ def test_runs_side_by_side_have_the_bits_and_the_order_of_runs_one_by_one(
                     for number in (signal.SIGINT, signal.SIGTERM):
                         os.kill(process.pid or 0, number)
 
-        def progressing(amount: float) -> None:
-            progress(amount)
-            done.append(amount)
-
-        results.append(compare(*arguments, progress=progressing, begin=beginning, **options))
+        watch = Watch(advance=done.append, begin=beginning, failed=reporter.failed)
+        results.append(compare(*arguments, reporter=watch, **options))
         return results[0]
 
     monkeypatch.setattr(compare_module, "compare", watched)
@@ -200,7 +198,7 @@ def test_when_a_process_is_killed_the_others_save_and_the_same_call_finishes(
             os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 
     with pytest.raises(UserError) as caught:
-        compare(data, made, tmp_path, device=CPU, jobs=2, progress=kill)
+        compare(data, made, tmp_path, device=CPU, jobs=2, reporter=Watch(advance=kill))
     assert str(caught.value) == DIED
     assert len(killed) == 1
     assert multiprocessing.active_children() == []
@@ -284,8 +282,8 @@ def test_fewer_than_one_job(data: ld.Dataset, tmp_path: Path, jobs: int) -> None
 def test_no_process_is_started_for_a_single_run(
     data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare_module, "train_side_by_side", None)
-    monkeypatch.setattr(compare_module, "train", lambda config, *arguments, **options: CollapseError("it did"))
+    monkeypatch.setattr(runner, "train_side_by_side", None)
+    monkeypatch.setattr(runner, "train", lambda config, *arguments, **options: CollapseError("it did"))
     assert len(compare(data, planned(data, 0.0), tmp_path, device=CPU, jobs=8).failed) == 1
 
 
@@ -373,7 +371,7 @@ def test_a_process_that_is_gone(data: ld.Dataset, tmp_path: Path, fakes: Any, ex
 def test_what_processes_say_of_their_views_is_told_once(data: ld.Dataset, tmp_path: Path, fakes: Any) -> None:
     fakes(*[Fake(0, [("note", f"2.{number} GiB are free"), ("ended", CollapseError("x"))]) for number in range(2)])
     notes: list[str] = []
-    assert len(side_by_side(data, (0.0, 0.9), tmp_path, note=notes.append).failed) == 2
+    assert len(side_by_side(data, (0.0, 0.9), tmp_path, reporter=Watch(note=notes.append)).failed) == 2
     assert notes == ["2.0 GiB are free"]
     fakes(*[Fake(0, [("note", "n"), ("ended", CollapseError("x"))]) for _ in range(2)])
     side_by_side(data, (0.0, 0.9), tmp_path)  # nobody listens
@@ -387,14 +385,14 @@ def test_a_second_interrupt_kills_the_processes(data: ld.Dataset, tmp_path: Path
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        side_by_side(data, (0.0, 0.9), tmp_path, progress=again)
+        side_by_side(data, (0.0, 0.9), tmp_path, reporter=Watch(advance=again))
     assert all(fake.killed for fake in made)
 
 
 def test_stopped_between_two_runs(data: ld.Dataset, tmp_path: Path, fakes: Any) -> None:
     fakes(*[Fake(0, [("ended", CollapseError("x"))]) for _ in range(2)])
     with pytest.raises(Interrupted, match=r"^stopped before run 3 of 3$"):
-        side_by_side(data, (0.0, 0.5, 0.9), tmp_path, jobs=2, stop=lambda: True)
+        side_by_side(data, (0.0, 0.5, 0.9), tmp_path, jobs=2, reporter=Watch(stopped=lambda: True))
 
 
 def at_work(monkeypatch: pytest.MonkeyPatch, *sent: Any) -> list[tuple[str, Any]]:
@@ -421,7 +419,12 @@ def at_work(monkeypatch: pytest.MonkeyPatch, *sent: Any) -> list[tuple[str, Any]
 
 def test_a_process_says_how_views_are_made(data: ld.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     assert at_work(monkeypatch, data, None) == []
-    monkeypatch.setattr(parallel, "open_views", lambda data, device: HostViews(data, device, note="on the processor"))
+
+    def noted(data: ld.Dataset, device: torch.device, reporter: Reporter) -> HostViews:
+        reporter.note("on the processor")
+        return HostViews(data, device)
+
+    monkeypatch.setattr(parallel, "open_views", noted)
     assert at_work(monkeypatch, data, None) == [("note", "on the processor")]
 
 
@@ -468,14 +471,3 @@ def test_a_run_that_finds_too_little_memory(
         UserError,
         "a run found too little memory; fewer --jobs need less, and the same command goes on from where it was",
     )
-
-
-def test_the_command_line_shows_the_note_once(
-    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    note = "views are made on the processor: the images need 80.0 GiB in the memory of cuda"
-    monkeypatch.setattr(compare_module, "open_views", lambda data, device: HostViews(data, device, note=note))
-    options = [text for name, value in TINY.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    arguments = ["compare", str(toy), "--test-domains", "photo", "--dropout", "0,0.9", *options, "--device", "cpu"]
-    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.splitlines().count(note) == 1

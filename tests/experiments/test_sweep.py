@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers import TINY, make_toy
+from tests.helpers import TINY, Watch, make_toy
 
 import largedrop as ld
 from largedrop.cli import main
 from largedrop.config import Config
 from largedrop.errors import CollapseError, Interrupted, UserError
-from largedrop.experiments import compare as compare_module
+from largedrop.experiments import runner
 from largedrop.experiments.preset import read_preset
 from largedrop.experiments.sweep import SweepPlan, plan_sweep, run_sweep
 from largedrop.report.report import write_report
@@ -125,7 +125,7 @@ def test_two_presets_share_their_runs_and_report_on_their_own(data: ld.Dataset, 
     two = planned(data, tmp_path, name="two")
     done: list[float] = []
     begun: list[Config] = []
-    result = run_sweep(data, two, device=CPU, progress=done.append, begin=begun.append)
+    result = run_sweep(data, two, device=CPU, reporter=Watch(advance=done.append, begin=begun.append))
     assert begun == result.trained == [entry.config for entry in two.entries]
     assert (result.collapsed, result.broken) == ([], [])
     assert sum(done) >= two.work
@@ -169,7 +169,7 @@ def test_a_finished_run_is_not_trained_again(data: ld.Dataset, tmp_path: Path, m
     def fail(*arguments: object, **options: object) -> Run:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(compare_module, "train", fail)
+    monkeypatch.setattr(runner, "train", fail)
     again = planned(data, tmp_path)
     assert (again.pending, again.steps, again.work, again.seconds) == ((), 0, 0, 0.0)
     assert run_sweep(data, again, device=CPU).trained == []
@@ -187,11 +187,13 @@ def test_a_run_that_fails_is_tried_once_more(
             raise RuntimeError("cuDNN is tired")
         return train(config, *arguments, **options)
 
-    monkeypatch.setattr(compare_module, "train", fragile)
+    monkeypatch.setattr(runner, "train", fragile)
     plan = planned(data, tmp_path)
     told: list[str] = []
     done: list[float] = []
-    result = run_sweep(data, plan, device=CPU, failed=lambda config, text: told.append(text), progress=done.append)
+    result = run_sweep(
+        data, plan, device=CPU, reporter=Watch(failed=lambda config, text: told.append(text), advance=done.append)
+    )
     first = "RuntimeError: cuDNN is tired; it goes on from its last state, once"
     if times == 1:
         assert told == [first]
@@ -221,7 +223,7 @@ def test_a_collapsed_run_is_recorded_and_the_others_go_on(
             raise CollapseError("the run collapsed at step 21")
         return train(config, *arguments, **options)
 
-    monkeypatch.setattr(compare_module, "train", fragile)
+    monkeypatch.setattr(runner, "train", fragile)
     plan = planned(data, tmp_path)
     result = run_sweep(data, plan, device=CPU)
     assert begun == [entry.config for entry in plan.entries]  # and none of them twice
@@ -242,7 +244,7 @@ def test_a_users_mistake_ends_the_sweep(data: ld.Dataset, tmp_path: Path, monkey
     def broken(*arguments: Any, **options: Any) -> Run:
         raise UserError("cannot write it")
 
-    monkeypatch.setattr(compare_module, "train", broken)
+    monkeypatch.setattr(runner, "train", broken)
     with pytest.raises(UserError, match=r"^cannot write it$"):
         run_sweep(data, planned(data, tmp_path), device=CPU)
 
@@ -251,7 +253,7 @@ def test_an_error_that_is_no_runs_is_raised(data: ld.Dataset, tmp_path: Path, mo
     def broken(*arguments: Any) -> None:
         raise RuntimeError("no views")
 
-    monkeypatch.setattr(compare_module, "open_views", broken)
+    monkeypatch.setattr(runner, "open_views", broken)
     with pytest.raises(RuntimeError, match="no views"):
         run_sweep(data, planned(data, tmp_path), device=CPU)
 
@@ -259,7 +261,7 @@ def test_an_error_that_is_no_runs_is_raised(data: ld.Dataset, tmp_path: Path, mo
 def test_a_sweep_that_is_stopped_goes_on(data: ld.Dataset, tmp_path: Path) -> None:
     asked = iter([False, False, True])
     with pytest.raises(Interrupted, match=r"^stopped after step 1 of 2$"):
-        run_sweep(data, planned(data, tmp_path), device=CPU, stop=lambda: next(asked))
+        run_sweep(data, planned(data, tmp_path), device=CPU, reporter=Watch(stopped=lambda: next(asked)))
     plan = planned(data, tmp_path)
     assert states(plan) == ["finished", "begun", "new", "new"]
     assert len(run_sweep(data, plan, device=CPU).trained) == 3
@@ -291,7 +293,9 @@ def test_a_process_that_dies_is_replaced(data: ld.Dataset, tmp_path: Path) -> No
             process.kill()
             killed.append(process.pid or 0)
 
-    result = run_sweep(data, plan, device=CPU, jobs=2, progress=progress, failed=lambda config, text: told.append(text))
+    result = run_sweep(
+        data, plan, device=CPU, jobs=2, reporter=Watch(advance=progress, failed=lambda config, text: told.append(text))
+    )
     assert len(killed) == len(told) == 1
     assert told[0].startswith("a process that was training has died (out of memory?)")
     assert told[0].endswith("; it goes on from its last state, once")

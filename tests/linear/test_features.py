@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.helpers import TINY
+from tests.helpers import TINY, Watch
 
 import largedrop as ld
 from largedrop.config import Config
@@ -124,11 +124,11 @@ def test_bfloat16(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
 
 def test_computed_once(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     asked, done = Asked(data), list[int]()
-    store = opened(data, tmp_path, progress=done.append)
+    store = opened(data, tmp_path, reporter=Watch(advance=done.append))
     first = store.features(config, asked)
     assert sum(done) == 54
     assert store.features(config, asked) is first
-    again = opened(data, tmp_path, progress=done.append).features(config, asked)
+    again = opened(data, tmp_path, reporter=Watch(advance=done.append)).features(config, asked)
     assert len(asked.configs) == 1
     assert sum(done) == 54
     assert again.taps == first.taps
@@ -143,7 +143,7 @@ def test_the_users_cache(data: ld.Dataset, config: Config, tmp_path: Path, monke
 
 def test_what_features_depend_on(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     asked, lines = Asked(data), list[str]()
-    store = opened(data, tmp_path, note=lines.append)
+    store = opened(data, tmp_path, reporter=Watch(note=lines.append))
     store.features(config, asked)
     for same in (
         {"dropout": 0.1, "test_domain": "ink", "lr": 1.0, "held_out": 0.3, "block_dropout": 0.2},
@@ -170,18 +170,18 @@ def test_other_weights_and_images_are_said(data: ld.Dataset, config: Config, tmp
     file = tmp_path / "weights.safetensors"
     save_weights(file, 1)
     config = replace(config, weights=str(file), weights_digest="")
-    first = opened(data, tmp_path, note=lines.append).features(config)
-    same = opened(data, tmp_path, note=lines.append).features(replace(config, seed=9))
+    first = opened(data, tmp_path, reporter=Watch(note=lines.append)).features(config)
+    same = opened(data, tmp_path, reporter=Watch(note=lines.append)).features(replace(config, seed=9))
     np.testing.assert_array_equal(first.values, same.values)
     assert lines == []
     save_weights(file, 2)
-    second = opened(data, tmp_path, note=lines.append).features(config)
+    second = opened(data, tmp_path, reporter=Watch(note=lines.append)).features(config)
     message = "the stored features of test_efficientnet for toy0 are of other {}; computing them anew"
     assert lines == [message.format("weights")]
     check_close(second.values, reference(replace(config, weights_digest=""), data))
     assert np.abs(first.values - second.values).max() > 0.3 * second.largest
     other = replace(data, fingerprint="other")
-    opened(other, tmp_path, note=lines.append).features(config)
+    opened(other, tmp_path, reporter=Watch(note=lines.append)).features(config)
     assert lines[1:] == [message.format("images")]
 
 
@@ -221,11 +221,11 @@ def test_damage_is_said_and_mended(
     before = opened(data, tmp_path).features(config).values.copy()
     damage(entry(tmp_path))
     asked, lines = Asked(data), list[str]()
-    after = opened(data, tmp_path, note=lines.append).features(config, asked)
+    after = opened(data, tmp_path, reporter=Watch(note=lines.append)).features(config, asked)
     assert lines == [f"the stored features in {entry(tmp_path)} are damaged; they are computed anew"]
     assert len(asked.configs) == 1
     np.testing.assert_array_equal(after.values, before)
-    opened(data, tmp_path, note=lines.append).features(config, asked)
+    opened(data, tmp_path, reporter=Watch(note=lines.append)).features(config, asked)
     assert len(lines) == len(asked.configs) == 1
 
 
@@ -257,7 +257,7 @@ def test_interrupted_work_is_taken_up(data: ld.Dataset, config: Config, tmp_path
         piece = building / "000000016.npy"
         piece.write_bytes(piece.read_bytes()[:-1])
     done, views = list[int](), Breaking(data, 99)
-    found = FeatureStore(data, views, tmp_path, progress=done.append).features(config)
+    found = FeatureStore(data, views, tmp_path, reporter=Watch(advance=done.append)).features(config)
     assert views.seen == [*([16, 24] if cut else []), 32, 40, 48]
     assert sum(done) == 54
     np.testing.assert_array_equal(found.values, whole.values)
@@ -333,7 +333,7 @@ def test_a_second_process_waits_and_uses_the_result(data: ld.Dataset, config: Co
     first = threading.Thread(target=lambda: found.append(opened(data, tmp_path).features(config, slowly)))
     first.start()
     assert inside.wait(60)
-    second = opened(data, tmp_path, note=note).features(config, asked)
+    second = opened(data, tmp_path, reporter=Watch(note=note)).features(config, asked)
     first.join()
     assert lines == ["another process is computing these features; waiting for it"]
     assert asked.configs == []

@@ -12,6 +12,7 @@ import filelock
 import numpy as np
 import pytest
 import torch
+from tests.helpers import Watch
 
 import largedrop as ld
 from largedrop.config import Config
@@ -114,7 +115,7 @@ def test_finished_runs_are_read_and_the_others_trained(data: ld.Dataset, tmp_pat
     before = (first.folder / "result.json").stat().st_mtime_ns
     begun: list[Config] = []
     done: list[float] = []
-    again = trained(data, tmp_path, one, other, begin=begun.append, progress=done.append)
+    again = trained(data, tmp_path, one, other, reporter=Watch(begin=begun.append, advance=done.append))
     assert [run.config for run in again if isinstance(run, Run)] == [one, other] == begun
     assert (first.folder / "result.json").stat().st_mtime_ns == before
     assert sum(done) == pytest.approx(sum(module._cost(each, data) for each in (one, other)))
@@ -132,7 +133,7 @@ def test_a_run_that_diverges_is_a_collapse_and_harms_no_other(data: ld.Dataset, 
 def test_an_interruption_leaves_nothing_half(data: ld.Dataset, tmp_path: Path) -> None:
     one = config(data, "linear")
     with pytest.raises(Interrupted):
-        trained(data, tmp_path, one, stop=lambda: True)
+        trained(data, tmp_path, one, reporter=Watch(stopped=lambda: True))
     assert not (tmp_path / one.run_name / "result.json").exists()
     (run,) = trained(data, tmp_path, one)
     assert isinstance(run, Run)

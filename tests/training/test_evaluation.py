@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from tests.helpers import Watch
 from torchvision.transforms import v2
 
 import largedrop as ld
@@ -78,7 +79,7 @@ def test_logits_are_those_of_a_plain_forward_pass(
     indices = np.random.default_rng(1).permutation(len(odd))
     features, outputs = plain(network, odd, indices)
     done: list[int] = []
-    found = logits(network, HostViews(odd), indices, "float32", done.append)
+    found = logits(network, HostViews(odd), indices, "float32", Watch(advance=done.append))
     assert found.dtype == np.float16
     assert found.shape == (36, 3)
     np.testing.assert_allclose(found.astype(np.float64), outputs.double().numpy(), rtol=2e-3, atol=2e-3)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.helpers import Watch
 
 import largedrop as ld
 from largedrop.config import Config
@@ -49,7 +50,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_every_view_of_an_image_is_computed_once(data: ld.Dataset, config: Config, seen: list[int]) -> None:
     done: list[int] = []
-    cache = FeatureCache(HostViews(data), done.append)
+    cache = FeatureCache(HostViews(data), Watch(advance=done.append))
     network = create_network(config, data.classes)
     tables = [cache.get(config, network, view) for view in range(VIEWS)]
     again = [cache.get(replace(config, **AFTER), network, view) for view in range(VIEWS)]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.helpers import TINY, make_toy
+from tests.helpers import TINY, Watch, make_toy
 from torch import Tensor
 
 import largedrop as ld
@@ -116,9 +116,9 @@ def step_by_step(config: Config, data: ld.Dataset, folder: Path) -> list[dict[st
     states: list[dict[str, Tensor]] = []
     for step in range(1, config.steps + 1):
         with pytest.raises(Interrupted, match=rf"^stopped after step {step} of {config.steps}$"):
-            train(config, data, folder, stop=lambda: True)
+            train(config, data, folder, reporter=Watch(stopped=lambda: True))
         states.append(load_file(folder / FILE))
-    train(config, data, folder, stop=lambda: True)
+    train(config, data, folder, reporter=Watch(stopped=lambda: True))
     return states
 
 
@@ -309,9 +309,9 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_bits(
     for step in range(1, 7):
         folder = tmp_path / str(step)
         with pytest.raises(Interrupted):
-            train(changed, data, folder, stop=stopped_at(step))
+            train(changed, data, folder, reporter=Watch(stopped=stopped_at(step)))
         assert not (folder / "result.json").exists()
-        train(changed, data, folder, stop=stopped_at())
+        train(changed, data, folder, reporter=Watch(stopped=stopped_at()))
         assert_same_run(tmp_path / "whole", folder)
 
 
@@ -328,7 +328,7 @@ def test_a_crash_goes_on_from_the_last_saved_step(
         return False
 
     with pytest.raises(ZeroDivisionError):
-        train(config, data, tmp_path / "cut", stop=crash)
+        train(config, data, tmp_path / "cut", reporter=Watch(stopped=crash))
     assert read_tensors(tmp_path / "cut" / FILE, "state")[1]["trajectory"]["step"] == 2
     done = 0
 
@@ -337,7 +337,7 @@ def test_a_crash_goes_on_from_the_last_saved_step(
         done += 1
         return False
 
-    train(config, data, tmp_path / "cut", stop=count)
+    train(config, data, tmp_path / "cut", reporter=Watch(stopped=count))
     assert done == 4
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
@@ -477,7 +477,7 @@ def test_a_finished_run_is_not_run_again(
     run = train(config, data, tmp_path)
     monkeypatch.setattr(loop, "create_network", None)
     done: list[float] = []
-    again = train(config, data, tmp_path, progress=done.append, stop=lambda: True)
+    again = train(config, data, tmp_path, reporter=Watch(advance=done.append, stopped=lambda: True))
     assert again == run
     assert done == [cost(config, data.split("photo", 0))]
 
@@ -539,7 +539,7 @@ def test_what_was_drawn_before_or_during_a_run_does_not_matter(
     np.random.seed(5)
     torch.rand(77)
     before = torch.get_rng_state()
-    train(config, data, tmp_path / "other", progress=draw)
+    train(config, data, tmp_path / "other", reporter=Watch(advance=draw))
     assert_same_run(tmp_path / "one", tmp_path / "other")
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -568,7 +568,7 @@ def test_all_the_work_is_reported(data: ld.Dataset, config: Config, tmp_path: Pa
     steps, batch, rounds = changed.steps, changed.batch, len(changed.evaluations)
     assert cost(changed, split) == 5 * steps * batch * 2 + (6 + 18) * (rounds + 1)
     done: list[float] = []
-    train(changed, data, tmp_path, progress=done.append)
+    train(changed, data, tmp_path, reporter=Watch(advance=done.append))
     assert sum(done) == pytest.approx(cost(changed, split))
 
 
@@ -598,7 +598,7 @@ def test_images_that_change_while_a_run_goes_on_change_no_bit(
                     path.unlink()
         return False
 
-    train(config, mine, tmp_path / "spoiled", stop=spoil)
+    train(config, mine, tmp_path / "spoiled", reporter=Watch(stopped=spoil))
     assert len(asked) == 6
     assert_same_run(tmp_path / "whole", tmp_path / "spoiled")
     if how in ("overwritten", "truncated", "deleted"):  # and whoever opens them now is told, or has another dataset
@@ -636,7 +636,7 @@ def test_every_objective_trains_goes_on_with_the_same_bits_and_is_not_plain(
     whole = train(chosen, data, tmp_path / "whole")
     calls = iter(range(1000))
     with pytest.raises(Interrupted):
-        train(chosen, data, tmp_path / "parts", stop=lambda: next(calls) == 2)
+        train(chosen, data, tmp_path / "parts", reporter=Watch(stopped=lambda: next(calls) == 2))
     parts = train(chosen, data, tmp_path / "parts")
     plain = train(replace(chosen, objective="erm", penalty=None, penalty_after=None), data, tmp_path / "plain")
     ours, again, theirs = (load_file(run.best) for run in (whole, parts, plain))
@@ -670,7 +670,7 @@ def test_block_dropout_is_drawn_in_training_and_goes_on_with_the_same_bits(
     whole = train(chosen, data, tmp_path / "whole")
     calls = iter(range(1000))
     with pytest.raises(Interrupted):
-        train(chosen, data, tmp_path / "parts", stop=lambda: next(calls) == 1)
+        train(chosen, data, tmp_path / "parts", reporter=Watch(stopped=lambda: next(calls) == 1))
     parts = train(chosen, data, tmp_path / "parts")
     plain = train(replace(chosen, block_dropout=0.0), data, tmp_path / "plain")
     ours, again, theirs = (load_file(run.best) for run in (whole, parts, plain))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.helpers import Watch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -157,7 +158,7 @@ def test_how_often_losses_are_read_changes_no_bit(
     assert_same_run(tmp_path / "one", tmp_path / "seldom")
     reads.clear()
     with pytest.raises(Interrupted, match=r"^stopped after step 5 of 20$"):
-        train(changed, data, tmp_path / "cut", stop=at(5))
+        train(changed, data, tmp_path / "cut", reporter=Watch(stopped=at(5)))
     assert sum(reads) == 5
     train(changed, data, tmp_path / "cut")
     assert sum(reads) == 20
@@ -187,7 +188,7 @@ def test_a_collapse_names_the_step_at_which_it_was_however_late_it_is_read(
             diverge(patch, place)
             done: list[float] = []
             with pytest.raises(CollapseError) as caught:
-                train(changed, data, tmp_path / str(place), progress=done.append)
+                train(changed, data, tmp_path / str(place), reporter=Watch(advance=done.append))
         assert str(caught.value).startswith(f"the run diverged at step {place}: the loss is inf. With dropout 0.9, ")
         assert len([work for work in done if work == 40]) == (taken if every == 7 else last)
         # It can be taken up from the last state, which is one from before.
@@ -201,7 +202,7 @@ def test_a_collapse_after_a_run_was_taken_up_counts_from_its_first_step(
     changed = replace(config, steps=20, eval_every=20)
     monkeypatch.setitem(LOOK_EVERY, "cpu", 7)
     with pytest.raises(Interrupted):
-        train(changed, data, tmp_path, stop=at(4))
+        train(changed, data, tmp_path, reporter=Watch(stopped=at(4)))
     diverge(monkeypatch, 2)
     with pytest.raises(CollapseError, match=r"^the run diverged at step 6: "):
         train(changed, data, tmp_path)
@@ -223,7 +224,7 @@ def test_a_run_through_a_devices_memory(data: ld.Dataset, config: Config, tmp_pa
         load_file(tmp_path / "host" / "average.safetensors")["head.weight"],
     )
     with pytest.raises(Interrupted):
-        train(config, data, tmp_path / "cut", features=FeatureCache(views), stop=at(3))
+        train(config, data, tmp_path / "cut", features=FeatureCache(views), reporter=Watch(stopped=at(3)))
     train(config, data, tmp_path / "cut", features=FeatureCache(ResidentViews(data, CPU)))
     assert_same_run(tmp_path / "resident", tmp_path / "cut")
 

@@ -17,10 +17,11 @@ from .._version import __version__
 from ..config import Config
 from ..data.dataset import Dataset, IntArray, Split
 from ..data.views.batches import Views, open_views
-from ..errors import Interrupted, UserError
+from ..errors import UserError
 from ..files import write_json
 from ..models.fast.folding import speed_up
 from ..models.network import Network
+from ..reporter import SILENT, Reporter
 from ..runs.across import FOLDER, Across, Group, groups_of, methods_of
 from ..runs.checkpoint import load_model, read_tensors, save_model
 from ..runs.run import Run
@@ -29,9 +30,6 @@ from ..training.evaluation import accuracy, logits
 from ..training.soup import Candidate, greedy_soup
 
 __all__ = ["Results", "across", "across_cost", "average_final", "mean_outputs"]
-
-
-Report = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,7 @@ def across(
     folder: Path,
     *,
     device: torch.device,
-    progress: Report | None = None,
-    note: Callable[[str], None] | None = None,
-    stop: Callable[[], bool] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Results:
     """The methods across trajectories (section 4.1), for every group of ``runs`` (see ``groups_of``).
 
@@ -84,30 +80,24 @@ def across(
         data: the dataset.
         folder: the sweep's.
         device: where to compute.
-        progress: called with the work done since the last call, in the unit of ``across_cost``.
-        note: called with what a user should know about how the images reach the network.
-        stop: asked between evaluations; where it says True ``Interrupted`` is raised.
+        reporter: told of the work, in the unit of ``across_cost``, and asked between evaluations whether to stop.
 
     Raises:
         UserError: a run is of other data, or a file cannot be written. What is wrong with single runs is told in
             ``refused``.
-        Interrupted: ``stop`` said so.
+        Interrupted: the reporter said so.
     """
     other = [run.folder.name for run in runs if run.config.fingerprint != data.fingerprint]
     if other:
         raise UserError(f"{other[0]} is not a run on {data.name} (and {len(other) - 1} more)")
     tasks, found, refused = _tasks(runs, folder)
-    report = progress or (lambda done: None)
     evaluator: _Evaluator | None = None
     made: list[Across] = []
     for task in tasks:
-        if stop is not None and stop():
-            raise Interrupted(f"stopped before {task.path.stem}")
+        reporter.raise_if_stopped(f"stopped before {task.path.stem}")
         if evaluator is None or evaluator.lacks(task):
-            views = evaluator.views if evaluator else open_views(data, device)
-            if note is not None and evaluator is None and views.note:
-                note(views.note)
-            evaluator = _Evaluator(data, views, report, stop)
+            views = evaluator.views if evaluator else open_views(data, device, reporter)
+            evaluator = _Evaluator(data, views, reporter)
         try:
             result, state = _computed(task, evaluator)
         except UserError as error:
@@ -178,11 +168,10 @@ def average_final(runs: Sequence[Run], pause: Callable[[], None] | None = None) 
 class _Evaluator:
     """A network whose weights are replaced by those that are to be scored."""
 
-    def __init__(self, data: Dataset, views: Views, report: Report, stop: Callable[[], bool] | None) -> None:
+    def __init__(self, data: Dataset, views: Views, reporter: Reporter) -> None:
         self.data = data
         self.views = views
-        self.report = report
-        self.stop = stop
+        self.reporter = reporter
         self._network: Network | None = None
         self._of: tuple[Any, ...] | None = None
 
@@ -204,13 +193,12 @@ class _Evaluator:
         self.pause()
         network = self.network(run)
         network.load_state_dict(state)
-        outputs = logits(network, self.views, indices, run.config.precision, self.report, view)
+        outputs = logits(network, self.views, indices, run.config.precision, self.reporter, view)
         return accuracy(outputs, self.data.labels[indices])
 
     def pause(self) -> None:
         """Raise Interrupted where the user wants to stop."""
-        if self.stop is not None and self.stop():
-            raise Interrupted("stopped; what is finished is kept")
+        self.reporter.raise_if_stopped("stopped; what is finished is kept")
 
 
 def _tasks(runs: Sequence[Run], folder: Path) -> tuple[list[_Task], list[Across], list[str]]:

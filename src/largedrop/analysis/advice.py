@@ -10,7 +10,7 @@ The standard errors are over the held-out domains, paired: a new domain is what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..config import DEFAULT_MODEL
 from ..data.dataset import Dataset
 from ..data.views.batches import open_views
 from ..linear.features import FeatureStore
+from ..reporter import SILENT, Relay, Reporter
 from ..runs.estimate import Estimate, points
 from ..training.resolve import resolve
 from .advice_curves import RATES, SEEDS, Curves, Point, check_rates, measure
@@ -67,8 +68,7 @@ def advise(
     rates: Iterable[float] = RATES,
     seeds: Iterable[int] = SEEDS,
     device: torch.device,
-    progress: Callable[[float], None] | None = None,
-    note: Callable[[str], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Advice:
     """The dropout rate that does best on domains that were held out of training, by linear heads on frozen features.
 
@@ -83,8 +83,7 @@ def advise(
         rates: λ; 0 is added.
         seeds: of the i.i.d. splits.
         device: that computes the features.
-        progress: called with the work done since the last call, of 2 · len(data) in all.
-        note: called with a line that a user should read.
+        reporter: told of the work, 2 · len(data) in all, and of what a user should know about the features.
 
     Raises:
         UserError: unknown domains, rates out of range, features that cannot be had, or too few images.
@@ -102,15 +101,9 @@ def advise(
         weights=weights,
         precision=precision,
     )
-    report, done = progress or (lambda amount: None), 0.0
-
-    def count(amount: float) -> None:
-        nonlocal done
-        done += amount
-        report(amount)
-
-    features = FeatureStore(data, open_views(data, device), progress=count, note=note).features(config, count=1)
-    report(len(data) - done)  # what was on disk
+    seen = Relay(reporter)
+    features = FeatureStore(data, open_views(data, device, reporter), reporter=seen).features(config, count=1)
+    reporter.advance(len(data) - seen.done)  # what was on disk
     unseen = [domain for domain in (config.test_domain, left_out) if domain]
     curves = measure(
         data,
@@ -119,7 +112,7 @@ def advise(
         rates=chosen,
         seeds=seeds,
         held_out=config.held_out,
-        progress=report,
+        reporter=reporter,
     )
     names = ("data", "fingerprint", "test_domain", "left_out", "model", "weights", "weights_digest", "size")
     about = {name: getattr(config, name) for name in (*names, "precision", "held_out")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..linear.problem import LinearSetting, Problem
 from ..linear.sgd.train import train_linear
 from ..linear.solver.solve import MOST_CLASSES, solve_probes
 from ..models.dropout import check_rate
+from ..reporter import SILENT, Reporter
 from ..runs.estimate import Estimate, listing
 
 __all__ = ["RATES", "SEEDS", "Curves", "Point", "check_rates", "measure"]
@@ -122,7 +123,7 @@ def measure(
     seeds: Iterable[int] = SEEDS,
     held_out: float = 0.2,
     weight_decay: float = Config.weight_decay,
-    progress: Callable[[float], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Curves:
     """The i.i.d. and the leave-one-domain-out accuracy of linear heads under dropout.
 
@@ -138,7 +139,7 @@ def measure(
         seeds: of the splits.
         held_out: share of the i.i.d. images.
         weight_decay: of the heads.
-        progress: called with the work done, len(data) in all.
+        reporter: told of the work, len(data) in all.
 
     Raises:
         UserError: no domain or no seed is left, rates are out of range, or there are too few images.
@@ -176,8 +177,7 @@ def measure(
                 iid[line, number, column] = _accuracy(head, *inside)
                 if outside is not None:
                     ood[line, number, column] = _accuracy(head, *outside)
-        if progress is not None:
-            progress(len(data) / len(seeds))
+        reporter.advance(len(data) / len(seeds))
     return Curves(wanted, domains, held, seeds, iid, ood, tuple(dict.fromkeys(notes)))
 
 

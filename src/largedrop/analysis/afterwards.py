@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from ..data.dataset import Dataset
 from ..data.views.batches import open_views
 from ..errors import UserError
+from ..reporter import SILENT, Reporter
 from ..runs.interpolation import FILE
 from ..runs.run import Run
 from ..training.features import FeatureCache
@@ -26,9 +27,7 @@ def afterwards(
     folder: Path,
     *,
     device: torch.device,
-    progress: Callable[[float], None] | None = None,
-    note: Callable[[str], None] | None = None,
-    stop: Callable[[], bool] | None = None,
+    reporter: Reporter = SILENT,
 ) -> list[str]:
     """Compute what a preset names under ``afterwards``, as far as it is not stored yet.
 
@@ -38,26 +37,24 @@ def afterwards(
         data: that they were trained on.
         folder: where ``across`` is kept.
         device: where to compute.
-        progress: called with the work done since the last call, in evaluated images.
-        note: called with what a user should know.
-        stop: where it says True, ``Interrupted`` is raised.
+        reporter: told of the work, in evaluated images, and asked between evaluations whether to stop.
 
     Returns:
         What could not be computed, with the reason, a line each.
 
     Raises:
         UserError: a file cannot be read or written.
-        Interrupted: ``stop`` said so.
+        Interrupted: the reporter said so.
     """
     whole = _whole(runs)
     refused: list[str] = []
     if "across" in names and whole:
-        refused += across(whole, data, folder, device=device, progress=progress, note=note, stop=stop).refused
+        refused += across(whole, data, folder, device=device, reporter=reporter).refused
     if "interpolation" in names and whole:
-        features = FeatureCache(open_views(data, device), progress)
+        features = FeatureCache(open_views(data, device, reporter), reporter)
         for run in whole:
             try:
-                interpolate_run(run, data, device=device, features=features, progress=progress, stop=stop)
+                interpolate_run(run, data, device=device, features=features, reporter=reporter)
             except UserError as error:
                 refused.append(f"interpolation: {error}")
     return refused

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ..data.random import generator
 from ..data.views.batches import open_views
 from ..errors import UserError, one_of
 from ..models.network import Network
+from ..reporter import SILENT, Reporter
 from ..runs.checkpoint import load_model
 from ..runs.estimate import estimate_json
 from ..runs.interpolation import FILE, Interpolation
@@ -41,9 +42,6 @@ KINDS = ("iid", "ood")
 
 _LINEARISED = 4
 """An image whose linearised output is computed takes about as long as this many in evaluation."""
-
-
-Report = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def inspect_run(
     checkpoint: str = "best",
     images: int = 512,
     draws: int = 10,
-    progress: Report | None = None,
+    reporter: Reporter = SILENT,
 ) -> Inspection:
     """Measure one run, in float32 and in the evaluation view.
 
@@ -154,7 +152,7 @@ def inspect_run(
         checkpoint: one of ``CHECKPOINTS``.
         images: of each sample, at most.
         draws: random subsets of the units for each share.
-        progress: called with the work done since the last call, in the unit of ``inspection_cost``.
+        reporter: told of the work, in the unit of ``inspection_cost``.
 
     Raises:
         UserError: the data are not the run's, it trained no network, it has no such checkpoint, or a number or name is
@@ -173,15 +171,15 @@ def inspect_run(
     linear: dict[str, Linearity] = {}
     notes: list[str] = []
     if "richness" in measures:
-        rich = _richness(run, data, split, network, cache, samples, images, draws, progress)
+        rich = _richness(run, data, split, network, cache, samples, images, draws, reporter)
     if "linearity" in measures:
         if config.weights == "random":
             notes.append(f"{run.folder.name}: no linearity, since its running statistics moved with its weights")
         else:
-            linear = _linearity(run, data, split, network, cache, samples, progress)
+            linear = _linearity(run, data, split, network, cache, samples, reporter)
     between = None
     if "interpolation" in measures:
-        between = _interpolation(run, data, cache, progress)
+        between = _interpolation(run, data, cache, reporter)
     return Inspection(run.folder.name, run, rich, linear, between, tuple(notes))
 
 
@@ -209,11 +207,11 @@ def _richness(
     samples: dict[str, IntArray],
     images: int,
     draws: int,
-    progress: Report | None,
+    reporter: Reporter,
 ) -> dict[str, Richness]:
     train = _sample(np.concatenate(split.train), images, "train", run.config.seed)
     tables = {
-        kind: representations(network, cache.views, indices, "float32", progress).numpy()
+        kind: representations(network, cache.views, indices, "float32", reporter).numpy()
         for kind, indices in {"train": train, **samples}.items()
     }
     found = measure_richness(
@@ -234,7 +232,7 @@ def _linearity(
     network: Network,
     cache: FeatureCache,
     samples: dict[str, IntArray],
-    progress: Report | None,
+    reporter: Reporter,
 ) -> dict[str, Linearity]:
     config, views = run.config, cache.views
     start = create_network(config, data.classes).to(views.device)
@@ -247,19 +245,18 @@ def _linearity(
         for place in range(0, len(indices), BATCH):
             chosen = indices[place : place + BATCH]
             parts.append(linearise(network, before, after, views.evaluation(chosen, network.spec)))
-            if progress is not None:
-                progress(_LINEARISED * len(chosen))
+            reporter.advance(_LINEARISED * len(chosen))
         whole = Linearised(*(_joined([getattr(part, name) for part in parts]) for name in ("start", "linear", "tuned")))
         found[kind] = measure_linearity(whole, data.labels[indices])
     return found
 
 
-def _interpolation(run: Run, data: Dataset, cache: FeatureCache, progress: Report | None) -> Interpolation:
+def _interpolation(run: Run, data: Dataset, cache: FeatureCache, reporter: Reporter) -> Interpolation:
     """The stored one, whatever its α; a new one from the last weights, or from the best of runs that kept no others."""
     if (run.folder / FILE).is_file():
         return Interpolation.read(run.folder / FILE)
     which = "final" if run.final.is_file() else "best"
-    return interpolate_run(run, data, which=which, features=cache, progress=progress)
+    return interpolate_run(run, data, which=which, features=cache, reporter=reporter)
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:

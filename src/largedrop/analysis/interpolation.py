@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from ..data.dataset import Dataset, IntArray
 from ..data.views.batches import open_views
-from ..errors import Interrupted, UserError, one_of
+from ..errors import UserError, one_of
 from ..files import write_json
 from ..models.fast.folding import speed_up
 from ..models.network import Network
+from ..reporter import SILENT, Reporter
 from ..runs.checkpoint import read_tensors
 from ..runs.interpolation import FILE, Interpolation, check_alphas
 from ..runs.run import Run
@@ -30,9 +31,6 @@ __all__ = ["ALPHAS", "interpolate_run", "interpolation_cost"]
 ALPHAS = tuple(number / 10 for number in range(11))
 
 
-Report = Callable[[float], None]
-
-
 def interpolate_run(
     run: Run,
     data: Dataset,
@@ -41,8 +39,7 @@ def interpolate_run(
     alphas: Sequence[float] = ALPHAS,
     which: str = "final",
     features: FeatureCache | None = None,
-    progress: Report | None = None,
-    stop: Callable[[], bool] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Interpolation:
     """Accuracy of α · pretrained + (1 − α) · fine-tuned (figure 1; appendix A.1), stored in the run's folder.
 
@@ -60,13 +57,13 @@ def interpolate_run(
         alphas: ascending in [0, 1].
         which: checkpoint at α = 0: ``final`` or ``best`` (of best i.i.d. accuracy).
         features: shared between runs on the same data, so that the pretrained network sees each image once.
-        progress: called with the work done since the last call, in the unit of ``interpolation_cost``.
-        stop: asked between evaluations; where it says True ``Interrupted`` is raised.
+        reporter: told of the work, in the unit of ``interpolation_cost``, and asked between evaluations
+            whether to stop.
 
     Raises:
         UserError: α out of order or range, another dataset, a run without trained weights, no such checkpoint, or
             the pretrained weights are no longer those of the run.
-        Interrupted: ``stop`` said so.
+        Interrupted: the reporter said so.
     """
     config, alphas = run.config, tuple(float(alpha) for alpha in alphas)
     check_alphas(alphas)
@@ -79,7 +76,7 @@ def interpolate_run(
             raise UserError(f"{run.folder}: {error}; remove that file") from error
         if (stored.which, stored.alphas) == (which, alphas):
             return stored
-    cache = features or FeatureCache(open_views(data, device or torch.device("cpu")))
+    cache = features or FeatureCache(open_views(data, device or torch.device("cpu"), reporter))
     views = cache.views
     split = config.split_of(data)
     parts = (split.iid, split.ood)
@@ -92,13 +89,12 @@ def interpolate_run(
     speed_up(network)
 
     def between(alpha: float) -> dict[str, Tensor]:
-        if stop is not None and stop():
-            raise Interrupted("stopped; an interpolation is stored when all of it is there")
+        reporter.raise_if_stopped("stopped; an interpolation is stored when all of it is there")
         return interpolate(pretrained, fine_tuned, alpha)
 
     network.load_state_dict(between(0.0))
     ends = [
-        (table[torch.from_numpy(part)].float(), representations(network, views, part, config.precision, progress))
+        (table[torch.from_numpy(part)].float(), representations(network, views, part, config.precision, reporter))
         for part in parts
     ]
     weights, mixed = [], []
@@ -113,7 +109,7 @@ def interpolate_run(
             weights.append(mixed[-1])
             continue
         found = [
-            accuracy(logits(network, views, part, config.precision, progress), data.labels[part]) for part in parts
+            accuracy(logits(network, views, part, config.precision, reporter), data.labels[part]) for part in parts
         ]
         weights.append((found[0], found[1]))
     result = Interpolation(which, alphas, tuple(weights), tuple(mixed))

@@ -57,9 +57,6 @@ def advise(
     if opened.skipped:
         console.print(f"left out {len(opened.skipped)} images that cannot be decoded", highlight=False)
 
-    def note(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
-
     with Bar(console, 2 * len(opened), "advising") as bar:
         found = find_advice(
             opened,
@@ -72,8 +69,7 @@ def advise(
             rates=measured,
             seeds=range(seeds),
             device=place,
-            progress=bar.advance,
-            note=note,
+            reporter=bar,
         )
     unseen = [domain for domain in (test_domain, left_out) if domain]
     folder = output or Path("largedrop-advice") / "-without-".join([opened.name, *unseen])

@@ -60,11 +60,8 @@ def inspect(
     for problem in problems:
         console.print(f"left out {problem}", highlight=False, soft_wrap=True)
     opened = _open(found, data, console)
-    views = open_views(opened, place)
-    if views.note:
-        console.print(views.note, highlight=False)
     with Bar(console, inspection_cost(found, opened, wanted, images), "inspecting") as bar:
-        cache = FeatureCache(views, bar.advance)
+        cache = FeatureCache(open_views(opened, place, bar), bar)
         inspections = []
         for number, run in enumerate(found, 1):
             bar.describe(f"{number}/{len(found)} {run.folder.name}")
@@ -77,7 +74,7 @@ def inspect(
                     checkpoint=checkpoint,
                     images=images,
                     draws=draws,
-                    progress=bar.advance,
+                    reporter=bar,
                 )
             )
     comparisons = compare_inspections(inspections)

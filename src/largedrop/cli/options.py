@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -78,11 +77,6 @@ def _rate(text: str) -> float:
     for problem in field_problems("dropout", rate):
         raise UserError(problem)
     return float(rate)
-
-
-def stopping() -> None:
-    """What is said at the first Ctrl-C."""
-    print("\nlargedrop: stopping after this step, to save it (Ctrl-C again stops at once)", file=sys.stderr)
 
 
 Data = Annotated[str, typer.Argument(help="A folder domain/class/image, or 'emoji'.", metavar="DATA")]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from ..config import Config, defaults_of
-from ..errors import CollapseError, UserError
-from .options import AUTO, stopping
+from ..errors import UserError
+from .options import AUTO
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ def run_and_publish(
     from ..runs.estimate import duration
     from ..training.device import choose_device
     from ..training.features import VIEWS
-    from .terminal import Bar, interruptible
+    from .terminal import Bar
 
     began = time.monotonic()
     console = Console(stderr=False)
@@ -72,30 +72,8 @@ def run_and_publish(
             console.print(f"  {folder / 'runs' / config.run_name}", highlight=False, soft_wrap=True)
         return
     total = sum(planned.costs) + VIEWS * len(data)
-    with Bar(console, total, "fine-tuning") as bar, interruptible(stopping) as stop:
-        numbers = iter(range(1, count + 1))
-
-        def begin(config: Config) -> None:
-            bar.describe(f"{next(numbers)}/{count} {_named(config)}")
-
-        def failed(config: Config, error: CollapseError) -> None:
-            console.print(f"{_named(config)}: {error}", highlight=False)
-
-        def note(text: str) -> None:
-            console.print(text, highlight=False, soft_wrap=True)
-
-        result = run_comparison(
-            data,
-            planned,
-            folder,
-            device=place,
-            jobs=jobs,
-            progress=bar.advance,
-            begin=begin,
-            failed=failed,
-            note=note,
-            stop=stop,
-        )
+    with Bar(console, total, "fine-tuning", count, _named) as bar, bar.interruptible():
+        result = run_comparison(data, planned, folder, device=place, jobs=jobs, reporter=bar)
     seconds = time.monotonic() - began
     files = publish(
         console, data, planned, result, folder, title=title, command=_command(), seconds=seconds, device=place
@@ -161,8 +139,7 @@ def _advised(
                 weights=settings["weights"],
                 precision=settings["precision"],
                 device=device,
-                progress=bar.advance,
-                note=lambda text: console.print(text, highlight=False, soft_wrap=True),
+                reporter=bar,
             )
         console.print(
             f"dropout auto for {domain}: {advice.rate:g} ({advice.verdict}): {advice.reason}",

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ..config import Config
 from ..errors import UserError, one_of
-from .options import Device, DryRun, Jobs, Precision, SkipBad, stopping
+from .options import Device, DryRun, Jobs, Precision, SkipBad
 
 if TYPE_CHECKING:
     from ..experiments.preset import Scale
@@ -107,32 +107,11 @@ def _run(console: Console, planned: SweepPlan, data: Any, place: Any, jobs: int)
     from ..experiments.sweep import run_sweep
     from ..report.sweep import report_sweep
     from ..training.features import VIEWS
-    from .terminal import Bar, interruptible
+    from .terminal import Bar
 
-    count = len(planned.pending)
-    with Bar(console, planned.work + VIEWS * len(data), "sweep") as bar, interruptible(stopping) as stop:
-        numbers = {entry.config: number for number, entry in enumerate(planned.pending, 1)}
-
-        def begin(config: Config) -> None:
-            bar.describe(f"{numbers[config]}/{count} {_named(config)}")
-
-        def failed(config: Config, text: str) -> None:
-            console.print(f"{_named(config)}: {text}", highlight=False, soft_wrap=True)
-
-        def note(text: str) -> None:
-            console.print(text, highlight=False, soft_wrap=True)
-
-        result = run_sweep(
-            data,
-            planned,
-            device=place,
-            jobs=jobs,
-            progress=bar.advance,
-            begin=begin,
-            failed=failed,
-            note=note,
-            stop=stop,
-        )
+    total = planned.work + VIEWS * len(data)
+    with Bar(console, total, "sweep", len(planned.pending), _named) as bar, bar.interruptible():
+        result = run_sweep(data, planned, device=place, jobs=jobs, reporter=bar)
     refused = _afterwards(console, planned, data, place)
     for config, trace in result.broken:
         print(f"{_named(config)} failed twice:\n{trace}", file=sys.stderr)
@@ -155,15 +134,15 @@ def _run(console: Console, planned: SweepPlan, data: Any, place: Any, jobs: int)
 def _afterwards(console: Console, planned: SweepPlan, data: Any, place: Any) -> list[str]:
     """What the preset wants of the finished runs; returns what could not be computed."""
     from ..analysis.afterwards import afterwards, afterwards_cost
-    from .terminal import Bar, interruptible
+    from .terminal import Bar
 
     names = planned.preset.scale(planned.scale).afterwards
     runs = planned.finished
     if not names or not runs:
         return []
     total = afterwards_cost(names, runs, data, planned.folder)
-    with Bar(console, max(total, 1), " and ".join(names)) as bar, interruptible(stopping) as stop:
-        return afterwards(names, runs, data, planned.folder, device=place, progress=bar.advance, stop=stop)
+    with Bar(console, max(total, 1), " and ".join(names)) as bar, bar.interruptible():
+        return afterwards(names, runs, data, planned.folder, device=place, reporter=bar)
 
 
 def _list(console: Console) -> None:

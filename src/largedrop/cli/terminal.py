@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,27 +13,42 @@ from types import FrameType, TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..config import Config
+from ..reporter import Reporter
 from ..runs.estimate import duration
 
-__all__ = ["Bar", "interruptible"]
+__all__ = ["Bar"]
 
 
 LINE_EVERY = 30.0
 """Seconds between two lines where there is no terminal to draw a bar on."""
 
 
-class Bar:
-    """The progress of one piece of work; a context manager.
+class Bar(Reporter):
+    """The progress of one piece of work, on a terminal or in lines; a context manager.
 
     Args:
         console: where it is drawn.
         total: the whole work, in any unit.
         what: the name of the work.
+        runs: how many runs it trains, at most.
+        name: of a run.
     """
 
-    def __init__(self, console: Console, total: float, what: str) -> None:
+    def __init__(
+        self,
+        console: Console,
+        total: float,
+        what: str,
+        runs: int = 0,
+        name: Callable[[Config], str] = lambda config: config.run_name,
+    ) -> None:
         self.console, self.total, self.what = console, total, what
+        self.runs, self.name = runs, name
         self.done = 0.0
+        self._asked = threading.Event()
+        self._noted: set[str] = set()
+        self._numbers: dict[Config, int] = {}
         self._began = self._said = time.monotonic()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -63,11 +79,30 @@ class Bar:
             self._progress.update(self._task, total=total)
         self.advance(done - self.done)
 
-    def advance(self, amount: float) -> None:
-        """Take ``amount`` of the work as done."""
-        self.done += amount
+    def begin(self, config: Config) -> None:
+        """Name the run, and say which of how many it is; one that is begun again keeps its number."""
+        number = self._numbers.setdefault(config, len(self._numbers) + 1)
+        self.describe(f"{number}/{self.runs} {self.name(config)}")
+
+    def note(self, text: str) -> None:
+        """Print a line, once."""
+        if text not in self._noted:
+            self.console.print(text, highlight=False, soft_wrap=True)
+        self._noted.add(text)
+
+    def failed(self, config: Config, reason: str) -> None:
+        """Print a line."""
+        self.console.print(f"{self.name(config)}: {reason}", highlight=False, soft_wrap=True)
+
+    def stopped(self) -> bool:
+        """Whether there was a Ctrl-C."""
+        return self._asked.is_set()
+
+    def advance(self, work: float) -> None:
+        """Take so much as done."""
+        self.done += work
         if self._progress is not None and self._task is not None:
-            self._progress.advance(self._task, amount)
+            self._progress.advance(self._task, work)
         elif time.monotonic() - self._said > LINE_EVERY:
             self._said = time.monotonic()
             share = min(self.done / self.total, 1.0) if self.total else 1.0
@@ -85,32 +120,22 @@ class Bar:
         if self._progress is not None:
             self._progress.stop()
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Turn the first Ctrl-C (or SIGTERM) into ``stopped``, so that a run can save its state first."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
 
-@contextmanager
-def interruptible(notice: Callable[[], None] | None = None) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into the answer to a question, so that a run can save its state first.
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self._asked.is_set():
+                raise KeyboardInterrupt
+            self._asked.set()
+            print("\nlargedrop: stopping after this step, to save it (Ctrl-C again stops at once)", file=sys.stderr)
 
-    Args:
-        notice: called at the first, to tell the user that it was heard.
-
-    Yields:
-        A function that says whether the user asked to stop.
-    """
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-        if notice is not None:
-            notice()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

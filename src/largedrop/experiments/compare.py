@@ -4,7 +4,7 @@ feed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from ..config import VARIED, Config
 from ..data.dataset import Dataset, check_names
 from ..errors import CollapseError, UserError
 from ..files import is_leftover, read_json, write_json
+from ..reporter import SILENT, Reporter
 from ..runs.record import Record
 from ..runs.run import Run
 from ..training.loop import cost
@@ -117,11 +118,7 @@ def compare(
     *,
     device: torch.device,
     jobs: int = 1,
-    progress: Callable[[float], None] | None = None,
-    begin: Callable[[Config], None] | None = None,
-    failed: Callable[[Config, CollapseError], None] | None = None,
-    note: Callable[[str], None] | None = None,
-    stop: Callable[[], bool] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Comparison:
     """Do the runs of a plan, each in a folder of its own under ``folder``/runs; those that are finished are only read.
 
@@ -133,28 +130,22 @@ def compare(
         folder: of the comparison.
         device: where to compute.
         jobs: runs side by side, each in a process of its own; 1 trains them one after the other in this process.
-        progress: called with the work done since the last call.
-        begin: called before each run.
-        failed: called after each run that collapsed.
-        note: called once at most, with what a user should know about how the images reach the network.
-        stop: see ``train``.
+        reporter: told of the work, of each run before it is trained and of those that collapsed; see ``train``.
 
     Raises:
         UserError: the folder belongs to another comparison or cannot be written.
-        Interrupted: ``stop`` said so.
+        Interrupted: the reporter said so.
     """
     if jobs < 1:
         raise UserError(f"--jobs must be 1 or more, not {jobs}")
     _claim(folder, planned)
     tasks = [(config, folder / "runs" / config.run_name) for config in planned.configs]
     ended: dict[Config, Run | CollapseError] = {}
-    with closing(
-        train_all(tasks, data, device, jobs, progress=progress, begin=begin, note=note, stop=stop)
-    ) as together:
+    with closing(train_all(tasks, data, device, jobs, reporter)) as together:
         for config, outcome in together:
             ended[config] = outcome
-            if isinstance(outcome, CollapseError) and failed is not None:
-                failed(config, outcome)
+            if isinstance(outcome, CollapseError):
+                reporter.failed(config, str(outcome))
     result = Comparison()
     for config in planned.configs:  # in their own order, whichever ended first
         outcome = ended[config]

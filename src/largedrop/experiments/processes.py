@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -23,6 +23,7 @@ from ..config import Config
 from ..data.dataset import Dataset
 from ..data.views.batches import open_views
 from ..errors import CollapseError, Interrupted, UserError
+from ..reporter import Reporter
 from ..runs.run import Run
 from ..training.features import FeatureCache
 from ..training.loop import train
@@ -59,40 +60,34 @@ def train_side_by_side(
     data: Dataset,
     device: torch.device,
     jobs: int,
-    *,
-    progress: Callable[[float], None],
-    begin: Callable[[Config], None],
-    note: Callable[[str], None],
-    stop: Callable[[], bool],
+    reporter: Reporter,
 ) -> Generator[tuple[Config, Run | CollapseError], None, None]:
     """Train every task, ``jobs`` of them at a time, and yield each as it ends.
 
     Where the device is ``cuda`` without a number and there are several, the processes share them out. Threads are
-    shared out too. The processes save and end when ``stop`` says so, and when this one dies.
+    shared out too. The processes save and end when the reporter says so, and when this one dies.
 
     Args:
         tasks: config and folder of each run.
         data: the dataset; its images are opened again in each process, from the same cache.
         device: where to compute.
         jobs: processes, from 1 to as many as there are tasks.
-        progress: called with the work done since the last call.
-        begin: called when a process is given a run.
-        note: called with what a process has to say of its views.
-        stop: asked every fifth of a second, or oftener.
+        reporter: told of the work, of each run when a process is given it, and of the first note of a process (they
+            differ in free memory alone); asked every fifth of a second, or oftener, whether to stop.
 
     Raises:
         UserError: a run said so.
         ProcessFailedError: a process died.
-        Interrupted: ``stop`` said so.
+        Interrupted: the reporter said so.
     """
     workers: list[_Worker] = []
     numbers = iter(range(len(tasks)))
-    asked = False
+    asked = noted = False
 
     def hand(worker: _Worker, number: int) -> None:
         config, folder = tasks[number]
         worker.number = number
-        begin(config)
+        reporter.begin(config)
         _tell(worker, (config, folder))
 
     try:
@@ -106,7 +101,7 @@ def train_side_by_side(
         busy = {worker.pipe: worker for worker in workers}
         while busy:
             ready = wait(list(busy), LOOK_EVERY)
-            if not asked and stop():
+            if not asked and reporter.stopped():
                 asked = True
                 for worker in busy.values():
                     _tell(worker, None)
@@ -115,9 +110,11 @@ def train_side_by_side(
                 worker = busy[pipe]
                 kind, value = _heard(worker)
                 if kind == "progress":
-                    progress(value)
+                    reporter.advance(value)
                 elif kind == "note":
-                    note(value)
+                    if not noted:
+                        reporter.note(value)
+                    noted = True
                 elif kind == "raised":
                     raise value
                 else:
@@ -210,36 +207,42 @@ def _work(pipe: Connection, device: torch.device, threads: int) -> None:
     """What a process does: take the data, then tasks, until it is given None or the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # see ``_deaf``; on Windows there is no other way
     torch.set_num_threads(threads)
-
-    def say(kind: str, value: object) -> None:
-        with suppress(OSError):  # the other process has died: the run must still be saved
-            pipe.send((kind, value))
-
-    def report(done: float) -> None:
-        say("progress", done)
-
-    def stop() -> bool:
-        # Nothing is sent to a process that is at work but the request to stop, and the pipe's end is one too.
-        try:
-            return pipe.poll()
-        except OSError:
-            return True
-
+    reporter = _Sender(pipe)
     try:
         data = _received(pipe)
-        views = open_views(data, device)
-        if views.note:
-            say("note", views.note)
-        features = FeatureCache(views, report)
+        features = FeatureCache(open_views(data, device, reporter), reporter)
         while (task := pipe.recv()) is not None:
-            if stop():
-                raise Interrupted("stopped before the next run began")
+            reporter.raise_if_stopped("stopped before the next run began")
             config, folder = task
-            say("ended", _outcome(config, data, folder, features, report, stop))
+            reporter.say("ended", _outcome(config, data, folder, features, reporter))
     except (UserError, Interrupted) as error:
-        say("raised", error)
+        reporter.say("raised", error)
     except (EOFError, ConnectionError):
         pass
+
+
+class _Sender(Reporter):
+    """Says all of it to the process at the other end of a pipe."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
+
+    def say(self, kind: str, value: object) -> None:
+        with suppress(OSError):  # the other process has died: the run must still be saved
+            self.pipe.send((kind, value))
+
+    def advance(self, work: float) -> None:
+        self.say("progress", work)
+
+    def note(self, text: str) -> None:
+        self.say("note", text)
+
+    def stopped(self) -> bool:
+        # Nothing is sent to a process that is at work but the request to stop, and the pipe's end is one too.
+        try:
+            return self.pipe.poll()
+        except OSError:
+            return True
 
 
 def _received(pipe: Connection) -> Dataset:
@@ -255,11 +258,10 @@ def _outcome(
     data: Dataset,
     folder: Path,
     features: FeatureCache,
-    report: Callable[[float], None],
-    stop: Callable[[], bool],
+    reporter: Reporter,
 ) -> Run | CollapseError:
     try:
-        return train(config, data, folder, features=features, progress=report, stop=stop)
+        return train(config, data, folder, features=features, reporter=reporter)
     except CollapseError as error:
         return error
     except (torch.cuda.OutOfMemoryError, MemoryError):

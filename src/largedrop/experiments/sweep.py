@@ -7,7 +7,7 @@ trained once.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..config import Config
 from ..data.dataset import Dataset, Split
 from ..errors import CollapseError, Interrupted, UserError, one_of
 from ..files import is_leftover, read_json, write_json
+from ..reporter import SILENT, Relay, Reporter
 from ..runs.run import Run
 from ..training.loop import cost
 from ..training.resolve import resolve
@@ -185,11 +186,7 @@ def run_sweep(
     *,
     device: torch.device,
     jobs: int = 1,
-    progress: Callable[[float], None] | None = None,
-    begin: Callable[[Config], None] | None = None,
-    failed: Callable[[Config, str], None] | None = None,
-    note: Callable[[str], None] | None = None,
-    stop: Callable[[], bool] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Sweep:
     """Train the runs of a plan that are not finished.
 
@@ -201,49 +198,32 @@ def run_sweep(
         planned: the runs.
         device: where to compute.
         jobs: runs side by side, each in a process of its own; 1 trains them one after the other in this process.
-        progress: called with the work done since the last call (less than 0 where some of it was lost).
-        begin: called before each run.
-        failed: called with each run that collapsed or failed, and what happened, in a line.
-        note: called with what a user should know about how the images reach the network.
-        stop: see ``train``.
+        reporter: told of the work, of each run before it is trained and of those that collapsed or failed; see
+            ``train``.
 
     Raises:
         UserError: the folder is another dataset's or cannot be written, or a run said so.
-        Interrupted: ``stop`` said so.
+        Interrupted: the reporter said so.
     """
     if jobs < 1:
         raise UserError(f"--jobs must be 1 or more, not {jobs}")
     _claim(planned.folder, data)
-    report, announce, tell = progress or (lambda done: None), begin or (lambda config: None), failed or _ignore
     waiting = {entry.config: entry for entry in planned.pending}
     failures: dict[Config, int] = {}
     result = Sweep()
     while waiting:
         tasks = [(config, entry.folder) for config, entry in waiting.items()]
         alone = jobs == 1 or len(tasks) == 1
-        begun: list[Config] = []
         reason: Exception
         kept = 0.0  # the work of this round that a failure does not lose
-        done = 0.0
-
-        def count(amount: float) -> None:
-            nonlocal done
-            done += amount
-            report(amount)
-
-        def started(config: Config, begun: list[Config] = begun) -> None:
-            begun.append(config)
-            announce(config)
-
+        attempt = _Attempt(reporter)
         try:
-            with closing(
-                train_all(tasks, data, device, jobs, progress=count, begin=started, note=note, stop=stop)
-            ) as together:
+            with closing(train_all(tasks, data, device, jobs, attempt)) as together:
                 for config, outcome in together:
                     kept += waiting.pop(config).cost
                     if isinstance(outcome, CollapseError):
                         result.collapsed.append((config, str(outcome)))
-                        tell(config, str(outcome))
+                        reporter.failed(config, str(outcome))
                     else:
                         result.trained.append(config)
             continue
@@ -252,19 +232,29 @@ def run_sweep(
         except (UserError, Interrupted):
             raise
         except Exception as error:
-            if not alone or not begun or begun[-1] not in waiting:  # nothing that a run did
+            if not alone or attempt.last not in waiting:  # nothing that a run did
                 raise
-            broken, reason = begun[-1], error
-        report(kept - done)
+            broken, reason = attempt.last, error
+        reporter.advance(kept - attempt.done)
         failures[broken] = failures.get(broken, 0) + 1
         line = f"{type(reason).__name__}: {reason}" if not isinstance(reason, UserError) else str(reason)
         if failures[broken] < TRIES:
-            tell(broken, f"{line}; it goes on from its last state, once")
+            reporter.failed(broken, f"{line}; it goes on from its last state, once")
         else:
-            tell(broken, f"{line}; it is left out")
+            reporter.failed(broken, f"{line}; it is left out")
             result.broken.append((broken, "".join(traceback.format_exception(reason))))
             del waiting[broken]
     return result
+
+
+class _Attempt(Relay):
+    """Knows which run was begun last."""
+
+    last: Config | None = None
+
+    def begin(self, config: Config) -> None:
+        self.last = config
+        super().begin(config)
 
 
 def _configs(
@@ -337,7 +327,3 @@ def _owned(folder: Path, data: Dataset) -> bool:
 def _claim(folder: Path, data: Dataset) -> None:
     if not _owned(folder, data):
         write_json(folder / FILE, {"data": data.name, "fingerprint": data.fingerprint})
-
-
-def _ignore(config: Config, text: str) -> None:
-    pass

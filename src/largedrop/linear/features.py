@@ -35,7 +35,8 @@ from ..models.network import Network
 from ..models.pretrained import find_weights
 from ..models.taps import REPRESENTATION, Taps, find_taps, tapped
 from ..models.tracing import evaluating
-from ..training.evaluation import BATCH, Progress, autocast
+from ..reporter import SILENT, Reporter
+from ..training.evaluation import BATCH, autocast
 from ..training.setup import create_network
 
 __all__ = ["FeatureStore", "Features", "split_model_name"]
@@ -94,7 +95,7 @@ class FeatureStore:
 
     They are named after all that they depend on: the model, its weights' digest, the images' fingerprint, their size,
     the precision, the view and the number of taps. So features of other weights or images are never taken; where there
-    are such, ``note`` says that they no longer fit. It also says when a file is damaged, which is then computed anew,
+    are such, a note says that they no longer fit. Others say when a file is damaged, which is then computed anew,
     and when another process is waited for. Interrupted work is taken up at the last whole piece of 1,024 images.
 
     float16 holds bfloat16's and float32's values to 3 digits and up to 65,504. Pretrained networks' features are below
@@ -104,8 +105,7 @@ class FeatureStore:
         data: the images.
         views: of ``data``, on the device that computes.
         folder: of the cache; ``data.cache.cache_folder()`` where None.
-        progress: called with the number of images done since the last call, where a network has to be run.
-        note: called with a line that a user should read.
+        reporter: told of the number of images that a network has seen, and what a user should know.
     """
 
     def __init__(
@@ -113,13 +113,11 @@ class FeatureStore:
         data: Dataset,
         views: Views,
         folder: Path | None = None,
-        progress: Progress | None = None,
-        note: Callable[[str], None] | None = None,
+        reporter: Reporter = SILENT,
     ) -> None:
         self.data, self.views = data, views
         self.folder = (Path(folder).absolute() if folder is not None else cache_folder()) / "features"
-        self.progress = progress
-        self.note = note or (lambda line: None)
+        self.reporter = reporter
         self._open: dict[str, Features] = {}
         self._said: set[str] = set()
 
@@ -220,8 +218,7 @@ class FeatureStore:
                 end = min(first + _PIECE, n)
                 path = _piece_path(folder, first)
                 if _piece(path, end - first, sum(taps.widths)) is not None:
-                    if self.progress is not None:
-                        self.progress(end - first)
+                    self.reporter.advance(end - first)
                     continue
                 parts = []
                 for start in range(first, end, BATCH):
@@ -231,8 +228,7 @@ class FeatureStore:
                         self.views.training(chosen, spec, view, start) if view else self.views.evaluation(chosen, spec)
                     )
                     parts.append(torch.cat(tapped(network.backbone, batch, taps), dim=1))
-                    if self.progress is not None:
-                        self.progress(len(chosen))
+                    self.reporter.advance(len(chosen))
                 _write_piece(path, _halved(torch.cat(parts).cpu().numpy(), taps, config.model))
         return taps
 
@@ -256,7 +252,7 @@ class FeatureStore:
             return _load(path, len(self.data)) if path.exists() else None
         except ValueError as error:
             if str(error) not in self._said:
-                self.note(f"{error}; they are computed anew")
+                self.reporter.note(f"{error}; they are computed anew")
             self._said.add(str(error))
             return None
 
@@ -301,7 +297,7 @@ class FeatureStore:
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
-                self.note("another process is computing these features; waiting for it")
+                self.reporter.note("another process is computing these features; waiting for it")
                 lock.acquire()
         try:
             yield
@@ -318,7 +314,7 @@ class FeatureStore:
                 continue  # damaged; said when it is asked for
             changed = [part for part in key if old.get(part) != key[part]]
             if name == self.data.name and "model" in key and changed and set(changed) <= {"weights", "images"}:
-                self.note(
+                self.reporter.note(
                     f"the stored features of {key['model']} for {name} are of other {' and '.join(changed)}; "
                     "computing them anew"
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from .._version import __version__
 from ..config import Config
 from ..data.dataset import Dataset
 from ..data.views.batches import Views
-from ..errors import CollapseError, Interrupted, UserError
+from ..errors import CollapseError, UserError
 from ..files import write_json
+from ..reporter import SILENT, Relay, Reporter
 from ..runs.checkpoint import write_tensors
 from ..runs.folder import claim_folder
 from ..runs.methods import checkpoint_method
@@ -43,11 +44,7 @@ def train_linear_runs(
     tasks: Sequence[Task],
     data: Dataset,
     views: Views,
-    *,
-    progress: Callable[[float], None] | None = None,
-    begin: Callable[[Config], None] | None = None,
-    note: Callable[[str], None] | None = None,
-    stop: Callable[[], bool] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Iterator[tuple[Config, Run | CollapseError]]:
     """Train every task (a config whose ``fit`` is ``linear`` or ``probe``, and its folder), and yield each as it ends.
 
@@ -59,27 +56,24 @@ def train_linear_runs(
         tasks: configs and folders.
         data: the dataset.
         views: of ``data``, on the device that computes.
-        progress: called with the work done since the last call, in the unit of ``training.loop.cost``.
-        begin: called before a run is trained, or read.
-        note: called with what a user should know about the features.
-        stop: where it says True, ``Interrupted`` is raised.
+        reporter: told of the work, in the unit of ``training.loop.cost``, of each run before it is trained or read,
+            and of what a user should know about the features.
 
     Raises:
         UserError: a folder is another config's or cannot be written, another process is at work in it, or the features
             cannot be had.
-        Interrupted: ``stop`` said so.
+        Interrupted: the reporter said so.
     """
-    report, announce = progress or (lambda done: None), begin or (lambda config: None)
-    store = FeatureStore(data, views, progress=report, note=note)
+    store = FeatureStore(data, views, reporter=reporter)
     problems: dict[tuple[object, ...], Problem] = {}
     for start in range(0, len(tasks), TOGETHER):
         with ExitStack() as locks:
             waiting: list[tuple[Config, Path, Problem]] = []
             for config, folder in tasks[start : start + TOGETHER]:
-                announce(config)
+                reporter.begin(config)
                 _claim(config, folder, locks)
                 if (folder / "result.json").is_file():
-                    report(_cost(config, data))
+                    reporter.advance(_cost(config, data))
                     yield config, Run.open(folder)
                 else:
                     waiting.append((config, folder, _problem(config, data, store, problems)))
@@ -87,10 +81,7 @@ def train_linear_runs(
                 continue
             steps = sum(config.steps for config, _, _ in waiting)
             work = sum(_cost(config, data) for config, _, _ in waiting)
-
-            def count(done: int, share: float = work / steps) -> None:
-                report(done * share)
-
+            steps_taken = Relay(reporter, work / steps)
             solved = [entry for entry in waiting if entry[0].optimizer == "lbfgs"]
             stepped = [entry for entry in waiting if entry[0].optimizer != "lbfgs"]
             began = time.monotonic()
@@ -98,8 +89,7 @@ def train_linear_runs(
                 [(problem, _setting(config)) for config, _, problem in stepped],
                 device=views.device,
                 outputs=True,
-                progress=count,
-                stop=stop,
+                reporter=steps_taken,
             )
             seconds = (time.monotonic() - began) / max(1, len(stepped))
             for (config, folder, problem), result in zip(stepped, fitted, strict=True):
@@ -108,10 +98,9 @@ def train_linear_runs(
             for entry in solved:
                 groups.setdefault((id(entry[2]), entry[0].weight_decay), []).append(entry)
             for members in groups.values():
-                if stop is not None and stop():
-                    raise Interrupted("stopped before a probe; those that are solved are kept")
+                reporter.raise_if_stopped("stopped before a probe; those that are solved are kept")
                 yield from _solved(members, data)
-                count(sum(config.steps for config, _, _ in members))
+                steps_taken.advance(sum(config.steps for config, _, _ in members))
 
 
 def _claim(config: Config, folder: Path, locks: ExitStack) -> None:

@@ -16,15 +16,13 @@ from ..data.dataset import IntArray
 from ..data.views.batches import Views
 from ..models.network import Network
 from ..models.tracing import evaluating
+from ..reporter import SILENT, Reporter
 
 __all__ = ["accuracy", "autocast", "iid_accuracy", "iid_loss", "logits", "mean_over_domains", "representations"]
 
 
 BATCH = 64
 """Images at a time; also the unit in which training views are drawn, so it is the same on every device."""
-
-Progress = Callable[[int], None]
-"""Called with the number of images that were done since the last call."""
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
@@ -37,7 +35,7 @@ def logits(
     views: Views,
     indices: IntArray,
     precision: str,
-    progress: Progress | None = None,
+    reporter: Reporter = SILENT,
     view: int = 0,
 ) -> npt.NDArray[np.float16]:
     """The network's outputs on some images, (len(indices), classes).
@@ -45,7 +43,7 @@ def logits(
     float16, as they are stored: accuracies are computed from what is stored, so that a report and a run never disagree.
     ``view`` 0 is the evaluation view; any other number is a training view, the same for the same number.
     """
-    return _outputs(network, network.forward, views, indices, precision, progress, view).to(torch.float16).numpy()
+    return _outputs(network, network.forward, views, indices, precision, reporter, view).to(torch.float16).numpy()
 
 
 def representations(
@@ -53,14 +51,14 @@ def representations(
     views: Views,
     indices: IntArray,
     precision: str,
-    progress: Progress | None = None,
+    reporter: Reporter = SILENT,
     view: int = 0,
 ) -> Tensor:
     """Φ(x) of some images, float32 (len(indices), units), on the processor.
 
     ``view`` 0 is the evaluation view; any other number is a training view, the same for the same number.
     """
-    return _outputs(network, network.represent, views, indices, precision, progress, view)
+    return _outputs(network, network.represent, views, indices, precision, reporter, view)
 
 
 def accuracy(outputs: npt.NDArray[np.floating], labels: IntArray) -> float:
@@ -134,7 +132,7 @@ def _outputs(
     views: Views,
     indices: IntArray,
     precision: str,
-    progress: Progress | None,
+    reporter: Reporter,
     view: int = 0,
 ) -> Tensor:
     device = network.head.weight.device
@@ -145,6 +143,5 @@ def _outputs(
             chosen = indices[start : start + BATCH]
             batch = views.training(chosen, spec, view, start) if view else views.evaluation(chosen, spec)
             parts.append(function(batch).to(torch.float32))
-            if progress is not None:
-                progress(len(chosen))
+            reporter.advance(len(chosen))
     return torch.cat(parts).cpu()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,6 +9,7 @@ from torch import Tensor
 from ..config import Config
 from ..data.views.batches import Views
 from ..models.network import Network
+from ..reporter import SILENT, Reporter
 from .evaluation import representations
 
 __all__ = ["VIEWS", "FeatureCache"]
@@ -26,12 +25,12 @@ class FeatureCache:
 
     Args:
         views: of the dataset, on the device that computes.
-        progress: called with the number of images done since the last call.
+        reporter: told of the number of images that were computed.
     """
 
-    def __init__(self, views: Views, progress: Callable[[int], None] | None = None) -> None:
+    def __init__(self, views: Views, reporter: Reporter = SILENT) -> None:
         self.views = views
-        self.progress = progress
+        self.reporter = reporter
         self._features: dict[tuple[object, ...], Tensor] = {}
 
     def get(self, config: Config, network: Network, view: int) -> Tensor:
@@ -45,7 +44,7 @@ class FeatureCache:
         key = (*self._key(config), view)
         if key not in self._features:
             indices = np.arange(len(self.views.data), dtype=np.int64)
-            found = representations(network, self.views, indices, config.precision, self.progress, view)
+            found = representations(network, self.views, indices, config.precision, self.reporter, view)
             self._features[key] = found.to(torch.float16)
         return self._features[key]
 

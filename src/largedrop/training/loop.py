@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from ..errors import Interrupted, UserError
 from ..files import is_leftover, write_json
 from ..models.fast.folding import speed_up
 from ..models.network import Network
+from ..reporter import SILENT, Reporter
 from ..runs.checkpoint import read_tensors, save_model, write_tensors
 from ..runs.folder import claim_folder
 from ..runs.record import describe
@@ -53,8 +53,6 @@ LINEAR_COST = 3e-4
 
 SCORES = ("iid_accuracy", "ood_accuracy")
 
-Report = Callable[[float], None]
-
 Outputs = dict[str, npt.NDArray[np.float16]]
 """Logits on the ``iid`` and the ``ood`` images, (n, classes) each."""
 
@@ -66,8 +64,7 @@ def train(
     *,
     device: torch.device | None = None,
     features: FeatureCache | None = None,
-    progress: Report | None = None,
-    stop: Callable[[], bool] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Run:
     """Fine-tune as section 3.1 and the paper's public code do, and leave a finished run in ``folder``.
 
@@ -80,15 +77,14 @@ def train(
         folder: of the run.
         device: where to compute; the processor by default.
         features: shared with other runs on the same data and device, so that the frozen network sees each image once.
-        progress: called with the work done since the last call, in the unit of ``cost``.
-        stop: asked after every step; where it says True the state is saved and ``Interrupted`` raised.
+        reporter: told of the work done, in the unit of ``cost``, and asked after every step whether to stop: the state
+            is then saved and ``Interrupted`` raised.
 
     Raises:
         UserError: the folder is another config's or cannot be written, or another process is at work in it.
         CollapseError: the run has collapsed or diverged.
-        Interrupted: ``stop`` said so.
+        Interrupted: the reporter said so.
     """
-    report = progress or (lambda done: None)
     if config.fit != "all":
         raise UserError(f"fit '{config.fit}' is trained on cached features: see largedrop.linear")
     split = config.split_of(data)
@@ -104,14 +100,14 @@ def train(
         for path in filter(is_leftover, [*folder.iterdir(), *folder.glob("outputs/.*")]):
             path.unlink(missing_ok=True)
         if (folder / "result.json").is_file():
-            report(cost(config, split))
+            reporter.advance(cost(config, split))
             return Run.open(folder)
-        shared = features or FeatureCache(open_views(data, device or torch.device("cpu")))
+        shared = features or FeatureCache(open_views(data, device or torch.device("cpu"), reporter))
         place = shared.views.device
         keep_freed_memory()
         # Dropout, and whatever else the network draws, comes from torch's generator: seeded per step, given back after.
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-            return _train(config, data, split, folder, shared, report, stop)
+            return _train(config, data, split, folder, shared, reporter)
     finally:
         lock.release()
 
@@ -130,8 +126,7 @@ def _train(
     split: Split,
     folder: Path,
     features: FeatureCache,
-    report: Report,
-    stop: Callable[[], bool] | None,
+    reporter: Reporter,
 ) -> Run:
     views = features.views
     network = create_network(config, data.classes).to(views.device)
@@ -142,7 +137,7 @@ def _train(
         so_far = Trajectory(probe=start_head(config, data, split, network, features))
         save_state(folder, so_far, network, optimizer, averages, watch)
     else:
-        report(cost(config, split) * so_far.step / config.steps)
+        reporter.advance(cost(config, split) * so_far.step / config.steps)
     speed_up(network)
     network.train()
     objective = make_objective(config.objective, config.penalty, config.penalty_after)
@@ -160,10 +155,10 @@ def _train(
         so_far.step = step + 1
         for average in averages.values():
             average.after_step(network)
-        report(TRAINING_COST * len(chosen))
+        reporter.advance(TRAINING_COST * len(chosen))
 
         evaluated = so_far.step in config.evaluations
-        asked = stop is not None and stop()
+        asked = reporter.stopped()
         leaving = evaluated or asked or time.monotonic() - saved > SAVE_EVERY
         if leaving or take.due:
             read = take.read()
@@ -171,7 +166,7 @@ def _train(
                 watch.see(number, loss, size)
                 so_far.losses.append(loss)
         if evaluated:
-            found = _outputs(config, views, split, network, so_far.step, report)
+            found = _outputs(config, views, split, network, so_far.step, reporter)
             _log(config, data, split, folder, network, so_far, found, {"lr": lr, "representation_rms": size})
             held_out_loss = cross_entropy(found["iid"], data.labels[split.iid])
             for average in averages.values():
@@ -187,18 +182,18 @@ def _train(
     scores: dict[str, dict[str, float]] = {}
     for method, average in averages.items():
         network.load_state_dict(average.result())
-        scores[method] = _scores(data, split, _outputs(config, views, split, network, config.steps, report))
+        scores[method] = _scores(data, split, _outputs(config, views, split, network, config.steps, reporter))
         more = {"step": config.steps, **scores[method]}
         save_model(folder / f"{average.checkpoint}.safetensors", network, about(config, data, more))
     so_far.seconds += time.monotonic() - saved
     return _finish(config, data, split, folder, so_far, scores)
 
 
-def _outputs(config: Config, views: Views, split: Split, network: Network, step: int, report: Report) -> Outputs:
+def _outputs(config: Config, views: Views, split: Split, network: Network, step: int, reporter: Reporter) -> Outputs:
     view = step if config.held_out_view == "training" else 0
     return {
-        "iid": logits(network, views, split.iid, config.precision, report, view),
-        "ood": logits(network, views, split.ood, config.precision, report),
+        "iid": logits(network, views, split.iid, config.precision, reporter, view),
+        "ood": logits(network, views, split.ood, config.precision, reporter),
     }
 
 

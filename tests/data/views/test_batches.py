@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.helpers import Watch
 from torch import Tensor
 
 import largedrop as ld
@@ -46,7 +47,6 @@ def assert_batch(batch: Tensor, count: int, size: int) -> None:
 @pytest.mark.parametrize("size", [16, 24, 48])
 def test_both_give_the_same_views(data: ld.Dataset, size: int) -> None:
     host, device = HostViews(data, CPU), ResidentViews(data, CPU)
-    assert host.note == device.note == ""
     assert host.device == device.device == CPU
     assert host.data is device.data is data
     indices = np.array([0, 53, 7, 7, 30, *range(10, 20)])
@@ -115,19 +115,17 @@ def test_draws_hang_on_seed_step_and_position_alone(views: Views) -> None:
 def test_on_the_processor_views_are_the_hosts(data: ld.Dataset) -> None:
     found = open_views(data, CPU)
     assert type(found) is HostViews
-    assert (found.data, found.device, found.note) == (data, CPU, "")
+    assert (found.data, found.device) == (data, CPU)
     assert HostViews(data).device == CPU
 
 
 def test_on_a_gpu_the_images_lie_in_its_memory(data: ld.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(
-        module, "ResidentImages", lambda images, device, progress=None: given.append((images, device, progress))
-    )
-    found = open_views(data, CUDA, progress=print)
+    monkeypatch.setattr(module, "ResidentImages", lambda images, device: given.append((images, device)))
+    found = open_views(data, CUDA)
     assert type(found) is ResidentViews
-    assert (found.data, found.device, found.note) == (data, CUDA, "")
-    assert given == [(data.images, CUDA, print)]
+    assert (found.data, found.device) == (data, CUDA)
+    assert given == [(data.images, CUDA)]
 
 
 def test_images_that_do_not_fit_are_left_to_the_processor_and_a_note_says_why(
@@ -135,13 +133,14 @@ def test_images_that_do_not_fit_are_left_to_the_processor_and_a_note_says_why(
 ) -> None:
     monkeypatch.setattr(resident, "_free_bytes", lambda device: resident.KEPT + 1000)
     monkeypatch.setattr(resident, "GIB", 54 * 32 * 32 * 3)
-    found = open_views(data, torch.device("cuda:1"))
+    notes: list[str] = []
+    found = open_views(data, torch.device("cuda:1"), Watch(note=notes.append))
     assert type(found) is HostViews
     assert (found.data, found.device) == (data, torch.device("cuda:1"))
-    assert found.note == (
+    assert notes == [
         "views are made on the processor: the images need 1.0 GiB in the memory of cuda:1, where 0.0 GiB are free for "
         "them; use --device cpu, or open them with a smaller bound (open_dataset(…, bound=…))"
-    )
+    ]
 
 
 def test_other_errors_are_no_reason_to_go_back(data: ld.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

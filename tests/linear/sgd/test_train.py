@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.helpers import Watch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -220,9 +221,9 @@ def test_progress_and_stop() -> None:
     done: list[int] = []
     tasks = [(problem, SETTING), (problem, replace(SETTING, steps=7)), (problem, replace(SETTING, fit="probe"))]
     before = torch.random.get_rng_state()
-    results = train_linear(tasks, progress=done.append)
+    results = train_linear(tasks, reporter=Watch(advance=done.append))
     assert sum(done) == 25 + 7 + 25
     assert [result.setting for result in results] == [setting for _, setting in tasks]
     assert torch.equal(before, torch.random.get_rng_state())
     with pytest.raises(Interrupted, match="stopped after step 10 of 25"):
-        train_linear(tasks, stop=lambda: True)
+        train_linear(tasks, reporter=Watch(stopped=lambda: True))

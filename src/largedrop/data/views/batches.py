@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ...errors import UserError
+from ...reporter import SILENT, Reporter
 from ..dataset import Dataset, IntArray
 from .device import (
     ResidentImages,
@@ -49,8 +50,6 @@ class Views(Protocol):
 
     data: Dataset
     device: torch.device
-    note: str
-    """What a user should know about how the views are made, or nothing."""
 
     def inputs(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor: ...
 
@@ -64,10 +63,9 @@ class Views(Protocol):
 class HostViews:
     """Made on the processor from the memory-mapped cache, by compiled kernels, and sent to the device."""
 
-    def __init__(self, data: Dataset, device: torch.device | None = None, note: str = "") -> None:
+    def __init__(self, data: Dataset, device: torch.device | None = None) -> None:
         self.data = data
         self.device = device or torch.device("cpu")
-        self.note = note
 
     def inputs(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
         """The finished training views, on the device."""
@@ -94,12 +92,10 @@ class HostViews:
 class ResidentViews:
     """Made on the GPU from images that lie in its memory; the host only draws what is random."""
 
-    note = ""
-
-    def __init__(self, data: Dataset, device: torch.device, progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(self, data: Dataset, device: torch.device) -> None:
         self.data = data
         self.device = device
-        self.images = ResidentImages(data.images, device, progress=progress)
+        self.images = ResidentImages(data.images, device)
 
     def inputs(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
         """The draws of a step, float64 (n, 15), in pinned memory where the device is a GPU."""
@@ -122,11 +118,12 @@ class ResidentViews:
         return device_evaluation_batch(self.images, indices, spec.size, spec.mean, spec.std)
 
 
-def open_views(data: Dataset, device: torch.device, progress: Callable[[int, int], None] | None = None) -> Views:
-    """In the GPU's memory where the device is one and they fit, else made on the processor, as the note then says."""
+def open_views(data: Dataset, device: torch.device, reporter: Reporter = SILENT) -> Views:
+    """In the GPU's memory where the device is one and they fit, else made on the processor, as a note then says."""
     if device.type != "cuda":
         return HostViews(data, device)
     try:
-        return ResidentViews(data, device, progress)
+        return ResidentViews(data, device)
     except UserError as error:
-        return HostViews(data, device, note=f"views are made on the processor: {error}")
+        reporter.note(f"views are made on the processor: {error}")
+        return HostViews(data, device)

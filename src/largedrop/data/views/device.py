@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from ..cache import Progress
 from ..dataset import Images, IntArray
 from .colour import apply_colour
 from .draws import Draws
@@ -74,7 +73,6 @@ class ResidentImages:
         images: Images,
         device: torch.device,
         limit_bytes: int | None = None,
-        progress: Progress | None = None,
     ) -> None:
         """Copy the images to the device.
 
@@ -82,7 +80,6 @@ class ResidentImages:
             images: of a dataset.
             device: where to; on the processor, where this is for tests, memory is not checked unless a limit is given.
             limit_bytes: the most that the pixels may take; all that is free but ``KEPT`` where None.
-            progress: called with (images done, images in all).
 
         Raises:
             UserError: they do not fit.
@@ -101,7 +98,7 @@ class ResidentImages:
         self.device = self.pixels.device
         starts = np.cumsum(areas) - areas
         self.index = torch.from_numpy(np.column_stack([starts, self.shapes])).to(device)
-        _upload(images, self.pixels, progress)
+        _upload(images, self.pixels)
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -332,7 +329,7 @@ def _no_room(needed: int, room: int, device: torch.device) -> UserError:
     )
 
 
-def _upload(images: Images, target: Tensor, progress: Progress | None) -> None:
+def _upload(images: Images, target: Tensor) -> None:
     """Copy images one after the other into ``target``, through two buffers that are filled and sent in turn.
 
     One large copy from pinned memory takes a fraction of the time of one copy for each image, and while one buffer is
@@ -360,8 +357,6 @@ def _upload(images: Images, target: Tensor, progress: Progress | None) -> None:
             filled += len(piece)
             if filled == length:
                 send()
-        if progress is not None:
-            progress(number + 1, len(images))
     send()
     if cuda:
         torch.cuda.current_stream(target.device).synchronize()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...errors import Interrupted
+from ...reporter import SILENT, Reporter
 from ...runtime import one_thread
 from ..problem import LinearSetting, Problem
 from .stack import Batches, Group, Stack, TensorSteps, work
@@ -118,8 +118,7 @@ def train_linear(
     dtype: torch.dtype = torch.float32,
     outputs: bool = False,
     compiled: bool | None = None,
-    progress: Callable[[int], None] | None = None,
-    stop: Callable[[], bool] | None = None,
+    reporter: Reporter = SILENT,
 ) -> list[LinearResult]:
     """Train every setting by SGD with momentum and L2 decay, exactly as ``torch.optim.SGD`` does.
 
@@ -139,14 +138,14 @@ def train_linear(
         dtype: of weights and arithmetic, float32 or float64.
         outputs: whether to average the logits over the evaluations, for ensembles.
         compiled: whether to use the kernels for processors; by default where ``device`` is one.
-        progress: called with the number of steps taken since the last call, one for each setting.
-        stop: asked now and then; where it says True, ``Interrupted`` is raised.
+        reporter: told of the number of steps that were taken, one for each setting, and asked now and then whether to
+            stop.
 
     Returns:
         One result for each task, in their order, on the processor.
 
     Raises:
-        Interrupted: ``stop`` said so.
+        Interrupted: the reporter said so.
         UserError: a batch or a representation is too wide for the kernels, 65,536 or more.
     """
     use_kernels = device.type == "cpu" if compiled is None else compiled
@@ -160,7 +159,7 @@ def train_linear(
         for places in schedules.values():
             stacks = _stacks(tasks, places, device, dtype, TOGETHER if use_kernels else 2**31)
             trainer = _Trainer(stacks, pool, outputs, use_kernels)
-            trainer.run(progress or (lambda done: None), stop or (lambda: False))
+            trainer.run(reporter)
             results.update(trainer.results())
     return [results[place] for place in range(len(tasks))]
 
@@ -227,7 +226,7 @@ class _Trainer:
             for place, group in enumerate(stack.groups):
                 self._readers[group.source[:2]].append((number, place))
 
-    def run(self, progress: Callable[[int], None], stop: Callable[[], bool]) -> None:
+    def run(self, reporter: Reporter) -> None:
         """Take all steps, and evaluate where the setting says."""
         sources = {group.source: group for stack in self._stacks for group in stack.groups}
         together = min(steps.together for steps in self._steps)
@@ -240,9 +239,8 @@ class _Trainer:
                 }
                 for steps in self._steps:
                     steps.run(first, last, batches)
-                progress((last - first) * len(self._records))
-                if stop():
-                    raise Interrupted(f"stopped after step {last} of {self._setting.steps}")
+                reporter.advance((last - first) * len(self._records))
+                reporter.raise_if_stopped(f"stopped after step {last} of {self._setting.steps}")
             self._evaluate(after)
 
     def results(self) -> dict[int, LinearResult]:
