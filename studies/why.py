@@ -142,7 +142,7 @@ def figure_of(outcomes: dict[float, Outcome], seeds: int) -> Figure:
         "2. When the strongest feature fails",
         "3. While training",
     ]
-    figure, (parts, rates, curves) = panels_of(titles, [], "", width=4.1, height=3.3, legend=0.2)
+    figure, (parts, rates, curves) = panels_of(titles, "", width=4.1, height=3.3, legend=0.2)
     _draw_parts(parts, outcomes)
     _draw_rates(rates, outcomes)
     _draw_curves(curves, outcomes)

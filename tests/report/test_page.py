@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from largedrop.data.dataset import Dataset
-from largedrop.report.drawing.style import png_bytes
+from largedrop.report.drawing.style import rendered
 from largedrop.report.examples import Examples, example_grid
 from largedrop.report.page import details, headline, write_page
 from largedrop.runs.methods import METHODS
@@ -24,7 +24,7 @@ from largedrop.runs.record import Record, describe
 from largedrop.selection.selection import summarise
 
 NASTY = '<b>&"'
-FIGURE = png_bytes(Figure())
+FIGURE = rendered(Figure(), "png")
 VOID = {"meta", "img", "wbr", "br", "hr", "input", "link"}
 
 

@@ -106,7 +106,7 @@ def advice_figure(advice: Advice, *, title: str = "") -> Figure:
     place = np.array([_across(rate) for rate in curves.rates])
     held = len(curves.held_out)
     names = ["accuracy of linear heads", *(["gain on the domain held out"] if held else [])]
-    figure, panels = panels_of(names, [], title, width=4.3, height=3.5)
+    figure, panels = panels_of(names, title, width=4.3, height=3.5)
     accuracy = panels[0]
     _curve(accuracy, place, [curves.point(rate).iid for rate in curves.rates], IID, "o", "iid")
     if held:

@@ -15,7 +15,7 @@ from ..experiments.compare import Comparison, Plan
 from ..runs.record import describe, write_results
 from ..selection.selection import summarise
 from .drawing.iid_ood import iid_ood_figure
-from .drawing.style import png_bytes, save_figure
+from .drawing.style import rendered, save_figure
 from .examples import example_grid
 from .page import write_page
 from .tables import compared_tables
@@ -60,7 +60,7 @@ def publish(
         title=title,
         rows=rows,
         records=records,
-        figure_png=png_bytes(figure),
+        figure_png=rendered(figure, "png"),
         dataset=facts,
         examples=example_grid(data),
         settings={name.replace("_", " "): value for name, value in planned.configs[0].settings.items()},

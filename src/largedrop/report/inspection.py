@@ -73,9 +73,10 @@ def inspection_figure(comparison: Comparison, *, title: str = "") -> Figure:
         UserError: richness was not measured.
     """
     there = any(each.richness for column in comparison.columns for seed in column.runs for each in seed)
-    problems = [] if there else ["there is nothing to draw: richness was not measured"]
+    if not there:
+        raise UserError("there is nothing to draw: richness was not measured")
     names = ["own head, i.i.d. images", "own head, o.o.d. images", "spectrum, o.o.d. images"]
-    figure, (iid, ood, spectrum) = panels_of(names, problems, title, width=3.6, height=3.2)
+    figure, (iid, ood, spectrum) = panels_of(names, title, width=3.6, height=3.2)
     for kind, axes in (("iid", iid), ("ood", ood)):
         for column in comparison.columns:
             _draw_kept(axes, column, kind)

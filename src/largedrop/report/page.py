@@ -134,7 +134,7 @@ def write_page(
         title: what the comparison is of.
         rows: what ``summarise`` made of ``records``, one at least.
         records: every run.
-        figure_png: the figure, as ``figures.png_bytes`` gives it.
+        figure_png: the figure, as PNG.
         dataset: facts about the data, as ``records.describe`` gives them.
         examples: what ``example_grid`` drew, or None where the images are not at hand.
         settings: what all runs had in common, name to value.

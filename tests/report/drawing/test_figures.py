@@ -90,18 +90,6 @@ def test_a_million_points_are_thinned_but_not_their_hull() -> None:
     np.testing.assert_allclose(found["hull many"].get_xydata()[:-1], 100 * convex_hull(points))
 
 
-def test_clouds_that_cannot_be_drawn_are_all_named() -> None:
-    empty = Cloud("empty", np.empty((0, 2)), BASELINE)
-    with pytest.raises(UserError) as caught:
-        clouds_figure([CloudPanel("PACS", [PLAIN, empty], [("baseline", "dropout")]), CloudPanel("VLCS", [empty])])
-    assert str(caught.value) == (
-        "PACS: the cloud 'empty' is empty; PACS: an arrow to or from 'dropout', no cloud; VLCS: the cloud 'empty' is "
-        "empty"
-    )
-    with pytest.raises(UserError, match="nothing to draw"):
-        clouds_figure([])
-
-
 STOPS = [
     Stop(0.9, Estimate(0.978, 0.001, 3), Estimate(0.884, 0.002, 3)),
     Stop(0.0, Estimate(0.975, 0.002, 3), Estimate(0.865, 0.003, 3)),
@@ -132,12 +120,6 @@ def test_labels_of_rates_do_not_overlap_each_other() -> None:
     assert not [1 for place, box in enumerate(boxes) for other in boxes[:place] if box.overlaps(other)]
 
 
-def test_paths_that_cannot_be_drawn() -> None:
-    with pytest.raises(UserError) as caught:
-        paths_figure([PathPanel("PACS", []), PathPanel("VLCS", [STOPS[0], STOPS[0]])])
-    assert str(caught.value) == "PACS: there are no dropout rates; VLCS: a dropout rate is there twice"
-
-
 def test_interpolation_of_weights_is_dashed_and_of_representations_solid() -> None:
     curves = [
         Curve("mild", [0, 0.5, 1], [0.4, 0.5, 0.45], [0.4, 0.52, 0.45], [0.01] * 3, [0.01] * 3),
@@ -157,9 +139,6 @@ def test_interpolation_of_weights_is_dashed_and_of_representations_solid() -> No
 
 
 def test_interpolations_that_cannot_be_drawn() -> None:
-    with pytest.raises(UserError) as caught:
-        alpha_figure([Curve("a", [0, 1], [0.1], [0.1, 0.2]), Curve("b", [0, 1.5], [0.1, 0.2], [0.1, 0.2])])
-    assert str(caught.value) == "a: arrays of 1, 2 values, want as many of each; b: α beyond [0, 1]"
     with pytest.raises(UserError, match="no curve"):
         alpha_figure([])
 
@@ -182,13 +161,6 @@ def test_comparison_has_a_line_for_each_method_and_bars_of_one_standard_error() 
     assert containers[1].lines[2] == ()
     assert first.get_ylim()[0] > first.get_ylim()[1]  # the first method is at the top
     assert figure.get_supxlabel() == "mean ± standard error over 1 or 3 seeds"
-
-
-def test_comparisons_that_cannot_be_drawn() -> None:
-    bar = Bar("x", Estimate(0.5, None, 1), BASELINE)
-    with pytest.raises(UserError) as caught:
-        comparison_figure([BarPanel("PACS", [bar, bar]), BarPanel("VLCS", [])])
-    assert str(caught.value) == "PACS: 'x' is there twice; VLCS: there are no methods"
 
 
 def test_files_are_the_same_each_time_and_svg_has_the_names(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from largedrop.errors import UserError
 from largedrop.report.drawing.iid_ood import cloud, iid_ood_figure
-from largedrop.report.drawing.style import png_bytes, save_figure
+from largedrop.report.drawing.style import rendered, save_figure
 from largedrop.runs.record import Record
 
 ROWS = [("fine-tuning", 0.0), ("fine-tuning", 0.9), ("ensemble", 0.0), ("weight-average", 0.9), ("linear-probe", 0.5)]
@@ -151,7 +151,7 @@ def test_files_decode_and_are_the_same_each_time(tmp_path: Path) -> None:
 def test_nothing_global_is_touched(tmp_path: Path) -> None:
     before = dict(mpl.rcParams)
     with ThreadPoolExecutor(4) as pool:
-        pngs = list(pool.map(lambda _: png_bytes(iid_ood_figure(records(), title="t")), range(4)))
+        pngs = list(pool.map(lambda _: rendered(iid_ood_figure(records(), title="t"), "png"), range(4)))
     save_figure(iid_ood_figure(records(), title="t"), tmp_path / "figure")
     assert dict(mpl.rcParams) == before
     assert len(set(pngs)) == 1

@@ -21,11 +21,12 @@ from ...errors import UserError
 from ...runs.estimate import Estimate
 from ...runs.methods import METHODS, PLAIN, Method, method_of
 from .panels import columns_of, label_axes, legend_below, marker_of, panels_of, share_axes
-from .style import GREY, IID, INK, OOD, edge_of, face_of
+from .style import GREY, IID, INK, OOD, estimate_look
 
 __all__ = ["Bar", "BarPanel", "Curve", "PathPanel", "Stop", "alpha_figure", "comparison_figure", "paths_figure"]
 
-_KINDS = (("representations", "-", "o"), ("weights", "--", "s"))
+_KINDS = {"representations": ("-", "o"), "weights": ("--", "s")}
+"""Line and marker of what is interpolated; squares are hollow."""
 
 _CURVE_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#B0579A", "#6B6B6B", "#B8860B")
 
@@ -88,39 +89,23 @@ class BarPanel:
 def paths_figure(panels: Sequence[PathPanel], *, title: str = "", shared: bool = False) -> Figure:
     """Figure 3 (and 4, 5, 8): through the centres of the clouds of rising dropout rates, with standard errors.
 
-    ``shared`` is as in ``clouds_figure``.
-
-    Raises:
-        UserError: no panel, a panel without rates, or a rate twice.
+    Args:
+        panels: one or more, each with every rate once.
+        title: of the figure.
+        shared: gives all panels the same axes, as those of one dataset should have.
     """
-    problems = []
-    for panel in panels:
-        rates = [stop.rate for stop in panel.stops]
-        if not rates:
-            problems.append(f"{panel.title}: there are no dropout rates")
-        if len(set(rates)) < len(rates):
-            problems.append(f"{panel.title}: a dropout rate is there twice")
-    figure, all_axes = panels_of([panel.title for panel in panels], problems, title, width=3.2, height=3.2)
+    figure, all_axes = panels_of([panel.title for panel in panels], title, width=3.2, height=3.2)
     for axes, panel in zip(all_axes, panels, strict=True):
         stops = sorted(panel.stops, key=lambda stop: stop.rate)
         at = 100 * np.array([(stop.iid.mean, stop.ood.mean) for stop in stops])
         axes.plot(at[:, 0], at[:, 1], color=GREY, linewidth=1.4, zorder=2, gid="path")
-        for place, stop in enumerate(stops):
-            method = method_of(PLAIN.name, stop.rate)
-            edge = edge_of(method)
+        for stop in stops:
             axes.errorbar(
-                at[place, 0],
-                at[place, 1],
+                100 * stop.iid.mean,
+                100 * stop.ood.mean,
                 xerr=_percent(stop.iid.error),
                 yerr=_percent(stop.ood.error),
-                fmt=method.marker,
-                markersize=7,
-                markerfacecolor=face_of(method, stop.rate),
-                markeredgecolor=edge,
-                ecolor=edge,
-                elinewidth=1.1,
-                capsize=2.5,
-                zorder=3,
+                **estimate_look(method_of(PLAIN.name, stop.rate), stop.rate),
             )
         axes.margins(0.22)
         _name_stops(axes, stops, at)
@@ -138,40 +123,24 @@ def alpha_figure(curves: Sequence[Curve], *, title: str = "") -> Figure:
     """Figure 1: o.o.d. accuracy over α, interpolated weights dashed and interpolated representations solid.
 
     Raises:
-        UserError: no curve, or arrays of different lengths or beyond [0, 1]; all at once.
+        UserError: no curve.
     """
-    problems = [] if curves else ["there is nothing to draw: no curve"]
-    for curve in curves:
-        sizes = {len(np.asarray(each)) for each in (curve.alphas, curve.weights, curve.representations)}
-        errors = [each for each in (curve.weights_error, curve.representations_error) if each is not None]
-        sizes |= {len(np.asarray(each)) for each in errors}
-        if len(sizes) > 1 or sizes == {0}:
-            problems.append(
-                f"{curve.name}: arrays of {', '.join(map(str, sorted(sizes)))} values, want as many of each"
-            )
-        elif not ((np.asarray(curve.alphas) >= 0) & (np.asarray(curve.alphas) <= 1)).all():
-            problems.append(f"{curve.name}: α beyond [0, 1]")
-    if problems:
-        raise UserError("; ".join(problems))
+    if not curves:
+        raise UserError("there is nothing to draw: no curve")
     longest = max(len(curve.name) for curve in curves)
-    figure, (axes,) = panels_of([""], [], title, width=max(4.8, 1.4 + 0.15 * longest), height=3.4)
+    figure, (axes,) = panels_of([""], title, width=max(4.8, 1.4 + 0.15 * longest), height=3.4)
     handles = []
-    for what, style, marker in _KINDS:
-        look: dict[str, Any] = {"linestyle": style, "marker": marker, "markersize": 4.5, "linewidth": 1.6}
-        look["color"] = GREY
-        handles.append(Line2D([], [], label=what, **look, markerfacecolor="white" if marker == "s" else GREY))
+    for what in _KINDS:
+        handles.append(Line2D([], [], label=what, **_curve_look(what, GREY)))
     for curve, colour in zip(curves, cycle(_CURVE_COLOURS), strict=False):
         alphas = np.asarray(curve.alphas, dtype=np.float64)
         handles.append(Line2D([], [], label=curve.name, color=colour, linewidth=3))
-        for (what, style, marker), values, error in (
-            (_KINDS[0], curve.representations, curve.representations_error),
-            (_KINDS[1], curve.weights, curve.weights_error),
+        for what, values, error in (
+            ("representations", curve.representations, curve.representations_error),
+            ("weights", curve.weights, curve.weights_error),
         ):
             height = 100 * np.asarray(values, dtype=np.float64)
-            look = {"linestyle": style, "marker": marker, "markersize": 4.5, "linewidth": 1.6, "color": colour}
-            if marker == "s":
-                look["markerfacecolor"] = "white"
-            axes.plot(alphas, height, gid=f"{curve.name}: {what}", zorder=3, **look)
+            axes.plot(alphas, height, gid=f"{curve.name}: {what}", zorder=3, **_curve_look(what, colour))
             if error is not None:
                 half = 100 * np.asarray(error, dtype=np.float64)
                 axes.fill_between(alphas, height - half, height + half, color=colour, alpha=0.15, linewidth=0)
@@ -185,47 +154,27 @@ def comparison_figure(panels: Sequence[BarPanel], *, title: str = "") -> Figure:
     """Figures 6 to 10 as a comparison: a panel for each dataset, a line for each method, ± one standard error.
 
     Methods are matched by name over the panels, in the order in which they first occur.
-
-    Raises:
-        UserError: no panel, a panel without methods, or a method twice in one.
     """
-    problems = []
-    for panel in panels:
-        names = [bar.name for bar in panel.bars]
-        problems += [
-            f"{panel.title}: '{name}' is there twice" for name in dict.fromkeys(names) if names.count(name) > 1
-        ]
-        if not names:
-            problems.append(f"{panel.title}: there are no methods")
     lines = list(dict.fromkeys(bar.name for panel in panels for bar in panel.bars))
     side = 0.065 * max(map(len, lines), default=0)
     figure, all_axes = panels_of(
         [panel.title for panel in panels],
-        problems,
         title,
         width=2.5,
         height=max(1.2, 0.27 * len(lines)) + 0.4,
         side=side,
         legend=0.3,
     )
-    for place, (axes, panel) in enumerate(zip(all_axes, panels, strict=True)):
+    for index, (axes, panel) in enumerate(zip(all_axes, panels, strict=True)):
         for bar in panel.bars:
-            marker, edge = bar.method.marker, edge_of(bar.method)
             axes.errorbar(
                 100 * bar.value.mean,
                 lines.index(bar.name),
                 xerr=_percent(bar.value.error),
-                fmt=marker,
-                markersize=10 if marker == "*" else 6.5,
-                markerfacecolor=bar.method.colour,
-                markeredgecolor=edge,
-                ecolor=edge,
-                elinewidth=1.3,
-                capsize=2.5,
-                zorder=3,
+                **estimate_look(bar.method, size=6.5),
                 label=bar.name,
             )
-        axes.set_yticks(range(len(lines)), lines if place % columns_of(len(panels)) == 0 else [""] * len(lines))
+        axes.set_yticks(range(len(lines)), lines if index % columns_of(len(panels)) == 0 else [""] * len(lines))
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.set_ylim(len(lines) - 0.4, -0.6)
         axes.margins(x=0.12)
@@ -237,31 +186,38 @@ def comparison_figure(panels: Sequence[BarPanel], *, title: str = "") -> Figure:
     return figure
 
 
+def _curve_look(what: str, colour: str) -> dict[str, Any]:
+    line, marker = _KINDS[what]
+    face = "white" if marker == "s" else colour
+    look = {"linestyle": line, "marker": marker, "markersize": 4.5, "linewidth": 1.6}
+    return {**look, "color": colour, "markerfacecolor": face}
+
+
 def _name_stops(axes: Axes, stops: Sequence[Stop], at: npt.NDArray[np.float64]) -> None:
     """Write each rate diagonally beside its marker, on the emptiest of the four sides."""
     scale = np.maximum(1.44 * np.ptp(at, axis=0), 1e-9)
-    places = (at - at.min(0)) / scale
+    spots = (at - at.min(0)) / scale
     # A marker counts as much as ten points of the path or of an error bar.
     shares = np.linspace(0, 1, 21)[:, None]
-    path = [(1 - shares) * start + shares * end for start, end in pairwise(places)]
+    path = [(1 - shares) * start + shares * end for start, end in pairwise(spots)]
     errors = [(100 * (stop.iid.error or 0), 100 * (stop.ood.error or 0)) / scale for stop in stops]
     bars = [
-        place + (2 * shares - 1) * bar * which
-        for place, bar in zip(places, errors, strict=True)
+        spot + (2 * shares - 1) * bar * which
+        for spot, bar in zip(spots, errors, strict=True)
         for which in ((1, 0), (0, 1))
     ]
-    crowd = np.concatenate([places, *path, *bars])
-    weights = np.concatenate([np.full(len(places), 10.0), np.ones(len(crowd) - len(places))])
-    for place, stop in enumerate(stops):
+    crowd = np.concatenate([spots, *path, *bars])
+    weights = np.concatenate([np.full(len(spots), 10.0), np.ones(len(crowd) - len(spots))])
+    for stop, here, spot in zip(stops, at, spots, strict=True):
 
-        def crowding(side: tuple[int, int], here: npt.NDArray[np.float64] = places[place]) -> float:
-            spot = here + (0.09, 0.06) * np.array(side)
-            return float((weights / (np.square(crowd - spot).sum(1) + 1e-3)).sum())
+        def crowding(side: tuple[int, int], spot: npt.NDArray[np.float64] = spot) -> float:
+            beside = spot + (0.09, 0.06) * np.array(side)
+            return float((weights / (np.square(crowd - beside).sum(1) + 1e-3)).sum())
 
         across, up = min(((1, 1), (-1, 1), (1, -1), (-1, -1)), key=crowding)
         axes.annotate(
             f"{stop.rate:g}",
-            tuple(at[place]),
+            tuple(here),
             xytext=(6 * across, 5 * up),
             textcoords="offset points",
             ha="left" if across > 0 else "right",

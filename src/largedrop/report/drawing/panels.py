@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ...errors import UserError
 from ...runs.methods import Method
 from .style import GREY, edge_of
 
@@ -24,7 +23,6 @@ _COLUMNS = 5
 
 def panels_of(
     titles: Sequence[str],
-    problems: Sequence[str],
     title: str,
     *,
     width: float,
@@ -32,15 +30,16 @@ def panels_of(
     side: float = 0.4,
     legend: float = 0.7,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with an axes for each title, at most five in a row; ``width`` and ``height`` of each are in inches.
+    """A figure with an axes for each title, at most five in a row.
 
-    Raises:
-        UserError: there are ``problems``, or no panel.
+    Args:
+        titles: of the panels, at least one.
+        title: of the figure; no mark-up is read in it, nor in those of the panels.
+        width: of a panel, in inches.
+        height: of a panel, in inches.
+        side: for what is written on the left of the first column, in inches.
+        legend: for what is written below the panels, in inches.
     """
-    if not titles:
-        raise UserError("there is nothing to draw: no panel")
-    if problems:
-        raise UserError("; ".join(problems))
     columns = columns_of(len(titles))
     rows = math.ceil(len(titles) / columns)
     size = (max(width * columns + side, 6.0), height * rows + legend + (0.4 if title else 0.1))
@@ -49,8 +48,8 @@ def panels_of(
     if title:
         figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left", parse_math=False)
     made = []
-    for place, name in enumerate(titles):
-        axes = figure.add_subplot(rows, columns, place + 1)
+    for number, name in enumerate(titles, 1):
+        axes = figure.add_subplot(rows, columns, number)
         axes.set_title(name, fontsize=10.5, loc="left", parse_math=False)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 4, 5, 10]))
@@ -74,10 +73,10 @@ def columns_of(count: int) -> int:
 def label_axes(all_axes: Sequence[Axes], across: str, up: str) -> None:
     """Label the outer axes only."""
     columns = columns_of(len(all_axes))
-    for place, axes in enumerate(all_axes):
-        if place % columns == 0:
+    for index, axes in enumerate(all_axes):
+        if index % columns == 0:
             axes.set_ylabel(up, parse_math=False)
-        if place + columns >= len(all_axes):
+        if index + columns >= len(all_axes):
             axes.set_xlabel(across, parse_math=False)
 
 

@@ -15,26 +15,34 @@ from matplotlib.figure import Figure
 from ...files import write_bytes
 from ...runs.methods import PLAIN, Method
 
-__all__ = ["png_bytes", "save_figure"]
+__all__ = ["GREY", "IID", "INK", "OOD", "edge_of", "estimate_look", "face_of", "mixed", "rendered", "save_figure"]
 
+
+IID, OOD = "i.i.d. accuracy (%)", "o.o.d. accuracy (%)"
+
+GREY, INK = "#999999", "#333333"
 
 _DPI = 150
-
 
 _saving = threading.Lock()
 
 
-def png_bytes(figure: Figure) -> bytes:
-    """The figure as PNG at 150 dots an inch; the same bytes for the same figure."""
-    return rendered(figure, "png")
+def rendered(figure: Figure, kind: str) -> bytes:
+    """The figure as ``png`` (150 dots an inch), ``svg`` or ``pdf``; the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    metadata: dict[str, Any] = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    # matplotlib takes the salt of an SVG's identifiers from its global settings only, so one figure at a time.
+    with _saving, mpl.rc_context({"svg.hashsalt": "largedrop", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
+    return buffer.getvalue()
 
 
 def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
-    """Write the figure beside each other as PNG (150 dots an inch) and SVG, with the same bytes each time.
+    """Write the figure as PNG and as SVG.
 
     Args:
-        figure: what ``iid_ood_figure`` drew.
-        path: where to, with or without ``.png`` or ``.svg`` at its end.
+        figure: of matplotlib.
+        path: of the files, with or without ``.png`` or ``.svg`` at its end.
 
     Returns:
         The paths of the PNG and of the SVG.
@@ -42,21 +50,26 @@ def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
     Raises:
         UserError: a file cannot be written.
     """
-    path = Path(path)
     stem = path.stem if path.suffix.lower() in (".png", ".svg") else path.name
-    paths = path.with_name(f"{stem}.png"), path.with_name(f"{stem}.svg")
-    for target in paths:
+    png, svg = path.with_name(f"{stem}.png"), path.with_name(f"{stem}.svg")
+    for target in (png, svg):
         write_bytes(target, rendered(figure, target.suffix[1:]))
-    return paths
+    return png, svg
 
 
-def rendered(figure: Figure, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    metadata: dict[str, Any] = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-    # The salt of an SVG's identifiers is to be had from matplotlib's global settings only, so one figure at a time.
-    with _saving, mpl.rc_context({"svg.hashsalt": "largedrop", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
-    return buffer.getvalue()
+def estimate_look(method: Method, dropout: float = 1.0, size: float = 7.0) -> dict[str, Any]:
+    """Keywords of ``Axes.errorbar`` for an estimate of ``method``: its marker, ``size`` points wide, and its bars."""
+    edge = edge_of(method)
+    return {
+        "fmt": method.marker,
+        "markersize": size * (1.6 if method.marker == "*" else 1),  # of a star, the body is small
+        "markerfacecolor": face_of(method, dropout),
+        "markeredgecolor": edge,
+        "ecolor": edge,
+        "elinewidth": 1.2,
+        "capsize": 2.5,
+        "zorder": 3,
+    }
 
 
 def face_of(method: Method, dropout: float) -> str:
@@ -73,8 +86,3 @@ def mixed(colour: str, other: str, share: float) -> str:
     """``share`` of ``other`` mixed into ``colour``."""
     mixture = (1 - share) * np.array(to_rgb(colour)) + share * np.array(to_rgb(other))
     return to_hex((float(mixture[0]), float(mixture[1]), float(mixture[2])))
-
-
-IID, OOD = "i.i.d. accuracy (%)", "o.o.d. accuracy (%)"
-
-GREY, INK = "#999999", "#333333"
