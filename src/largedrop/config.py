@@ -262,10 +262,10 @@ class Config:
         return (*(getattr(self, name) for name in _NETWORK), self.weights == "random")
 
     @property
-    def feature_key(self) -> tuple[object, ...]:
+    def feature_key(self) -> dict[str, Any]:
         """What features of the frozen network depend on, besides the images; the seed where the weights are random."""
         seed = self.seed if self.weights == "random" else None
-        return (*self.network_key, *(getattr(self, name) for name in _WEIGHTS), seed)
+        return {**_told({name: getattr(self, name) for name in (*_NETWORK, *_WEIGHTS)}), "seed": seed}
 
     @property
     def split_key(self) -> tuple[str, int, float, str]:
@@ -327,9 +327,13 @@ _LATER = {name: _DEFAULTS[name] for name, about in ABOUT.items() if about.later}
 
 def digest_of(content: Mapping[str, Any], protocol: int) -> str:
     """The digest of a config's fields under a protocol."""
-    told = {name: value for name, value in content.items() if name not in _LATER or value != _LATER[name]}
-    text = json.dumps({"protocol": protocol, **told}, sort_keys=True, allow_nan=False)
+    text = json.dumps({"protocol": protocol, **_told(content)}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _told(content: Mapping[str, Any]) -> dict[str, Any]:
+    """``content`` without what came later and is at its default."""
+    return {name: value for name, value in content.items() if name not in _LATER or value != _LATER[name]}
 
 
 RECIPES: dict[str, dict[str, Any]] = {

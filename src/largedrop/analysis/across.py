@@ -116,7 +116,7 @@ def across_cost(runs: Sequence[Run], data: Dataset, folder: Path) -> float:
     """The work that ``across`` would have to do, in evaluated images."""
     total = 0.0
     for task in _tasks(runs, folder)[0]:
-        split = _split(task.runs[0].config, data)
+        split = task.runs[0].config.split_of(data)
         if task.method == "weight-average-across":
             total += len(split.ood) + (len(split.iid) if task.group.seed is not None else 0)
         elif task.method == "greedy-soup":
@@ -177,7 +177,7 @@ class _Evaluator:
 
     def lacks(self, task: _Task) -> bool:
         """Whether the network is of another kind than the task's runs."""
-        return self._of is not None and self._of != _kind(task.runs[0].config)
+        return self._of is not None and self._of != task.runs[0].config.network_key
 
     def network(self, run: Run) -> Network:
         """That of ``run``, built once; the weights are whatever was scored last."""
@@ -185,7 +185,7 @@ class _Evaluator:
             network = load_model(run.final).to(self.views.device)
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             speed_up(network)
-            self._network, self._of = network, _kind(run.config)
+            self._network, self._of = network, run.config.network_key
         return self._network
 
     def score(self, run: Run, state: Mapping[str, Tensor], indices: IntArray, view: int = 0) -> float:
@@ -224,7 +224,7 @@ def _tasks(runs: Sequence[Run], folder: Path) -> tuple[list[_Task], list[Across]
             except UserError as error:
                 refused.append(f"{method}, {group}: {error}")
     # Networks of one kind follow each other, so that each is built once.
-    return sorted(tasks, key=lambda task: tuple(map(str, _kind(task.runs[0].config)))), found, refused
+    return sorted(tasks, key=lambda task: tuple(map(str, task.runs[0].config.network_key))), found, refused
 
 
 def _stored(path: Path, members: Sequence[Run]) -> Across | None:
@@ -255,7 +255,7 @@ def _computed(task: _Task, evaluator: _Evaluator) -> tuple[Across, Mapping[str, 
     began = time.monotonic()
     log: list[dict[str, Any]] = []
     run, data = task.runs[0], evaluator.data
-    split = _split(run.config, data)
+    split = run.config.split_of(data)
     view = run.config.steps if run.config.held_out_view == "training" else 0
     state: Mapping[str, Tensor] | None = None
     iid: float | None = None
@@ -295,7 +295,7 @@ def _ensemble(task: _Task, data: Dataset, split: Split) -> tuple[float | None, f
     tables: dict[str, list[npt.NDArray[np.float16]]] = {"iid": [], "ood": []}
     for run in task.runs:
         tensors, _ = read_tensors(run.folder / "outputs" / f"{run.config.steps:06d}.safetensors", "outputs")
-        own = split if task.group.seed is not None else _split(run.config, data)
+        own = split if task.group.seed is not None else run.config.split_of(data)
         for part, indices in (("iid", own.iid), ("ood", own.ood)):
             if part not in tensors or tensors[part].shape != (len(indices), len(data.classes)):
                 raise UserError(f"{run.folder.name}: its outputs are not those of {len(indices)} '{part}' images")
@@ -334,15 +334,6 @@ def _final_scores(run: Run) -> tuple[float, float]:
 
 def _seconds(run: Run) -> float:
     return float(run.result["methods"]["fine-tuning"]["seconds"])
-
-
-def _split(config: Config, data: Dataset) -> Split:
-    return config.split_of(data)
-
-
-def _kind(config: Config) -> tuple[Any, ...]:
-    """What a network is built of, besides its weights."""
-    return config.model, config.size, config.weights == "random"
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -40,8 +39,8 @@ class Paces:
 
     def __init__(self, data: Dataset, device: torch.device, finished: Iterable[Path]) -> None:
         self._device = device
-        self._measured: dict[tuple[Any, ...], tuple[float, float]] = {}
-        self._looked: dict[tuple[Any, ...], float] = {}
+        self._measured: dict[tuple[object, ...], tuple[float, float]] = {}
+        self._looked: dict[tuple[object, ...], float] = {}
         for folder in finished:
             try:
                 run = Run.open(folder)
@@ -70,8 +69,8 @@ class Paces:
         return self._looked[kind]
 
 
-def _kind(config: Config) -> tuple[Any, ...]:
-    return config.model, config.size, config.precision, config.fit
+def _kind(config: Config) -> tuple[object, ...]:
+    return *config.network_key, config.fit
 
 
 def _look(config: Config, device: torch.device) -> float:

@@ -44,10 +44,6 @@ LINEAR_BYTES = 300_000
 """Of a linear fit's files, about; the features that it is trained on are in the user's cache."""
 
 
-SHARED = ("fit", "left_out", "model", "weights", "objective", "penalty", "penalty_after", "steps", "size", "batch")
-"""The fields on which it depends what ``api.resolve`` checks and fills in, besides the dataset."""
-
-
 @dataclass(frozen=True)
 class Entry:
     """A run of a plan.
@@ -261,13 +257,10 @@ def _configs(
     preset: Preset, scale: str, runs: list[dict[str, Any]], data: Dataset, device: torch.device, precision: str
 ) -> list[Config]:
     recipe = preset.scale(scale).recipe
-    resolved: dict[tuple[Any, ...], Config] = {}  # digests of weights take time
+    digests: dict[tuple[str, str], str] = {}
     configs: dict[Config, None] = {}
     for run in runs:
-        key = tuple(run.get(name) for name in SHARED)
-        if key not in resolved:
-            resolved[key] = resolve(data, device, recipe=recipe, precision=precision, **run)
-        config = Config.from_json({**resolved[key].to_json(), **run})
+        config = resolve(data, device, recipe=recipe, precision=precision, digests=digests, **run)
         if config in configs:
             raise UserError(f"{preset.path}: two of its runs are the same: {config.run_name}")
         configs[config] = None

@@ -170,17 +170,9 @@ class FeatureStore:
     def _single(
         self, config: Config, make: Callable[[Config], Network], view: int, count: int
     ) -> tuple[dict[str, Any], Features]:
-        key = {
-            "format": _FORMAT,
-            "model": config.model,
-            "weights": config.weights_digest,
-            "seed": config.seed if config.weights == "random" else None,
-            "images": self.data.fingerprint,
-            "size": config.size,
-            "precision": config.precision,
-            "view": view,
-            "taps": count,
-        }
+        own = config.feature_key
+        own["weights"] = own.pop("weights_digest")
+        key = {"format": _FORMAT, "images": self.data.fingerprint, "view": view, "taps": count, **own}
         return key, self._entry(key, lambda folder: self._compute(config, make(config), view, count, folder))
 
     def _joined(self, parts: list[tuple[dict[str, Any], Features]]) -> Features:

@@ -119,9 +119,7 @@ def _problem(
     config: Config, data: Dataset, store: FeatureStore, problems: dict[tuple[object, ...], Problem]
 ) -> Problem:
     """The problem of a config's split and features; one object for all configs that share it."""
-    seed = config.seed if config.weights == "random" else None
-    of_features = (config.model, config.weights_digest, seed, config.size, config.precision, config.feature_views)
-    key = (*of_features, *config.split_key)
+    key = (*config.feature_key.items(), config.feature_views, *config.split_key)
     if key not in problems:
         found = [store.features(config, view=view) for view in range(config.feature_views + 1)]
         split = config.split_of(data)

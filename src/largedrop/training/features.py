@@ -41,15 +41,9 @@ class FeatureCache:
             network: computes them, where they are not there yet.
             view: 0 is the evaluation view, others are training views, drawn by their number.
         """
-        key = (*self._key(config), view)
+        key = (*config.feature_key.items(), view)
         if key not in self._features:
             indices = np.arange(len(self.views.data), dtype=np.int64)
             found = representations(network, self.views, indices, config.precision, self.reporter, view)
             self._features[key] = found.to(torch.float16)
         return self._features[key]
-
-    @staticmethod
-    def _key(config: Config) -> tuple[object, ...]:
-        """What features depend on, besides the data."""
-        seed = config.seed if config.weights == "random" else None
-        return config.model, config.weights_digest, config.size, config.precision, seed

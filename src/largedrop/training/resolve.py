@@ -17,12 +17,27 @@ from .objectives import OBJECTIVES, make_objective
 __all__ = ["resolve"]
 
 
-def resolve(data: Dataset, device: torch.device, *, recipe: str, **settings: Any) -> Config:
+def resolve(
+    data: Dataset,
+    device: torch.device,
+    *,
+    recipe: str,
+    digests: dict[tuple[str, str], str] | None = None,
+    **settings: Any,
+) -> Config:
     """A complete config: the dataset's digest, the weights' digest and the precision filled in.
+
+    Args:
+        data: the dataset.
+        device: where the run will be trained.
+        recipe: where the settings come from that are not given.
+        digests: of initial weights by (model, weights), as found before, since they take time; those found now join.
+        settings: fields of ``Config``, and ``precision`` may be ``auto``.
 
     Raises:
         UserError: anything wrong with the settings, or images kept smaller than the size that is asked for.
     """
+    digests = {} if digests is None else digests
     precision = choose_precision(settings.pop("precision", "auto"), device)
     config = make_config(recipe, data=data.name, fingerprint=data.fingerprint, precision=precision, **settings)
     for name in filter(None, (config.test_domain, config.left_out)):
@@ -36,8 +51,11 @@ def resolve(data: Dataset, device: torch.device, *, recipe: str, **settings: Any
             f"size {config.size} is larger than the {data.images.bound} pixels that the images are kept at; "
             f"open them with open_dataset(…, bound={config.size * 5 // 4})"
         )
-    digests = [find_weights(model, config.weights).digest for model in config.model.split("+")]
-    return replace(config, weights_digest="+".join(digests))
+    named = [(model, config.weights) for model in config.model.split("+")]
+    for pair in named:
+        if pair not in digests:
+            digests[pair] = find_weights(*pair).digest
+    return replace(config, weights_digest="+".join(digests[pair] for pair in named))
 
 
 def _with_penalty(config: Config) -> Config:
