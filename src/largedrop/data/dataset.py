@@ -96,7 +96,9 @@ class Dataset:
 
         The share is taken within each class of each domain (at least one image is held out and at least one is left),
         or, where a group spans several domains, within each class over all of them, so that no group is on both sides.
-        Which are held out depends on ``seed`` alone, not on the test domain. No image of ``left_out`` is anywhere.
+        Which are held out depends on ``seed`` alone, not on the test domain, so that standard errors over seeds contain
+        this choice; by the README of the paper's public code, all seeds share one split. No image of ``left_out`` is
+        anywhere.
 
         Raises:
             UserError: unknown domains, or no other domain is left to train on.

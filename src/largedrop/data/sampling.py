@@ -16,7 +16,7 @@ def batch_indices(domains: tuple[IntArray, ...], batch: int, seed: int, step: in
     """``batch`` images of each training domain, concatenated in the order of the domains.
 
     Each domain is gone through in an order that is shuffled anew for every epoch of its own, so that small domains come
-    round more often than large ones and every domain weighs the same.
+    round more often than large ones and every domain weighs the same. The paper's public code draws with replacement.
 
     Args:
         domains: the training images of each domain.

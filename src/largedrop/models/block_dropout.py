@@ -2,7 +2,8 @@
 
 In training, the residual branch f of a block x + f(x) is left out with probability ``rate``, for every example anew,
 and divided by 1 − ``rate`` where it stays, so that its expectation is f(x). The paper gives one probability per curve
-(0.1, 0.2 or 0.3), so every block has the same rate; Huang et al. raise it linearly with depth.
+(0.1, 0.2 or 0.3), so every block has the same rate; Huang et al. raise it linearly with depth. The paper's public code
+draws once for a whole batch, and does not scale a branch that stays.
 """
 
 from __future__ import annotations

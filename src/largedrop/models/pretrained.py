@@ -91,6 +91,9 @@ def check_model(model: str) -> None:
 def create_backbone(model: str, weights: Weights) -> tuple[nn.Module, int]:
     """Build ``model`` without its head, with its initial weights.
 
+    Random ones are timm's: in its ResNets the last batch norm of each block starts at 0, so that a block starts as the
+    identity; torchvision's, which the paper's public code has, starts at 1.
+
     Returns:
         The module, which maps normalised images (batch, 3, height, width) to the representation (batch, units), and
         units.

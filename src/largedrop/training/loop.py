@@ -66,7 +66,9 @@ def train(
     features: FeatureCache | None = None,
     reporter: Reporter = SILENT,
 ) -> Run:
-    """Fine-tune as section 3.1 and the paper's public code do, and leave a finished run in ``folder``.
+    """Fine-tune as section 3.1 does, and leave a finished run in ``folder``.
+
+    docs/differences.md says where the paper's public code does otherwise.
 
     A finished run is returned as it is; one that was interrupted goes on from its last state and ends with the same
     bits (on the same hardware), since every random draw is a function of (seed, step).

@@ -60,9 +60,10 @@ class Swad:
     the last evaluation as ``state`` (a ``WeightAverage`` that is begun anew each time); evaluations are equally spaced
     then. Otherwise give the weights at the evaluation.
 
-    The authors' public code (``LossValley``) does the same but for three things, in which this follows the paper. It
-    also takes evaluations from before the start whose loss is below the level; with ``n_tolerance`` > ``n_converge`` it
-    can count one twice; and where no end is found it leaves out last evaluations that are above the level.
+    The authors' public code (``LossValley``) does the same but for four things, in which this follows the paper. With
+    ``n_tolerance`` > ``n_converge`` it counts the start more than once; it also takes evaluations from before the start
+    whose loss is below the level; where no end is found it leaves out last evaluations that are all above the level;
+    and where no start is found it gives the last evaluation alone.
 
     At most ``n_converge`` states are in memory beside the average before the start, and ``n_tolerance`` after it.
 

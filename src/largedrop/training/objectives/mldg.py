@@ -15,8 +15,9 @@ class MLDG(Objective):
     """Meta-learning for domain generalisation, with first-order gradients as in DomainBed.
 
     The domains are put in a circle, in an order that is drawn from torch's generator at every step (DomainBed's
-    ``random_pairs_of_minibatches``). Each domain i, with parameters θ, has its turn as meta-train domain and its
-    neighbour j as meta-test domain, and with n domains the step's gradient is
+    ``random_pairs_of_minibatches``, which it used until April 2022; since then it sets some domains aside as meta-test
+    domains, and pairs the others with these). Each domain i, with parameters θ, has its turn as meta-train domain and
+    its neighbour j as meta-test domain, and with n domains the step's gradient is
 
         1/n Σ [ ∇L_i(θ) + β ∇L_j(θ′) ],   θ′ = θ − α ∇L_i(θ).
 
