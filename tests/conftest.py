@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,21 +12,36 @@ from tests.helpers import TINY, make_toy
 
 import largedrop as ld
 from largedrop.config import Config
+from largedrop.training import setup
+from largedrop.training.head import fit_head
+
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _threads() -> None:
+def _threads() -> Iterator[None]:
     """One thread: tiny networks gain nothing from more, which would only wait for each other on busy cores.
 
-    Before every test, since the number changes a run's last bits: one that leaves another would break others.
+    The number changes a run's last bits: a test that sets another must not break others.
     """
+    yield
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def quick_heads() -> Iterator[None]:
+    """Heads are fitted in rounds of 5 steps instead of 100."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "fit_head", partial(fit_head, round_steps=5))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test reads or writes the user's cache."""
-    monkeypatch.setenv("LARGEDROP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LARGEDROP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,31 +25,20 @@ from largedrop.runs.across import Across, groups_of, methods_of
 from largedrop.runs.checkpoint import load_model, read_tensors, write_tensors
 from largedrop.runs.read import read_runs
 from largedrop.runs.run import Run
-from largedrop.runtime import one_thread
-from largedrop.training import head
 from largedrop.training.loop import train
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
 @pytest.fixture(scope="module")
-def trained(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Path]:
+def trained(toy: Path, tmp_path_factory: pytest.TempPathFactory, quick_heads: None) -> tuple[Dataset, Path]:
     """Two learning rates × two seeds × two test domains, two steps each."""
     root = tmp_path_factory.mktemp("sweep")
-    with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setenv("LARGEDROP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(head, "ROUND", 5)
-        data = ld.open_dataset(toy)
-        for domain in ("ink", "photo"):
-            for seed in (0, 1):
-                for lr in (1e-4, 1e-3):
-                    train(made(data, domain, seed, lr), data, root / "runs" / made(data, domain, seed, lr).run_name)
+    data = ld.open_dataset(toy)
+    for domain in ("ink", "photo"):
+        for seed in (0, 1):
+            for lr in (1e-4, 1e-3):
+                train(made(data, domain, seed, lr), data, root / "runs" / made(data, domain, seed, lr).run_name)
     return data, root
 
 

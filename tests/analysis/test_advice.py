@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,17 +24,10 @@ from largedrop.linear.solver.solve import solve_probes
 from largedrop.report.advice import advice_figure, advice_json, auto_lines, heading, render_advice
 from largedrop.runs.estimate import Estimate
 from largedrop.runs.record import Record
-from largedrop.runtime import one_thread
 
 UNITS = 12
 CPU = torch.device("cpu")
 Features = npt.NDArray[np.float32]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 class NoImages:

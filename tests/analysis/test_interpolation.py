@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,7 @@ from largedrop.runs.interpolation import Interpolation
 from largedrop.runs.read import read_runs
 from largedrop.runs.record import Record
 from largedrop.runs.run import Run
-from largedrop.runtime import one_thread
 from largedrop.selection.curves import mean_curves, names_of
-from largedrop.training import head
 from largedrop.training.features import FeatureCache
 from largedrop.training.loop import train
 from largedrop.training.setup import create_network, start_head
@@ -40,26 +37,18 @@ SETTINGS: dict[str, Any] = {
     **{"steps": 2, "eval_every": 1, "dropout": 0.5, "lr": 1e-2, "head": "random", "weight_decay": 1e-4},
 }
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(head, "ROUND", 5)
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("quick_heads")
 
 
 @pytest.fixture(scope="module")
-def trained(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Path]:
+def trained(toy: Path, tmp_path_factory: pytest.TempPathFactory, quick_heads: None) -> tuple[Dataset, Path]:
     """Two seeds × two test domains."""
     root = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setenv("LARGEDROP_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(head, "ROUND", 5)
-        data = ld.open_dataset(toy)
-        for domain in ("ink", "photo"):
-            for seed in (0, 1):
-                config = Config(data.name, data.fingerprint, domain, seed=seed, weights_digest="random", **SETTINGS)
-                train(config, data, root / config.run_name)
+    data = ld.open_dataset(toy)
+    for domain in ("ink", "photo"):
+        for seed in (0, 1):
+            config = Config(data.name, data.fingerprint, domain, seed=seed, weights_digest="random", **SETTINGS)
+            train(config, data, root / config.run_name)
     return data, root
 
 

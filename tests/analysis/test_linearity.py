@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import timm
@@ -13,15 +11,8 @@ from torch.func import functional_call
 
 from largedrop.analysis.linearity import Linearised, linearise, measure_linearity, relative_distance
 from largedrop.errors import UserError
-from largedrop.runtime import one_thread
 
 State = dict[str, Tensor]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 class Quadratic(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,13 @@ from largedrop.errors import CollapseError, Interrupted, UserError
 from largedrop.experiments import runner
 from largedrop.experiments.compare import Comparison, Plan, compare, plan
 from largedrop.runs.run import Run
-from largedrop.runtime import one_thread
-from largedrop.training import head, loop
+from largedrop.training import loop
 from largedrop.training.loop import cost, train
 
 CPU = torch.device("cpu")
 QUICK: dict[str, Any] = {**TINY, "steps": 2, "eval_every": 1, "precision": "float32"}
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(head, "ROUND", 5)
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("quick_heads")
 
 
 def planned(data: ld.Dataset, **changes: Any) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,12 @@ from largedrop.config import make_config
 from largedrop.experiments.preset import Preset, Scale, preset_names, read_preset
 from largedrop.experiments.sweep import plan_sweep, run_sweep
 from largedrop.report.sweep import report_sweep
-from largedrop.runtime import one_thread
-from largedrop.training import head
 
 CPU = torch.device("cpu")
 TINY: dict[str, Any] = {"weights": "random", "size": 32, "batch": 4, "steps": 2, "eval_every": 1}
 MODELS = ("test_resnet", "test_efficientnet")
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(head, "ROUND", 5)
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("quick_heads")
 
 
 def shrunk(values: Mapping[str, Any]) -> dict[str, Any]:

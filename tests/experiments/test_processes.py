@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,7 +36,6 @@ from largedrop.experiments import runner
 from largedrop.experiments.compare import Comparison, Plan, compare, plan
 from largedrop.reporter import Reporter
 from largedrop.runs.checkpoint import read_tensors, write_tensors
-from largedrop.runtime import one_thread
 from largedrop.training.loop import cost, train
 from largedrop.training.state import FILE
 
@@ -48,12 +47,6 @@ DIED = (
 )
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 def planned(data: ld.Dataset, *dropouts: float) -> Plan:
@@ -106,14 +99,9 @@ def doom(config: Config, data: ld.Dataset, folder: Path) -> None:
 def alone(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path, Comparison]:
     """Four runs, one after the other."""
     root = tmp_path_factory.mktemp("alone")
-    cache = pytest.MonkeyPatch()
-    cache.setenv("LARGEDROP_CACHE", str(root / "cache"))
-    with one_thread(), cache.context():
-        data = ld.open_dataset(toy)
-        made = planned(data, 0.0, 0.3, 0.6, 0.9)
-        found = compare(data, made, root / "out", device=CPU)
-    cache.undo()
-    return made, root / "out", found
+    data = ld.open_dataset(toy)
+    made = planned(data, 0.0, 0.3, 0.6, 0.9)
+    return made, root, compare(data, made, root, device=CPU)
 
 
 def command(toy: Path, output: Path, jobs: int, dropouts: str) -> list[str]:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,6 @@ from largedrop.report.report import write_report
 from largedrop.report.sweep import report_sweep
 from largedrop.runs.read import read_runs
 from largedrop.runs.run import Run
-from largedrop.runtime import one_thread
-from largedrop.training import head
 from largedrop.training.loop import cost, train
 
 CPU = torch.device("cpu")
@@ -48,14 +45,15 @@ dropout = [{rates}]
 """
 SHORT = "steps = 2\neval_every = 1"
 LONG = "steps = 24\neval_every = 3"
-ALONE = "import sys, torch, largedrop.cli; torch.set_num_threads(1); sys.exit(largedrop.cli.main())"
+ALONE = """
+import functools, sys, torch, largedrop.cli
+from largedrop.training import head, setup
+torch.set_num_threads(1)
+setup.fit_head = functools.partial(head.fit_head, round_steps=5)
+sys.exit(largedrop.cli.main())
+"""
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(head, "ROUND", 5)
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("quick_heads")
 
 
 def preset(folder: Path, name: str = "tiny", rates: str = "0, 0.9", grid: str = "", settings: str = SHORT) -> Path:
@@ -306,7 +304,7 @@ def test_a_process_that_dies_is_replaced(data: ld.Dataset, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_a_killed_sweep_ends_with_the_same_files(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_sweep_ends_with_the_same_files(toy: Path, tmp_path: Path) -> None:
     path = preset(tmp_path, settings=LONG)
     out = {name: tmp_path / name for name in ("whole", "broken")}
     arguments = ["sweep", str(path), "--data", str(toy), "--device", "cpu", "--precision", "float32", "--output"]
@@ -317,7 +315,6 @@ def test_a_killed_sweep_ends_with_the_same_files(toy: Path, tmp_path: Path, monk
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
     assert not (out["broken"] / "report-tiny").exists()
-    monkeypatch.setattr(head, "ROUND", 100)  # as in the other process
     for folder in out.values():
         assert main([*arguments, str(folder)]) == 0
     assert files(out["whole"]) == files(out["broken"])

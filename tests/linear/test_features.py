@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,11 @@ from largedrop.linear.features import Features, FeatureStore, split_model_name
 from largedrop.models.network import Network
 from largedrop.models.pretrained import find_weights
 from largedrop.models.taps import Taps
-from largedrop.runtime import one_thread
 from largedrop.training import evaluation
 from largedrop.training.evaluation import representations
 from largedrop.training.setup import create_network
 
 VIT = Taps(("blocks.3", "blocks.4", "representation"), (64, 64, 64), "blocks.5")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from largedrop.linear.features import FeatureStore
 from largedrop.linear.runs import train_linear_runs
 from largedrop.runs.checkpoint import load_model, read_tensors
 from largedrop.runs.run import Run
-from largedrop.runtime import one_thread
 from largedrop.training.resolve import resolve
 
 CPU = torch.device("cpu")
@@ -38,12 +36,6 @@ LINEAR: dict[str, Any] = {
     "lr": 1e-2,
     "precision": "float32",
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 def config(data: ld.Dataset, fit: str, **settings: Any) -> Config:

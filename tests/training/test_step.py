@@ -21,7 +21,7 @@ import largedrop as ld
 from largedrop.config import Config
 from largedrop.data.views.batches import HostViews, ResidentViews
 from largedrop.errors import CollapseError, Interrupted
-from largedrop.training import head, setup
+from largedrop.training import setup
 from largedrop.training import step as module
 from largedrop.training.features import FeatureCache
 from largedrop.training.loop import train
@@ -32,10 +32,7 @@ from largedrop.training.step import LOOK_EVERY, TrainingStep
 CPU = torch.device("cpu")
 CLASSES = ("a", "b", "c")
 
-
-@pytest.fixture(autouse=True)
-def _quick_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "ROUND", 5)
+pytestmark = pytest.mark.usefixtures("quick_heads")
 
 
 def batches(count: int) -> list[tuple[Tensor, Tensor]]:

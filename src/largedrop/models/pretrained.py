@@ -9,7 +9,6 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, one_of
 
-__all__ = ["PACKAGED", "Weights", "create_backbone", "find_weights", "normalisation", "pretrained_size"]
+__all__ = ["PACKAGED", "Weights", "create_backbone", "find_weights", "normalisation"]
 
 
 PACKAGED = {
@@ -152,14 +151,14 @@ def representation_units(backbone: nn.Module) -> int:
 
 def normalisation(model: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation of each channel, for inputs in [0, 1], that the pretrained weights expect."""
-    config = _config(model)
+    name, _, tag = model.partition(".")
+    config = timm.models.get_pretrained_cfg(model, allow_unregistered=True)
+    if config is None and name in PACKAGED and tag == "in1k":
+        config = timm.models.get_pretrained_cfg(name)
+    if config is None:
+        raise UserError(f"timm knows no normalisation for '{model}'")
     mean, std = config.mean, config.std
     return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
-
-
-def pretrained_size(model: str) -> int:
-    """Side of the square input at which the network was pretrained, in pixels."""
-    return int(_config(model).input_size[-1])
 
 
 def packaged_state(name: str, classifier: bool = True) -> dict[str, Tensor]:
@@ -199,16 +198,6 @@ def _check_safetensors(path: Path) -> None:
             f"{path} is no safetensors file ({error}); pickled checkpoints are not opened, since unpickling can run "
             "code: convert it with safetensors.torch.save_file"
         ) from error
-
-
-def _config(model: str) -> Any:
-    name, _, tag = model.partition(".")
-    config = timm.models.get_pretrained_cfg(model, allow_unregistered=True)
-    if config is None and name in PACKAGED and tag == "in1k":
-        config = timm.models.get_pretrained_cfg(name)
-    if config is None:
-        raise UserError(f"timm knows no input size and normalisation for '{model}'")
-    return config
 
 
 def _download(model: str) -> tuple[Path, str]:

@@ -22,9 +22,6 @@ from ..runtime import one_thread
 __all__ = ["HeadFit", "HeadRound", "fit_head"]
 
 
-ROUND = 100
-"""Steps in a round; the weights are averaged over each."""
-
 BATCH = 64
 """Images of each training domain in a step."""
 
@@ -33,8 +30,6 @@ GAIN = 0.01
 
 HALVINGS = 4
 """The fit has converged once the learning rate was halved this often."""
-
-ROUNDS = 40
 
 SMALL = 0.01
 """Of log(classes): a loss below this has nothing left to teach."""
@@ -71,12 +66,19 @@ class HeadFit:
 
 
 def fit_head(
-    features: list[Tensor], labels: list[Tensor], classes: int, dropout: float, weight_decay: float, seed: int
+    features: list[Tensor],
+    labels: list[Tensor],
+    classes: int,
+    dropout: float,
+    weight_decay: float,
+    seed: int,
+    rounds: int = 40,
+    round_steps: int = 100,
 ) -> HeadFit:
     """Minimise the expected cross-entropy of a linear head under dropout on its input.
 
     Adam on equal numbers of images from each domain, at a learning rate proportional to (1 − ``dropout``) and to the
-    inverse of the features' root mean square, the weights averaged over rounds of 100 steps. The rate is halved
+    inverse of the features' root mean square, the weights averaged over each round of steps. The rate is halved
     whenever a round's average no longer lowers the loss by 1 %; after four halvings the head has converged.
 
     Args:
@@ -86,6 +88,8 @@ def fit_head(
         dropout: λ in [0, 1).
         weight_decay: L2 coefficient.
         seed: of the batches and masks; torch's global generator is left as it was.
+        rounds: the most that are taken.
+        round_steps: steps in a round.
 
     Raises:
         UserError: the rate is not in [0, 1).
@@ -98,29 +102,29 @@ def fit_head(
     weight = torch.zeros(classes, everything.shape[1] + 1, requires_grad=True)
     rate = 5e-3 * (1 - dropout) / scale
     optimizer = torch.optim.Adam([weight], rate, weight_decay=weight_decay, fused=True)
-    rounds: list[HeadRound] = []
+    found: list[HeadRound] = []
     best, halvings = math.inf, 0
     with one_thread(), torch.random.fork_rng(devices=[]):
-        for number in range(ROUNDS):
+        for number in range(rounds):
             torch.manual_seed(torch_seed("head", seed, number))
             mean = torch.zeros_like(weight, requires_grad=False)
-            for _ in range(ROUND):
+            for _ in range(round_steps):
                 chosen = torch.cat(
                     [start + torch.randint(len(domain), (BATCH,)) for start, domain in zip(starts, features)]  # noqa: B905
                 )
                 weight.grad = _gradient(weight.detach(), everything[chosen], targets[chosen], dropout)
                 optimizer.step()
-                mean.add_(weight.detach(), alpha=1 / ROUND)
+                mean.add_(weight.detach(), alpha=1 / round_steps)
             mean_weight, mean_bias = mean[:, :-1].clone(), mean[:, -1].clone()
             reached = _dropout_loss(features, labels, mean_weight, mean_bias, dropout, seed)
-            rounds.append(HeadRound((number + 1) * ROUND, reached, mean_weight, mean_bias))
+            found.append(HeadRound((number + 1) * round_steps, reached, mean_weight, mean_bias))
             if reached > best * (1 - GAIN):
                 rate, halvings = rate / 2, halvings + 1
                 optimizer.param_groups[0]["lr"] = rate
             best = min(best, reached)
             if halvings == HALVINGS or reached < SMALL * math.log(classes):
-                return HeadFit(tuple(rounds), converged=True)
-    return HeadFit(tuple(rounds), converged=False)
+                return HeadFit(tuple(found), converged=True)
+    return HeadFit(tuple(found), converged=False)
 
 
 @torch.no_grad()

@@ -217,7 +217,7 @@ def test_training_batch_is_the_normalised_training_view_in_channels_last() -> No
 def test_the_number_of_threads_does_not_change_a_bit(threads: int) -> None:
     images = pictures() * 3
     expected = training_batch(images, 32, 0, 0, MEAN, STD)
-    torch.set_num_threads(threads)  # the next test has one again
+    torch.set_num_threads(threads)
     assert torch.equal(training_batch(images, 32, 0, 0, MEAN, STD), expected)
 
 

@@ -143,7 +143,7 @@ def test_settings_with_other_batches_can_be_trained_together(compiled: bool) -> 
 def test_threads_change_no_bit() -> None:
     tasks = [(make_problem(seed=n), replace(SETTING, dropout=rate)) for n in range(3) for rate in (0.0, 0.5, 0.9)]
     one = train_linear(tasks)
-    torch.set_num_threads(3)  # the fixture sets it back
+    torch.set_num_threads(3)
     three = train_linear(tasks)
     for first, second in zip(one, three, strict=True):
         assert all(map(torch.equal, weights_of(first), weights_of(second)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,15 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from largedrop.models.fast.convolution import FEW_PIXELS, conv2d, folded_conv2d
-from largedrop.runtime import one_thread
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Nothing here is large enough for two."""
-    with one_thread():
-        yield
-
 
 CHANNELS = 4
 KINDS = {"depthwise": (4, 4), "dense": (6, 1), "grouped": (6, 2), "one kernel a channel": (8, 4)}

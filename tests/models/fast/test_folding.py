@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,15 +19,6 @@ from largedrop.models.fast import convolution
 from largedrop.models.fast.folding import fold_batchnorm, speed_up, speed_up_depthwise
 from largedrop.models.network import Network, Spec
 from largedrop.models.pretrained import representation_units
-from largedrop.runtime import one_thread
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Nothing here is large enough for two."""
-    with one_thread():
-        yield
-
 
 EXAMPLE = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
 IMAGES = torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
