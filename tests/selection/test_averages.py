@@ -77,21 +77,13 @@ def test_domains_may_have_different_numbers_of_settings() -> None:
     assert combinations([np.zeros((2, 2)), np.empty((0, 2))]).shape == (0, 2)
 
 
-def test_a_million_combinations_and_no_more_than_two() -> None:
-    assert combinations(np.zeros((6, 10, 2))).shape == (1_000_000, 2)  # type: ignore[arg-type]
-    with pytest.raises(UserError) as caught:
-        combinations(np.zeros((6, 12, 2)))  # type: ignore[arg-type]
-    assert str(caught.value) == (
-        "12 × 12 × 12 × 12 × 12 × 12 settings make 2,985,984 combinations over 6 test domains, more than 2,000,000; "
-        "choose among fewer settings"
-    )
-
-
-def test_combinations_of_wrong_shapes() -> None:
-    with pytest.raises(UserError, match=r"test domain 0 has shape \(3,\); test domain 2 has shape \(2, 3\)$"):
-        combinations([np.zeros(3), np.zeros((2, 2)), np.zeros((2, 3))])
-    with pytest.raises(UserError, match="no test domain"):
-        combinations([])
+def test_more_combinations_than_wanted_are_drawn_from_and_always_the_same() -> None:
+    choices = np.random.default_rng(0).random((4, 7, 2))
+    points = combinations(choices, most=1296)  # type: ignore[arg-type]
+    assert points.shape == (1296, 2)
+    np.testing.assert_array_equal(points, combinations(choices, most=1296))  # type: ignore[arg-type]
+    # The mean of the draws is near to the mean of all choices, which is the mean of the runs.
+    np.testing.assert_allclose(points.mean(0), choices.mean((0, 1)), atol=0.01)
 
 
 def test_centre_is_the_mean_of_the_cloud() -> None:

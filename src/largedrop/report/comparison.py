@@ -14,9 +14,9 @@ from ..data.dataset import Dataset
 from ..experiments.compare import Comparison, Plan
 from ..runs.record import describe, write_results
 from ..selection.selection import summarise
-from .drawing.iid_ood import iid_ood_figure
-from .drawing.style import rendered, save_figure
+from .drawing.style import save_figure
 from .examples import example_grid
+from .figures import runs_figure
 from .page import write_page
 from .tables import compared_tables
 from .text import render
@@ -52,15 +52,14 @@ def publish(
         return [results]
     rows = summarise(records, domains=planned.test_domains, seeds=planned.seeds)
     render(compared_tables(rows, console.width), console)
-    figure = iid_ood_figure(records, title=title)
-    png, svg = save_figure(figure, folder / "figure")
+    png, svg = save_figure(runs_figure(rows, title=title), folder / "figure")
     page = folder / "report.html"
     write_page(
         page,
         title=title,
         rows=rows,
         records=records,
-        figure_png=rendered(figure, "png"),
+        figure_png=png.read_bytes(),
         dataset=facts,
         examples=example_grid(data),
         settings={name.replace("_", " "): value for name, value in planned.configs[0].settings.items()},

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from ..runs.interpolation import KINDS
 from ..runs.methods import METHODS, PLAIN, Method, checkpoint_method, method_of
-from ..selection.averages import MOST_COMBINATIONS
+from ..selection.averages import MOST_COMBINATIONS, combinations
 from ..selection.curves import Mean, names_of
 from ..selection.groups import FIT
 from ..selection.selection import Row
-from .drawing.clouds import Cloud, CloudPanel, clouds_figure
-from .drawing.figures import Bar, BarPanel, Curve, PathPanel, Stop, alpha_figure, comparison_figure, paths_figure
+from .drawing.clouds import Cloud, clouds_figure
+from .drawing.figures import Bar, Curve, Stop, alpha_figure, comparison_figure, paths_figure
 
-__all__ = ["TEXTS", "figures_of"]
+__all__ = ["TEXTS", "figures_of", "runs_figure"]
 
 
 TEXTS = {
@@ -33,6 +34,11 @@ _MOST_BARS = 40
 _MOST_PANELS = 8
 
 _MOST_CURVES = 6
+
+_MOST_POINTS = 1296
+"""Points of a cloud of runs: what the paper draws, 6 settings on each of 4 test domains."""
+
+_OF_SETTINGS = "large: centre ± standard error over seeds  ·  small: every choice of one setting a test domain"
 
 _USUAL = 0.9
 """The rate of figure 2."""
@@ -51,7 +57,8 @@ def figures_of(rows: Sequence[Row], means: Sequence[Mean], name: str) -> tuple[d
         variants.setdefault(row.group.items, []).append(row)
     figures: dict[str, Figure] = {}
     undrawn: list[str] = []
-    clouds, paths = [], []
+    clouds: dict[str, list[Cloud]] = {}
+    paths: dict[str, list[Stop]] = {}
     for items, members in variants.items():
         fits = [checkpoint_method(str(value)).label for name, value in items if name == FIT]
         title = ", ".join(filter(None, (*fits, members[0].group.without(FIT).others)))
@@ -59,20 +66,22 @@ def figures_of(rows: Sequence[Row], means: Sequence[Mean], name: str) -> tuple[d
         if any(row.dots > MOST_COMBINATIONS for row in shown):
             undrawn.append(f"clouds{f' of {title}' if title else ''}: more than {MOST_COMBINATIONS:,} combinations")
         elif shown:
-            clouds.append(_cloud_panel(title, shown))
+            clouds[title] = _clouds_of_settings(shown)
         main = _main(members)
         stops = [Stop(row.dropout, *row.centre) for row in members if row.method == main and row.centre]
         if len(stops) > 1:
-            paths.append(PathPanel(title, stops))
-    for what, panels in (("clouds", clouds), ("paths", paths)):
-        if len(panels) > _MOST_PANELS:
-            undrawn.append(f"{what}: {len(panels)} panels are too many; report fewer settings at once")
-        elif not panels:
+            paths[title] = stops
+    for what, count in (("clouds", len(clouds)), ("paths", len(paths))):
+        if count > _MOST_PANELS:
+            undrawn.append(f"{what}: {count} panels are too many; report fewer settings at once")
+        elif not count:
             undrawn.append(f"{what}: {'no test domain is complete' if what == 'clouds' else 'needs two dropout rates'}")
     if 0 < len(clouds) <= _MOST_PANELS:
-        figures["clouds"] = clouds_figure(clouds, title=f"{name}: clouds of settings", shared=True)
+        figures["clouds"] = clouds_figure(
+            clouds, title=f"{name}: clouds of settings", note=_OF_SETTINGS, hulls=True, shared=True
+        )
     if 0 < len(paths) <= _MOST_PANELS:
-        figures["paths"] = paths_figure(paths, title=f"{name}: dropout rates", shared=True)
+        figures["paths"] = paths_figure(paths, title=f"{name}: dropout rates")
     if len(means) > _MOST_CURVES:
         undrawn.append(f"alpha: {len(means)} fine-tunings are too many; report fewer settings at once")
     elif means:
@@ -86,31 +95,63 @@ def figures_of(rows: Sequence[Row], means: Sequence[Mean], name: str) -> tuple[d
     return figures, undrawn
 
 
-def _cloud_panel(title: str, rows: Sequence[Row]) -> CloudPanel:
+def runs_figure(rows: Sequence[Row], *, title: str) -> Figure:
+    """Figure 2 of a comparison: a panel for each test domain and, of several, one for their average.
+
+    A cloud's points are runs; in the panel of the average, each is the mean of one run for each test domain.
+    """
+    domains = rows[0].test_domains
+    panels = {domain: [_cloud_of_runs(row.domains[domain], row) for row in rows] for domain in domains}
+    if len(domains) > 1:
+        panels = {_average_of(domains): [_cloud_of_runs(row, row) for row in rows], **panels}
+    spread = any(row.ood and row.ood.error is not None for row in rows)
+    large = "large: mean over seeds ± standard error" if spread else "large: mean"
+    small = "small: every choice of one run a test domain, or single runs" if len(domains) > 1 else "small: single runs"
+    there = {name: [cloud for cloud in panel if len(cloud.points)] for name, panel in panels.items()}
+    return clouds_figure(
+        {name: panel for name, panel in there.items() if panel}, title=title, note=f"{large}  ·  {small}", columns=3
+    )
+
+
+def _cloud_of_runs(row: Row, whole: Row) -> Cloud:
+    """The cloud of ``row``, which is ``whole`` or a test domain of it."""
+    label = PLAIN.label if row.baseline else f"{row.method}, dropout {row.dropout:g}"
+    mean = (row.iid, row.ood) if row.iid and row.ood else None
+    runs = [domain[~np.isnan(domain[:, 0])] for domain in row.values]
+    points = combinations(runs, most=_MOST_POINTS)
+    return Cloud(label + ("" if whole.complete else " (incomplete)"), _method(row), row.dropout, points, mean)
+
+
+def _clouds_of_settings(rows: Sequence[Row]) -> list[Cloud]:
     """A cloud for each row, with arrows from plain fine-tuning to the others but for those across trajectories."""
-    clouds = [Cloud(_short(row), row.averages.cloud(row.settings), _method(row)) for row in rows]
-    arrows = [
-        (_short(plain), _short(row))
-        for plain in rows
+    plain = next((_short(row) for row in rows if row.baseline), None)
+    return [
+        Cloud(
+            _short(row),
+            _method(row),
+            row.dropout,
+            row.averages.cloud(row.settings),
+            row.centre,
+            start=None if row.baseline or METHODS[row.method].across else plain,
+        )
         for row in rows
-        if plain.baseline and not row.baseline and not METHODS[row.method].across
     ]
-    return CloudPanel(title, clouds, arrows)
 
 
-def _bar_panels(rows: Sequence[Row]) -> list[BarPanel]:
+def _bar_panels(rows: Sequence[Row]) -> dict[str, list[Bar]]:
     several = len({row.group.items for row in rows}) > 1
     names = [", ".join(filter(None, (_short(row), row.group.others if several else ""))) for row in rows]
 
-    def panel(title: str, rows: Iterable[Row]) -> BarPanel:
-        bars = [Bar(name, row.ood, _method(row)) for name, row in zip(names, rows, strict=True) if row.ood]
-        return BarPanel(title, bars)
+    def bars(rows: Iterable[Row]) -> list[Bar]:
+        return [Bar(name, row.ood, _method(row)) for name, row in zip(names, rows, strict=True) if row.ood]
 
     domains = rows[0].test_domains
-    if len(domains) == 1:
-        return [panel(domains[0], rows)]
-    each = [panel(domain, [row.domains[domain] for row in rows]) for domain in domains]
-    return [panel(f"average of {len(domains)} test domains", rows), *each]
+    panels = {domain: bars(row.domains[domain] for row in rows) for domain in domains}
+    return panels if len(domains) == 1 else {_average_of(domains): bars(rows), **panels}
+
+
+def _average_of(domains: Sequence[str]) -> str:
+    return f"average of {len(domains)} test domains"
 
 
 def _main(rows: Sequence[Row]) -> str:

@@ -158,7 +158,7 @@ def average(
     return Averages(settings, tested, ages, values, means, missing, records, setting_of)
 
 
-def combinations(choices: Sequence[npt.ArrayLike]) -> FloatArray:
+def combinations(choices: Sequence[npt.ArrayLike], most: int | None = None) -> FloatArray:
     """Every way to choose one setting for each test domain, averaged over the test domains (section 4.1, figure 2).
 
     With 6 settings for each of 4 test domains these are the paper's 6⁴ = 1,296 dots.
@@ -166,27 +166,15 @@ def combinations(choices: Sequence[npt.ArrayLike]) -> FloatArray:
     Args:
         choices: for each of D test domains the (i.i.d., o.o.d.) accuracies of its K settings, (K, 2); a (D, K, 2)
             array where all have as many.
+        most: where there would be more, so many ways are drawn, always the same ones.
 
     Returns:
         (K^D, 2), or the product of the Ks where they differ; in the order of ``itertools.product(*choices)``.
-
-    Raises:
-        UserError: there is no test domain, a shape is another, or there are more than 2 million combinations.
     """
     arrays = [np.asarray(choice, dtype=np.float64) for choice in choices]
-    if not arrays:
-        raise UserError("no combinations: there is no test domain")
-    wrong = [
-        f"test domain {index} has shape {each.shape}" for index, each in enumerate(arrays) if each.shape[1:] != (2,)
-    ]
-    if wrong:
-        raise UserError(f"combinations want an array (settings, 2) for each test domain; {'; '.join(wrong)}")
-    counts = [len(each) for each in arrays]
-    if math.prod(counts) > MOST_COMBINATIONS:
-        raise UserError(
-            f"{' × '.join(map(str, counts))} settings make {math.prod(counts):,} combinations over {len(counts)} test "
-            f"domains, more than {MOST_COMBINATIONS:,}; choose among fewer settings"
-        )
+    if most is not None and math.prod(map(len, arrays)) > most:
+        rng = np.random.Generator(np.random.Philox(key=0))
+        return np.asarray(np.mean([each[rng.integers(len(each), size=most)] for each in arrays], axis=0))
     total = np.zeros((1, 2))
     for each in arrays:
         total = (total[:, None, :] + each[None, :, :]).reshape(-1, 2)

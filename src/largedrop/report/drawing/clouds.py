@@ -1,8 +1,8 @@
-"""Clouds of settings with their hulls (figures 2, 6, 7 and 9)."""
+"""O.o.d. over i.i.d. accuracy: clouds with their hulls and their means (figures 2, 6, 7 and 9)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +11,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
+from ...runs.estimate import Estimate
 from ...runs.methods import Method
 from .hull import convex_hull
-from .panels import label_axes, legend_below, marker_of, panels_of, share_axes
-from .style import IID, OOD, edge_of, mixed
+from .panels import draw_mean, label_axes, legend_below, marker_of, panels_of, share_axes
+from .style import IID, OOD, edge_of, face_of, mixed
 
-__all__ = ["Cloud", "CloudPanel", "clouds_figure"]
+__all__ = ["Cloud", "clouds_figure"]
 
 
 _MOST_DRAWN = 5_000
-"""Points of a cloud that are drawn; its hull and its centre are those of all of them."""
+"""Points of a cloud that are drawn; its hull is that of all of them."""
+
+_FEW = 50
+"""Up to so many points are drawn larger."""
 
 
 @dataclass(frozen=True)
@@ -29,93 +33,112 @@ class Cloud:
 
     Attributes:
         name: stands in the legend.
-        points: (n, 2), i.i.d. and o.o.d. accuracy as fractions, as ``combinations`` gives them; one is a hollow marker.
         method: gives colour, marker and outline.
+        dropout: where a method is there at several rates, the fuller its colour the larger the rate.
+        points: (n, 2), i.i.d. and o.o.d. accuracy as fractions, as ``combinations`` gives them.
+        mean: (i.i.d., o.o.d.), drawn large with its standard errors; None where it is not known.
+        start: name of a cloud of the same panel, from whose mean an arrow leads to this one's.
     """
 
     name: str
-    points: npt.NDArray[np.float64]
     method: Method
+    dropout: float
+    points: npt.NDArray[np.float64]
+    mean: tuple[Estimate, Estimate] | None
+    start: str | None = None
 
 
-@dataclass(frozen=True)
-class CloudPanel:
-    """A dataset of figure 2, with arrows (from, to) between the centres of clouds of these names."""
+def clouds_figure(
+    panels: Mapping[str, Sequence[Cloud]],
+    *,
+    title: str,
+    note: str,
+    hulls: bool = False,
+    shared: bool = False,
+    columns: int = 5,
+) -> Figure:
+    """Figure 2 (and 6, 7, 9): a panel for each dataset or test domain, a cloud and its mean for each method.
 
-    title: str
-    clouds: Sequence[Cloud]
-    arrows: Sequence[tuple[str, str]] = ()
-
-
-def clouds_figure(panels: Sequence[CloudPanel], *, title: str = "", shared: bool = False) -> Figure:
-    """Figure 2 (and 6, 7, 9): a panel for each dataset, a cloud with its hull for each method.
-
-    ``shared`` gives all panels the same axes, as those of one dataset should have.
-
-    No cloud is empty, and arrows go between clouds that are there.
+    Args:
+        panels: the clouds by the panels' titles.
+        title: stands above the panels.
+        note: stands above the legend: what the points are.
+        hulls: whether clouds have outlines; too many would hide each other.
+        shared: whether all panels have the same axes, as those of one dataset should.
+        columns: the most panels in a row.
     """
-    figure, all_axes = panels_of([panel.title for panel in panels], title, width=3.2, height=3.2)
-    for axes, panel in zip(all_axes, panels, strict=True):
-        centres = {cloud.name: 100 * cloud.points.mean(0) for cloud in panel.clouds}
-        methods = {cloud.name: cloud.method for cloud in panel.clouds}
-        for cloud in panel.clouds:
-            _draw_cloud(axes, cloud)
-        for start, end in panel.arrows:
-            _draw_arrow(axes, start, end, centres, methods[end])
+    clouds = {cloud.name: cloud for panel in panels.values() for cloud in reversed(panel)}
+    rates: dict[Method, set[float]] = {}
+    for cloud in clouds.values():
+        rates.setdefault(cloud.method, set()).add(cloud.dropout)
+
+    def face(cloud: Cloud) -> str:
+        if cloud.method.across:
+            return "white"
+        return face_of(cloud.method, cloud.dropout) if len(rates[cloud.method]) > 1 else cloud.method.colour
+
+    figure, all_axes = panels_of(list(panels), title, width=3.2, height=3.2, most=columns)
+    for axes, panel in zip(all_axes, panels.values(), strict=True):
+        means = {cloud.name: cloud.mean for cloud in panel}
+        for cloud in panel:
+            _draw_points(axes, cloud, face(cloud), hulls)
+            if cloud.mean:
+                draw_mean(axes, cloud.method, *cloud.mean, face(cloud))
+            start = means.get(cloud.start or "")
+            if start and cloud.mean:
+                _draw_arrow(axes, start, cloud, cloud.mean)
         axes.margins(0.1)
     if shared:
         share_axes(all_axes)
     label_axes(all_axes, IID, OOD)
-    first = {cloud.name: cloud for panel in panels for cloud in reversed(panel.clouds)}
-    order = dict.fromkeys(cloud.name for panel in panels for cloud in panel.clouds)
+    order = dict.fromkeys(cloud.name for panel in panels.values() for cloud in panel)
     handles = [
-        marker_of(first[name].method, name, "single" if len(first[name].points) == 1 else "hull") for name in order
+        marker_of(clouds[name].method, name, face(clouds[name]), line=hulls and len(clouds[name].points) > 1)
+        for name in order
     ]
-    legend_below(figure, handles, len(panels))
+    legend_below(figure, handles, len(panels), note)
     return figure
 
 
-def _draw_cloud(axes: Axes, cloud: Cloud) -> None:
-    marker, colour, edge = cloud.method.marker, cloud.method.colour, edge_of(cloud.method)
+def _draw_points(axes: Axes, cloud: Cloud, face: str, hull: bool) -> None:
+    edge = edge_of(cloud.method)
     points = 100 * np.asarray(cloud.points, dtype=np.float64)
-    if len(points) > 1:
-        hull = convex_hull(points)
-        closed = np.concatenate([hull, hull[:1]])
-        axes.fill(closed[:, 0], closed[:, 1], color=colour, alpha=0.16, linewidth=0, zorder=1)
+    if hull and len(points) > 1:
+        corners = convex_hull(points)
+        closed = np.concatenate([corners, corners[:1]])
+        axes.fill(closed[:, 0], closed[:, 1], color=face, alpha=0.16, linewidth=0, zorder=1)
         axes.plot(*closed.T, color=edge, linewidth=1.2, linestyle=cloud.method.line, gid=f"hull {cloud.name}", zorder=2)
     # Evenly spaced in the order of the combinations; which are drawn does not depend on chance.
     some = points[np.linspace(0, len(points) - 1, min(len(points), _MOST_DRAWN)).astype(np.int64)]
-    small = len(points) > 1
+    few = len(points) <= _FEW
     axes.scatter(
         some[:, 0],
         some[:, 1],
-        s=(14 if marker == "*" else 8) if small else 120 if marker == "*" else 70,
-        marker=marker,
-        color=colour if small else "white",
-        edgecolors="none" if small else edge,
-        alpha=0.35 if small else 1.0,
-        linewidths=0 if small else 1.5,
+        s=(14 if few else 8) * (1.8 if cloud.method.marker == "*" else 1),
+        marker=cloud.method.marker,
+        color=mixed(face, edge, 0.25),
+        alpha=0.6 if few else 0.35,
+        linewidths=0,
         gid=f"cloud {cloud.name}",
         rasterized=len(some) > 300,
-        zorder=2 if small else 4,
+        zorder=2,
     )
 
 
-def _draw_arrow(axes: Axes, start: str, end: str, centres: dict[str, npt.NDArray[np.float64]], method: Method) -> None:
-    dark = mixed(method.colour, "black", 0.55)
+def _draw_arrow(axes: Axes, start: tuple[Estimate, Estimate], cloud: Cloud, end: tuple[Estimate, Estimate]) -> None:
     arrow = axes.annotate(
         "",
-        xy=tuple(centres[end]),
-        xytext=tuple(centres[start]),
+        xy=(100 * end[0].mean, 100 * end[1].mean),
+        xytext=(100 * start[0].mean, 100 * start[1].mean),
         arrowprops={
             "arrowstyle": "-|>,head_length=0.5,head_width=0.22",
-            "color": dark,
+            "color": mixed(cloud.method.colour, "black", 0.55),
             "linewidth": 1.5,
             "shrinkA": 0,
-            "shrinkB": 0,
+            "shrinkB": 4,
             "path_effects": [Stroke(linewidth=3.2, foreground="white"), Normal()],
         },
-        zorder=5,
+        zorder=2.5,  # below the means, which hide what is too short
     )
     for part in filter(None, (arrow, arrow.arrow_patch)):
-        part.set_gid(f"arrow {start} to {end}")
+        part.set_gid(f"arrow {cloud.start} to {cloud.name}")

@@ -5,7 +5,7 @@ They take plain arrays and ``Estimate``s as fractions, draw %, and know nothing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, pairwise
 from typing import Any
@@ -20,10 +20,10 @@ from matplotlib.patheffects import Normal, Stroke
 from ...errors import UserError
 from ...runs.estimate import Estimate
 from ...runs.methods import METHODS, PLAIN, Method, method_of
-from .panels import columns_of, label_axes, legend_below, marker_of, panels_of, share_axes
-from .style import GREY, IID, INK, OOD, estimate_look
+from .panels import columns_of, draw_mean, label_axes, legend_below, marker_of, panels_of, share_axes
+from .style import GREY, IID, INK, OOD, face_of
 
-__all__ = ["Bar", "BarPanel", "Curve", "PathPanel", "Stop", "alpha_figure", "comparison_figure", "paths_figure"]
+__all__ = ["Bar", "Curve", "Stop", "alpha_figure", "comparison_figure", "paths_figure"]
 
 _KINDS = {"representations": ("-", "o"), "weights": ("--", "s")}
 """Line and marker of what is interpolated; squares are hollow."""
@@ -38,14 +38,6 @@ class Stop:
     rate: float
     iid: Estimate
     ood: Estimate
-
-
-@dataclass(frozen=True)
-class PathPanel:
-    """A dataset of figure 3."""
-
-    title: str
-    stops: Sequence[Stop]
 
 
 @dataclass(frozen=True)
@@ -78,41 +70,26 @@ class Bar:
     method: Method
 
 
-@dataclass(frozen=True)
-class BarPanel:
-    """A dataset of a comparison of methods."""
-
-    title: str
-    bars: Sequence[Bar]
-
-
-def paths_figure(panels: Sequence[PathPanel], *, title: str = "", shared: bool = False) -> Figure:
+def paths_figure(panels: Mapping[str, Sequence[Stop]], *, title: str) -> Figure:
     """Figure 3 (and 4, 5, 8): through the centres of the clouds of rising dropout rates, with standard errors.
 
     Args:
-        panels: one or more, each with every rate once.
-        title: of the figure.
-        shared: gives all panels the same axes, as those of one dataset should have.
+        panels: rates, each once, by the panels' titles; all panels have the same axes.
+        title: stands above the panels.
     """
-    figure, all_axes = panels_of([panel.title for panel in panels], title, width=3.2, height=3.2)
-    for axes, panel in zip(all_axes, panels, strict=True):
-        stops = sorted(panel.stops, key=lambda stop: stop.rate)
+    figure, all_axes = panels_of(list(panels), title, width=3.2, height=3.2)
+    for axes, panel in zip(all_axes, panels.values(), strict=True):
+        stops = sorted(panel, key=lambda stop: stop.rate)
         at = 100 * np.array([(stop.iid.mean, stop.ood.mean) for stop in stops])
         axes.plot(at[:, 0], at[:, 1], color=GREY, linewidth=1.4, zorder=2, gid="path")
         for stop in stops:
-            axes.errorbar(
-                100 * stop.iid.mean,
-                100 * stop.ood.mean,
-                xerr=_percent(stop.iid.error),
-                yerr=_percent(stop.ood.error),
-                **estimate_look(method_of(PLAIN.name, stop.rate), stop.rate),
-            )
+            method = method_of(PLAIN.name, stop.rate)
+            draw_mean(axes, method, stop.iid, stop.ood, face_of(method, stop.rate))
         axes.margins(0.22)
         _name_stops(axes, stops, at)
-    if shared:
-        share_axes(all_axes)
+    share_axes(all_axes)
     label_axes(all_axes, IID, OOD)
-    spread = any(stop.ood.error is not None for panel in panels for stop in panel.stops)
+    spread = any(stop.ood.error is not None for stops in panels.values() for stop in stops)
     plain = marker_of(PLAIN, "plain fine-tuning (0)")
     large = marker_of(METHODS[PLAIN.name], "dropout rate as written" + (", ± standard error" if spread else ""))
     legend_below(figure, [plain, large], len(panels))
@@ -129,9 +106,7 @@ def alpha_figure(curves: Sequence[Curve], *, title: str = "") -> Figure:
         raise UserError("there is nothing to draw: no curve")
     longest = max(len(curve.name) for curve in curves)
     figure, (axes,) = panels_of([""], title, width=max(4.8, 1.4 + 0.15 * longest), height=3.4)
-    handles = []
-    for what in _KINDS:
-        handles.append(Line2D([], [], label=what, **_curve_look(what, GREY)))
+    handles = [Line2D([], [], label=what, **_curve_look(what, GREY)) for what in _KINDS]
     for curve, colour in zip(curves, cycle(_CURVE_COLOURS), strict=False):
         alphas = np.asarray(curve.alphas, dtype=np.float64)
         handles.append(Line2D([], [], label=curve.name, color=colour, linewidth=3))
@@ -150,37 +125,27 @@ def alpha_figure(curves: Sequence[Curve], *, title: str = "") -> Figure:
     return figure
 
 
-def comparison_figure(panels: Sequence[BarPanel], *, title: str = "") -> Figure:
-    """Figures 6 to 10 as a comparison: a panel for each dataset, a line for each method, ± one standard error.
+def comparison_figure(panels: Mapping[str, Sequence[Bar]], *, title: str) -> Figure:
+    """Figures 6 to 10 as a comparison: a line for each method, its o.o.d. accuracy ± one standard error.
 
-    Methods are matched by name over the panels, in the order in which they first occur.
+    Args:
+        panels: methods by the panels' titles, matched by name and in the order in which they first occur.
+        title: stands above the panels.
     """
-    lines = list(dict.fromkeys(bar.name for panel in panels for bar in panel.bars))
-    side = 0.065 * max(map(len, lines), default=0)
-    figure, all_axes = panels_of(
-        [panel.title for panel in panels],
-        title,
-        width=2.5,
-        height=max(1.2, 0.27 * len(lines)) + 0.4,
-        side=side,
-        legend=0.3,
-    )
-    for index, (axes, panel) in enumerate(zip(all_axes, panels, strict=True)):
-        for bar in panel.bars:
-            axes.errorbar(
-                100 * bar.value.mean,
-                lines.index(bar.name),
-                xerr=_percent(bar.value.error),
-                **estimate_look(bar.method, size=6.5),
-                label=bar.name,
-            )
-        axes.set_yticks(range(len(lines)), lines if index % columns_of(len(panels)) == 0 else [""] * len(lines))
+    bars = [bar for panel in panels.values() for bar in panel]
+    lines = list(dict.fromkeys(bar.name for bar in bars))
+    height, side = max(1.2, 0.27 * len(lines)) + 0.4, 0.065 * max(map(len, lines))
+    figure, all_axes = panels_of(list(panels), title, width=2.5, height=height, side=side, legend=0.3)
+    for index, (axes, panel) in enumerate(zip(all_axes, panels.values(), strict=True)):
+        for bar in panel:
+            draw_mean(axes, bar.method, bar.value, lines.index(bar.name), bar.method.colour)
+        axes.set_yticks(range(len(lines)), lines if index % columns_of(axes) == 0 else [""] * len(lines))
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.set_ylim(len(lines) - 0.4, -0.6)
         axes.margins(x=0.12)
     label_axes(all_axes, OOD, "")
-    counts = sorted({bar.value.n for panel in panels for bar in panel.bars})
-    spread = any(bar.value.error is not None for panel in panels for bar in panel.bars)
+    counts = sorted({bar.value.n for bar in bars})
+    spread = any(bar.value.error is not None for bar in bars)
     over = " or ".join(map(str, counts)) + (" seed" if counts == [1] else " seeds")
     figure.supxlabel(f"mean{' ± standard error' if spread else ''} over {over}", fontsize=9, color=INK)
     return figure
@@ -227,7 +192,3 @@ def _name_stops(axes: Axes, stops: Sequence[Stop], at: npt.NDArray[np.float64]) 
             path_effects=[Stroke(linewidth=2.5, foreground="white"), Normal()],
             zorder=6,
         )
-
-
-def _percent(error: float | None) -> float | None:
-    return None if error is None else 100 * error

@@ -12,13 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from ...runs.estimate import Estimate
 from ...runs.methods import Method
 from .style import GREY, edge_of
 
-__all__ = ["columns_of", "label_axes", "legend_below", "marker_of", "panels_of", "share_axes"]
-
-
-_COLUMNS = 5
+__all__ = ["columns_of", "draw_mean", "label_axes", "legend_below", "marker_of", "panels_of", "share_axes"]
 
 
 def panels_of(
@@ -29,8 +27,9 @@ def panels_of(
     height: float,
     side: float = 0.4,
     legend: float = 0.7,
+    most: int = 5,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with an axes for each title, at most five in a row.
+    """A figure with an axes for each title.
 
     Args:
         titles: of the panels, at least one.
@@ -39,8 +38,9 @@ def panels_of(
         height: of a panel, in inches.
         side: for what is written on the left of the first column, in inches.
         legend: for what is written below the panels, in inches.
+        most: panels in a row.
     """
-    columns = columns_of(len(titles))
+    columns = math.ceil(len(titles) / math.ceil(len(titles) / most))  # as even as can be
     rows = math.ceil(len(titles) / columns)
     size = (max(width * columns + side, 6.0), height * rows + legend + (0.4 if title else 0.1))
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
@@ -48,8 +48,8 @@ def panels_of(
     if title:
         figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left", parse_math=False)
     made = []
-    for number, name in enumerate(titles, 1):
-        axes = figure.add_subplot(rows, columns, number)
+    for index, name in enumerate(titles, 1):
+        axes = figure.add_subplot(rows, columns, index)
         axes.set_title(name, fontsize=10.5, loc="left", parse_math=False)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 4, 5, 10]))
@@ -65,14 +65,9 @@ def panels_of(
     return figure, made
 
 
-def columns_of(count: int) -> int:
-    """Panels in a row: as even as can be."""
-    return count if count <= _COLUMNS else math.ceil(count / math.ceil(count / _COLUMNS))
-
-
 def label_axes(all_axes: Sequence[Axes], across: str, up: str) -> None:
     """Label the outer axes only."""
-    columns = columns_of(len(all_axes))
+    columns = columns_of(all_axes[0])
     for index, axes in enumerate(all_axes):
         if index % columns == 0:
             axes.set_ylabel(up, parse_math=False)
@@ -80,19 +75,44 @@ def label_axes(all_axes: Sequence[Axes], across: str, up: str) -> None:
             axes.set_xlabel(across, parse_math=False)
 
 
-def marker_of(method: Method, name: str, kind: str = "marker") -> Line2D:
-    """A legend's entry for a method: its ``marker``, that of a ``single`` point, or with the line of its ``hull``."""
+def columns_of(axes: Axes) -> int:
+    """Panels in a row of the figure of ``axes``."""
+    spec = axes.get_subplotspec()
+    return 1 if spec is None else spec.get_gridspec().ncols
+
+
+def marker_of(method: Method, name: str, face: str | None = None, *, line: bool = False) -> Line2D:
+    """A legend's entry for a method, its marker filled with ``face``, with the ``line`` of its hull or without."""
     edge = edge_of(method)
     look: dict[str, Any] = {
         "marker": method.marker,
         "markersize": 12 if method.marker == "*" else 7.5,
-        "markerfacecolor": "white" if kind == "single" else method.colour,
+        "markerfacecolor": face or method.colour,
         "markeredgecolor": edge,
         "color": edge,
         "linewidth": 1.2,
-        "linestyle": method.line if kind == "hull" else "none",
+        "linestyle": method.line if line else "none",
     }
     return Line2D([], [], label=name, **look)
+
+
+def draw_mean(axes: Axes, method: Method, across: Estimate, up: Estimate | float, face: str) -> None:
+    """A method's mean in %, with bars of one standard error; ``up`` is a position where it is no estimate."""
+    edge = edge_of(method)
+    axes.errorbar(
+        100 * across.mean,
+        100 * up.mean if isinstance(up, Estimate) else up,
+        xerr=_percent(across.error),
+        yerr=_percent(up.error) if isinstance(up, Estimate) else None,
+        fmt=method.marker,
+        markersize=11.5 if method.marker == "*" else 7,
+        markerfacecolor=face,
+        markeredgecolor=edge,
+        ecolor=edge,
+        elinewidth=1.2,
+        capsize=2.5,
+        zorder=3,
+    )
 
 
 def share_axes(all_axes: Sequence[Axes]) -> None:
@@ -103,17 +123,20 @@ def share_axes(all_axes: Sequence[Axes]) -> None:
             getattr(axes, setter)(min(low for low, _ in ends), max(high for _, high in ends))
 
 
-def legend_below(figure: Figure, handles: Iterable[Line2D], panels: int) -> None:
-    """The legend of all panels, below them; no mark-up is read in it."""
+def legend_below(figure: Figure, handles: Iterable[Line2D], panels: int, note: str = "") -> None:
+    """The legend of all panels, below them and a ``note``; no mark-up is read in it."""
     handles = list(handles)
     wide, high = figure.get_size_inches()
     longest = max((len(str(handle.get_label())) for handle in handles), default=0)
     fitting = max(1, int(wide / (0.066 * longest + 0.62)))  # in inches, at 9 points
     across = min(len(handles), 2 if panels < 2 else 4 if panels == 2 else 6, fitting)
-    more = max(0, -(-len(handles) // max(1, across)) - 2)
+    more = max(0, -(-len(handles) // max(1, across)) - 2) + bool(note)
     figure.set_size_inches(wide, high + 0.17 * more)  # the panels keep their height
-    legend = figure.legend(
-        handles=handles, loc="outside lower center", ncols=across, frameon=False, fontsize=9, handlelength=3
-    )
+    look: dict[str, Any] = {"frameon": False, "fontsize": 9, "handlelength": 3, "title_fontsize": 9}
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=across, title=note or None, **look)
     for text in legend.get_texts():
         text.set_parse_math(False)
+
+
+def _percent(error: float | None) -> float | None:
+    return None if error is None else 100 * error

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ...files import write_bytes
 from ...runs.methods import PLAIN, Method
 
-__all__ = ["GREY", "IID", "INK", "OOD", "edge_of", "estimate_look", "face_of", "mixed", "rendered", "save_figure"]
+__all__ = ["GREY", "IID", "INK", "OOD", "edge_of", "face_of", "mixed", "rendered", "save_figure"]
 
 
 IID, OOD = "i.i.d. accuracy (%)", "o.o.d. accuracy (%)"
@@ -55,21 +55,6 @@ def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
     for target in (png, svg):
         write_bytes(target, rendered(figure, target.suffix[1:]))
     return png, svg
-
-
-def estimate_look(method: Method, dropout: float = 1.0, size: float = 7.0) -> dict[str, Any]:
-    """Keywords of ``Axes.errorbar`` for an estimate of ``method``: its marker, ``size`` points wide, and its bars."""
-    edge = edge_of(method)
-    return {
-        "fmt": method.marker,
-        "markersize": size * (1.6 if method.marker == "*" else 1),  # of a star, the body is small
-        "markerfacecolor": face_of(method, dropout),
-        "markeredgecolor": edge,
-        "ecolor": edge,
-        "elinewidth": 1.2,
-        "capsize": 2.5,
-        "zorder": 3,
-    }
 
 
 def face_of(method: Method, dropout: float) -> str:
