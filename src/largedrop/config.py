@@ -322,7 +322,8 @@ KINDS: Mapping[str, tuple[type, bool]] = dict(_kinds())
 
 _DEFAULTS = {entry.name: entry.default for entry in fields(Config) if entry.default is not MISSING}
 
-_LATER = {name: _DEFAULTS[name] for name, about in ABOUT.items() if about.later}
+LATER: Mapping[str, Any] = {name: _DEFAULTS[name] for name, about in ABOUT.items() if about.later}
+"""The defaults of the fields that came after the first runs, which say nothing of them."""
 
 
 def digest_of(content: Mapping[str, Any], protocol: int) -> str:
@@ -333,7 +334,7 @@ def digest_of(content: Mapping[str, Any], protocol: int) -> str:
 
 def _told(content: Mapping[str, Any]) -> dict[str, Any]:
     """``content`` without what came later and is at its default."""
-    return {name: value for name, value in content.items() if name not in _LATER or value != _LATER[name]}
+    return {name: value for name, value in content.items() if name not in LATER or value != LATER[name]}
 
 
 RECIPES: dict[str, dict[str, Any]] = {

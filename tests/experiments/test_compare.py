@@ -154,30 +154,6 @@ def test_the_folder_of_another_comparison(data: ld.Dataset, tmp_path: Path, monk
     assert claimed(data, tmp_path, lr=0.5) == (
         f"{tmp_path} belongs to another comparison: lr 0.001 instead of 0.5; name another --output"
     )
-    assert claimed(data, tmp_path, steps=3, batch=1, lr=0.5, eval_every=2, size=48) == (
-        f"{tmp_path} belongs to another comparison: steps 2 instead of 3, batch 4 instead of 1, lr 0.001 instead of "
-        "0.5, eval_every 1 instead of 2; name another --output"
-    )
-
-
-def test_other_folders_are_left_alone(data: ld.Dataset, tmp_path: Path) -> None:
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.tex").write_text("precious")
-    assert claimed(data, tmp_path / "thesis") == (
-        f"{tmp_path / 'thesis'} holds other files (chapter.tex, …) and no comparison; name another --output"
-    )
-    path = tmp_path / "thesis" / "chapter.tex"
-    assert claimed(data, path) == f"{path} is a file; name another --output"
-    assert claimed(data, path / "below").startswith(f"cannot write {path / 'below' / 'comparison.json'}: ")
-    assert path.read_text() == "precious"
-
-
-def test_what_a_killed_process_leaves_is_no_other_file(
-    data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / ".comparison.json.x1.tmp").write_text("{")
-    monkeypatch.setattr(runner, "train", lambda config, *arguments, **options: Run(tmp_path, config, {"methods": {}}))
-    assert len(compare(data, planned(data), tmp_path, device=CPU).runs) == 2
 
 
 def test_a_run_that_collapses_is_recorded_and_the_others_go_on(

@@ -1,28 +1,20 @@
-"""A run's folder: whose it is, what may stand in it, and what opening it says."""
+"""A run's folder: what opening it says."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from largedrop.config import Config
 from largedrop.errors import UserError
 from largedrop.files import read_json
-from largedrop.runs.folder import claim_folder
+from largedrop.runs.folder import claim
 from largedrop.runs.read import read_runs
 from largedrop.runs.run import Run
 
 SCORES = {"iid_accuracy": 0.75, "ood_accuracy": 0.5, "steps": 6, "seconds": 1.5}
-
-
-def refusal(folder: Path, config: Config) -> str:
-    with pytest.raises(UserError) as caught:
-        claim_folder(folder, config)
-    return str(caught.value)
 
 
 def opening(folder: Path) -> str:
@@ -33,76 +25,10 @@ def opening(folder: Path) -> str:
 
 @pytest.fixture
 def finished(config: Config, tmp_path: Path) -> Path:
-    claim_folder(tmp_path / "run", config)
+    claim(tmp_path / "run", "config.json", "run", config.to_json())
     content = {"methods": {"fine-tuning": SCORES, "linear-probe": {**SCORES, "steps": 100}}}
     (tmp_path / "run" / "result.json").write_text(json.dumps(content))
     return tmp_path / "run"
-
-
-def test_a_folder_is_claimed_once_and_for_one_config(config: Config, tmp_path: Path) -> None:
-    folder = tmp_path / "a" / "run"
-    for _ in range(2):
-        claim_folder(folder, config)
-        assert [entry.name for entry in folder.iterdir()] == ["config.json"]
-        assert json.loads((folder / "config.json").read_text()) == config.to_json()
-
-
-@pytest.mark.parametrize(
-    ("changes", "listed"),
-    [
-        ({"seed": 1}, "seed 0 instead of 1"),
-        (
-            {"test_domain": "ink", "dropout": 0.5, "lr": 0.1},
-            "test_domain 'photo' instead of 'ink', dropout 0.9 instead of 0.5, lr 0.001 instead of 0.1",
-        ),
-        (
-            {"seed": 1, "steps": 7, "batch": 8, "eval_every": 3, "size": 48},
-            "seed 0 instead of 1, steps 6 instead of 7, batch 4 instead of 8, eval_every 2 instead of 3",
-        ),
-    ],
-)
-def test_another_config_is_told_by_its_settings(
-    config: Config, tmp_path: Path, changes: dict[str, Any], listed: str
-) -> None:
-    claim_folder(tmp_path, config)
-    assert refusal(tmp_path, replace(config, **changes)) == (
-        f"{tmp_path} belongs to another config: {listed}; name another --output"
-    )
-
-
-def test_a_config_of_an_older_version_lacks_a_setting(config: Config, tmp_path: Path) -> None:
-    content = {name: value for name, value in config.to_json().items() if name != "held_out"}
-    (tmp_path / "config.json").write_text(json.dumps(content))
-    assert "held_out None instead of 0.2" in refusal(tmp_path, config)
-
-
-def test_other_files_are_left_alone(config: Config, tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("precious")
-    assert refusal(tmp_path, config) == f"{tmp_path} holds other files and no run; name another --output"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-@pytest.mark.parametrize("name", [".lock", ".config.json.x1y2.tmp"])
-def test_what_a_killed_process_leaves_is_no_other_file(config: Config, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("")
-    claim_folder(tmp_path, config)
-    assert (tmp_path / "config.json").is_file()
-
-
-def test_a_folder_that_is_a_file(config: Config, tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("")
-    assert refusal(tmp_path / "run", config) == (
-        f"cannot write {tmp_path / 'run' / 'config.json'}: {tmp_path / 'run'} is a file"
-    )
-    assert refusal(tmp_path / "run" / "below", config) == (
-        f"cannot write {tmp_path / 'run' / 'below' / 'config.json'}: Not a directory"
-    )
-
-
-@pytest.mark.parametrize(("content", "reason"), [("{", "Expecting property name"), ("[1]", "it holds no object")])
-def test_a_damaged_config(config: Config, tmp_path: Path, content: str, reason: str) -> None:
-    (tmp_path / "config.json").write_text(content)
-    assert refusal(tmp_path, config).startswith(f"{tmp_path / 'config.json'} is damaged: {reason}")
 
 
 def test_opening_a_finished_run(config: Config, finished: Path) -> None:
@@ -126,7 +52,7 @@ def test_a_record_for_each_method(config: Config, finished: Path) -> None:
 
 def test_opening_what_is_not_there(config: Config, tmp_path: Path) -> None:
     assert opening(tmp_path / "none") == f"no finished run in {tmp_path / 'none'}"
-    claim_folder(tmp_path / "begun", config)
+    claim(tmp_path / "begun", "config.json", "run", config.to_json())
     assert opening(tmp_path / "begun") == (
         f"no finished run in {tmp_path / 'begun'} (one was begun there and is not finished)"
     )

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -477,30 +476,6 @@ def test_a_finished_run_is_not_run_again(
     again = train(config, data, tmp_path, reporter=Watch(advance=done.append, stopped=lambda: True))
     assert again == run
     assert done == [cost(config, data.split("photo", 0))]
-
-
-def test_two_processes_in_one_folder(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
-    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(UserError) as caught:
-        train(config, data, tmp_path)
-    assert str(caught.value) == f"another process is at work in {tmp_path}"
-    train(config, data, tmp_path)
-
-
-def test_a_folder_that_cannot_be_locked(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config.to_json()))
-    (tmp_path / ".lock").mkdir()
-    with pytest.raises(UserError) as caught:
-        train(config, data, tmp_path)
-    assert str(caught.value).startswith(f"cannot write {tmp_path / '.lock'}: ")
-
-
-def test_the_folder_of_another_config(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
-    train(config, data, tmp_path)
-    with pytest.raises(UserError) as caught:
-        train(replace(config, lr=0.5), data, tmp_path)
-    assert str(caught.value) == (
-        f"{tmp_path} belongs to another config: lr 0.001 instead of 0.5; name another --output"
-    )
 
 
 def test_runs_that_share_features_have_the_bits_of_runs_that_do_not(

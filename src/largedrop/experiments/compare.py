@@ -15,8 +15,8 @@ import torch
 from ..config import VARIED, Config
 from ..data.dataset import Dataset, check_names
 from ..errors import CollapseError, UserError
-from ..files import is_leftover, read_json, write_json
 from ..reporter import SILENT, Reporter
+from ..runs.folder import claim
 from ..runs.record import Record
 from ..runs.run import Run
 from ..training.loop import cost
@@ -138,7 +138,8 @@ def compare(
     """
     if jobs < 1:
         raise UserError(f"--jobs must be 1 or more, not {jobs}")
-    _claim(folder, planned)
+    shared = {name: value for name, value in planned.configs[0].to_json().items() if name not in VARIED}
+    claim(folder, "comparison.json", "comparison", shared)  # more seeds, domains and rates may join
     tasks = [(config, folder / "runs" / config.run_name) for config in planned.configs]
     ended: dict[Config, Run | CollapseError] = {}
     with closing(train_all(tasks, data, device, jobs, reporter)) as together:
@@ -154,28 +155,3 @@ def compare(
         else:
             result.runs.append(outcome)
     return result
-
-
-def _claim(folder: Path, planned: Plan) -> None:
-    """See that ``folder`` is new or belongs to a comparison with the same settings; more seeds, domains or rates may
-    join.
-
-    Raises:
-        UserError: it belongs to another comparison (what differs is named), holds something else, or cannot be written.
-    """
-    path = folder / "comparison.json"
-    ours = {name: value for name, value in planned.configs[0].to_json().items() if name not in VARIED}
-    if path.is_file():
-        theirs = read_json(path)
-        different = [name for name in ours if theirs.get(name) != ours[name]]
-        if different:
-            listed = ", ".join(f"{name} {theirs.get(name)!r} instead of {ours[name]!r}" for name in different[:4])
-            raise UserError(f"{folder} belongs to another comparison: {listed}; name another --output")
-        return
-    try:
-        others = sorted(entry.name for entry in folder.iterdir() if not is_leftover(entry)) if folder.exists() else []
-    except NotADirectoryError:
-        raise UserError(f"{folder} is a file; name another --output") from None
-    if others:
-        raise UserError(f"{folder} holds other files ({others[0]}, …) and no comparison; name another --output")
-    write_json(path, ours)

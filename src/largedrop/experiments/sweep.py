@@ -19,8 +19,8 @@ import torch
 from ..config import Config
 from ..data.dataset import Dataset, Split
 from ..errors import CollapseError, Interrupted, UserError, one_of
-from ..files import is_leftover, read_json, write_json
 from ..reporter import SILENT, Relay, Reporter
+from ..runs.folder import claim, owned
 from ..runs.run import Run
 from ..training.loop import cost
 from ..training.resolve import resolve
@@ -155,7 +155,7 @@ def plan_sweep(
         UserError: anything wrong with a setting on this data and device; two runs that are the same; or ``folder``
             is of another dataset or holds something else.
     """
-    _owned(folder, data)
+    owned(folder, FILE, "sweep", *_facts(data))
     runs = with_weights(preset.scale(scale).runs(data.domains), preset.scale(scale).values("model"), weights)
     unknown = [name for name in dict.fromkeys(run["test_domain"] for run in runs) if name not in data.domains]
     if unknown:
@@ -203,7 +203,7 @@ def run_sweep(
     """
     if jobs < 1:
         raise UserError(f"--jobs must be 1 or more, not {jobs}")
-    _claim(planned.folder, data)
+    claim(planned.folder, FILE, "sweep", *_facts(data))
     waiting = {entry.config: entry for entry in planned.pending}
     failures: dict[Config, int] = {}
     result = Sweep()
@@ -293,30 +293,6 @@ def _network_bytes(model: str, classes: int) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
 
 
-def _owned(folder: Path, data: Dataset) -> bool:
-    """Whether ``folder`` already belongs to sweeps of ``data``.
-
-    Raises:
-        UserError: it belongs to those of another dataset, or holds something else.
-    """
-    path = folder / FILE
-    if path.is_file():
-        theirs = read_json(path)
-        if theirs.get("fingerprint") != data.fingerprint:
-            raise UserError(
-                f"{folder} belongs to sweeps of another dataset ({theirs.get('data')}, fingerprint "
-                f"{str(theirs.get('fingerprint'))[:12]} instead of {data.fingerprint[:12]}); name another --output"
-            )
-        return True
-    try:
-        others = sorted(entry.name for entry in folder.iterdir() if not is_leftover(entry)) if folder.exists() else []
-    except NotADirectoryError:
-        raise UserError(f"{folder} is a file; name another --output") from None
-    if others:
-        raise UserError(f"{folder} holds other files ({others[0]}, …) and no sweep; name another --output")
-    return False
-
-
-def _claim(folder: Path, data: Dataset) -> None:
-    if not _owned(folder, data):
-        write_json(folder / FILE, {"data": data.name, "fingerprint": data.fingerprint})
+def _facts(data: Dataset) -> tuple[dict[str, str], dict[str, str]]:
+    """What the folder of sweeps of ``data`` must be of, and what it says besides: the same images may be moved."""
+    return {"fingerprint": data.fingerprint}, {"data": data.name}

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import filelock
 import numpy as np
 import torch
 
@@ -19,7 +18,7 @@ from ..errors import CollapseError, UserError
 from ..files import write_json
 from ..reporter import SILENT, Relay, Reporter
 from ..runs.checkpoint import write_tensors
-from ..runs.folder import claim_folder
+from ..runs.folder import claimed
 from ..runs.methods import checkpoint_method
 from ..runs.record import describe
 from ..runs.run import Run
@@ -71,7 +70,9 @@ def train_linear_runs(
             waiting: list[tuple[Config, Path, Problem]] = []
             for config, folder in tasks[start : start + TOGETHER]:
                 reporter.begin(config)
-                _claim(config, folder, locks)
+                if config.fit not in FITS:
+                    raise UserError(f"fit '{config.fit}' is no linear one; there are: {', '.join(FITS)}")
+                locks.enter_context(claimed(folder, config))
                 if (folder / "result.json").is_file():
                     reporter.advance(_cost(config, data))
                     yield config, Run.open(folder)
@@ -101,18 +102,6 @@ def train_linear_runs(
                 reporter.raise_if_stopped("stopped before a probe; those that are solved are kept")
                 yield from _solved(members, data)
                 steps_taken.advance(sum(config.steps for config, _, _ in members))
-
-
-def _claim(config: Config, folder: Path, locks: ExitStack) -> None:
-    if config.fit not in FITS:
-        raise UserError(f"fit '{config.fit}' is no linear one; there are: {', '.join(FITS)}")
-    claim_folder(folder, config)
-    try:
-        locks.enter_context(filelock.FileLock(folder / ".lock", timeout=0))
-    except filelock.Timeout:
-        raise UserError(f"another process is at work in {folder}") from None
-    except OSError as error:
-        raise UserError(f"cannot write {folder / '.lock'}: {error.strerror or error}") from error
 
 
 def _problem(

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,12 +18,12 @@ from ..data.random import torch_seed
 from ..data.sampling import batch_indices
 from ..data.views.batches import Views, open_views
 from ..errors import Interrupted, UserError
-from ..files import is_leftover, write_json
+from ..files import write_json
 from ..models.fast.folding import speed_up
 from ..models.network import Network
 from ..reporter import SILENT, Reporter
 from ..runs.checkpoint import read_tensors, save_model, write_tensors
-from ..runs.folder import claim_folder
+from ..runs.folder import claimed
 from ..runs.record import describe
 from ..runs.run import Run
 from ..runtime import keep_freed_memory
@@ -90,17 +89,7 @@ def train(
     if config.fit != "all":
         raise UserError(f"fit '{config.fit}' is trained on cached features: see largedrop.linear")
     split = config.split_of(data)
-    claim_folder(folder, config)
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise UserError(f"another process is at work in {folder}") from None
-    except OSError as error:
-        raise UserError(f"cannot write {folder / '.lock'}: {error.strerror or error}") from error
-    try:
-        for path in filter(is_leftover, [*folder.iterdir(), *folder.glob("outputs/.*")]):
-            path.unlink(missing_ok=True)
+    with claimed(folder, config):
         if (folder / "result.json").is_file():
             reporter.advance(cost(config, split))
             return Run.open(folder)
@@ -110,8 +99,6 @@ def train(
         # Dropout, and whatever else the network draws, comes from torch's generator: seeded per step, given back after.
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             return _train(config, data, split, folder, shared, reporter)
-    finally:
-        lock.release()
 
 
 def cost(config: Config, split: Split) -> float:

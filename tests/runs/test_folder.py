@@ -1,0 +1,129 @@
+"""Whose a folder is: one run's, one comparison's or one sweep's, and one process's at a time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+
+from largedrop.config import Config
+from largedrop.errors import UserError
+from largedrop.runs.folder import claim, claimed, owned
+
+
+def refusal(folder: Path, config: Config) -> str:
+    with pytest.raises(UserError) as caught, claimed(folder, config):
+        raise AssertionError
+    return str(caught.value)
+
+
+def test_a_folder_is_claimed_once_and_for_one_config(config: Config, tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "run"
+    for _ in range(2):
+        with claimed(folder, config):
+            assert sorted(entry.name for entry in folder.iterdir()) == [".lock", "config.json"]
+            assert refusal(folder, config) == f"another process is at work in {folder}"
+        assert json.loads((folder / "config.json").read_text()) == config.to_json()
+
+
+def test_another_process_is_at_work(config: Config, tmp_path: Path) -> None:
+    with filelock.FileLock(tmp_path / ".lock"):
+        assert refusal(tmp_path, config) == f"another process is at work in {tmp_path}"
+    with claimed(tmp_path, config):
+        pass
+
+
+def test_a_folder_that_cannot_be_locked(config: Config, tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    assert refusal(tmp_path, config).startswith(f"cannot write {tmp_path / '.lock'}: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "listed"),
+    [
+        ({"seed": 1}, "seed 0 instead of 1"),
+        (
+            {"test_domain": "ink", "dropout": 0.5, "lr": 0.1},
+            "test_domain 'photo' instead of 'ink', dropout 0.9 instead of 0.5, lr 0.001 instead of 0.1",
+        ),
+        (
+            {"seed": 1, "steps": 7, "batch": 8, "eval_every": 3, "size": 48},
+            "seed 0 instead of 1, steps 6 instead of 7, batch 4 instead of 8, eval_every 2 instead of 3",
+        ),
+    ],
+)
+def test_another_config_is_told_by_its_settings(
+    config: Config, tmp_path: Path, changes: dict[str, Any], listed: str
+) -> None:
+    with claimed(tmp_path, config):
+        pass
+    assert refusal(tmp_path, replace(config, **changes)) == (
+        f"{tmp_path} belongs to another run: {listed}; name another --output"
+    )
+
+
+def test_what_an_older_version_did_not_know_is_as_its_default(config: Config, tmp_path: Path) -> None:
+    content = {name: value for name, value in config.to_json().items() if name not in ("held_out", "swad")}
+    (tmp_path / "config.json").write_text(json.dumps({**content, "held_out": 0.2}))
+    with claimed(tmp_path, config):
+        pass
+    assert "swad False instead of True; name" in refusal(tmp_path, replace(config, swad=True))
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert "held_out None instead of 0.2" in refusal(tmp_path, config)
+
+
+def test_other_files_are_left_alone(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert (
+        refusal(tmp_path, config) == f"{tmp_path} holds other files (thesis.tex, …) and no run; name another --output"
+    )
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+    file = tmp_path / "thesis.tex"
+    assert refusal(file, config) == f"{file} is a file; name another --output"
+    assert refusal(file / "below", config) == f"cannot write {file / 'below' / 'config.json'}: Not a directory"
+    assert file.read_text() == "precious"
+
+
+def test_what_a_killed_process_leaves_is_removed(config: Config, tmp_path: Path) -> None:
+    (tmp_path / ".config.json.x1y2.tmp").write_text("")
+    with claimed(tmp_path, config):
+        pass
+    (tmp_path / "outputs").mkdir()
+    for left in (".tmpAbC", "outputs/.000002.safetensors.x.tmp"):
+        (tmp_path / left).write_text("")
+    with claimed(tmp_path, config):
+        assert sorted(entry.name for entry in tmp_path.rglob("*")) == [".lock", "config.json", "outputs"]
+
+
+def test_facts_must_be_the_same_and_what_is_said_besides_may_differ(tmp_path: Path) -> None:
+    facts, folder = {"fingerprint": "0123456789ab" + 52 * "c"}, tmp_path / "out"
+    assert not owned(folder, "sweep.json", "sweep", facts)
+    assert not folder.exists()
+    claim(folder, "sweep.json", "sweep", facts, {"data": "PACS"})
+    claim(folder, "sweep.json", "sweep", facts, {"data": "moved"})
+    assert json.loads((folder / "sweep.json").read_text()) == {"data": "PACS", **facts}
+    assert owned(folder, "sweep.json", "sweep", facts, {"data": "moved"})
+    with pytest.raises(UserError) as caught:
+        owned(folder, "sweep.json", "sweep", {"fingerprint": 64 * "d"}, {"data": "VLCS"})
+    assert str(caught.value) == (
+        f"{folder} belongs to another sweep: data 'PACS' instead of 'VLCS', "
+        "fingerprint '0123456789ab…' instead of 'dddddddddddd…'; name another --output"
+    )
+
+
+def test_a_folder_that_cannot_be_read(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(self: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    assert refusal(tmp_path, config) == f"cannot read {tmp_path}: Permission denied"
+
+
+@pytest.mark.parametrize(("content", "reason"), [("{", "Expecting property name"), ("[1]", "it holds no object")])
+def test_a_damaged_config(config: Config, tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    assert refusal(tmp_path, config).startswith(f"{tmp_path / 'config.json'} is damaged: {reason}")
