@@ -66,6 +66,7 @@ class About:
         elsewhere: where it comes from, if neither a preset nor an option of its own sets it.
         features: ``network`` where the network's structure or precision depends on it and ``weights`` where its
             pretrained weights do: features of the frozen network depend on both.
+        scored: accuracies of runs with other values are of other images or views, so that no report can have both.
         later: it came after the first runs; at its default it is no part of a digest, so that those runs keep theirs.
         tuned: the paper chooses among its values (section 4.1), and compares the others.
     """
@@ -77,6 +78,7 @@ class About:
     names: str = ""
     elsewhere: str = ""
     features: str = ""
+    scored: bool = False
     later: bool = False
     tuned: bool = False
 
@@ -118,6 +120,9 @@ class Config:
         "",
         elsewhere="say leave_out = true beside test_domains",
         later=True,
+    )
+    held_out: float = _data(
+        "Share of every training domain that is held out for the i.i.d. score.", SHARE, 0.2, scored=True
     )
     model: str = _data(
         "Name of the pretrained network, as in timm; 'a+b' for both side by side (linear fits).",
@@ -200,11 +205,11 @@ class Config:
     size: int = _view(
         "Side of the square images that the network sees, in pixels.", PIXELS, 128, unit="px", features="network"
     )
-    held_out: float = _view("Share of every training domain that is held out for the i.i.d. score.", SHARE, 0.2)
     held_out_view: str = _view(
         "View of the held-out images: 'evaluation', or 'training' as the paper's public code has it.",
         _one_of("evaluation", "training"),
         "evaluation",
+        scored=True,
     )
     precision: str = _view(
         "'float32' or 'bfloat16' (autocast).",

@@ -260,9 +260,9 @@ objective = "irmv1"
         "  recipe: unknown recipe 'long'; there are: short, paper",
         "  settings.left_out: no preset sets it; say leave_out = true beside test_domains",
         "  settings.steps: steps must be a whole number, 1 or more, not 0",
-        "  settings.droput: unknown field; did you mean 'dropout'? (there are: model, weights, seed, fit, "
+        "  settings.droput: unknown field; did you mean 'dropout'? (there are: held_out, model, weights, seed, fit, "
         "feature_views, dropout, head, head_lr_multiplier, block_dropout, objective, penalty, penalty_after, swad, "
-        "steps, batch, optimizer, lr, momentum, weight_decay, decay_at, decay_again_at, eval_every, size, held_out, "
+        "steps, batch, optimizer, lr, momentum, weight_decay, decay_at, decay_again_at, eval_every, size, "
         "held_out_view)",
         "  settings.precision: no preset sets it; it is given with --precision",
         "  settings.model: model must be a name, not 50",

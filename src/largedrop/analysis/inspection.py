@@ -194,7 +194,7 @@ def inspection_cost(runs: Iterable[Run], data: Dataset, measures: Sequence[str],
         if "interpolation" in measures and not stored:
             total += interpolation_cost(run, data)
         if "linearity" in measures or ("interpolation" in measures and not stored):
-            pretrained.add((config.model, config.weights_digest, config.size, config.precision))
+            pretrained.add(tuple(config.feature_key.items()))
     return total + len(pretrained) * len(data)
 
 

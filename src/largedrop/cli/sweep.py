@@ -202,9 +202,10 @@ def _bytes(size: float) -> str:
 
 
 def _table(planned: SweepPlan, scale: Scale) -> Table:
-    names = [name for name in scale.varied if name != "steps"]
-    if "fit" in names:  # a fit's schedule follows from it
-        names = [name for name in names if name not in ("feature_views", "optimizer", "head", "batch", "eval_every")]
+    from ..selection.groups import without_followers
+
+    varied = [name for name in scale.varied if name != "steps"]
+    names = without_followers(varied, [entry.config.to_json() for entry in planned.entries])
     heads = ("", *(name.replace("_", " ") for name in names), "steps")
     table = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for head in ("disk", ""):

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..config import ABOUT, defaults_of
 from ..errors import UserError, one_of
 from ..runs.estimate import Estimate, estimate_json, listing
+from ..runs.record import shown
 from ..selection.groups import Setting
 from ..selection.selection import Row
 
@@ -25,19 +27,11 @@ __all__ = [
 SOURCE = "Zhang & Bottou, arXiv 2403.00946, figures 2 and 3 (cloud centres, read off the plots)"
 
 
+_FIXED = ("weights", "steps", "size", "batch", "optimizer", "momentum", "head", "head_lr_multiplier", "decay_at")
+
 PROTOCOL: dict[str, Any] = {
     "model": "resnet50.tv2_in1k",
-    "weights": "pretrained",
-    "steps": 10_000,
-    "size": 224,
-    "batch": 32,
-    "optimizer": "sgd",
-    "momentum": 0.9,
-    "head": "random",
-    "head_lr_multiplier": 1.0,
-    "decay_at": 0.5,
-    "eval_every": 300,
-    "held_out": 0.2,
+    **{name: defaults_of("paper")[name] for name in (*_FIXED, "eval_every", "held_out")},
 }
 """Settings of the paper's runs (section 4.1, and its public code where the paper is silent)."""
 
@@ -47,9 +41,6 @@ GRID: dict[str, tuple[float, ...]] = {"lr": (5e-4, 1e-3), "weight_decay": (1e-5,
 
 
 SEEDS = 3
-
-
-_UNITS = {"size": " px", "steps": " steps"}
 
 
 @dataclass(frozen=True)
@@ -229,14 +220,12 @@ def beside(rows: Iterable[Row], paper: Published) -> dict[Setting, Beside]:
 
 
 def _label(name: str) -> str:
-    return {"model": "network "}.get(name, "" if name in _UNITS else f"{name} ")
+    return {"model": "network ", "steps": "", "size": ""}.get(name, f"{name} ")
 
 
 def _named(name: str, value: Any) -> str:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return (f"{value:,}" if isinstance(value, int) and number else f"{value:g}" if number else str(value)) + _UNITS.get(
-        name, ""
-    )
+    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else shown(value)
+    return f"{text} {ABOUT[name].unit}".rstrip()
 
 
 def _plain(name: str) -> str:

@@ -21,7 +21,7 @@ from .across import FOLDER as ACROSS
 from .across import Across, matched, read_across
 from .interpolation import FILE as INTERPOLATION
 from .interpolation import Interpolation
-from .record import Record
+from .record import Record, shown
 
 __all__ = ["Problem", "Runs", "Stored", "read_runs"]
 
@@ -367,14 +367,12 @@ def _without_copies(runs: list[Stored]) -> tuple[list[Stored], list[Problem]]:
 
 def _refuse_mixed(runs: Iterable[Stored]) -> None:
     """Raise UserError where ``runs`` cannot stand in one report: all that differs, with the runs of each side."""
-    sides: dict[str, dict[str, list[str]]] = {"dataset": {}, "class list": {}, "held_out": {}, "held_out_view": {}}
+    scored = [name for name, about in ABOUT.items() if about.scored]
+    sides: dict[str, dict[str, list[str]]] = {what: {} for what in ("dataset", "class list", *scored)}
     for run in runs:
         config = run.config
-        values = {
-            "dataset": f"{config.data} ({config.fingerprint[:12]})",
-            "held_out": f"{config.held_out:g}",
-            "held_out_view": config.held_out_view,
-        }
+        values = {name: shown(getattr(config, name)) for name in scored}
+        values["dataset"] = f"{config.data} ({config.fingerprint[:12]})"
         if "classes" in run.dataset:
             values["class list"] = ", ".join(map(str, run.dataset["classes"]))
         for what, value in values.items():

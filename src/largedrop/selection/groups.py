@@ -4,7 +4,7 @@ settings that differ in what is tuned alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,8 +89,7 @@ def settings_of(records: Iterable[Record]) -> Callable[[Record], Setting]:
     for name, found in values.items():
         found.update(_frozen(settings[name]) if name in settings else _ABSENT for settings in distinct.values())
     varied = sorted(name for name, found in values.items() if name != LEFT_OUT and len(found) > 1)
-    if FIT in varied:
-        varied = [name for name in varied if name in (FIT, *TUNED) or not _follows_fit(name, distinct.values())]
+    varied = without_followers(varied, distinct.values())
     made: dict[tuple[int, str, float], Setting] = {}
 
     def setting_of(record: Record) -> Setting:
@@ -113,18 +112,26 @@ def groups(settings: Iterable[Setting], tuned: Iterable[str] = TUNED) -> dict[Se
     return {group: found[group] for group in sorted(found, key=Setting.order)}
 
 
+def without_followers(names: Sequence[str], settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """``names`` without those that have one value for each fit, where the fits differ; what is tuned stays."""
+    if FIT not in names:
+        return [*names]
+    of_fit: dict[Any, list[Mapping[str, Any]]] = {}
+    for each in settings:
+        of_fit.setdefault(_frozen(each.get(FIT)), []).append(each)
+    return [
+        name
+        for name in names
+        if name in (FIT, *TUNED)
+        or any(len({_frozen(each.get(name)) for each in found}) > 1 for found in of_fit.values())
+    ]
+
+
 _ABSENT = object()
 
 
 def _named(items: Iterable[tuple[str, Any]]) -> list[str]:
     return [f"{name} {shown(value)}" for name, value in items]
-
-
-def _follows_fit(name: str, settings: Iterable[Mapping[str, Any]]) -> bool:
-    values: dict[Any, set[Any]] = {}
-    for each in settings:
-        values.setdefault(_frozen(each.get(FIT)), set()).add(_frozen(each.get(name)))
-    return all(len(found) == 1 for found in values.values())
 
 
 def _frozen(value: Any) -> Any:
