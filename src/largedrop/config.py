@@ -8,12 +8,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from types import NoneType
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import Any, Protocol, TypeVar, get_args, get_type_hints
 
 from .errors import UserError, one_of
-
-if TYPE_CHECKING:
-    from .data.dataset import Dataset, Split
 
 __all__ = ["ABOUT", "RECIPES", "About", "Config", "defaults_of", "make_config"]
 
@@ -50,6 +47,15 @@ PIXELS: Check = ("a whole number of pixels from 16 to 4096", lambda value: 16 <=
 
 def _one_of(*names: str) -> Check:
     return f"{', '.join(map(repr, names[:-1]))} or {names[-1]!r}", lambda value: value in names
+
+
+Split = TypeVar("Split", covariant=True)
+
+
+class Splits(Protocol[Split]):
+    """What a config asks of a dataset: ``data.dataset.Dataset``, which imports nothing from here either."""
+
+    def split(self, test_domain: str, seed: int, held_out: float, left_out: str, /) -> Split: ...
 
 
 @dataclass(frozen=True)
@@ -277,7 +283,7 @@ class Config:
         """What a split of the dataset depends on, as ``Dataset.split`` takes it."""
         return self.test_domain, self.seed, self.held_out, self.left_out
 
-    def split_of(self, data: Dataset) -> Split:
+    def split_of(self, data: Splits[Split]) -> Split:
         """The images to train on, to select on and to test on."""
         return data.split(*self.split_key)
 

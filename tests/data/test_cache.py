@@ -17,7 +17,7 @@ from PIL import Image
 
 import largedrop
 from largedrop.data import cache
-from largedrop.data.cache import CachedImages, cache_folder, open_images
+from largedrop.data.cache import CachedImages, open_images
 from largedrop.errors import UserError
 
 SIZES = [(8, 8), (12, 9), (30, 20), (9, 16), (8, 8), (21, 10)]
@@ -475,21 +475,6 @@ def test_a_callback_that_raises_leaves_nothing(tmp_path, files):
     with pytest.raises(KeyboardInterrupt):
         open_images(keys, paths, bound=320, cache=tmp_path / "cache", progress=progress)
     assert entries(tmp_path / "cache") == []
-
-
-def test_where_the_cache_is(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("LARGEDROP_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache_folder() == tmp_path / "home" / ".cache" / "largedrop"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert cache_folder() == tmp_path / "home" / ".cache" / "largedrop"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "largedrop"
-    monkeypatch.setenv("LARGEDROP_CACHE", "")
-    assert cache_folder() == tmp_path / "xdg" / "largedrop"
-    monkeypatch.setenv("LARGEDROP_CACHE", str(tmp_path / "mine"))
-    assert cache_folder() == tmp_path / "mine"
 
 
 def test_threads_run_only_a_little_ahead(monkeypatch):

@@ -13,11 +13,10 @@ import json
 import os
 import shutil
 import time
-import uuid
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from io import FileIO
@@ -30,9 +29,10 @@ import PIL
 
 from ..errors import UserError
 from ..files import write_json, write_text
+from .entries import aside, cache_errors, cache_folder, install, sweep
 from .images import BadImage, decode, opened, pillow_settings
 
-__all__ = ["CachedImages", "Opened", "Progress", "cache_folder", "open_images"]
+__all__ = ["CachedImages", "Opened", "Progress", "open_images"]
 
 
 Progress = Callable[[int, int], None]
@@ -45,13 +45,6 @@ _FORMAT = 1
 
 _GRANULARITY = 2.0
 """A file changed less than this many seconds ago may change again without a new modification time (FAT's is 2 s)."""
-
-
-_STALE = 24 * 3600.0
-"""Temporary folders untouched for this many seconds are left-overs of a build that was killed."""
-
-
-_TEMPORARY = ".building-"
 
 
 Item = TypeVar("Item")
@@ -135,23 +128,6 @@ class _File:
     digest: str
     settled: bool
     bad: BadImage | None = None
-
-
-def cache_folder() -> Path:
-    """$LARGEDROP_CACHE, or else largedrop in $XDG_CACHE_HOME or in ~/.cache.
-
-    Raises:
-        UserError: none is set and there is no home folder.
-    """
-    if chosen := os.environ.get("LARGEDROP_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(base).is_absolute():  # the XDG specification has relative ones ignored
-        return Path(base) / "largedrop"
-    try:
-        return Path.home() / ".cache" / "largedrop"
-    except RuntimeError as error:
-        raise UserError("there is no home folder for the image cache; set LARGEDROP_CACHE to a folder") from error
 
 
 def open_images(
@@ -288,31 +264,35 @@ def _consistent(index: Any, count: int, size: int) -> bool:
 
 def _build(entry: Path, files: Sequence[_File], bound: int, progress: Progress | None) -> CachedImages:
     """Decode ``files`` into a folder of this process's own, which then takes the name ``entry``."""
-    temporary = entry.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    temporary, writing = aside(entry), partial(cache_errors, "the image cache", entry.parent.parent)
     try:
-        with _cache_errors(entry.parent):
+        with writing():
             entry.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(entry.parent)
+            sweep(entry.parent)
             temporary.mkdir()
             pixels = open(temporary / "pixels.bin", "wb", buffering=0)  # noqa: SIM115  # closed just below
         with pixels:
-            rows, bad, size = _decode_all(files, bound, pixels, entry.parent, progress)
-            with _cache_errors(entry.parent):
+            rows, bad, size = _decode_all(files, bound, pixels, writing, progress)
+            with writing():
                 os.fsync(pixels.fileno())
-        with _cache_errors(entry.parent):
+        with writing():
             with open(temporary / "index.npy", "wb") as index:
                 np.save(index, np.array(rows, np.int64).reshape(-1, 3), allow_pickle=False)
                 index.flush()
                 os.fsync(index.fileno())
             header = {"format": _FORMAT, "bound": bound, "pillow": PIL.__version__}
             write_json(temporary / "entry.json", {**header, "images": len(files), "bytes": size, "bad": bad})
-            return _install(temporary, entry)
+            return install(temporary, entry, CachedImages)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _decode_all(
-    files: Sequence[_File], bound: int, pixels: FileIO, folder: Path, progress: Progress | None
+    files: Sequence[_File],
+    bound: int,
+    pixels: FileIO,
+    writing: Callable[[], AbstractContextManager[None]],
+    progress: Progress | None,
 ) -> tuple[list[tuple[int, int, int]], list[tuple[int, str]], int]:
     """Append the pixels of every image to a file; return the rows of the index, the bad images, and the bytes."""
     rows: list[tuple[int, int, int]] = []
@@ -323,7 +303,7 @@ def _decode_all(
             if isinstance(image, BadImage):
                 bad.append((position, image.reason))
             else:
-                with _cache_errors(folder):
+                with writing():
                     _append(pixels, image)
                 rows.append((size, image.shape[0], image.shape[1]))
                 size += image.nbytes
@@ -353,50 +333,6 @@ def _append(file: FileIO, image: npt.NDArray[np.uint8]) -> None:
     rest = image.reshape(-1).data
     while rest:  # a file without a buffer may take a part
         rest = rest[file.write(rest) :]
-
-
-def _install(temporary: Path, entry: Path) -> CachedImages:
-    """Give a finished entry its name, unless another process has; a damaged one gives way."""
-    for _ in range(10):
-        try:
-            temporary.rename(entry)
-        except OSError:
-            if (winner := _load(entry)) is not None:
-                return winner
-            if not entry.exists():
-                raise
-            aside = entry.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
-            try:
-                entry.rename(aside)
-            except FileNotFoundError:
-                continue  # another process has moved it
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            return CachedImages(entry)
-    raise UserError(f"other processes keep replacing {entry}")
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed builds left behind; those that may still be going on stay."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
-        try:
-            touched = max(child.stat().st_mtime for child in (path, *path.iterdir()))
-        except OSError:
-            continue  # its own process has just removed it
-        if time.time() - touched > _STALE:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _cache_errors(folder: Path) -> Iterator[None]:
-    """Turn a failure to write the cache into one line that says how to move it."""
-    try:
-        yield
-    except (OSError, UserError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        reason = cause.strerror or str(cause) if isinstance(cause, OSError) else str(error)
-        advice = "set LARGEDROP_CACHE to a folder that can be written and has room"
-        raise UserError(f"cannot write the image cache in {folder.parent}: {reason}; {advice}") from error
 
 
 def _in_order(work: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:

@@ -71,7 +71,7 @@ def open_folder(
         path: the folder. Hidden files and folders, and files that are not named like an image, are ignored.
         bound: images whose shorter side is longer are shrunk to it, in pixels.
         skip_bad_images: leave out images that cannot be decoded, instead of raising.
-        cache: folder of the decoded images; ``cache.cache_folder()`` where None.
+        cache: folder of the decoded images; ``entries.cache_folder()`` where None.
         progress: called with (done, n) while images are decoded, which happens once.
 
     Raises:

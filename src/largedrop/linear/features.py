@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ import numpy.typing as npt
 import torch
 
 from ..config import Config
-from ..data.cache import _TEMPORARY, _sweep, cache_folder
 from ..data.dataset import Dataset
+from ..data.entries import aside, cache_errors, cache_folder, install, sweep
 from ..data.views.batches import Views
 from ..errors import UserError
 from ..files import replacing, write_json
@@ -47,6 +47,10 @@ _FORMAT = 1
 
 _PIECE = 16 * BATCH
 """Images in a piece: what is lost at most when computing is interrupted."""
+
+
+_WHAT = "the features"
+"""What cannot be written, where the cache cannot."""
 
 
 Half = npt.NDArray[np.float16]
@@ -104,7 +108,7 @@ class FeatureStore:
     Args:
         data: the images.
         views: of ``data``, on the device that computes.
-        folder: of the cache; ``data.cache.cache_folder()`` where None.
+        folder: of the cache; ``data.entries.cache_folder()`` where None.
         reporter: told of the number of images that a network has seen, and what a user should know.
     """
 
@@ -250,17 +254,14 @@ class FeatureStore:
 
     def _build(self, path: Path, key: dict[str, Any], fill: Callable[[Path], Taps]) -> Features:
         self._tell_outdated(key)
-        building = self.folder / f"{_TEMPORARY}{path.name}"
-        with _cache_errors(self.folder):
-            _sweep(self.folder)
+        building = aside(path, path.name)
+        with cache_errors(_WHAT, self.folder):
+            sweep(self.folder)
             building.mkdir(exist_ok=True)
         taps = fill(building)
-        with _cache_errors(self.folder):
+        with cache_errors(_WHAT, self.folder):
             self._assemble(building, key, taps)
-            if path.exists():
-                shutil.rmtree(path)
-            building.rename(path)
-        return _load(path, len(self.data))
+            return install(building, path, partial(_load, images=len(self.data)))
 
     def _assemble(self, building: Path, key: dict[str, Any], taps: Taps) -> None:
         """Make an entry of the pieces in ``building``."""
@@ -283,7 +284,7 @@ class FeatureStore:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        with _cache_errors(self.folder):
+        with cache_errors(_WHAT, self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self.folder / f".lock-{name}")
             try:
@@ -336,7 +337,7 @@ def _piece_path(folder: Path, start: int) -> Path:
 
 
 def _write_piece(path: Path, values: Half) -> None:
-    with _cache_errors(path.parent.parent), replacing(path) as temporary, open(temporary, "wb") as file:
+    with cache_errors(_WHAT, path.parent.parent), replacing(path) as temporary, open(temporary, "wb") as file:
         np.save(file, values, allow_pickle=False)
 
 
@@ -374,18 +375,3 @@ def _checked(values: Half) -> int:
     for start in range(0, len(values), _PIECE):
         check = zlib.crc32(values[start : start + _PIECE].tobytes(), check)
     return check
-
-
-@contextmanager
-def _cache_errors(folder: Path) -> Iterator[None]:
-    """Turn a failure to write the cache into one line that says how to move it."""
-    advice = "set LARGEDROP_CACHE to a folder that can be written and has room"
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write the features in {folder}: {error.strerror or error}; {advice}") from error
-    except UserError as error:
-        if not isinstance(error.__cause__, OSError):
-            raise
-        reason = error.__cause__.strerror or error.__cause__
-        raise UserError(f"cannot write the features in {folder}: {reason}; {advice}") from error

@@ -1,0 +1,106 @@
+"""Entries of the cache on disk: folders that are built aside and installed whole, as ``files`` writes files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from ..errors import UserError
+
+__all__ = ["aside", "cache_errors", "cache_folder", "install", "sweep"]
+
+
+_BUILDING = ".building-"
+
+_STALE = 24 * 3600.0
+"""Folders being built that were untouched for this many seconds are left-overs of a process that was killed."""
+
+
+Entry = TypeVar("Entry")
+
+
+def cache_folder() -> Path:
+    """$LARGEDROP_CACHE, or else largedrop in $XDG_CACHE_HOME or in ~/.cache.
+
+    Raises:
+        UserError: none is set and there is no home folder.
+    """
+    if chosen := os.environ.get("LARGEDROP_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(base).is_absolute():  # the XDG specification has relative ones ignored
+        return Path(base) / "largedrop"
+    try:
+        return Path.home() / ".cache" / "largedrop"
+    except RuntimeError as error:
+        raise UserError("there is no home folder for the image cache; set LARGEDROP_CACHE to a folder") from error
+
+
+def aside(entry: Path, name: str = "") -> Path:
+    """The folder in which ``entry`` is built: one by that name, or one that no other process has."""
+    return entry.parent / f"{_BUILDING}{name or uuid.uuid4().hex}"
+
+
+def install(built: Path, entry: Path, load: Callable[[Path], Entry]) -> Entry:
+    """Give a finished folder its name, unless another process has; a damaged entry of that name gives way.
+
+    Args:
+        built: the finished folder, beside ``entry``.
+        entry: the name that it takes.
+        load: opens an entry; raises OSError or ValueError where it is damaged.
+
+    Returns:
+        The entry, opened: the one that was built, or the other process's.
+
+    Raises:
+        UserError: other processes keep replacing it.
+    """
+    for _ in range(10):
+        try:
+            built.rename(entry)
+        except OSError:
+            if not entry.exists():
+                raise
+        else:
+            return load(entry)
+        try:
+            return load(entry)
+        except (OSError, ValueError):
+            damaged = aside(entry)
+        try:
+            entry.rename(damaged)
+        except FileNotFoundError:
+            continue  # another process has moved it
+        shutil.rmtree(damaged, ignore_errors=True)
+    raise UserError(f"other processes keep replacing {entry}")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes were building in ``folder``; what may still be built stays."""
+    for path in folder.glob(f"{_BUILDING}*"):
+        try:
+            touched = max(child.stat().st_mtime for child in (path, *path.iterdir()))
+        except OSError:
+            continue  # its own process has just removed it
+        if time.time() - touched > _STALE:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def cache_errors(what: str, folder: Path) -> Iterator[None]:
+    """Turn a failure to write ``what`` into ``folder`` into one line that says how to move the cache."""
+    try:
+        yield
+    except (OSError, UserError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        reason = cause.strerror or cause
+        advice = "set LARGEDROP_CACHE to a folder that can be written and has room"
+        raise UserError(f"cannot write {what} in {folder}: {reason}; {advice}") from error

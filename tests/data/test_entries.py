@@ -1,0 +1,107 @@
+"""Entries of the cache: where they lie, and that one is there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from largedrop.data.entries import aside, cache_errors, cache_folder, install, sweep
+from largedrop.errors import UserError
+
+
+def load(entry: Path) -> str:
+    """An entry of these tests is one file with a whole number."""
+    text = (entry / "number").read_text()
+    return str(int(text))
+
+
+def built(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "number").write_text(text)
+    return folder
+
+
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("LARGEDROP_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == tmp_path / "home" / ".cache" / "largedrop"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_folder() == tmp_path / "home" / ".cache" / "largedrop"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "largedrop"
+    monkeypatch.setenv("LARGEDROP_CACHE", "")
+    assert cache_folder() == tmp_path / "xdg" / "largedrop"
+    monkeypatch.setenv("LARGEDROP_CACHE", str(tmp_path / "mine"))
+    assert cache_folder() == tmp_path / "mine"
+
+
+def test_a_finished_folder_takes_the_name(tmp_path: Path) -> None:
+    entry = tmp_path / "entry"
+    folder = built(aside(entry), "1")
+    assert folder.parent == tmp_path
+    assert folder != aside(entry)
+    assert install(folder, entry, load) == "1"
+    assert list(tmp_path.iterdir()) == [entry]
+
+
+def test_an_entry_that_another_process_installed_meanwhile_is_taken(tmp_path: Path) -> None:
+    entry = built(tmp_path / "entry", "1")
+    folder = built(aside(entry, "mine"), "2")
+    assert install(folder, entry, load) == "1"
+    assert load(folder) == "2"  # for its builder to remove
+
+
+@pytest.mark.parametrize("damaged", ["x", ""])
+def test_a_damaged_entry_gives_way(tmp_path: Path, damaged: str) -> None:
+    entry = built(tmp_path / "entry", damaged)
+    assert install(built(aside(entry), "2"), entry, load) == "2"
+    assert list(tmp_path.iterdir()) == [entry]
+
+
+def test_entries_that_are_damaged_again_and_again_end_in_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = built(tmp_path / "entry", "x")
+    folder = built(aside(entry), "2")
+    monkeypatch.setattr("largedrop.data.entries.shutil.rmtree", lambda path, **options: built(entry, "x"))
+    with pytest.raises(UserError) as caught:
+        install(folder, entry, load)
+    assert str(caught.value) == f"other processes keep replacing {entry}"
+
+
+def test_a_folder_that_cannot_be_renamed_is_the_systems_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        install(tmp_path / "none", tmp_path / "entry", load)
+
+
+def test_what_was_left_a_day_ago_is_removed(tmp_path: Path) -> None:
+    entry = tmp_path / "entry"
+    old, young, fresh = (built(aside(entry, name), "1") for name in ("old", "young", "fresh"))
+    kept = built(entry, "1")
+    day = time.time() - 24 * 3600
+    for folder, touched in ((old, day - 60), (young, day + 60), (kept, day - 60)):
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (touched, touched))
+    os.utime(fresh, (day - 60, day - 60))  # but not the file in it
+    sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([young, fresh, kept])
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    cause = OSError(errno.ENOSPC, "No space left on device")
+    chained = UserError("cannot write pixels.bin")
+    chained.__cause__ = cause
+    for error in (cause, chained):
+        with pytest.raises(UserError) as caught, cache_errors("the features", tmp_path):
+            raise error
+        assert str(caught.value) == (
+            f"cannot write the features in {tmp_path}: No space left on device; "
+            "set LARGEDROP_CACHE to a folder that can be written and has room"
+        )
+    with pytest.raises(UserError, match="other processes keep"), cache_errors("the features", tmp_path):
+        raise UserError("other processes keep replacing it")
