@@ -10,19 +10,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ..analysis.advice import Advice
 from ..analysis.advice_curves import Point
-from ..runs.estimate import Estimate, listing, percent, points
+from ..runs.estimate import Estimate, estimate_json, listing, percent, points
 from ..runs.methods import METHODS, PLAIN, method_of
 from ..runs.record import Record
 from ..selection.selection import summarise
 from .drawing.panels import legend_below, panels_of
 from .drawing.style import INK
+from .text import Table, render
 
 __all__ = ["CAVEAT", "advice_figure", "advice_json", "auto_lines", "heading", "render_advice"]
 
@@ -41,7 +39,7 @@ _HEADINGS = {
     "cannot tell": "These data cannot tell whether dropout helps; dropout {rate:g} is where to start.",
 }
 
-IID, OOD, _ADVISED = PLAIN.colour, METHODS[PLAIN.name].colour, INK
+IID, OOD = PLAIN.colour, METHODS[PLAIN.name].colour
 
 
 def heading(advice: Advice) -> str:
@@ -52,25 +50,17 @@ def heading(advice: Advice) -> str:
 def render_advice(advice: Advice, console: Console) -> None:
     """Print a table with a row for each rate, the advice, why, and how far it can be trusted."""
     curves = advice.curves
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("dropout", no_wrap=True)
-    table.add_column("i.i.d.", justify="right", no_wrap=True)
-    if curves.held_out:
-        for name in ("domain held out", "gain"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("gains on", justify="right")
+    n = len(curves.held_out)
+    heads = ["dropout", "i.i.d.", *(["domain held out", "gain", "gains on"] if n else [])]
+    rows = []
     for rate in curves.rates:
         point = curves.point(rate)
-        style = "bold" if rate == advice.rate else ""
-        cells = [f"{rate:g}{' ←' if style else ''}", percent(point.iid)]
-        if curves.held_out:
-            n = len(curves.held_out)
-            cells += [
-                percent(point.ood),
-                *(("baseline", "") if rate == 0 else (points(point.gain), f"{point.above} of {n}")),
-            ]
-        table.add_row(*(Text(cell) for cell in cells), style=style)
-    console.print(table)
+        gain = ("baseline", "") if rate == 0 else (points(point.gain), f"{point.above} of {n}")
+        cells = [f"{rate:g}{' ←' * (rate == advice.rate)}", percent(point.iid), percent(point.ood), *gain]
+        rows.append(cells[: len(heads)])
+    advised = [index for index, rate in enumerate(curves.rates) if rate == advice.rate]
+    strong = frozenset((row, column) for row in advised for column in range(len(heads)))
+    render([Table("", heads, rows, (), strong=strong)], console)
     for line in (f"{heading(advice)} {_capital(advice.reason)}", *_reading(advice), CAVEAT):
         console.print(line, highlight=False, markup=False)
 
@@ -124,23 +114,15 @@ def advice_figure(advice: Advice, *, title: str = "") -> Figure:
         axes.set_xticks(place, [f"{rate:g}" for rate in curves.rates])
         axes.set_xlabel("dropout")
         if advice.rate <= curves.rates[-1]:
-            axes.axvline(_across(advice.rate), color=_ADVISED, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+            axes.axvline(_across(advice.rate), color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     handles = [Line2D([], [], color=IID, marker="o", markersize=5, linewidth=1.8, label="i.i.d., mean ± s.e.")]
     if held:
         handles += [
             Line2D([], [], color=OOD, marker="D", markersize=5, linewidth=1.8, label="domain held out, mean ± s.e."),
             Line2D([], [], color=OOD, linewidth=0.9, alpha=0.55, label="each domain held out"),
         ]
-    handles.append(
-        Line2D(
-            [],
-            [],
-            color=_ADVISED,
-            linewidth=1.2,
-            linestyle=(0, (4, 3)),
-            label=f"advised: {advice.rate:g}",
-        )
-    )
+    dashes: dict[str, Any] = {"color": INK, "linewidth": 1.2, "linestyle": (0, (4, 3))}
+    handles.append(Line2D([], [], label=f"advised: {advice.rate:g}", **dashes))
     legend_below(figure, handles, len(panels))
     return figure
 
@@ -227,13 +209,9 @@ def _capital(text: str) -> str:
 def _point_json(point: Point) -> dict[str, Any]:
     return {
         "dropout": point.rate,
-        "iid_accuracy": _estimate_json(point.iid),
-        "held_out_domain_accuracy": _estimate_json(point.ood),
-        "gain": _estimate_json(point.gain),
-        "gain_over_splits": _estimate_json(point.by_seed),
+        "iid_accuracy": estimate_json(point.iid),
+        "held_out_domain_accuracy": estimate_json(point.ood),
+        "gain": estimate_json(point.gain),
+        "gain_over_splits": estimate_json(point.by_seed),
         "domains_that_gain": point.above,
     }
-
-
-def _estimate_json(estimate: Estimate | None) -> dict[str, Any] | None:
-    return None if estimate is None else {"mean": estimate.mean, "error": estimate.error, "n": estimate.n}

@@ -10,10 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ..analysis.inspection import KINDS, Inspection
 from ..analysis.inspection_compare import Column, Comparison
@@ -24,6 +21,7 @@ from ..runs.methods import method_of
 from .drawing.figures import Curve, alpha_figure
 from .drawing.panels import legend_below, panels_of
 from .drawing.style import face_of
+from .text import Table, render
 
 __all__ = ["inspection_figure", "interpolation_figure", "render_comparison"]
 
@@ -48,20 +46,13 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
 
 def render_comparison(comparison: Comparison, console: Console) -> None:
     """Print a table with a row for each measure and kind of images and a column for each rate, and how to read it."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    if comparison.title:
-        table.title, table.title_justify, table.title_style = Text(comparison.title), "left", ""
-    table.add_column("")
-    table.add_column("images", no_wrap=True)
-    for column in comparison.columns:
-        table.add_column(Text(_rate_name(column)), justify="right", no_wrap=True)
+    rows = []
     for label, name, unit in _ROWS:
         lines = [(kind, [column.estimate(f"{kind}.{name}") for column in comparison.columns]) for kind in KINDS]
-        for place, (kind, cells) in enumerate(line for line in lines if any(line[1])):
-            table.add_row(
-                Text(label if place == 0 else ""), Text(_SPOKEN[kind]), *(Text(_written(cell, unit)) for cell in cells)
-            )
-    console.print(table)
+        for index, (kind, cells) in enumerate(line for line in lines if any(line[1])):
+            rows.append([label if index == 0 else "", _SPOKEN[kind], *(_written(cell, unit) for cell in cells)])
+    heads = ["", "images", *(_rate_name(column) for column in comparison.columns)]
+    render([Table(comparison.title, heads, rows, (), left=2)], console)
     for line in _notes(comparison):
         console.print(line, highlight=False, markup=False)
 

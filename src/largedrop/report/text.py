@@ -38,6 +38,10 @@ _LATEX = {
 }
 
 
+_LONG = 20
+"""Heads of columns of numbers that are longer may go on in the next line."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table as text: plain cells, to be escaped by whoever writes them.
@@ -101,8 +105,9 @@ def render(tables: Iterable[Table], console: Console) -> None:
         if table.title:
             drawn.title, drawn.title_justify, drawn.title_style = Text(table.title), "left", ""
         for index, head in enumerate(table.heads):
-            left = index < table.left
-            drawn.add_column(Text(head, overflow="fold"), justify="left" if left else "right", no_wrap=left)
+            number = index >= table.left
+            whole = number and len(head) <= _LONG
+            drawn.add_column(Text(head, overflow="fold"), justify="right" if number else "left", no_wrap=whole)
         for row, cells in enumerate(table.rows):
             styles = ["bold" if (row, column) in table.strong else "" for column in range(len(cells))]
             drawn.add_row(*(Text(cell, style) for cell, style in zip(cells, styles, strict=True)))

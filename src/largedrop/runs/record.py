@@ -15,7 +15,7 @@ from ..errors import UserError, nearest, one_of
 from ..files import write_json
 from .methods import METHODS
 
-__all__ = ["Record", "Results", "describe", "read_results", "write_results"]
+__all__ = ["Record", "describe", "write_results"]
 
 
 def shown(value: Any) -> str:
@@ -31,11 +31,6 @@ def shown(value: Any) -> str:
     if isinstance(value, tuple):
         return "/".join(map(shown, value))
     return str(value)
-
-
-_UNIT = "fraction of images, 0 to 1"
-
-_MOST_PROBLEMS = 12
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,7 @@ class Record:
         """Check ``content`` and make a record of it.
 
         Args:
-            content: one entry of ``records`` of a results file.
+            content: what ``to_json`` gave.
             where: what to call the entry in a message: file and position.
 
         Raises:
@@ -92,28 +87,8 @@ class Record:
         problems = _problems(content)
         if problems:
             raise UserError(f"{where}: " + "; ".join(problems))
-        return cls(
-            method=content["method"],
-            dropout=float(content["dropout"]),
-            test_domain=content["test_domain"],
-            seed=content["seed"],
-            iid_accuracy=float(content["iid_accuracy"]),
-            ood_accuracy=float(content["ood_accuracy"]),
-            steps=content["steps"],
-            seconds=float(content["seconds"]),
-            settings=dict(content.get("settings", {})),
-        )
-
-
-@dataclass(frozen=True)
-class Results:
-    """The content of a results file; see ``write_results``."""
-
-    records: tuple[Record, ...]
-    dataset: dict[str, Any]
-    failed: tuple[dict[str, Any], ...]
-    command: str
-    version: str
+        values: dict[str, Any] = {name: float(value) if name in _FLOATS else value for name, value in content.items()}
+        return cls(**values)
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -145,7 +120,7 @@ def write_results(
     """
     content = {
         "largedrop": __version__,
-        "accuracy": _UNIT,
+        "accuracy": "fraction of images, 0 to 1",
         "command": command,
         "dataset": dataset,
         "failed": failed,
@@ -154,61 +129,8 @@ def write_results(
     write_json(path, content)
 
 
-def read_results(path: Path) -> Results:
-    """Read what ``write_results`` wrote.
-
-    Raises:
-        UserError: no such file, not JSON, or not a results file; all that is wrong with its records at once.
-    """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    shapes: dict[str, tuple[type, str]] = {
-        "largedrop": (str, "a version"),
-        "accuracy": (str, f"'{_UNIT}'"),
-        "command": (str, "text"),
-        "dataset": (dict, "an object"),
-        "failed": (list, "a list"),
-        "records": (list, "a list"),
-    }
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a results file: want an object with {', '.join(shapes)}")
-    problems = [
-        f"'{name}' is missing" if name not in content else f"'{name}' is not {what}"
-        for name, (kind, what) in shapes.items()
-        if not isinstance(content.get(name), kind)
-    ]
-    if isinstance(content.get("accuracy"), str) and content["accuracy"] != _UNIT:
-        problems.append(f"'accuracy' is '{content['accuracy']}', want '{_UNIT}'")
-    if isinstance(content.get("failed"), list) and not all(isinstance(entry, dict) for entry in content["failed"]):
-        problems.append("'failed' has an entry that is not an object")
-    if problems:
-        raise UserError(f"{path} is not a results file: " + "; ".join(problems))
-    records: list[Record] = []
-    for position, entry in enumerate(content["records"]):
-        try:
-            records.append(Record.from_json(entry, f"{path}, records[{position}]"))
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        left = len(problems) - _MOST_PROBLEMS
-        listed = problems[:_MOST_PROBLEMS] + ([f"… and {left} more records like these"] if left > 0 else [])
-        raise UserError("\n".join(listed))
-    return Results(
-        records=tuple(records),
-        dataset=content["dataset"],
-        failed=tuple(content["failed"]),
-        command=content["command"],
-        version=content["largedrop"],
-    )
-
-
 def _problems(content: Any) -> list[str]:
-    """All that is wrong with one entry of a results file."""
+    """All that is wrong with a record as JSON holds it."""
     if not isinstance(content, Mapping):
         return [f"want an object with {', '.join(_CHECKS)}"]
     problems = []
@@ -239,6 +161,8 @@ def _is_count(value: Any) -> bool:
 def _is_fraction(value: Any) -> bool:
     return _is_number(value) and 0 <= value <= 1
 
+
+_FLOATS = ("dropout", "iid_accuracy", "ood_accuracy", "seconds")
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method": (lambda value: value in METHODS, "want the name of a method"),
