@@ -9,34 +9,42 @@ import numpy as np
 from .dataset import IntArray
 from .random import generator
 
-__all__ = ["batch_indices"]
+__all__ = ["batch_indices", "batches"]
 
 
 def batch_indices(domains: tuple[IntArray, ...], batch: int, seed: int, step: int) -> IntArray:
-    """``batch`` images of each training domain, concatenated in the order of the domains.
+    """The batch of one step, as ``batches`` makes it, (len(domains) × batch,)."""
+    indices: IntArray = batches(domains, batch, seed, step, step + 1)[0]
+    return indices
+
+
+def batches(domains: tuple[IntArray, ...], batch: int, seed: int, first: int, last: int) -> IntArray:
+    """For some steps, ``batch`` images of each training domain, concatenated in the order of the domains.
 
     Each domain is gone through in an order that is shuffled anew for every epoch of its own, so that small domains come
-    round more often than large ones and every domain weighs the same. The paper's public code draws with replacement.
+    round more often than large ones and every domain weighs the same.
 
     Args:
         domains: the training images of each domain.
         batch: images from each domain.
         seed: of the run.
-        step: of the run, from 0.
+        first: step of the run, from 0.
+        last: the step after the last.
 
     Returns:
-        Indices into the dataset, (len(domains) × batch,).
+        Indices into the dataset, (last - first, len(domains) × batch).
     """
     parts = []
     for number, indices in enumerate(domains):
-        places = np.arange(step * batch, (step + 1) * batch)
-        epochs, positions = np.divmod(places, len(indices))
-        orders = {int(epoch): _order(len(indices), seed, number, int(epoch)) for epoch in np.unique(epochs)}
-        chosen = [orders[int(epoch)][position] for epoch, position in zip(epochs, positions, strict=True)]
-        parts.append(indices[np.asarray(chosen, dtype=np.int64)])
-    return np.concatenate(parts)
+        epochs, positions = np.divmod(np.arange(first * batch, last * batch), len(indices))
+        chosen = np.empty(len(epochs), np.int64)
+        for epoch in range(epochs[0], epochs[-1] + 1):
+            here = epochs == epoch
+            chosen[here] = _order(len(indices), seed, number, epoch)[positions[here]]
+        parts.append(indices[chosen].reshape(-1, batch))
+    return np.concatenate(parts, axis=1)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _order(count: int, seed: int, domain: int, epoch: int) -> IntArray:
     return generator("order", seed, domain, epoch).permutation(count).astype(np.int64)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..data.dataset import Dataset, IntArray, Split
 from ..data.random import generator
+from ..data.sampling import batches
 from ..errors import UserError
 
 __all__ = ["FITS", "LinearSetting", "Problem"]
@@ -103,15 +103,7 @@ class Problem:
         Returns:
             Indices into the dataset and into ``views``, each (steps, domains × batch).
         """
-        parts = []
-        for number, indices in enumerate(self.train):
-            epochs, positions = np.divmod(np.arange(first * batch, last * batch), len(indices))
-            chosen = np.empty(len(epochs), np.int64)
-            for epoch in np.unique(epochs):
-                here = epochs == epoch
-                chosen[here] = _order(len(indices), seed, number, int(epoch))[positions[here]]
-            parts.append(indices[chosen].reshape(-1, batch))
-        images = np.concatenate(parts, axis=1)
+        images = batches(self.train, batch, seed, first, last)
         views = np.zeros_like(images)
         if len(self.views) > 1:
             for step in range(first, last):
@@ -196,8 +188,3 @@ _RANGES: dict[str, tuple[Any, bool, Any, bool, str]] = {
     "decay_again_at": (0, False, 1, True, "in (0, 1]"),
     "eval_every": (1, True, math.inf, False, "a whole number, 1 or more"),
 }
-
-
-@lru_cache(maxsize=256)
-def _order(count: int, seed: int, domain: int, epoch: int) -> IntArray:
-    return generator("order", seed, domain, epoch).permutation(count).astype(np.int64)

@@ -26,7 +26,8 @@ from ..training.evaluation import accuracy, cross_entropy
 from ..training.loop import cost
 from .features import FeatureStore
 from .problem import FITS, LinearSetting, Problem
-from .sgd.train import LinearEvaluation, LinearModel, LinearResult, train_linear
+from .sgd.result import LinearEvaluation, LinearModel, LinearResult
+from .sgd.train import train_linear
 from .solver.solve import solve_probes
 
 __all__ = ["train_linear_runs"]
@@ -88,7 +89,6 @@ def train_linear_runs(
             began = time.monotonic()
             fitted = train_linear(
                 [(problem, _setting(config)) for config, _, problem in stepped],
-                device=views.device,
                 outputs=True,
                 reporter=steps_taken,
             )
