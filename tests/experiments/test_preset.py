@@ -11,6 +11,7 @@ import pytest
 from largedrop.config import Config, make_config
 from largedrop.errors import UserError
 from largedrop.experiments.preset import FOLDER, Preset, Scale, preset_names, read_preset, with_weights
+from largedrop.experiments.preset_problems import FIELDS
 
 FOUR = ("art_painting", "cartoon", "photo", "sketch")
 SIX = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
@@ -260,10 +261,7 @@ objective = "irmv1"
         "  recipe: unknown recipe 'long'; there are: short, paper",
         "  settings.left_out: no preset sets it; say leave_out = true beside test_domains",
         "  settings.steps: steps must be a whole number, 1 or more, not 0",
-        "  settings.droput: unknown field; did you mean 'dropout'? (there are: held_out, model, weights, seed, fit, "
-        "feature_views, dropout, head, head_lr_multiplier, block_dropout, objective, penalty, penalty_after, swad, "
-        "steps, batch, optimizer, lr, momentum, weight_decay, decay_at, decay_again_at, eval_every, size, "
-        "held_out_view)",
+        f"  settings.droput: unknown field; did you mean 'dropout'? (there are: {', '.join(FIELDS)})",
         "  settings.precision: no preset sets it; it is given with --precision",
         "  settings.model: model must be a name, not 50",
         "  grid.lr: it is in settings too; keep one of them",
