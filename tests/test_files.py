@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from largedrop.errors import UserError
-from largedrop.files import is_leftover, replacing, write_bytes, write_json, write_text
+from largedrop.files import is_leftover, read_json, replacing, write_bytes, write_json, write_text
 
 
 @pytest.fixture
@@ -127,3 +127,22 @@ def test_a_folder_of_that_name_is_said_and_left(tmp_path: Path) -> None:
         write_text(tmp_path / "taken", "")
     assert str(caught.value) == f"cannot write {tmp_path / 'taken'}: Is a directory"
     assert names(tmp_path) == ["taken"]
+
+
+def test_json_is_read_back_and_what_is_wrong_with_it_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, {"λ": [0.9, None]})
+    assert read_json(path) == {"λ": [0.9, None]}
+    for content, said in (
+        (b"{", "is not JSON: Expecting property name"),
+        (b"\xff\xfe{", "is not JSON: "),
+        (b"[1]", "holds no object"),
+    ):
+        write_bytes(path, content)
+        for name, told in (("", path), ("a name", "a name")):
+            with pytest.raises(UserError) as caught:
+                read_json(path, name)
+            assert str(caught.value).startswith(f"{told} {said}")
+    with pytest.raises(UserError) as caught:
+        read_json(tmp_path)
+    assert str(caught.value) == f"{tmp_path} cannot be read: Is a directory"

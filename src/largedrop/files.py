@@ -12,7 +12,16 @@ from typing import Any
 
 from .errors import UserError
 
-__all__ = ["is_leftover", "json_text", "read_json", "replacing", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "is_leftover",
+    "json_text",
+    "parse_json",
+    "read_json",
+    "replacing",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
 
 
 @contextmanager
@@ -93,18 +102,33 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, name: str = "") -> dict[str, Any]:
     """Read a JSON object.
 
+    Args:
+        path: of the file.
+        name: what a message calls it; its path where empty.
+
     Raises:
-        UserError: the file is missing, unreadable or damaged.
+        UserError: it is missing, cannot be read, or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        raise UserError(f"{name or path} cannot be read: {error.strerror or error}") from error
+    return parse_json(content, name or str(path))
+
+
+def parse_json(content: bytes, name: str) -> dict[str, Any]:
+    """A JSON object from the content of the file ``name``.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        parsed = json.loads(content)
     except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: it holds no object")
-    return content
+        raise UserError(f"{name} is not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise UserError(f"{name} holds no object")
+    return parsed

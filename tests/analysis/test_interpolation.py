@@ -147,7 +147,7 @@ def test_mistakes(run: Run, data: Dataset) -> None:
         interpolate_run(run, data, reporter=Watch(stopped=lambda: True))
     assert not (run.folder / "interpolation.json").exists()
     (run.folder / "interpolation.json").write_text("{")
-    with pytest.raises(UserError, match=r"interpolation\.json: is not JSON: .*; remove that file"):
+    with pytest.raises(UserError, match=r"interpolation\.json is not JSON: .*; remove that file"):
         interpolate_run(run, data)
     run.final.unlink()
     with pytest.raises(UserError, match=r"\(of an older version\?\) has no final\.safetensors"):
@@ -167,8 +167,6 @@ def test_damaged_files() -> None:
         with pytest.raises(UserError) as caught:
             Interpolation.from_json({**good, **changes}, "x")
         assert str(caught.value) == text
-    with pytest.raises(UserError, match="x: holds no object"):
-        Interpolation.from_json([], "x")
 
 
 def record(domain: str, seed: int, **settings: Any) -> Record:

@@ -123,7 +123,6 @@ def test_a_folder_that_cannot_be_read(config: Config, tmp_path: Path, monkeypatc
     assert refusal(tmp_path, config) == f"cannot read {tmp_path}: Permission denied"
 
 
-@pytest.mark.parametrize(("content", "reason"), [("{", "Expecting property name"), ("[1]", "it holds no object")])
-def test_a_damaged_config(config: Config, tmp_path: Path, content: str, reason: str) -> None:
-    (tmp_path / "config.json").write_text(content)
-    assert refusal(tmp_path, config).startswith(f"{tmp_path / 'config.json'} is damaged: {reason}")
+def test_a_damaged_config(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    assert refusal(tmp_path, config).startswith(f"{tmp_path / 'config.json'} is not JSON: ")

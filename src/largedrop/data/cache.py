@@ -28,7 +28,7 @@ import numpy.typing as npt
 import PIL
 
 from ..errors import UserError
-from ..files import write_json, write_text
+from ..files import read_json, write_json, write_text
 from .entries import aside, cache_errors, cache_folder, install, sweep
 from .images import BadImage, decode, opened, pillow_settings
 
@@ -72,9 +72,9 @@ class CachedImages:
             OSError: there is none, or it cannot be read.
         """
         self._folder = folder
-        header = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
         pixels = folder / "pixels.bin"
         try:
+            header = read_json(folder / "entry.json")
             self._index = np.load(folder / "index.npy", allow_pickle=False)
             self.bound = int(header["bound"])
             self.bad = tuple((int(position), str(reason)) for position, reason in header["bad"])
@@ -82,7 +82,7 @@ class CachedImages:
             whole = header["format"] == _FORMAT and _consistent(self._index, count - len(self.bad), size)
             # What one Pillow cannot decode, another may: only the verdicts of this one count.
             whole = whole and (not self.bad or header["pillow"] == PIL.__version__)
-        except (KeyError, TypeError, AttributeError, EOFError) as error:
+        except (UserError, KeyError, TypeError, EOFError) as error:
             raise ValueError(f"{folder} is not a cache entry") from error
         if not whole or pixels.stat().st_size != size:
             raise ValueError(f"{folder} is damaged")
@@ -211,10 +211,10 @@ def _digested(paths: Sequence[Path], folder: Path) -> list[_File]:
 
 def _remembered(store: Path) -> dict[str, str]:
     try:
-        content = json.loads(store.read_text(encoding="utf-8"))
+        content = read_json(store)
         known = content["files"] if content["format"] == 1 else {}
         return {str(path): str(line) for path, line in known.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, KeyError, AttributeError):
         return {}
 
 

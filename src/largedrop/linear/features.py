@@ -29,7 +29,7 @@ from ..data.dataset import Dataset
 from ..data.entries import aside, cache_errors, cache_folder, install, sweep
 from ..data.views.batches import Views
 from ..errors import UserError
-from ..files import replacing, write_json
+from ..files import read_json, replacing, write_json
 from ..models.fast.folding import fold_batchnorm
 from ..models.network import Network
 from ..models.pretrained import find_weights
@@ -301,9 +301,9 @@ class FeatureStore:
         """Say where there are features that differ from ``key`` in nothing but the weights or the images."""
         for path in self.folder.glob("[!.]*/entry.json"):
             try:
-                header = json.loads(path.read_text(encoding="utf-8"))
+                header = read_json(path)
                 old, name = dict(header["key"]), header["data"]
-            except (OSError, ValueError, KeyError, TypeError):
+            except (UserError, KeyError, TypeError, ValueError):
                 continue  # damaged; said when it is asked for
             changed = [part for part in key if old.get(part) != key[part]]
             if name == self.data.name and "model" in key and changed and set(changed) <= {"weights", "images"}:
@@ -357,7 +357,7 @@ def _load(path: Path, images: int) -> Features:
         ValueError: it is damaged.
     """
     try:
-        header = json.loads((path / "entry.json").read_text(encoding="utf-8"))
+        header = read_json(path / "entry.json")
         taps = Taps(tuple(map(str, header["names"])), tuple(map(int, header["widths"])), str(header["last"]))
         size = (path / "features.bin").stat().st_size
         if header["rows"] != images or size != 2 * images * sum(taps.widths):
@@ -366,7 +366,7 @@ def _load(path: Path, images: int) -> Features:
         if _checked(values) != header["check"]:
             raise ValueError("changed")
         return Features(values, taps, float(header["largest"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, UserError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"the stored features in {path} are damaged") from error
 
 

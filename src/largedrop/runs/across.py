@@ -13,7 +13,7 @@ from typing import Any
 
 from ..config import TUNED, Config
 from ..errors import UserError
-from ..files import is_leftover
+from ..files import is_leftover, read_json
 from .methods import METHODS
 from .record import Record, shown
 
@@ -147,14 +147,12 @@ class Across:
         }
 
     @classmethod
-    def from_json(cls, content: Any, where: str) -> Across:
+    def from_json(cls, content: dict[str, Any], where: str) -> Across:
         """Check ``content`` and make a result of it.
 
         Raises:
             UserError: it is of a newer version, or something is missing, out of range or contradictory.
         """
-        if not isinstance(content, dict):
-            raise UserError(f"{where}: holds no object")
         if isinstance(content.get("format"), int) and content["format"] > FORMAT:
             raise UserError(f"{where}: written by a newer largedrop (format {content['format']}, this reads {FORMAT})")
         every = content.get("seed") is None
@@ -193,13 +191,7 @@ class Across:
         Raises:
             UserError: it cannot be read, is damaged, or is not what its name says.
         """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path.name}: cannot be read: {error.strerror or error}") from error
-        except ValueError as error:
-            raise UserError(f"{path.name}: is not JSON: {error}") from error
-        found = cls.from_json(content, path.name)
+        found = cls.from_json(read_json(path, path.name), path.name)
         if found.stem != path.stem:
             raise UserError(f"{path.name}: its members make it {found.stem}; it was edited or renamed")
         return found
@@ -238,7 +230,7 @@ def read_across(places: Iterable[Path]) -> tuple[dict[str, Across], dict[str, st
                 try:
                     found[path.stem] = Across.read(path)
                 except UserError as error:
-                    damaged[path.name] = str(error).removeprefix(f"{path.name}: ").removeprefix(f"{path.name}, ")
+                    damaged[path.name] = str(error).removeprefix(path.name).lstrip(" :,")
     return found, damaged
 
 

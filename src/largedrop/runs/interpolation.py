@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import read_json
 
 __all__ = ["FILE", "KINDS", "Interpolation"]
 
@@ -54,14 +54,12 @@ class Interpolation:
         return {"format": FORMAT, "which": self.which, "alphas": list(self.alphas), **kinds}
 
     @classmethod
-    def from_json(cls, content: Any, where: str) -> Interpolation:
+    def from_json(cls, content: dict[str, Any], where: str) -> Interpolation:
         """Check ``content`` and make an interpolation of it.
 
         Raises:
             UserError: it is of a newer version, or something is missing or out of range.
         """
-        if not isinstance(content, dict):
-            raise UserError(f"{where}: holds no object")
         if isinstance(content.get("format"), int) and content["format"] > FORMAT:
             raise UserError(f"{where}: written by a newer largedrop (format {content['format']}, this reads {FORMAT})")
         try:
@@ -89,13 +87,7 @@ class Interpolation:
         Raises:
             UserError: it cannot be read or is damaged.
         """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path.name}: cannot be read: {error.strerror or error}") from error
-        except ValueError as error:
-            raise UserError(f"{path.name}: is not JSON: {error}") from error
-        return cls.from_json(content, path.name)
+        return cls.from_json(read_json(path, path.name), path.name)
 
 
 def check_alphas(alphas: Sequence[float], where: str = "interpolation") -> None:

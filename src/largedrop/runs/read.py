@@ -16,7 +16,7 @@ from typing import Any
 from .._version import __version__
 from ..config import ABOUT, PROTOCOL, Config, digest_of
 from ..errors import UserError
-from ..files import is_leftover
+from ..files import is_leftover, parse_json
 from .across import FOLDER as ACROSS
 from .across import Across, matched, read_across
 from .interpolation import FILE as INTERPOLATION
@@ -256,22 +256,21 @@ def _with_interpolation(run: Stored | Problem, path: Path) -> list[Stored | Prob
     try:
         return [replace(run, interpolation=Interpolation.read(path / INTERPOLATION))]
     except UserError as error:
-        return [run, Problem(f"{run.name}/{INTERPOLATION}", "damaged", str(error).removeprefix(f"{INTERPOLATION}: "))]
+        return [
+            run,
+            Problem(f"{run.name}/{INTERPOLATION}", "damaged", str(error).removeprefix(INTERPOLATION).lstrip(" :")),
+        ]
 
 
 def _parsed(file: str, content: bytes | OSError) -> dict[str, Any] | tuple[str, str]:
     if isinstance(content, OSError):
         return "damaged", f"{file} cannot be read: {content.strerror or content}"
     try:
-        parsed = json.loads(content)
-    except ValueError as error:
-        if not content.rstrip().endswith(b"}"):
+        return parse_json(content, file)
+    except UserError as error:
+        if error.__cause__ is not None and not content.rstrip().endswith(b"}"):  # it is no JSON
             return "half-written", f"{file} ends in the middle, after {len(content)} bytes"
-        told = str(error).partition("\n")[0]
-        return "damaged", f"{file} is not JSON: {told}"
-    if not isinstance(parsed, dict):
-        return "damaged", f"{file} holds no object"
-    return parsed
+        return "damaged", str(error)
 
 
 def _config(stored: dict[str, Any], folder: str) -> Config | tuple[str, str]:

@@ -1,4 +1,4 @@
-"""One row of results: what a method reached in a run; and the file that rows are kept in."""
+"""One row of results: what a method reached in a run; and the file that rows are written to."""
 
 from __future__ import annotations
 
