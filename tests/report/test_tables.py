@@ -10,7 +10,8 @@ from largedrop.report.columns import STARRED
 from largedrop.report.tables import best, compared_tables, notes
 from largedrop.report.text import render
 from largedrop.runs.record import Record
-from largedrop.selection.selection import Row, summarise
+from largedrop.selection.row import Row
+from largedrop.selection.selection import summarise
 
 
 def record(method: str, dropout: float, domain: str, seed: int, iid: float, ood: float) -> Record:

@@ -16,7 +16,7 @@ from ..runs.across import Across
 from ..runs.estimate import Estimate, estimate_json, percent, points
 from ..runs.record import shown
 from ..selection.groups import Setting
-from ..selection.selection import Row
+from ..selection.row import Row
 from .published import Beside
 
 __all__ = [

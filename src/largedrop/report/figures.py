@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 
 from ..runs.interpolation import KINDS
 from ..runs.methods import METHODS, PLAIN, Method, checkpoint_method, method_of
-from ..selection.averages import MOST_COMBINATIONS, combinations
 from ..selection.curves import Mean, names_of
 from ..selection.groups import FIT
-from ..selection.selection import Row
+from ..selection.row import Row, combinations
 from .drawing.clouds import Cloud, clouds_figure
 from .drawing.figures import Bar, Curve, Stop, alpha_figure, comparison_figure, paths_figure
 
@@ -34,6 +33,8 @@ _MOST_BARS = 40
 _MOST_PANELS = 8
 
 _MOST_CURVES = 6
+
+_MOST_COMBINATIONS = 2_000_000
 
 _MOST_POINTS = 1296
 """Points of a cloud of runs: what the paper draws, 6 settings on each of 4 test domains."""
@@ -63,8 +64,8 @@ def figures_of(rows: Sequence[Row], means: Sequence[Mean], name: str) -> tuple[d
         fits = [checkpoint_method(str(value)).label for name, value in items if name == FIT]
         title = ", ".join(filter(None, (*fits, members[0].group.without(FIT).others)))
         shown = [row for row in _of_figure_2(members) if row.centre]
-        if any(row.dots > MOST_COMBINATIONS for row in shown):
-            undrawn.append(f"clouds{f' of {title}' if title else ''}: more than {MOST_COMBINATIONS:,} combinations")
+        if any(row.dots > _MOST_COMBINATIONS for row in shown):
+            undrawn.append(f"clouds{f' of {title}' if title else ''}: more than {_MOST_COMBINATIONS:,} combinations")
         elif shown:
             clouds[title] = _clouds_of_settings(shown)
         main = _main(members)
@@ -130,7 +131,7 @@ def _clouds_of_settings(rows: Sequence[Row]) -> list[Cloud]:
             _short(row),
             _method(row),
             row.dropout,
-            row.averages.cloud(row.settings),
+            row.cloud(),
             row.centre,
             start=None if row.baseline or METHODS[row.method].across else plain,
         )

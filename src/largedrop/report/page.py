@@ -20,7 +20,7 @@ from ..files import write_text
 from ..runs.estimate import Estimate, duration, listing, percent, points
 from ..runs.methods import METHODS, PLAIN
 from ..runs.record import Record
-from ..selection.selection import Row
+from ..selection.row import Row
 from .columns import GAIN, OOD
 from .examples import Examples
 from .tables import COMPARED, best, notes

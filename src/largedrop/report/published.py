@@ -16,7 +16,7 @@ from ..errors import UserError, one_of
 from ..runs.estimate import Estimate, estimate_json, listing
 from ..runs.record import shown
 from ..selection.groups import Setting
-from ..selection.selection import Row
+from ..selection.row import Row
 
 __all__ = [
     *("DATASETS", "PROTOCOL", "SOURCE", "Beside", "Centre", "Published"),

@@ -15,7 +15,7 @@ from ..runs.record import shown
 from ..selection.averages import Missing, cut
 from ..selection.curves import Mean, names_of
 from ..selection.groups import Setting
-from ..selection.selection import Row
+from ..selection.row import Row
 from .columns import (
     CENTRE_IID,
     CENTRE_N,
@@ -112,9 +112,9 @@ def notes(rows: Sequence[Row]) -> list[str]:
         lines.append("One seed gives no standard error (–).")
     for row in rows:
         if not row.complete:
-            lines.append(
-                f"* {row.method}, dropout {row.dropout:g}: no record of {listing(_missing(row))}; {_used(row.n)}."
-            )
+            missing = _seeds((run.test_domain, run.seed) for run in row.missing)
+            told = listing([f"{domain} ({seeds})" for domain, seeds in missing.items()])
+            lines.append(f"* {row.method}, dropout {row.dropout:g}: no record of {told}; {_used(row.n)}.")
         gain, ood = row.gain, row.ood
         if ood and not row.baseline and any(row.baseline for row in rows) and (gain.n if gain else 0) < ood.n:
             lines.append(
@@ -254,10 +254,16 @@ def curves_table(means: Sequence[Mean]) -> Table:
 
 def missing_lines(missing: Iterable[Missing]) -> list[str]:
     """Missing runs by setting and test domain, with their seeds."""
-    seeds: dict[str, list[int]] = {}
-    for run in missing:
-        seeds.setdefault(f"{run.setting}; test domain {run.test_domain}", []).append(run.seed)
-    return [f"{name}, seed{'s'[: len(which) > 1]} {', '.join(map(str, which))}" for name, which in seeds.items()]
+    found = _seeds((f"{run.setting}; test domain {run.test_domain}", run.seed) for run in missing)
+    return [f"{name}, {seeds}" for name, seeds in found.items()]
+
+
+def _seeds(named: Iterable[tuple[str, int]]) -> dict[str, str]:
+    """The seeds of each name, in words: ``seeds 1, 2``."""
+    found: dict[str, list[int]] = {}
+    for name, seed in named:
+        found.setdefault(name, []).append(seed)
+    return {name: f"seed{'s'[: len(each) > 1]} {', '.join(map(str, each))}" for name, each in found.items()}
 
 
 def _missing_note(rows: Sequence[Row]) -> str:
@@ -279,14 +285,6 @@ def _chunks(domains: Sequence[str], width: int) -> list[list[str]]:
         chunks[-1].append(domain)
         left -= needs
     return chunks
-
-
-def _missing(row: Row) -> list[str]:
-    """The missing records, grouped: ``sketch (seeds 1, 2)``."""
-    seeds: dict[str, list[str]] = {}
-    for run in row.missing:
-        seeds.setdefault(run.test_domain, []).append(str(run.seed))
-    return [f"{domain} (seed{'s' if len(which) > 1 else ''} {', '.join(which)})" for domain, which in seeds.items()]
 
 
 def _used(n: int) -> str:

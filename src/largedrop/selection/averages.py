@@ -1,8 +1,7 @@
-"""Accuracies of a grid of runs as one array: their means over seeds, which of them are missing, and their clouds."""
+"""Accuracies of a grid of runs as one array: their means over seeds, and which of them are missing."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,13 +15,11 @@ from ..runs.estimate import Estimate
 from ..runs.record import Record
 from .groups import Setting, left_out, settings_of
 
-__all__ = ["MOST_COMBINATIONS", "Averages", "FloatArray", "Missing", "average", "combinations", "mean_over_seeds"]
+__all__ = ["Averages", "FloatArray", "Missing", "average", "cut", "mean_over_seeds"]
 
 
 FloatArray = npt.NDArray[np.float64]
 
-
-MOST_COMBINATIONS = 2_000_000
 
 MOST_NAMED = 12
 
@@ -89,34 +86,6 @@ class Averages:
         """(settings, D): which have a mean on which test domain, and so take part in choices and clouds."""
         return ~np.isnan(self.means[[self.index[setting] for setting in settings], :, 0])
 
-    def dots(self, settings: Iterable[Setting]) -> int:
-        """How many points ``cloud`` has."""
-        return math.prod(int(count) for count in self.there(settings).sum(0))
-
-    def cloud(self, settings: Sequence[Setting]) -> FloatArray:
-        """The combinations of some settings over all test domains, as (i.i.d., o.o.d.); see ``combinations``.
-
-        A setting takes part on the test domains where it has a mean; where a test domain has none there are no points,
-        (0, 2).
-        """
-        means = self.means[[self.index[setting] for setting in settings]]
-        return combinations([column[~np.isnan(column[:, 0])] for column in means.transpose(1, 0, 2)])
-
-    def centre(self, settings: Sequence[Setting]) -> tuple[Estimate, Estimate] | None:
-        """The centre of the cloud of some settings: i.i.d. and o.o.d. accuracy averaged over settings and test domains.
-
-        The mean of all combinations is the mean over test domains of the mean over settings, so none has to be made.
-        It is taken within each seed that has every run that takes part, then over those seeds. None where there is no
-        such seed, or a test domain has no setting.
-        """
-        there = self.there(settings)[:, :, None, None]
-        if not there.any(0).all():
-            return None
-        values = self.values[[self.index[setting] for setting in settings]]
-        by_seed = (np.where(there, values, 0.0).sum(0) / there.sum(0)).mean(0)
-        iid, ood = mean_over_seeds(by_seed[:, 0]), mean_over_seeds(by_seed[:, 1])
-        return None if iid is None or ood is None else (iid, ood)
-
 
 def average(
     records: Iterable[Record],
@@ -156,29 +125,6 @@ def average(
     means = np.where(usable[..., None], totals / np.maximum(counts, 1)[..., None], np.nan)
     missing = tuple(Missing(settings[k], tested[d], ages[s]) for k, d, s in np.argwhere(~there).tolist())
     return Averages(settings, tested, ages, values, means, missing, records, setting_of)
-
-
-def combinations(choices: Sequence[npt.ArrayLike], most: int | None = None) -> FloatArray:
-    """Every way to choose one setting for each test domain, averaged over the test domains (section 4.1, figure 2).
-
-    With 6 settings for each of 4 test domains these are the paper's 6⁴ = 1,296 dots.
-
-    Args:
-        choices: for each of D test domains the (i.i.d., o.o.d.) accuracies of its K settings, (K, 2); a (D, K, 2)
-            array where all have as many.
-        most: where there would be more, so many ways are drawn, always the same ones.
-
-    Returns:
-        (K^D, 2), or the product of the Ks where they differ; in the order of ``itertools.product(*choices)``.
-    """
-    arrays = [np.asarray(choice, dtype=np.float64) for choice in choices]
-    if most is not None and math.prod(map(len, arrays)) > most:
-        rng = np.random.Generator(np.random.Philox(key=0))
-        return np.asarray(np.mean([each[rng.integers(len(each), size=most)] for each in arrays], axis=0))
-    total = np.zeros((1, 2))
-    for each in arrays:
-        total = (total[:, None, :] + each[None, :, :]).reshape(-1, 2)
-    return total / len(arrays)
 
 
 def mean_over_seeds(values: FloatArray) -> Estimate | None:

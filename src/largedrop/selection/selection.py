@@ -6,131 +6,24 @@ Three rules, as Gulrajani & Lopez-Paz (2020, "In Search of Lost Domain Generaliz
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..config import TUNED
 from ..errors import UserError, one_of
-from ..runs.estimate import Estimate
 from ..runs.methods import METHODS
 from ..runs.record import Record
-from .averages import Averages, FloatArray, Missing, average, cut, mean_over_seeds
+from .averages import Averages, FloatArray, average, cut
 from .groups import FIT, Setting, groups, left_out
+from .row import Row
 
-__all__ = ["RULES", "Row", "select", "summarise"]
+__all__ = ["RULES", "select", "summarise"]
 
 
 RULES = ("iid", "leave-one-domain-out", "oracle")
 """``iid`` is the paper's and the default everywhere. ``oracle`` looks at the o.o.d. accuracy that it then reports."""
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """What one group of settings reaches when a rule chooses among them for each test domain.
-
-    Accuracies are first averaged over the test domains within each seed that has all of them, then over those seeds.
-
-    Attributes:
-        averages: of all settings that were chosen among.
-        rule: one of ``RULES``.
-        group: what the settings of the group have in common.
-        settings: those of the group.
-        chosen: by test domain the setting; a domain for which none could be chosen is absent.
-        plain: the same for plain fine-tuning with the same other settings; None where it is not there, and for plain
-            fine-tuning itself.
-        test_domains: D that the row is over, in the order of the grid.
-    """
-
-    averages: Averages
-    rule: str
-    group: Setting
-    settings: tuple[Setting, ...]
-    chosen: Mapping[str, Setting]
-    plain: Mapping[str, Setting] | None
-    test_domains: tuple[str, ...]
-
-    @property
-    def method(self) -> str:
-        """One of ``METHODS``."""
-        return self.group.method
-
-    @property
-    def dropout(self) -> float:
-        """Rate on the representation."""
-        return self.group.dropout
-
-    @property
-    def baseline(self) -> bool:
-        """Whether this is plain fine-tuning, against which gains are taken."""
-        return self.group.baseline
-
-    @cached_property
-    def domains(self) -> dict[str, Row]:
-        """The row of each test domain by itself."""
-        return {domain: replace(self, test_domains=(domain,)) for domain in self.test_domains}
-
-    @cached_property
-    def values(self) -> FloatArray:
-        """(D, S, 2): i.i.d. and o.o.d. accuracy of the chosen settings' runs, NaN where there is none."""
-        return self.averages.of(self.chosen, self.test_domains)
-
-    @cached_property
-    def iid(self) -> Estimate | None:
-        """I.i.d. accuracy; None where no seed has all test domains."""
-        return mean_over_seeds(self.values[:, :, 0].mean(0))
-
-    @cached_property
-    def ood(self) -> Estimate | None:
-        """O.o.d. accuracy; None where no seed has all test domains."""
-        return mean_over_seeds(self.values[:, :, 1].mean(0))
-
-    @cached_property
-    def gain(self) -> Estimate | None:
-        """O.o.d. accuracy minus that of plain fine-tuning, paired by test domain and seed.
-
-        What makes a seed's split easy or hard cancels. None for plain fine-tuning and where nothing can be paired.
-        """
-        if self.plain is None:
-            return None
-        return mean_over_seeds((self.values - self.averages.of(self.plain, self.test_domains))[:, :, 1].mean(0))
-
-    @property
-    def by_seed(self) -> dict[int, tuple[float, float]]:
-        """Seed → (i.i.d., o.o.d.) averaged over the test domains, for the seeds that have all of them."""
-        means = zip(self.averages.seeds, self.values.mean(0).tolist(), strict=True)
-        return {seed: (iid, ood) for seed, (iid, ood) in means if not np.isnan(iid)}
-
-    @property
-    def n(self) -> int:
-        """How many seeds have all test domains."""
-        return self.ood.n if self.ood else 0
-
-    @cached_property
-    def missing(self) -> tuple[Missing, ...]:
-        """The group's runs on the test domains that the grid has and the records lack."""
-        members = set(self.settings)
-        return tuple(
-            run for run in self.averages.missing if run.setting in members and run.test_domain in self.test_domains
-        )
-
-    @property
-    def complete(self) -> bool:
-        """Whether no run is missing."""
-        return not self.missing
-
-    @cached_property
-    def centre(self) -> tuple[Estimate, Estimate] | None:
-        """I.i.d. and o.o.d. accuracy of the cloud's centre, whatever was chosen; see ``Averages.centre``."""
-        return self.averages.centre(self.settings)
-
-    @property
-    def dots(self) -> int:
-        """How many points the cloud has."""
-        return self.averages.dots(self.settings)
 
 
 def select(averages: Averages, rule: str = "iid", *, tuned: Iterable[str] = TUNED) -> list[Row]:
