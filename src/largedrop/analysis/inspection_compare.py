@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from .._version import __version__
 from ..errors import UserError
@@ -16,9 +15,6 @@ from ..runs.record import shown
 from .inspection import Inspection
 
 __all__ = ["Column", "Comparison", "compare_inspections", "inspection_json"]
-
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -39,25 +35,15 @@ class Column:
 
     def estimate(self, name: str) -> Estimate | None:
         """Mean over the test domains within each seed, then over seeds; None where a run lacks the number."""
-        table = [[each.numbers.get(name) for each in seed] for seed in self.runs]
-        if any(value is None for seed in table for value in seed):
-            return None
-        return Estimate.of([float(np.mean([value for value in seed if value is not None])) for seed in table])
+        return next(iter(self.curve(lambda each: [each.numbers[name]] if name in each.numbers else None)), None)
 
-    def curve(self, values: Callable[[Inspection], Sequence[float] | None]) -> tuple[FloatArray, FloatArray | None]:
-        """The same for a curve: its mean (n,), and its standard errors, None of a single seed.
-
-        Curves of different lengths are cut to the shortest; where a run has none, the mean is empty.
-        """
-        table = [[values(each) for each in seed] for seed in self.runs]
-        known = [[list(curve) for curve in seed if curve is not None] for seed in table]
-        if any(len(there) < len(seed) for there, seed in zip(known, table, strict=True)):
-            return np.empty(0), None
-        size = min(len(curve) for seed in known for curve in seed)
-        by_seed = np.array([np.mean([curve[:size] for curve in seed], axis=0) for seed in known])
-        count = len(by_seed)
-        error = by_seed.std(axis=0, ddof=1) / np.sqrt(count) if count > 1 else None
-        return by_seed.mean(axis=0), error
+    def curve(self, values: Callable[[Inspection], Sequence[float] | None]) -> list[Estimate]:
+        """The same for each point of a curve, up to the end of the shortest; none where a run has none."""
+        table = [[curve for each in seed if (curve := values(each)) is not None] for seed in self.runs]
+        if any(len(curves) < len(seed) for curves, seed in zip(table, self.runs, strict=True)):
+            return []
+        by_seed = [[float(np.mean(point)) for point in zip(*curves, strict=False)] for curves in table]
+        return [found for point in zip(*by_seed, strict=False) if (found := Estimate.of(point))]
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from ..runs.estimate import Estimate, estimate_json, listing, percent, points
 from ..runs.methods import METHODS, PLAIN, method_of
 from ..runs.record import Record
 from ..selection.selection import summarise
-from .drawing.panels import legend_below, panels_of
-from .drawing.style import INK
+from .drawing.panels import draw_line, legend_below, panels_of
+from .drawing.style import GREY, INK
 from .text import Table, render
 
 __all__ = ["CAVEAT", "advice_figure", "advice_json", "auto_lines", "heading", "render_advice"]
@@ -39,7 +39,13 @@ _HEADINGS = {
     "cannot tell": "These data cannot tell whether dropout helps; dropout {rate:g} is where to start.",
 }
 
-IID, OOD = PLAIN.colour, METHODS[PLAIN.name].colour
+_IID: dict[str, Any] = {"color": PLAIN.colour, "marker": PLAIN.marker, "markersize": 5, "linewidth": 1.8}
+
+_OOD: dict[str, Any] = {**_IID, "color": METHODS[PLAIN.name].colour, "marker": METHODS[PLAIN.name].marker}
+
+_ONE: dict[str, Any] = {"color": _OOD["color"], "linewidth": 0.9, "alpha": 0.55}
+
+_ADVISED: dict[str, Any] = {"color": INK, "linewidth": 1.2, "linestyle": (0, (4, 3))}
 
 
 def heading(advice: Advice) -> str:
@@ -82,10 +88,10 @@ def advice_json(advice: Advice) -> dict[str, Any]:
         "rates": [
             {
                 **_point_json(curves.point(rate)),
-                "iid_accuracies": curves.iid[place].tolist(),
-                "held_out_domain_accuracies": dict(zip(curves.held_out, curves.ood[place].tolist(), strict=True)),
+                "iid_accuracies": curves.iid[index].tolist(),
+                "held_out_domain_accuracies": dict(zip(curves.held_out, curves.ood[index].tolist(), strict=True)),
             }
-            for place, rate in enumerate(curves.rates)
+            for index, rate in enumerate(curves.rates)
         ],
     }
 
@@ -93,37 +99,34 @@ def advice_json(advice: Advice) -> dict[str, Any]:
 def advice_figure(advice: Advice, *, title: str = "") -> Figure:
     """Accuracy over the rates (mean ± standard error, and each held-out domain), and the gain over no dropout."""
     curves = advice.curves
-    place = np.array([_across(rate) for rate in curves.rates])
+    at = [_across(rate) for rate in curves.rates]
     held = len(curves.held_out)
     names = ["accuracy of linear heads", *(["gain on the domain held out"] if held else [])]
     figure, panels = panels_of(names, title, width=4.3, height=3.5)
     accuracy = panels[0]
-    _curve(accuracy, place, [curves.point(rate).iid for rate in curves.rates], IID, "o", "iid")
+    means = [curves.point(rate) for rate in curves.rates]
+    draw_line(accuracy, at, [each.iid for each in means], name="iid", **_IID)
     if held:
-        _curve(accuracy, place, [curves.point(rate).ood for rate in curves.rates], OOD, "D", "ood")
+        draw_line(accuracy, at, [each.ood for each in means if each.ood], name="ood", **_OOD)
         for number, domain in enumerate(curves.held_out):
-            _thin(accuracy, place, curves.ood[:, number].mean(1), domain)
-            _thin(panels[1], place, curves.gains[:, number].mean(1), domain)
+            for axes, values in zip(panels, (curves.ood, curves.gains), strict=True):
+                axes.plot(at, 100 * values[:, number].mean(1), zorder=2.5, gid=f"domain {domain}", **_ONE)
         zero = Estimate(0.0, 0.0 if held > 1 else None, held)
-        _curve(panels[1], place, [curves.point(rate).gain or zero for rate in curves.rates], OOD, "D", "gain")
-        panels[1].axhline(0, color="#999999", linewidth=1, zorder=1)
+        draw_line(panels[1], at, [each.gain or zero for each in means], name="gain", **_OOD)
+        panels[1].axhline(0, color=GREY, linewidth=1, zorder=1)
         panels[1].set_ylabel("gain over no dropout (points)")
-        _name_lines(panels[1], place, {d: float(curves.gains[-1, n].mean()) for n, d in enumerate(curves.held_out)})
+        _name_lines(panels[1], at, {d: float(curves.gains[-1, n].mean()) for n, d in enumerate(curves.held_out)})
     accuracy.set_ylabel("accuracy (%)")
     for axes in panels:
-        axes.set_xticks(place, [f"{rate:g}" for rate in curves.rates])
+        axes.set_xticks(at, [f"{rate:g}" for rate in curves.rates])
         axes.set_xlabel("dropout")
         if advice.rate <= curves.rates[-1]:
-            axes.axvline(_across(advice.rate), color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
-    handles = [Line2D([], [], color=IID, marker="o", markersize=5, linewidth=1.8, label="i.i.d., mean ± s.e.")]
+            axes.axvline(_across(advice.rate), zorder=1, **_ADVISED)
+    legend: dict[str, dict[str, Any]] = {"i.i.d., mean ± s.e.": _IID}
     if held:
-        handles += [
-            Line2D([], [], color=OOD, marker="D", markersize=5, linewidth=1.8, label="domain held out, mean ± s.e."),
-            Line2D([], [], color=OOD, linewidth=0.9, alpha=0.55, label="each domain held out"),
-        ]
-    dashes: dict[str, Any] = {"color": INK, "linewidth": 1.2, "linestyle": (0, (4, 3))}
-    handles.append(Line2D([], [], label=f"advised: {advice.rate:g}", **dashes))
-    legend_below(figure, handles, len(panels))
+        legend |= {"domain held out, mean ± s.e.": _OOD, "each domain held out": _ONE}
+    legend[f"advised: {advice.rate:g}"] = _ADVISED
+    legend_below(figure, [Line2D([], [], label=name, **look) for name, look in legend.items()], len(panels))
     return figure
 
 
@@ -149,22 +152,7 @@ def _across(rate: float) -> float:
     return float(-np.log2(1 - rate))
 
 
-def _curve(
-    axes: Axes, place: np.ndarray[Any, Any], estimates: list[Estimate | None], colour: str, marker: str, name: str
-) -> None:
-    found = [each for each in estimates if each is not None]
-    mean = 100 * np.array([each.mean for each in found])
-    axes.plot(place, mean, color=colour, marker=marker, markersize=5, linewidth=1.8, zorder=4, gid=name)
-    if all(each.error is not None for each in found):
-        error = 100 * np.array([each.error for each in found])
-        axes.fill_between(place, mean - error, mean + error, color=colour, alpha=0.18, linewidth=0, zorder=2)
-
-
-def _thin(axes: Axes, place: np.ndarray[Any, Any], values: np.ndarray[Any, Any], domain: str) -> None:
-    axes.plot(place, 100 * values, color=OOD, linewidth=0.9, alpha=0.55, zorder=3, gid=f"domain {domain}")
-
-
-def _name_lines(axes: Axes, place: np.ndarray[Any, Any], ends: dict[str, float]) -> None:
+def _name_lines(axes: Axes, at: Sequence[float], ends: dict[str, float]) -> None:
     """The domains' names at the right end of their lines, moved apart where they would overlap."""
     low, high = axes.get_ylim()
     apart, before = 0.06 * (high - low), -np.inf
@@ -172,7 +160,7 @@ def _name_lines(axes: Axes, place: np.ndarray[Any, Any], ends: dict[str, float])
         before = max(100 * end, before + apart)
         axes.annotate(
             domain,
-            (place[-1], before),
+            (at[-1], before),
             (6, 0),
             textcoords="offset points",
             va="center",

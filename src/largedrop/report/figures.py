@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..runs.interpolation import KINDS
 from ..runs.methods import METHODS, PLAIN, Method, checkpoint_method, method_of
 from ..selection.curves import Mean, names_of
 from ..selection.groups import FIT
@@ -86,7 +85,7 @@ def figures_of(rows: Sequence[Row], means: Sequence[Mean], name: str) -> tuple[d
     if len(means) > _MOST_CURVES:
         undrawn.append(f"alpha: {len(means)} fine-tunings are too many; report fewer settings at once")
     elif means:
-        curves = [_curve(mean, name) for mean, name in zip(means, names_of(means), strict=True)]
+        curves = [_curve(mean, which) for mean, which in zip(means, names_of(means), strict=True)]
         figures["alpha"] = alpha_figure(curves, title=f"{name}: interpolation")
     bars = [row for row in rows if row.ood]
     if not bars or len(bars) > _MOST_BARS:
@@ -186,15 +185,4 @@ def _method(row: Row) -> Method:
 
 
 def _curve(mean: Mean, name: str) -> Curve:
-    """A curve of figure 1: o.o.d. accuracies, with standard errors where there are several seeds."""
-    heights = {kind: [pair[1].mean for pair in mean.estimates[kind]] for kind in KINDS}
-    errors = {kind: [pair[1].error for pair in mean.estimates[kind]] for kind in KINDS}
-    known = {kind: None if None in found else [error or 0.0 for error in found] for kind, found in errors.items()}
-    return Curve(
-        name,
-        mean.alphas,
-        heights["weights"],
-        heights["representations"],
-        known["weights"],
-        known["representations"],
-    )
+    return Curve(name, mean.alphas, {kind: [ood for _, ood in pairs] for kind, pairs in mean.estimates.items()})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,12 +14,13 @@ from rich.console import Console
 
 from ..analysis.inspection import KINDS, Inspection
 from ..analysis.inspection_compare import Column, Comparison
-from ..analysis.richness import PROBE_SHARES, Richness
+from ..analysis.richness import PROBE_SHARES
 from ..errors import UserError
 from ..runs.estimate import Estimate, listing, percent
+from ..runs.interpolation import KINDS as INTERPOLATED
 from ..runs.methods import method_of
 from .drawing.figures import Curve, alpha_figure
-from .drawing.panels import legend_below, panels_of
+from .drawing.panels import draw_line, legend_below, panels_of
 from .drawing.style import face_of
 from .text import Table, render
 
@@ -110,9 +111,8 @@ def interpolation_figure(comparison: Comparison, *, title: str = "") -> Figure:
             )
         if not alphas or None in found:
             continue
-        weights, weights_error = column.curve(lambda each: _ood(each, "weights"))
-        mixed, mixed_error = column.curve(lambda each: _ood(each, "representations"))
-        curves.append(Curve(_rate_name(column), alphas[0], weights, mixed, weights_error, mixed_error))
+        ood = {kind: column.curve(partial(_ood, kind=kind)) for kind in INTERPOLATED}
+        curves.append(Curve(_rate_name(column), alphas[0], ood))
     return alpha_figure(curves, title=title)
 
 
@@ -127,39 +127,24 @@ def _draw_kept(axes: Axes, column: Column, kind: str) -> None:
     def smallest(each: Inspection) -> tuple[float, ...] | None:
         return each.richness[kind].kept_smallest if each.richness else None
 
-    shares = 100 * np.array(_first(column, kind).shares)
+    shares = [100 * share for share in column.runs[0][0].richness[kind].shares]
     look = _look(column)
-    for values, style in ((kept, "-"), (smallest, "--")):
-        mean, error = column.curve(values)
-        drawn = {**look, "linestyle": style, "marker": look["marker"] if style == "-" else "none"}
-        axes.plot(shares, 100 * mean, gid=f"{kind} {column.dropout:g} {style}", **drawn)
-        if error is not None:
-            axes.fill_between(
-                shares, 100 * (mean - error), 100 * (mean + error), color=look["color"], alpha=0.15, linewidth=0
-            )
+    draw_line(axes, shares, column.curve(kept), name=f"{kind} {column.dropout:g} random", **look)
+    look |= {"linestyle": "--", "marker": "none"}
+    draw_line(axes, shares, column.curve(smallest), name=f"{kind} {column.dropout:g} largest first", **look)
 
 
 def _draw_spectrum(axes: Axes, column: Column) -> None:
     def spectrum(each: Inspection) -> list[float] | None:
-        if not each.richness:
-            return None
-        values = np.array(each.richness["ood"].singular_values)
-        share: list[float] = (100 * values / values.sum()).tolist()
-        return share
+        values = each.richness["ood"].singular_values if each.richness else ()
+        total = sum(values)
+        return [value / total for value in values] or None
 
-    mean, _ = column.curve(spectrum)
+    found = column.curve(spectrum)
     # The last ones are 0 up to rounding: the mean has been taken away.
-    shown = mean[mean > 1e-6 * mean.max()]
-    axes.plot(
-        np.arange(1, len(shown) + 1),
-        shown,
-        gid=f"spectrum {column.dropout:g}",
-        **{**_look(column), "marker": "none"},
-    )
-
-
-def _first(column: Column, kind: str) -> Richness:
-    return column.runs[0][0].richness[kind]
+    shown = [each for each in found if each.mean > 1e-6 * found[0].mean]
+    look = {**_look(column), "marker": "none"}
+    draw_line(axes, range(1, len(shown) + 1), shown, name=f"spectrum {column.dropout:g}", band=False, **look)
 
 
 def _look(column: Column) -> dict[str, Any]:

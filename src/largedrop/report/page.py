@@ -168,7 +168,10 @@ def write_page(
         finding=_prose(headline(rows)) + ".",
         lead=_prose(details(rows)),
         tiles=_tiles(rows),
-        compared=_compared(rows, records, dataset),
+        dataset=dataset,
+        count=len(rows),
+        seeds=len({record.seed for record in records}),
+        complete=all(row.complete for row in rows),
         overall=_scores(rows),
         notes=notes(rows),
         tested=tested,
@@ -207,7 +210,7 @@ def _said(number: str) -> str:
 
 
 def _called(row: Row) -> str:
-    return "plain fine-tuning" if row.baseline else f"{row.method} with dropout {row.dropout:g}"
+    return PLAIN.label if row.baseline else f"{METHODS[row.method].label} with dropout {row.dropout:g}"
 
 
 def _tiles(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
@@ -220,21 +223,6 @@ def _tiles(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
         for kind, name, each in (("", PLAIN.label, baseline), ("main", f"dropout {row.dropout:g}", row))
     ]
     return [*tiles, ("", "gain", _said(points(row.gain)), "points, paired by seed")]
-
-
-def _compared(rows: Sequence[Row], records: Sequence[Record], dataset: Mapping[str, Any]) -> str:
-    tested = rows[0].test_domains
-    seeds = len({record.seed for record in records})
-    each = f"{'' if all(row.complete for row in rows) else 'up to '}{seeds} seed{'' if seeds == 1 else 's'} each"
-    others = len(dataset["domains"]) - 1
-    trained = f"on the {others} other domains" if others > 1 else "on the other domains"
-    return (
-        f"A pretrained network was adapted to {dataset['name']} {trained} and then tested on the "
-        f"domain it had never seen: {listing(tested)}{', each in its turn' if len(tested) > 1 else ''}. "
-        f"{len(rows)} methods and dropout rates, {each}: {len(records)} results. Every training keeps the checkpoint "
-        "with the best i.i.d. accuracy, measured on held-out images of the training domains. The test domain gives "
-        "the o.o.d. accuracy and nothing else: it is never used to train, nor to choose a checkpoint or a setting."
-    )
 
 
 def _scores(rows: Sequence[Row]) -> list[_Cells]:

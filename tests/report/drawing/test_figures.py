@@ -52,10 +52,12 @@ def test_labels_of_rates_do_not_overlap_each_other() -> None:
 
 
 def test_interpolation_of_weights_is_dashed_and_of_representations_solid() -> None:
-    curves = [
-        Curve("mild", [0, 0.5, 1], [0.4, 0.5, 0.45], [0.4, 0.52, 0.45], [0.01] * 3, [0.01] * 3),
-        Curve("harsh", [0, 1], [0.3, 0.45], [0.3, 0.45]),
-    ]
+    def line(*means: float, error: float | None) -> list[Estimate]:
+        return [Estimate(mean, error, 3 if error else 1) for mean in means]
+
+    mild = {"weights": line(0.4, 0.5, 0.45, error=0.01), "representations": line(0.4, 0.52, 0.45, error=0.01)}
+    harsh = dict.fromkeys(mild, line(0.3, 0.45, error=None))
+    curves = [Curve("mild", [0, 0.5, 1], mild), Curve("harsh", [0, 1], harsh)]
     figure = alpha_figure(curves, title="figure 1")
     found = by_gid(figure, 0)
     np.testing.assert_allclose(found["mild: weights"].get_xydata(), [[0, 40], [0.5, 50], [1, 45]])

@@ -20,7 +20,7 @@ from matplotlib.patheffects import Normal, Stroke
 from ...errors import UserError
 from ...runs.estimate import Estimate
 from ...runs.methods import METHODS, PLAIN, Method, method_of
-from .panels import columns_of, draw_mean, label_axes, legend_below, marker_of, panels_of, share_axes
+from .panels import columns_of, draw_line, draw_mean, label_axes, legend_below, marker_of, panels_of, share_axes
 from .style import GREY, IID, INK, OOD, face_of
 
 __all__ = ["Bar", "Curve", "Stop", "alpha_figure", "comparison_figure", "paths_figure"]
@@ -47,18 +47,12 @@ class Curve:
     Attributes:
         name: stands in the legend.
         alphas: (n,), ascending in [0, 1].
-        weights: (n,), o.o.d. accuracy of the interpolated weights, fractions.
-        representations: (n,), of the interpolated representations and last layers.
-        weights_error: (n,) standard errors, or None.
-        representations_error: (n,) standard errors, or None.
+        ood: by what is interpolated, o.o.d. accuracy at each α.
     """
 
     name: str
-    alphas: npt.ArrayLike
-    weights: npt.ArrayLike
-    representations: npt.ArrayLike
-    weights_error: npt.ArrayLike | None = None
-    representations_error: npt.ArrayLike | None = None
+    alphas: Sequence[float]
+    ood: Mapping[str, Sequence[Estimate]]
 
 
 @dataclass(frozen=True)
@@ -108,17 +102,10 @@ def alpha_figure(curves: Sequence[Curve], *, title: str = "") -> Figure:
     figure, (axes,) = panels_of([""], title, width=max(4.8, 1.4 + 0.15 * longest), height=3.4)
     handles = [Line2D([], [], label=what, **_curve_look(what, GREY)) for what in _KINDS]
     for curve, colour in zip(curves, cycle(_CURVE_COLOURS), strict=False):
-        alphas = np.asarray(curve.alphas, dtype=np.float64)
         handles.append(Line2D([], [], label=curve.name, color=colour, linewidth=3))
-        for what, values, error in (
-            ("representations", curve.representations, curve.representations_error),
-            ("weights", curve.weights, curve.weights_error),
-        ):
-            height = 100 * np.asarray(values, dtype=np.float64)
-            axes.plot(alphas, height, gid=f"{curve.name}: {what}", zorder=3, **_curve_look(what, colour))
-            if error is not None:
-                half = 100 * np.asarray(error, dtype=np.float64)
-                axes.fill_between(alphas, height - half, height + half, color=colour, alpha=0.15, linewidth=0)
+        for what in _KINDS:
+            look = _curve_look(what, colour)
+            draw_line(axes, curve.alphas, curve.ood[what], name=f"{curve.name}: {what}", **look)
     axes.set_xticks(np.linspace(0, 1, 6))
     label_axes([axes], "α  (0: fine-tuned, 1: pretrained)", OOD)
     legend_below(figure, handles, 1)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ from ...runs.estimate import Estimate
 from ...runs.methods import Method
 from .style import GREY, edge_of
 
-__all__ = ["columns_of", "draw_mean", "label_axes", "legend_below", "marker_of", "panels_of", "share_axes"]
+__all__ = ["columns_of", "draw_line", "draw_mean", "label_axes", "legend_below", "marker_of", "panels_of", "share_axes"]
 
 
 def panels_of(
@@ -113,6 +114,17 @@ def draw_mean(axes: Axes, method: Method, across: Estimate, up: Estimate | float
         capsize=2.5,
         zorder=3,
     )
+
+
+def draw_line(
+    axes: Axes, at: Sequence[float], up: Sequence[Estimate], *, name: str, color: str, band: bool = True, **look: Any
+) -> None:
+    """A line through estimates, (n,), in %, with a band of one standard error where all have one."""
+    mean = 100 * np.array([each.mean for each in up])
+    axes.plot(at, mean, color=color, gid=name, zorder=3, **look)
+    if band and all(each.error is not None for each in up):
+        error = 100 * np.array([each.error for each in up])
+        axes.fill_between(at, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
 
 
 def share_axes(all_axes: Sequence[Axes]) -> None:
