@@ -24,16 +24,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from largedrop.config import make_config
+from largedrop.config import Config, make_config
 from largedrop.data import Dataset, open_dataset
 from largedrop.data.sampling import batch_indices
 from largedrop.data.views.batches import open_views
-from largedrop.linear.problem import LinearSetting, Problem
+from largedrop.linear.problem import Problem
 from largedrop.linear.sgd.result import LinearResult
 from largedrop.linear.sgd.train import train_linear
 from largedrop.runs.checkpoint import read_tensors, write_tensors
@@ -78,7 +79,7 @@ class Spent:
 class Loop:
     """One setting in plain PyTorch."""
 
-    def __init__(self, problem: Problem, features: Tensor, setting: LinearSetting, form: dict[str, bool]) -> None:
+    def __init__(self, problem: Problem, features: Tensor, setting: Config, form: dict[str, bool]) -> None:
         self.problem, self.features, self.setting = problem, features, setting
         self.labels = torch.from_numpy(problem.labels)
         self.layer = torch.nn.Linear(features.shape[1], problem.classes)
@@ -98,7 +99,7 @@ class Loop:
     def _steps(self, first: int, batches: list[Tensor]) -> None:
         setting = self.setting
         for step, batch in enumerate(batches, first):
-            self.optimizer.param_groups[0]["lr"] = setting.lr * setting.factor(step)
+            self.optimizer.param_groups[0]["lr"] = setting.lr * setting.lr_factor(step)
             x = F.dropout(self.features[batch], setting.dropout)
             loss = F.cross_entropy(self.layer(x), self.labels[batch])
             self.optimizer.zero_grad()
@@ -136,7 +137,7 @@ def main() -> None:
         features = features_of(data, chosen.size, path)
     splits = [(domain, seed) for domain in data.domains[: chosen.domains] for seed in range(chosen.seeds)]
     tasks = [
-        (problem, LinearSetting("probe", rate, lr, decay, seed, steps=chosen.steps))
+        (problem, probe(data, domain, seed=seed, dropout=rate, lr=lr, weight_decay=decay, steps=chosen.steps))
         for domain, seed in splits
         for problem in [Problem.of([features], [features.shape[1]], data, data.split(domain, seed))]
         for rate in RATES
@@ -146,13 +147,20 @@ def main() -> None:
     compare(chosen, tasks, features)
 
 
-def compare(chosen: argparse.Namespace, tasks: list[tuple[Problem, LinearSetting]], features: Tensor) -> None:
+def probe(data: Dataset, domain: str, **settings: Any) -> Config:
+    """By the paper's protocol."""
+    return make_config(
+        "paper", data=data.name, fingerprint=data.fingerprint, test_domain=domain, fit="probe", **settings
+    )
+
+
+def compare(chosen: argparse.Namespace, tasks: list[tuple[Problem, Config]], features: Tensor) -> None:
     """Time ours whole and the loop in part, in turn, and compare what they reach."""
     table = features.float()
     problem = tasks[0][0]
 
     def loop(rate: float, form: dict[str, bool]) -> Spent:
-        side = Loop(problem, table, LinearSetting("probe", rate, 1e-3, 5e-5, 0, steps=chosen.steps), form)
+        side = Loop(problem, table, replace(tasks[0][1], dropout=rate, lr=1e-3, weight_decay=5e-5, seed=0), form)
         side.run(0, 20)
         return side.run(20, 20 + chosen.loop_steps).times(1 / chosen.loop_steps)
 
@@ -199,7 +207,7 @@ def compare(chosen: argparse.Namespace, tasks: list[tuple[Problem, LinearSetting
     report("linear_sweep", output, chosen.json)
 
 
-def _train_into(found: list[LinearResult], tasks: list[tuple[Problem, LinearSetting]]) -> None:
+def _train_into(found: list[LinearResult], tasks: list[tuple[Problem, Config]]) -> None:
     found.extend(train_linear(tasks))
 
 
@@ -215,7 +223,7 @@ def _ratios(name: str, seconds: list[tuple[float, float]]) -> dict[str, object]:
 
 
 def differences(
-    tasks: list[tuple[Problem, LinearSetting]],
+    tasks: list[tuple[Problem, Config]],
     table: Tensor,
     results: list[LinearResult],
     count: int,

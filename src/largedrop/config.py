@@ -268,6 +268,12 @@ class Config:
         return {name: getattr(self, name) for name, about in ABOUT.items() if not about.names}
 
     @property
+    def family_key(self) -> tuple[object, ...]:
+        """What all runs share that differ in what is tuned, in their test domain and in their seed alone."""
+        same = (value for name, value in self.settings.items() if name not in TUNED)
+        return self.fingerprint, self.dropout, *same
+
+    @property
     def network_key(self) -> tuple[object, ...]:
         """What the network is built of, and computes with, besides the values of its weights."""
         return (*(getattr(self, name) for name in _NETWORK), self.weights == "random")

@@ -10,12 +10,9 @@ import pytest
 import torch
 
 import largedrop as ld
-from largedrop.config import Config
 from largedrop.data.sampling import batch_indices
 from largedrop.errors import UserError
-from largedrop.linear.problem import LinearSetting, Problem
-
-SETTING = LinearSetting("probe", 0.5, 1e-2, 1e-4, 3)
+from largedrop.linear.problem import Problem
 
 
 def make(data: ld.Dataset, **changes: Any) -> Problem:
@@ -56,26 +53,6 @@ def test_a_training_view_is_drawn_for_each_image_and_step(data: ld.Dataset) -> N
 )
 def test_how_a_fit_reads_the_taps(data: ld.Dataset, widths: tuple[int, ...], fit: str, taps: tuple[int, int]) -> None:
     assert make(data, widths=widths, views=(torch.zeros(len(data), sum(widths)),)).taps(fit) == taps
-
-
-def test_the_schedule_is_that_of_a_config() -> None:
-    setting = replace(SETTING, steps=100, decay_at=0.07, decay_again_at=0.9, eval_every=30)
-    config = Config("d", "f", "t", steps=100, decay_at=0.07, decay_again_at=0.9, eval_every=30)
-    assert setting.evaluations == config.evaluations == (30, 60, 90, 100)
-    factors = [setting.factor(step) for step in range(100)]
-    assert config.milestones == (7, 90)
-    assert factors == pytest.approx([1.0] * 7 + [0.1] * 83 + [0.01] * 10)
-
-
-def test_everything_wrong_with_a_setting_is_said_at_once() -> None:
-    with pytest.raises(UserError) as error:
-        LinearSetting("ridge", 1.0, 0, 1e-4, 3, steps=2.5)  # type: ignore[arg-type]
-    assert str(error.value) == (
-        "fit must be 'linear' or 'probe', not 'ridge'; dropout must be in [0, 1), not 1.0; lr must be above 0, not 0; "
-        "steps must be a whole number, 1 or more, not 2.5"
-    )
-    with pytest.raises(UserError, match=r"weight_decay must be 0 or more, not nan"):
-        replace(SETTING, weight_decay=float("nan"))
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config import LINEAR, Config
+from ..config import Config, make_config
 from ..data.dataset import Dataset, IntArray
 from ..data.random import generator
 from ..errors import UserError
-from ..linear.problem import LinearSetting, Problem
+from ..linear.problem import Problem
 from ..linear.sgd.train import train_linear
 from ..linear.solver.solve import MOST_CLASSES, solve_probes
 from ..models.dropout import check_rate
@@ -246,21 +246,20 @@ def _heads(
     inputs, labels = torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]).numpy()
     ends = np.cumsum([len(y) for _, y in parts])
     spans = [np.arange(end - len(y), end, dtype=np.int64) for end, (_, y) in zip(ends, parts, strict=True)]
-    schedule = LINEAR["short"]
+    config = make_config(
+        **{"data": "", "fingerprint": "", "test_domain": ""}, fit="probe", weight_decay=decay, seed=seed
+    )
     tasks = []
     for subset in subsets:
         train = tuple(spans[place] for place in subset)
         some = train[0][:1]  # nothing is selected here
         problem = Problem((inputs,), (inputs.shape[1],), labels, train, some, np.zeros_like(some), some, classes)
-        for rate in rates:
-            steps = schedule["steps"]
-            setting = LinearSetting("probe", rate, schedule["lr"], decay, seed, steps=steps, eval_every=steps)
-            tasks.append((problem, setting))
+        tasks += [(problem, replace(config, dropout=rate, eval_every=config.steps)) for rate in rates]
     results = train_linear(tasks)
     if any(result.diverged_at is not None for result in results):
-        raise UserError(f"linear heads diverge on these features at a learning rate of {schedule['lr']:g}")
+        raise UserError(f"linear heads diverge on these features at a learning rate of {config.lr:g}")
     note = (
-        f"With {classes} classes the heads were trained by {schedule['steps']:,} steps of gradient descent, and not to "
+        f"With {classes} classes the heads were trained by {config.steps:,} steps of gradient descent, and not to "
         "convergence; fine-tuning more or less long may want another rate."
     )
     return _by_subset([(result.last_model.weight, result.last_model.bias) for result in results], len(rates)), [note]

@@ -1,11 +1,9 @@
-"""What a linear model is trained on, and how: one split of a dataset's features, and one setting."""
+"""What a linear model is trained on: one split of a dataset's features."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +14,7 @@ from ..data.random import generator
 from ..data.sampling import batches
 from ..errors import UserError
 
-__all__ = ["FITS", "LinearSetting", "Problem"]
+__all__ = ["FITS", "Problem"]
 
 
 FITS = ("linear", "probe")
@@ -110,81 +108,3 @@ class Problem:
                 drawn = generator("linear view", seed, step).integers(1, len(self.views), images.shape[1])
                 views[step - first] = drawn
         return images, views
-
-
-@dataclass(frozen=True)
-class LinearSetting:
-    """How a linear model is trained; each field as in ``config.Config``. The defaults are the paper's protocol.
-
-    Attributes:
-        fit: ``linear`` (v, V and b are trained) or ``probe`` (V and b, on the last tap).
-        dropout: share λ of the units of Φ̃ that are zeroed in training, in [0, 1).
-        lr: learning rate.
-        weight_decay: L2 coefficient, on all that is trained.
-        seed: of V and b, the order of the images, their views and the masks.
-        momentum: of SGD.
-        steps: of the optimiser.
-        batch: images from each training domain in a batch.
-        decay_at: share of the steps after which the learning rate is multiplied by 0.1; 1 for never.
-        decay_again_at: share after which it is multiplied by 0.1 once more; 1 for never.
-        eval_every: steps between two evaluations.
-
-    Raises:
-        UserError: fields out of range, all of them in one line.
-    """
-
-    fit: str
-    dropout: float
-    lr: float
-    weight_decay: float
-    seed: int
-    momentum: float = 0.9
-    steps: int = 10_000
-    batch: int = 32
-    decay_at: float = 0.5
-    decay_again_at: float = 1.0
-    eval_every: int = 300
-
-    def __post_init__(self) -> None:
-        wrong = [
-            f"{name} must be {wanted}, not {value!r}"
-            for name, (low, low_in, high, high_in, wanted) in _RANGES.items()
-            for value in [getattr(self, name)]
-            if isinstance(value, bool)
-            or not isinstance(value, int if name in _WHOLE else (int, float))
-            or not (low <= value if low_in else low < value)
-            or not (value <= high if high_in else value < high)
-        ]
-        if self.fit not in FITS:
-            wrong.insert(0, f"fit must be 'linear' or 'probe', not {self.fit!r}")
-        if wrong:
-            raise UserError("; ".join(wrong))
-        for entry in fields(self):
-            if entry.type == "float":
-                object.__setattr__(self, entry.name, float(getattr(self, entry.name)))
-
-    @property
-    def evaluations(self) -> tuple[int, ...]:
-        """Numbers of finished steps at which the model is evaluated; the last is ``steps``."""
-        return (*range(self.eval_every, self.steps, self.eval_every), self.steps)
-
-    def factor(self, step: int) -> float:
-        """By what the learning rate is multiplied at ``step``, from 0."""
-        shares = (self.decay_at, self.decay_again_at)
-        return math.prod(0.1 for share in shares if step >= math.ceil(round(self.steps * share, 6)))
-
-
-_WHOLE = ("seed", "steps", "batch", "eval_every")
-
-_RANGES: dict[str, tuple[Any, bool, Any, bool, str]] = {
-    "dropout": (0, True, 1, False, "in [0, 1)"),
-    "lr": (0, False, math.inf, False, "above 0"),
-    "weight_decay": (0, True, math.inf, False, "0 or more"),
-    "seed": (0, True, 2**32, False, "a whole number from 0 to 2**32 - 1"),
-    "momentum": (0, True, 1, False, "in [0, 1)"),
-    "steps": (1, True, math.inf, False, "a whole number, 1 or more"),
-    "batch": (1, True, math.inf, False, "a whole number, 1 or more"),
-    "decay_at": (0, False, 1, True, "in (0, 1]"),
-    "decay_again_at": (0, False, 1, True, "in (0, 1]"),
-    "eval_every": (1, True, math.inf, False, "a whole number, 1 or more"),
-}

@@ -25,7 +25,7 @@ from ..runs.run import Run
 from ..training.evaluation import accuracy, cross_entropy
 from ..training.loop import cost
 from .features import FeatureStore
-from .problem import FITS, LinearSetting, Problem
+from .problem import FITS, Problem
 from .sgd.result import LinearEvaluation, LinearModel, LinearResult
 from .sgd.train import train_linear
 from .solver.solve import solve_probes
@@ -88,7 +88,7 @@ def train_linear_runs(
             stepped = [entry for entry in waiting if entry[0].optimizer != "lbfgs"]
             began = time.monotonic()
             fitted = train_linear(
-                [(problem, _setting(config)) for config, _, problem in stepped],
+                [(problem, config) for config, _, problem in stepped],
                 outputs=True,
                 reporter=steps_taken,
             )
@@ -120,22 +120,6 @@ def _problem(
         views = [torch.from_numpy(features.values) for features in found]
         problems[key] = Problem.of(views, found[0].taps.widths, data, split)
     return problems[key]
-
-
-def _setting(config: Config) -> LinearSetting:
-    return LinearSetting(
-        fit=config.fit,
-        dropout=config.dropout,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        seed=config.seed,
-        momentum=config.momentum,
-        steps=config.steps,
-        batch=config.batch,
-        decay_at=config.decay_at,
-        decay_again_at=config.decay_again_at,
-        eval_every=config.eval_every,
-    )
 
 
 def _cost(config: Config, data: Dataset) -> float:

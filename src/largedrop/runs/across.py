@@ -213,7 +213,7 @@ def groups_of(runs: Iterable[tuple[str, Config]]) -> list[Group]:
     families: dict[Any, list[int]] = {}
     for place, (_, config) in enumerate(runs):
         if config.fit == "all":
-            families.setdefault(_family(config), []).append(place)
+            families.setdefault(config.family_key, []).append(place)
     found: list[Group] = []
     for places in families.values():
         found += _groups(runs, places)
@@ -279,12 +279,6 @@ def matched(
             absent.setdefault(family, []).append(f"{method} ({len(known) - sum(known)} of {len(known)} groups)")
     lines = [f"{family}: {', '.join(told)}; {_HOW}" for family, told in absent.items()]
     return tuple(found), (*lines, *lacking)
-
-
-def _family(config: Config) -> tuple[object, ...]:
-    """What all trajectories of a group share, besides the test domain and the seed."""
-    same = (value for name, value in config.settings.items() if name not in TUNED)
-    return config.fingerprint, config.dropout, *same
 
 
 def _groups(runs: list[tuple[str, Config]], places: list[int]) -> list[Group]:

@@ -11,15 +11,19 @@ from tests.helpers import Watch
 from torch import Tensor
 from torch.nn import functional as F
 
+from largedrop.config import Config, make_config
 from largedrop.data.random import torch_seed
 from largedrop.data.sampling import batch_indices
 from largedrop.errors import Interrupted
-from largedrop.linear.problem import LinearSetting, Problem
+from largedrop.linear.problem import Problem
 from largedrop.linear.sgd.masks import draw, multiplier
 from largedrop.linear.sgd.result import LinearResult
 from largedrop.linear.sgd.train import train_linear
 
-SETTING = LinearSetting("linear", 0.5, 0.05, 1e-2, 3, steps=25, batch=5, decay_again_at=0.8, eval_every=10)
+SETTING = make_config(
+    **{"recipe": "paper", "data": "d", "fingerprint": "f", "test_domain": "t", "fit": "linear", "dropout": 0.5},
+    **{"lr": 0.05, "weight_decay": 1e-2, "seed": 3, "steps": 25, "batch": 5, "decay_again_at": 0.8, "eval_every": 10},
+)
 WIDTHS = ((6, 6, 6), (3, 4, 6))
 
 
@@ -40,7 +44,7 @@ def of_iid(values: Tensor) -> Tensor:
     return (values[:14].mean() + values[14:20].mean()) / 2
 
 
-def plain(problem: Problem, setting: LinearSetting) -> tuple[list[Tensor], list[Tensor]]:
+def plain(problem: Problem, setting: Config) -> tuple[list[Tensor], list[Tensor]]:
     """v, V, b after training in float64 by ``torch.optim.SGD``; logits on the held-out images at every evaluation."""
     widths = problem.widths
     last = widths[-1]
@@ -197,7 +201,7 @@ def test_best_mean_and_ensemble() -> None:
     assert short.mean.iid_loss == pytest.approx(float(loss), rel=1e-5)
 
 
-def _first(setting: LinearSetting, steps: int) -> LinearSetting:
+def _first(setting: Config, steps: int) -> Config:
     """The first steps of a setting, which has no milestone among them."""
     return replace(setting, steps=steps, decay_at=1.0, decay_again_at=1.0)
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ...config import Config
 from ...data.random import torch_seed
-from ..problem import LinearSetting, Problem
+from ..problem import Problem
 from .result import LinearModel
 
 __all__ = ["Group", "with_ones"]
@@ -50,7 +51,7 @@ class Group:
         table: (settings × classes, padded; features + 1, padded).
     """
 
-    def __init__(self, problem: Problem, settings: Sequence[LinearSetting], dtype: torch.dtype) -> None:
+    def __init__(self, problem: Problem, settings: Sequence[Config], dtype: torch.dtype) -> None:
         self.problem, self.settings = problem, tuple(settings)
         first = self.settings[0]
         self.taps, self.units = problem.taps(first.fit)
@@ -163,7 +164,7 @@ def _beside(each: Tensor, values: Tensor) -> Tensor:
     return each.view(-1, *[1] * (values.ndim - 1))
 
 
-def _first_v(problem: Problem, setting: LinearSetting) -> Tensor:
+def _first_v(problem: Problem, setting: Config) -> Tensor:
     """Where v starts, (taps, units)."""
     taps, units = problem.taps(setting.fit)
     v = torch.zeros(taps, units)

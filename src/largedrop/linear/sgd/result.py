@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..problem import LinearSetting
+from ...config import Config
 
 __all__ = ["LinearEvaluation", "LinearModel", "LinearResult"]
 
@@ -70,7 +70,7 @@ class LinearResult:
         ood_logits: likewise on the test domain.
     """
 
-    setting: LinearSetting
+    setting: Config
     evaluations: tuple[LinearEvaluation, ...]
     best: LinearEvaluation | None
     best_model: LinearModel | None

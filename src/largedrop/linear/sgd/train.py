@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...config import Config
 from ...reporter import SILENT, Reporter
 from ...runtime import one_thread
 from ...training.evaluation import mean_over_domains
-from ..problem import LinearSetting, Problem
+from ..problem import Problem
 from .batches import Batches, work
 from .group import Group, with_ones
 from .result import LinearEvaluation, LinearModel, LinearResult
@@ -31,7 +32,7 @@ TOGETHER = 64
 IMAGES = 1024
 """Images at a time in an evaluation."""
 
-Task = tuple[Problem, LinearSetting]
+Task = tuple[Problem, Config]
 
 
 def train_linear(
@@ -53,7 +54,7 @@ def train_linear(
     divided among ``torch.get_num_threads()`` threads, and the number of threads changes no bit either.
 
     Args:
-        tasks: problems and settings. A problem that occurs often should be one object.
+        tasks: problems and configs of linear fits or probes. A problem that occurs often should be one object.
         dtype: of weights and arithmetic, float32 or float64.
         outputs: whether to average the logits over the evaluations, for ensembles.
         reporter: told of the number of steps that were taken, one for each setting, and asked now and then whether to
@@ -83,8 +84,7 @@ def _grouped(tasks: Sequence[Task], indices: list[int], dtype: torch.dtype) -> l
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for index in indices:
         problem, setting = tasks[index]
-        same = (setting.momentum, setting.batch, setting.decay_at, setting.decay_again_at)
-        groups[(id(problem), setting.fit, setting.seed, setting.dropout, *same)].append(index)
+        groups[(id(problem), setting.seed, *setting.family_key)].append(index)
     found = []
     for members in groups.values():
         problem = tasks[members[0]][0]
@@ -135,7 +135,7 @@ class _Trainer:
             self._evaluate(after)
 
     def _take(self, group: Group, first: int, last: int) -> None:
-        factors = [group.settings[0].factor(step) for step in range(first, last)]
+        factors = [group.settings[0].lr_factor(step) for step in range(first, last)]
         group.take(*self._batches.of(group), factors)
 
     def results(self) -> dict[int, LinearResult]:
