@@ -89,7 +89,7 @@ def written(path: Path, records: list[Record], **changes: Any) -> Parser:
         "figure_png": FIGURE,
         "dataset": describe(dataset()),
         "examples": example_grid(dataset()),
-        "settings": {"model": "lite0", "learning_rate": 5e-4, "sizes": [96, 128]},
+        "settings": {"model": "lite0", "learning_rate": 5e-4, "sizes": (96, 128), "seed": 12345678},
         "failed": [],
         "command": "largedrop compare toy",
         "seconds": 3725.0,
@@ -239,7 +239,8 @@ def test_page_says_what_was_found_and_how(tmp_path: Path) -> None:
         "1 h 2 min",
         "two cores",
         "learning rate0.0005",
-        "[96, 128]",
+        "96/128",
+        "12345678",
         "None: every run that was started gave a result.",
         "All 8 results",
     ):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from .._version import __version__
 from ..files import write_text
 from ..runs.estimate import Estimate, duration, listing, percent, points
 from ..runs.methods import METHODS, PLAIN
-from ..runs.record import Record
+from ..runs.record import Record, shown
 from ..selection.row import Row
 from .columns import GAIN, OOD
 from .examples import Examples
@@ -181,7 +180,7 @@ def write_page(
         score_heads=[column.head for column in COMPARED],
         failed=[_failed(entry) for entry in failed],
         glossary={**_GLOSSARY, **{row.method: METHODS[row.method].explanation for row in rows}},
-        facts=[_plain(name.replace("_", " "), _value(value)) for name, value in facts.items()],
+        facts=[_plain(name.replace("_", " "), shown(value)) for name, value in facts.items()],
         record_heads=("method", "dropout", "test domain", "seed", "i.i.d. %", "o.o.d. %", "steps", "seconds"),
         records=[_record(record) for record in records],
         version=__version__,
@@ -246,7 +245,7 @@ def _record(record: Record) -> _Cells:
 
 def _failed(entry: Mapping[str, Any]) -> _Cells:
     """What names a failed run, and why it failed."""
-    named = [f"{key.replace('_', ' ')} {_value(value)}" for key, value in entry.items() if key != "error"]
+    named = [f"{key.replace('_', ' ')} {shown(value)}" for key, value in entry.items() if key != "error"]
     return _plain(", ".join(named), str(entry["error"]))
 
 
@@ -262,12 +261,6 @@ def _dataset_line(dataset: Mapping[str, Any]) -> str:
 def _prose(text: str) -> str:
     """With numbers kept on one line with their error and unit."""
     return text.replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%")
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _versions() -> str:

@@ -26,7 +26,7 @@ def shown(value: Any) -> str:
     """
     if isinstance(value, bool) or value is None:
         return str(value).lower()
-    if isinstance(value, (int, float)):
+    if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, tuple):
         return "/".join(map(shown, value))

@@ -14,7 +14,7 @@ from matplotlib.patheffects import Normal, Stroke
 from ...runs.estimate import Estimate
 from ...runs.methods import Method
 from .hull import convex_hull
-from .panels import draw_mean, label_axes, legend_below, marker_of, panels_of, share_axes
+from .panels import draw_mean, label_axes, legend_below, marker_of, panels_of
 from .style import IID, OOD, edge_of, face_of, mixed
 
 __all__ = ["Cloud", "clouds_figure"]
@@ -77,7 +77,7 @@ def clouds_figure(
             return "white"
         return face_of(cloud.method, cloud.dropout) if len(rates[cloud.method]) > 1 else cloud.method.colour
 
-    figure, all_axes = panels_of(list(panels), title, width=3.2, height=3.2, most=columns)
+    figure, all_axes = panels_of(list(panels), title, width=3.2, height=3.2, most=columns, shared=shared)
     for axes, panel in zip(all_axes, panels.values(), strict=True):
         means = {cloud.name: cloud.mean for cloud in panel}
         for cloud in panel:
@@ -88,8 +88,6 @@ def clouds_figure(
             if start and cloud.mean:
                 _draw_arrow(axes, start, cloud, cloud.mean)
         axes.margins(0.1)
-    if shared:
-        share_axes(all_axes)
     label_axes(all_axes, IID, OOD)
     order = dict.fromkeys(cloud.name for panel in panels.values() for cloud in panel)
     handles = [

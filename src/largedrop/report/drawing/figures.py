@@ -20,7 +20,7 @@ from matplotlib.patheffects import Normal, Stroke
 from ...errors import UserError
 from ...runs.estimate import Estimate
 from ...runs.methods import METHODS, PLAIN, Method, method_of
-from .panels import columns_of, draw_line, draw_mean, label_axes, legend_below, marker_of, panels_of, share_axes
+from .panels import columns_of, draw_line, draw_mean, label_axes, legend_below, marker_of, panels_of
 from .style import GREY, IID, INK, OOD, face_of
 
 __all__ = ["Bar", "Curve", "Stop", "alpha_figure", "comparison_figure", "paths_figure"]
@@ -71,7 +71,7 @@ def paths_figure(panels: Mapping[str, Sequence[Stop]], *, title: str) -> Figure:
         panels: rates, each once, by the panels' titles; all panels have the same axes.
         title: stands above the panels.
     """
-    figure, all_axes = panels_of(list(panels), title, width=3.2, height=3.2)
+    figure, all_axes = panels_of(list(panels), title, width=3.2, height=3.2, shared=True)
     for axes, panel in zip(all_axes, panels.values(), strict=True):
         stops = sorted(panel, key=lambda stop: stop.rate)
         at = 100 * np.array([(stop.iid.mean, stop.ood.mean) for stop in stops])
@@ -81,7 +81,6 @@ def paths_figure(panels: Mapping[str, Sequence[Stop]], *, title: str) -> Figure:
             draw_mean(axes, method, stop.iid, stop.ood, face_of(method, stop.rate))
         axes.margins(0.22)
         _name_stops(axes, stops, at)
-    share_axes(all_axes)
     label_axes(all_axes, IID, OOD)
     spread = any(stop.ood.error is not None for stops in panels.values() for stop in stops)
     plain = marker_of(PLAIN, "plain fine-tuning (0)")

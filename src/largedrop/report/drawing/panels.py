@@ -17,7 +17,7 @@ from ...runs.estimate import Estimate
 from ...runs.methods import Method
 from .style import GREY, edge_of
 
-__all__ = ["columns_of", "draw_line", "draw_mean", "label_axes", "legend_below", "marker_of", "panels_of", "share_axes"]
+__all__ = ["columns_of", "draw_line", "draw_mean", "label_axes", "legend_below", "marker_of", "panels_of"]
 
 
 def panels_of(
@@ -29,6 +29,7 @@ def panels_of(
     side: float = 0.4,
     legend: float = 0.7,
     most: int = 5,
+    shared: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with an axes for each title.
 
@@ -40,6 +41,7 @@ def panels_of(
         side: for what is written on the left of the first column, in inches.
         legend: for what is written below the panels, in inches.
         most: panels in a row.
+        shared: whether all panels have the same axes.
     """
     columns = math.ceil(len(titles) / math.ceil(len(titles) / most))  # as even as can be
     rows = math.ceil(len(titles) / columns)
@@ -48,9 +50,10 @@ def panels_of(
     FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left", parse_math=False)
-    made = []
+    made: list[Axes] = []
     for index, name in enumerate(titles, 1):
-        axes = figure.add_subplot(rows, columns, index)
+        first = made[0] if shared and made else None
+        axes = figure.add_subplot(rows, columns, index, sharex=first, sharey=first)
         axes.set_title(name, fontsize=10.5, loc="left", parse_math=False)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 4, 5, 10]))
@@ -69,11 +72,10 @@ def panels_of(
 def label_axes(all_axes: Sequence[Axes], across: str, up: str) -> None:
     """Label the outer axes only."""
     columns = columns_of(all_axes[0])
-    for index, axes in enumerate(all_axes):
-        if index % columns == 0:
-            axes.set_ylabel(up, parse_math=False)
-        if index + columns >= len(all_axes):
-            axes.set_xlabel(across, parse_math=False)
+    for axes in all_axes[::columns]:
+        axes.set_ylabel(up, parse_math=False)
+    for axes in all_axes[-columns:]:
+        axes.set_xlabel(across, parse_math=False)
 
 
 def columns_of(axes: Axes) -> int:
@@ -125,14 +127,6 @@ def draw_line(
     if band and all(each.error is not None for each in up):
         error = 100 * np.array([each.error for each in up])
         axes.fill_between(at, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
-
-
-def share_axes(all_axes: Sequence[Axes]) -> None:
-    """Give all panels the limits that hold what is in any of them."""
-    for limits, setter in (("get_xlim", "set_xlim"), ("get_ylim", "set_ylim")):
-        ends = [getattr(axes, limits)() for axes in all_axes]
-        for axes in all_axes:
-            getattr(axes, setter)(min(low for low, _ in ends), max(high for _, high in ends))
 
 
 def legend_below(figure: Figure, handles: Iterable[Line2D], panels: int, note: str = "") -> None:

@@ -10,10 +10,9 @@ from .uniform import UniformAverage
 __all__ = ["AVERAGES", "Average", "make_averages"]
 
 
-AVERAGES: dict[str, type[Average]] = {"weight-average": UniformAverage, "swad": DenseAverage}
-"""By the name of their method."""
+AVERAGES: tuple[type[Average], ...] = (UniformAverage, DenseAverage)
 
 
 def make_averages(config: Config) -> dict[str, Average]:
     """The averages that a run of ``config`` keeps, empty, by the name of their method."""
-    return {method: kind() for method, kind in AVERAGES.items() if kind.wanted(config)}
+    return {kind.method: kind() for kind in AVERAGES if kind.wanted(config)}

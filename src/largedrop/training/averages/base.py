@@ -17,6 +17,8 @@ __all__ = ["Average", "part_of"]
 class Average(ABC):
     """An average of the weights along a trajectory, over what comes after the first step."""
 
+    method: ClassVar[str]
+    """Name of its method, in ``runs.methods``."""
     checkpoint: ClassVar[str]
     """Name of its checkpoint's file in the run's folder, without ``.safetensors``."""
 

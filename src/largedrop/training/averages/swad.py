@@ -212,6 +212,7 @@ class Swad:
 class DenseAverage(Average):
     """SWAD as a run keeps it: fed after every step, so that what an evaluation adds is the mean since the last one."""
 
+    method = "swad"
     checkpoint = "swad"
 
     def __init__(self) -> None:

@@ -21,6 +21,7 @@ class UniformAverage(Average):
     the weights after every step from 300 on.
     """
 
+    method = "weight-average"
     checkpoint = "average"
 
     def __init__(self) -> None:
