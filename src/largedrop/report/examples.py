@@ -18,7 +18,13 @@ _GAP = 4
 
 @dataclass(frozen=True)
 class Examples:
-    """A PNG of equal square cells, and what its rows and columns are."""
+    """A sheet of images.
+
+    Attributes:
+        png: equal square cells, as PNG.
+        domains: of its rows.
+        classes: of its columns.
+    """
 
     png: bytes
     domains: tuple[str, ...]
@@ -28,9 +34,8 @@ class Examples:
 def example_grid(dataset: Dataset, columns: int = 8, size: int = 72) -> Examples:
     """Draw one image of each class for each domain, the same ones each time.
 
-    Where domains show the same things (``groups``), a column holds the same thing in every row, so that the eye
-    compares domains alone. Of many classes, ``columns`` evenly spaced ones are shown. A class that a domain lacks
-    leaves its cell empty.
+    Where a group spans several domains, a column shows the same group in every row, so that rows differ by domain
+    alone. Of many classes, ``columns`` evenly spaced ones are shown. A cell is empty where a domain lacks the class.
 
     Args:
         dataset: where the images come from.

@@ -134,7 +134,7 @@ def write_page(
         rows: what ``summarise`` made of ``records``, one at least.
         records: every run.
         figure_png: the figure, as PNG.
-        dataset: facts about the data, as ``records.describe`` gives them.
+        dataset: facts about the data, as ``describe`` gives them.
         examples: what ``example_grid`` drew, or None where the images are not at hand.
         settings: what all runs had in common, name to value.
         failed: one entry for each run that gave no record: what names it, and its ``error``.
