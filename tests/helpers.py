@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as V
 
 from largedrop.cli import main
 from largedrop.config import Config, make_config
-from largedrop.report.published import published
+from largedrop.report.published import DATASETS
 from largedrop.reporter import Reporter
 from largedrop.runs.record import Record
 
@@ -123,8 +123,8 @@ GOLDEN = Path(__file__).parent / "report" / "golden"
 PACS = {
     "name": "pacs_copy",
     "fingerprint": "f00d" * 16,
-    "domains": dict(published("PACS").domains),
-    "classes": list(published("PACS").classes),
+    "domains": dict(DATASETS["PACS"].domains),
+    "classes": list(DATASETS["PACS"].classes),
 }
 
 

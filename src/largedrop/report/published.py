@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import ABOUT, defaults_of
-from ..errors import UserError, one_of
 from ..runs.estimate import Estimate, estimate_json, listing
 from ..runs.record import shown
 from ..selection.groups import Setting
@@ -20,7 +19,7 @@ from ..selection.row import Row
 
 __all__ = [
     *("DATASETS", "PROTOCOL", "SOURCE", "Beside", "Centre", "Published"),
-    *("beside", "differences", "published", "recognise"),
+    *("beside", "differences", "recognise"),
 ]
 
 
@@ -90,45 +89,36 @@ Telephone ToothBrush Toys Trash_Can Webcam
 """
 
 
-DATASETS = (
-    Published(
-        "PACS",
-        {"art_painting": 2048, "cartoon": 2344, "photo": 1670, "sketch": 3929},
-        ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person"),
-        _centres((97.5, 86.5), (97.8, 88.4), average=86.5, ensemble=86.6, half=87.5, most=88.5),
-    ),
-    Published(
-        "VLCS",
-        {"Caltech101": 1415, "LabelMe": 2656, "SUN09": 3282, "VOC2007": 3376},
-        ("bird", "car", "chair", "dog", "person"),
-        _centres((87.4, 78.7), (87.4, 80.0), average=79.3, ensemble=79.5, half=79.6, most=79.9),
-    ),
-    Published(
-        "OfficeHome",
-        {"Art": 2427, "Clipart": 4365, "Product": 4439, "Real World": 4357},
-        tuple(_OFFICE_CLASSES.split()),
-        _centres((84.9, 70.8), (85.9, 73.4), average=71.6, ensemble=71.6, half=72.9, most=72.9),
-    ),
-    Published(
-        "TerraIncognita",
-        {"location_38": 9736, "location_43": 3970, "location_46": 5883, "location_100": 4741},
-        ("bird", "bobcat", "cat", "coyote", "dog", "empty", "opossum", "rabbit", "raccoon", "squirrel"),
-        _centres((91.3, 51.3), (87.9, 53.7), average=53.1, ensemble=52.7, half=53.1, most=52.3),
-    ),
-)
-
-
-def published(name: str) -> Published:
-    """The published dataset called ``name``.
-
-    Raises:
-        UserError: there is none.
-    """
-    for dataset in DATASETS:
-        if dataset.name == name:
-            return dataset
-    names = [dataset.name for dataset in DATASETS]
-    raise UserError(f"no published numbers for '{name}'; {one_of(name, names)}")
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        Published(
+            "PACS",
+            {"art_painting": 2048, "cartoon": 2344, "photo": 1670, "sketch": 3929},
+            ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person"),
+            _centres((97.5, 86.5), (97.8, 88.4), average=86.5, ensemble=86.6, half=87.5, most=88.5),
+        ),
+        Published(
+            "VLCS",
+            {"Caltech101": 1415, "LabelMe": 2656, "SUN09": 3282, "VOC2007": 3376},
+            ("bird", "car", "chair", "dog", "person"),
+            _centres((87.4, 78.7), (87.4, 80.0), average=79.3, ensemble=79.5, half=79.6, most=79.9),
+        ),
+        Published(
+            "OfficeHome",
+            {"Art": 2427, "Clipart": 4365, "Product": 4439, "Real World": 4357},
+            tuple(_OFFICE_CLASSES.split()),
+            _centres((84.9, 70.8), (85.9, 73.4), average=71.6, ensemble=71.6, half=72.9, most=72.9),
+        ),
+        Published(
+            "TerraIncognita",
+            {"location_38": 9736, "location_43": 3970, "location_46": 5883, "location_100": 4741},
+            ("bird", "bobcat", "cat", "coyote", "dog", "empty", "opossum", "rabbit", "raccoon", "squirrel"),
+            _centres((91.3, 51.3), (87.9, 53.7), average=53.1, ensemble=52.7, half=53.1, most=52.3),
+        ),
+    )
+}
+"""By name."""
 
 
 def recognise(facts: Mapping[str, Any]) -> tuple[Published | None, str]:
@@ -144,7 +134,7 @@ def recognise(facts: Mapping[str, Any]) -> tuple[Published | None, str]:
     """
     domains = {_plain(name): int(count) for name, count in facts.get("domains", {}).items()}
     classes = {_plain(name) for name in facts.get("classes", ())}
-    for dataset in DATASETS:
+    for dataset in DATASETS.values():
         counts = {_plain(name): count for name, count in dataset.domains.items()}
         if set(domains) != set(counts) or classes != {_plain(name) for name in dataset.classes}:
             continue

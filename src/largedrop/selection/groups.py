@@ -30,7 +30,7 @@ class Setting:
     Attributes:
         method: one of ``METHODS``.
         dropout: rate on the representation.
-        items: (name, value) of the settings that differ between the records, in alphabetical order; lists as tuples.
+        items: (name, value) of the settings that differ between the records, in alphabetical order.
 
     >>> print(Setting("fine-tuning", 0.9, (("lr", 0.0005), ("weight_decay", 1e-05))))
     fine-tuning, dropout 0.9, lr 0.0005, weight_decay 1e-05
@@ -85,10 +85,8 @@ def settings_of(records: Iterable[Record]) -> Callable[[Record], Setting]:
     the fit itself (linear fits have a schedule of their own), and is left out.
     """
     distinct = {id(record.settings): record.settings for record in records}  # thousands of records share few of them
-    values: dict[str, set[Any]] = {name: set() for settings in distinct.values() for name in settings}
-    for name, found in values.items():
-        found.update(_frozen(settings[name]) if name in settings else _ABSENT for settings in distinct.values())
-    varied = sorted(name for name, found in values.items() if name != LEFT_OUT and len(found) > 1)
+    names = {name for settings in distinct.values() for name in settings} - {LEFT_OUT}
+    varied = sorted(name for name in names if len({settings.get(name, _ABSENT) for settings in distinct.values()}) > 1)
     varied = without_followers(varied, distinct.values())
     made: dict[tuple[int, str, float], Setting] = {}
 
@@ -96,7 +94,7 @@ def settings_of(records: Iterable[Record]) -> Callable[[Record], Setting]:
         key = (id(record.settings), record.method, record.dropout)
         if key not in made:
             settings = distinct[key[0]]
-            items = tuple((name, _frozen(settings[name])) for name in varied if name in settings)
+            items = tuple((name, settings[name]) for name in varied if name in settings)
             made[key] = Setting(record.method, record.dropout, items)
         return made[key]
 
@@ -118,12 +116,11 @@ def without_followers(names: Sequence[str], settings: Iterable[Mapping[str, Any]
         return [*names]
     of_fit: dict[Any, list[Mapping[str, Any]]] = {}
     for each in settings:
-        of_fit.setdefault(_frozen(each.get(FIT)), []).append(each)
+        of_fit.setdefault(each.get(FIT), []).append(each)
     return [
         name
         for name in names
-        if name in (FIT, *TUNED)
-        or any(len({_frozen(each.get(name)) for each in found}) > 1 for found in of_fit.values())
+        if name in (FIT, *TUNED) or any(len({each.get(name) for each in found}) > 1 for found in of_fit.values())
     ]
 
 
@@ -132,15 +129,6 @@ _ABSENT = object()
 
 def _named(items: Iterable[tuple[str, Any]]) -> list[str]:
     return [f"{name} {shown(value)}" for name, value in items]
-
-
-def _frozen(value: Any) -> Any:
-    """``value``, hashable: lists as tuples, objects as sorted tuples of their entries."""
-    if isinstance(value, (list, tuple)):
-        return tuple(_frozen(entry) for entry in value)
-    if isinstance(value, dict):
-        return tuple((name, _frozen(value[name])) for name in sorted(value))
-    return value
 
 
 def _sortable(value: Any) -> tuple[int, float, str]:
