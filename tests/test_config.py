@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from largedrop.config import ABOUT, RECIPES, Config, defaults_of, field_problems, make_config
+from largedrop.config import ABOUT, RECIPES, Config, defaults_of, make_config, problems_of
 from largedrop.errors import UserError
 
 WHAT = {"data": "PACS", "fingerprint": "f00d", "test_domain": "sketch"}
@@ -142,8 +142,8 @@ def test_fields_that_contradict_each_other(settings: dict[str, Any], text: str) 
 
 
 def test_a_field_is_checked_by_itself() -> None:
-    assert field_problems("fit", "linear") == []
-    assert field_problems("dropout", 1.0) == ["dropout must be in [0, 1), not 1.0"]
+    assert [*problems_of({"fit": "linear"})] == []
+    assert [*problems_of({"dropout": 1.0})] == ["dropout must be in [0, 1), not 1.0"]
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_every_field_has_a_line_of_help_a_group_and_a_range(name: str) -> None:
     assert about.help.endswith(".")
     assert "\n" not in about.help
     assert about.group in ("data", "method", "schedule", "view")
-    assert field_problems(name, []) == [f"{name.replace('_', '-')} must be {about.check[0]}, not []"]
+    assert [*problems_of({name: []})] == [f"{name.replace('_', '-')} must be {about.check[0]}, not []"]
 
 
 def test_fields_stand_group_by_group() -> None:

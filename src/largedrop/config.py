@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from types import NoneType
 from typing import Any, Protocol, TypeVar, get_args, get_type_hints
 
 from .errors import UserError, one_of
@@ -19,8 +18,6 @@ OBJECTIVES = ("erm", "coral", "vrex", "irm", "mldg")
 """Names of ``training.objectives``, which this module must not import: it would bring torch into ``--help``."""
 
 FITS = ("all", "linear", "probe")
-
-DEFAULT_MODEL = "tf_efficientnet_lite0"
 
 PROTOCOL = 2
 """Raised whenever the same config would train differently, so that older runs are not taken for new ones."""
@@ -133,7 +130,7 @@ class Config:
     model: str = _data(
         "Name of the pretrained network, as in timm; 'a+b' for both side by side (linear fits).",
         NAME,
-        DEFAULT_MODEL,
+        "tf_efficientnet_lite0",
         features="network",
     )
     weights: str = _data(
@@ -226,11 +223,11 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        problems = list(_problems(vars(self))) or list(_contradictions(self))
+        problems = list(problems_of(vars(self))) or list(_contradictions(self))
         if problems:
             raise UserError("; ".join(problems))
         # 0 and 0.0 are one setting, so they must have one digest.
-        for name, (kind, _) in KINDS.items():
+        for name, (kind, *_) in KINDS.items():
             if kind is float and getattr(self, name) is not None:
                 object.__setattr__(self, name, float(getattr(self, name)))
 
@@ -327,14 +324,10 @@ _NETWORK = tuple(name for name, about in ABOUT.items() if about.features == "net
 _WEIGHTS = tuple(name for name, about in ABOUT.items() if about.features == "weights")
 
 
-def _kinds() -> Iterator[tuple[str, tuple[type, bool]]]:
-    for name, hint in get_type_hints(Config).items():
-        kinds = get_args(hint) or (hint,)
-        yield name, (kinds[0], NoneType in kinds)
-
-
-KINDS: Mapping[str, tuple[type, bool]] = dict(_kinds())
-"""The type of each field's values, and whether None is one, by its name."""
+KINDS: Mapping[str, tuple[type, ...]] = {
+    name: get_args(hint) or (hint,) for name, hint in get_type_hints(Config).items()
+}
+"""The type of each field's values, by its name; NoneType comes second where None is one of them."""
 
 
 _DEFAULTS = {entry.name: entry.default for entry in fields(Config) if entry.default is not MISSING}
@@ -406,17 +399,12 @@ def make_config(recipe: str = "short", **settings: Any) -> Config:
     return Config.from_json({**defaults_of(recipe, settings.get("fit", "all")), **settings})
 
 
-def field_problems(name: str, value: Any) -> list[str]:
-    """What is wrong with the value of a field, whatever the other fields are."""
-    return list(_problems({name: value}))
-
-
-def _problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """Every value that its field cannot have, as one message each."""
-    for name, (kind, optional) in KINDS.items():
-        if name not in values or (optional and values[name] is None):
+def problems_of(values: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the value of each field by itself, one message each."""
+    for name, value in values.items():
+        (kind, *none), (wanted, holds) = KINDS[name], ABOUT[name].check
+        if none and value is None:
             continue
-        value, (wanted, holds) = values[name], ABOUT[name].check
         right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
         if not right or (isinstance(value, float) and not math.isfinite(value)) or not holds(value):
             yield f"{name.replace('_', '-')} must be {wanted}, not {value!r}"

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..config import DEFAULT_MODEL
+from ..config import ABOUT, Config
 from ..data.dataset import Dataset
 from ..data.views.batches import open_views
 from ..linear.features import FeatureStore
@@ -61,7 +61,7 @@ def advise(
     *,
     test_domain: str | None = None,
     left_out: str = "",
-    model: str = DEFAULT_MODEL,
+    model: str = Config.model,
     size: int = 128,
     weights: str = "pretrained",
     precision: str = "auto",
@@ -114,8 +114,8 @@ def advise(
         held_out=config.held_out,
         reporter=reporter,
     )
-    names = ("data", "fingerprint", "test_domain", "left_out", "model", "weights", "weights_digest", "size")
-    about = {name: getattr(config, name) for name in (*names, "precision", "held_out")}
+    depends = [name for name, about in ABOUT.items() if about.group == "data" or about.features]
+    about = {name: getattr(config, name) for name in depends if name != "seed"}  # the splits have seeds of their own
     return recommend(curves, about)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import ABOUT, KINDS, RECIPES, defaults_of, field_problems
+from ..config import ABOUT, KINDS, RECIPES, defaults_of, problems_of
 from ..errors import UserError
 
 __all__ = ["listed", "option", "rates", "run_options"]
@@ -74,7 +74,7 @@ def _rate(text: str) -> float:
         rate: float | str = float(text)
     except ValueError:
         rate = text
-    for problem in field_problems("dropout", rate):
+    for problem in problems_of({"dropout": rate}):
         raise UserError(problem)
     return float(rate)
 

@@ -21,7 +21,7 @@ from ..runs.record import Record
 from ..runs.run import Run
 from ..training.loop import cost
 from ..training.resolve import resolve
-from .runner import train_all
+from .runner import splits_of, train_all
 
 __all__ = ["Comparison", "Plan", "compare", "plan"]
 
@@ -106,8 +106,7 @@ def plan(
         for domain in domains
         for rate in rates[domain]
     ]
-    splits = {(config.test_domain, config.seed): config.split_of(data) for config in configs}
-    costs = [cost(config, splits[config.test_domain, config.seed]) for config in configs]
+    costs = [cost(config, split) for config, split in zip(configs, splits_of(configs, data), strict=True)]
     return Plan(tuple(configs), tuple(costs))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..config import ABOUT, RECIPES, field_problems
+from ..config import ABOUT, RECIPES, problems_of
 from ..errors import one_of
 
 __all__ = ["AFTERWARDS", "problems", "varying"]
@@ -123,7 +123,7 @@ def _field_problems(key: str, name: str, values: Sequence[Any]) -> Iterator[str]
         if value in values[:place]:
             yield f"{key}: {value!r} is named twice"
             continue
-        yield from (f"{key}: {problem}" for problem in field_problems(name, value))
+        yield from (f"{key}: {problem}" for problem in problems_of({name: value}))
 
 
 def _domain_problems(domains: Any, key: str) -> Iterator[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import torch
 
 from ..config import Config
-from ..data.dataset import Dataset
+from ..data.dataset import Dataset, Split
 from ..data.views.batches import open_views
 from ..errors import CollapseError
 from ..reporter import SILENT, Reporter
@@ -17,7 +17,13 @@ from ..training.features import FeatureCache
 from ..training.loop import train
 from .processes import train_side_by_side
 
-__all__ = ["train_all"]
+__all__ = ["splits_of", "train_all"]
+
+
+def splits_of(configs: Sequence[Config], data: Dataset) -> list[Split]:
+    """The split of each config; what several have in common is made once."""
+    made = {key: config.split_of(data) for key, config in {each.split_key: each for each in configs}.items()}
+    return [made[config.split_key] for config in configs]
 
 
 def train_all(

@@ -17,7 +17,7 @@ import timm
 import torch
 
 from ..config import Config
-from ..data.dataset import Dataset, Split
+from ..data.dataset import Dataset
 from ..errors import CollapseError, Interrupted, UserError, one_of
 from ..reporter import SILENT, Relay, Reporter
 from ..runs.folder import claim, owned
@@ -27,7 +27,7 @@ from ..training.resolve import resolve
 from .pace import Paces
 from .preset import Preset, with_weights
 from .processes import ProcessFailedError
-from .runner import train_all
+from .runner import splits_of, train_all
 
 __all__ = ["Entry", "Sweep", "SweepPlan", "plan_sweep", "run_sweep"]
 
@@ -162,12 +162,11 @@ def plan_sweep(
         told = "; ".join(f"no domain '{name}' in {data.name}; {one_of(name, data.domains)}" for name in unknown)
         raise UserError(f"{preset.path}: test_domains: {told}")
     configs = _configs(preset, scale, runs, data, device, precision)
-    splits = _Splits(data)
     whole = {config.model for config in configs if config.fit == "all"}
     sizes = {model: _network_bytes(model, len(data.classes)) for model in whole}
     entries = []
-    for config in configs:
-        split, place = splits.of(config), folder / "runs" / config.run_name
+    for config, split in zip(configs, splits_of(configs, data), strict=True):
+        place = folder / "runs" / config.run_name
         logits = 2 * len(config.evaluations) * (len(split.iid) + len(split.ood)) * len(data.classes)
         stored = logits + (4 if config.swad else 3) * sizes[config.model] if config.fit == "all" else LINEAR_BYTES
         entries.append(Entry(config, place, cost(config, split), stored, _state(place)))
@@ -271,19 +270,6 @@ def _state(folder: Path) -> str:
     if (folder / "result.json").is_file():
         return "finished"
     return "begun" if (folder / "config.json").is_file() else "new"
-
-
-class _Splits:
-    """The splits of a dataset, each made once."""
-
-    def __init__(self, data: Dataset) -> None:
-        self.data = data
-        self._made: dict[tuple[str, int, float, str], Split] = {}
-
-    def of(self, config: Config) -> Split:
-        if config.split_key not in self._made:
-            self._made[config.split_key] = config.split_of(self.data)
-        return self._made[config.split_key]
 
 
 def _network_bytes(model: str, classes: int) -> int:

@@ -14,11 +14,7 @@ from ..data.random import generator
 from ..data.sampling import batches
 from ..errors import UserError
 
-__all__ = ["FITS", "Problem"]
-
-
-FITS = ("linear", "probe")
-"""Linear fine-tuning (v, V and b) and linear probing (V and b on the representation)."""
+__all__ = ["Problem"]
 
 
 @dataclass(frozen=True, eq=False)

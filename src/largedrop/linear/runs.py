@@ -25,7 +25,7 @@ from ..runs.run import Run
 from ..training.evaluation import accuracy, cross_entropy
 from ..training.loop import cost
 from .features import FeatureStore
-from .problem import FITS, Problem
+from .problem import Problem
 from .sgd.result import LinearEvaluation, LinearModel, LinearResult
 from .sgd.train import train_linear
 from .solver.solve import solve_probes
@@ -71,8 +71,8 @@ def train_linear_runs(
             waiting: list[tuple[Config, Path, Problem]] = []
             for config, folder in tasks[start : start + TOGETHER]:
                 reporter.begin(config)
-                if config.fit not in FITS:
-                    raise UserError(f"fit '{config.fit}' is no linear one; there are: {', '.join(FITS)}")
+                if config.fit == "all":
+                    raise UserError("fit 'all' is no linear one; those are 'linear' and 'probe'")
                 locks.enter_context(claimed(folder, config))
                 if (folder / "result.json").is_file():
                     reporter.advance(_cost(config, data))
