@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from largedrop.config import ABOUT, RECIPES, Config, defaults_of, make_config, problems_of
+from largedrop.config import ABOUT, FITS, RECIPES, Config, defaults_of, make_config, problems_of
 from largedrop.errors import UserError
 
 WHAT = {"data": "PACS", "fingerprint": "f00d", "test_domain": "sketch"}
@@ -44,6 +44,7 @@ CHANGED: dict[str, Any] = {
 CHANGED_LATER: dict[str, Any] = {
     "left_out": "cartoon",
     "fit": "linear",
+    "v_start": "normal",
     "feature_views": 3,
     "swad": True,
     "decay_again_at": 0.9,
@@ -135,6 +136,7 @@ def test_all_problems_at_once() -> None:
             "objective 'irm' does not go with fit 'probe'; block-dropout 0.1 does not go with fit 'probe'; "
             "swad True does not go with fit 'probe'; optimizer 'adamw' does not go with fit 'probe'",
         ),
+        ({"fit": "probe", "v_start": "normal"}, "v-start 'normal' does not go with fit 'probe', which has no v"),
     ],
 )
 def test_fields_that_contradict_each_other(settings: dict[str, Any], text: str) -> None:
@@ -243,13 +245,20 @@ def test_the_milestone_is_the_first_step_of_the_lower_rate(steps: int, share: fl
     assert chosen.lr_factor(milestone) == pytest.approx(0.01 if milestone == steps else 0.1)
 
 
+def test_v_starts_as_in_the_public_code_under_the_papers_recipe() -> None:
+    starts = {(recipe, fit): config(recipe=recipe, fit=fit).v_start for recipe in RECIPES for fit in FITS}
+    assert {pair for pair, start in starts.items() if start == "normal"} == {("paper", "linear")}
+    assert config(recipe="paper", fit="linear", v_start="last").v_start == "last"
+
+
 def test_the_milestones_of_figure_4() -> None:
     assert config(steps=30_000, decay_at=0.5, decay_again_at=5 / 6).milestones == (15_000, 25_000)
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in fields(Config)])
 def test_the_digest_changes_with_every_field(name: str) -> None:
-    base = config(fit="probe", optimizer="sgd") if name in ("fit", "feature_views") else config()
+    fit = {"fit": "probe", "feature_views": "probe", "v_start": "linear"}.get(name, "all")
+    base = config(fit=fit)
     changed = replace(base, **{name: {**CHANGED, **CHANGED_LATER}[name]})
     assert changed != base
     assert changed.digest() != base.digest()
@@ -263,7 +272,7 @@ def test_the_digest_changes_with_every_field(name: str) -> None:
         ({}, "c4a9f31707d2"),
         ({"recipe": "paper"}, "645e009c88e2"),
         ({"fit": "probe"}, "3f58af75de0a"),
-        ({"recipe": "paper", "fit": "linear"}, "c5539939e77b"),
+        ({"recipe": "paper", "fit": "linear", "v_start": "last"}, "c5539939e77b"),
         ({"fit": "probe", "optimizer": "lbfgs", "feature_views": 2}, "2c837d9f9fb9"),
         ({"left_out": "photo", "seed": 7}, "e768d230b99f"),
         ({"dropout": 0, "weight_decay": 0, "lr": 1}, "51133110d7fe"),

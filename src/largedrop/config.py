@@ -150,6 +150,13 @@ class Config:
         "all",
         later=True,
     )
+    v_start: str = _method(
+        "Where v of a linear fit starts (equation 1): 'last' (1 for the last block, 0 for the others) or 'normal' "
+        "(standard normal, as in the paper's public code: the paper recipe's default).",
+        _one_of("last", "normal"),
+        "last",
+        later=True,
+    )
     feature_views: int = _method(
         "Augmented views of each image that a linear fit or probe is trained on; 0 for the evaluation view.",
         ("a whole number from 0 to 1000", lambda value: 0 <= value <= 1000),
@@ -364,19 +371,21 @@ RECIPES: dict[str, dict[str, Any]] = {
 ``paper`` is the protocol of Zhang & Bottou (2024), section 4.1, with the middle of its weight decays."""
 
 
-LINEAR: dict[str, dict[str, Any]] = {
-    "short": {
-        "optimizer": "sgd",
-        "head": "random",
-        "lr": 3e-3,
-        "weight_decay": 1e-4,
-        "steps": 2_000,
-        "batch": 32,
-        "eval_every": 100,
-    },
-    "paper": {},
+_SHORT_LINEAR = {
+    "optimizer": "sgd",
+    "head": "random",
+    "lr": 3e-3,
+    "weight_decay": 1e-4,
+    "steps": 2_000,
+    "batch": 32,
+    "eval_every": 100,
 }
-"""What changes in a recipe where a linear fit is trained, which is cheap and needs larger learning rates."""
+
+LINEAR: dict[str, dict[str, dict[str, Any]]] = {
+    "short": {"linear": _SHORT_LINEAR, "probe": _SHORT_LINEAR},
+    "paper": {"linear": {"v_start": "normal"}},
+}
+"""What changes in a recipe by what is trained. Linear fits are cheap and need larger learning rates."""
 
 
 def defaults_of(recipe: str, fit: str = "all") -> dict[str, Any]:
@@ -387,7 +396,7 @@ def defaults_of(recipe: str, fit: str = "all") -> dict[str, Any]:
     """
     if recipe not in RECIPES:
         raise UserError(f"unknown recipe '{recipe}'; {one_of(recipe, RECIPES)}")
-    return {**_DEFAULTS, **RECIPES[recipe], **(LINEAR[recipe] if fit != "all" else {})}
+    return {**_DEFAULTS, **RECIPES[recipe], **LINEAR[recipe].get(fit, {})}
 
 
 def make_config(recipe: str = "short", **settings: Any) -> Config:
@@ -416,6 +425,8 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield f"left-out and test-domain are both '{config.left_out}'"
     if config.decay_again_at < config.decay_at:
         yield f"decay-again-at ({config.decay_again_at:g}) comes before decay-at ({config.decay_at:g})"
+    if config.fit != "linear" and config.v_start != "last":
+        yield f"v-start {config.v_start!r} does not go with fit '{config.fit}', which has no v"
     if config.fit == "all":
         if config.optimizer == "lbfgs":
             yield "optimizer 'lbfgs' is for probes, whose objective is convex"

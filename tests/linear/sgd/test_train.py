@@ -22,7 +22,16 @@ from largedrop.linear.sgd.train import train_linear
 
 SETTING = make_config(
     **{"recipe": "paper", "data": "d", "fingerprint": "f", "test_domain": "t", "fit": "linear", "dropout": 0.5},
-    **{"lr": 0.05, "weight_decay": 1e-2, "seed": 3, "steps": 25, "batch": 5, "decay_again_at": 0.8, "eval_every": 10},
+    **{
+        "lr": 0.05,
+        "weight_decay": 1e-2,
+        "seed": 3,
+        "steps": 25,
+        "batch": 5,
+        "decay_again_at": 0.8,
+        "eval_every": 10,
+        "v_start": "last",
+    },
 )
 WIDTHS = ((6, 6, 6), (3, 4, 6))
 
@@ -54,6 +63,9 @@ def plain(problem: Problem, setting: Config) -> tuple[list[Tensor], list[Tensor]
         torch.manual_seed(torch_seed("linear head", setting.seed))
         layer = torch.nn.Linear(units, problem.classes).double()
     vs = [torch.full((width,), float(number == len(widths) - 1)).double() for number, width in enumerate(widths)]
+    if setting.v_start == "normal":
+        drawn = torch.randn(sum(widths), generator=torch.Generator().manual_seed(torch_seed("linear v", setting.seed)))
+        vs = [part.double() for part in drawn.split(widths)]  # type: ignore[no-untyped-call]
     trained = list(layer.parameters())
     if setting.fit == "linear":
         trained += [v.requires_grad_() for v in vs]
@@ -93,11 +105,11 @@ def weights_of(result: LinearResult) -> list[Tensor]:
     return [model.weight, model.bias] + ([] if model.v is None else [model.v.flatten()])
 
 
-@pytest.mark.parametrize("fit", ["linear", "probe"])
+@pytest.mark.parametrize(("fit", "v_start"), [("linear", "last"), ("linear", "normal"), ("probe", "last")])
 @pytest.mark.parametrize("widths", WIDTHS)
-def test_many_settings_are_trained_as_each_by_torchs_sgd(widths: tuple[int, ...], fit: str) -> None:
+def test_many_settings_are_trained_as_each_by_torchs_sgd(widths: tuple[int, ...], fit: str, v_start: str) -> None:
     first, second = make_problem(widths), make_problem(widths, seed=1, views=3)
-    base = replace(SETTING, fit=fit)
+    base = replace(SETTING, fit=fit, v_start=v_start)
     tasks = [
         (problem, replace(base, dropout=rate, lr=lr, weight_decay=decay, seed=seed))
         for problem in (first, second)

@@ -165,8 +165,15 @@ def _beside(each: Tensor, values: Tensor) -> Tensor:
 
 
 def _first_v(problem: Problem, setting: Config) -> Tensor:
-    """Where v starts, (taps, units)."""
+    """Where v starts, (taps, units).
+
+    The paper does not say. Its public code draws v from a standard normal. With 1 for the last tap and 0 for the others
+    the model starts as a new layer on the pretrained representation: taps contain one another in a residual network, so
+    all ones would count some blocks thrice. Of taps side by side the same holds for their parts of v.
+    """
     taps, units = problem.taps(setting.fit)
+    if setting.v_start == "normal":
+        return torch.randn(taps, units, generator=torch.Generator().manual_seed(torch_seed("linear v", setting.seed)))
     v = torch.zeros(taps, units)
     v[-1, -problem.widths[-1] :] = 1
     return v
