@@ -85,6 +85,11 @@ def test_a_comparison_may_have_more_than_the_records() -> None:
     assert (list(row.domains), row.ood) == (["c", "a"], None)
 
 
+def test_a_comparison_whose_runs_leave_out_a_domain() -> None:
+    (row,) = summarise([record("a", seed, 0.9, 0.6 + 0.1 * seed, left_out="c") for seed in (0, 1)])
+    assert near(row.ood, 0.65, 0.05, 2)
+
+
 def test_linear_fits_gain_over_the_fine_tuning_of_their_settings() -> None:
     rows = summarise(
         [

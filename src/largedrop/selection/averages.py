@@ -47,7 +47,8 @@ class Averages:
         values: (K, D, S, 2): i.i.d. and o.o.d. accuracy of every run, NaN where it is missing.
         means: (K, D, 2): their means over the seeds; NaN where a seed is missing, unless that was allowed.
         missing: every run that is NaN in ``values``, by setting, test domain and seed.
-        records: all that were given, those with a left-out domain too.
+        records: those that were averaged.
+        others: those that were not, since they leave out a domain besides the test domain.
         setting_of: names a record's setting.
     """
 
@@ -58,6 +59,7 @@ class Averages:
     means: FloatArray
     missing: tuple[Missing, ...]
     records: tuple[Record, ...]
+    others: tuple[Record, ...]
     setting_of: Callable[[Record], Setting]
 
     @cached_property
@@ -70,8 +72,7 @@ class Averages:
         """All settings of the runs behind each setting, each that differs once."""
         found: dict[Setting, dict[int, Mapping[str, Any]]] = {}
         for record in self.records:
-            if not left_out(record):
-                found.setdefault(self.setting_of(record), {})[id(record.settings)] = record.settings
+            found.setdefault(self.setting_of(record), {})[id(record.settings)] = record.settings
         return {setting: list(settings.values()) for setting, settings in found.items()}
 
     def of(self, chosen: Mapping[str, Setting], domains: Sequence[str]) -> FloatArray:
@@ -93,19 +94,22 @@ def average(
     domains: Iterable[str] = (),
     seeds: Iterable[int] = (),
     allow_missing: bool = False,
+    with_left_out: bool = False,
 ) -> Averages:
     """Average over seeds, for every setting and test domain, and name every run that the grid has and nobody did.
 
     The grid is every setting on every test domain with every seed: those of the records, and those given besides.
     A setting and test domain with a missing seed gets no mean (NaN), unless ``allow_missing``; its runs are listed in
-    either case. Records with ``settings["left_out"]`` are for ``leave-one-domain-out`` selection and not averaged.
+    either case. Records with ``settings["left_out"]`` are for ``leave-one-domain-out`` selection and not averaged,
+    unless ``with_left_out``.
 
     Raises:
         UserError: there is no record, or there are two of one setting, test domain, left-out domain and seed.
     """
     records = tuple(records)
     setting_of = settings_of(records)
-    final = [record for record in records if not left_out(record)]
+    others = () if with_left_out else tuple(record for record in records if left_out(record))
+    final = tuple(record for record in records if with_left_out or not left_out(record))
     if not final:
         only = f" (all {len(records)} leave out a domain besides the test domain)" if records else ""
         raise UserError(f"there is nothing to select from: no run gave a record{only}")
@@ -124,7 +128,7 @@ def average(
     totals = np.where(there[..., None], values, 0.0).sum(axis=2)
     means = np.where(usable[..., None], totals / np.maximum(counts, 1)[..., None], np.nan)
     missing = tuple(Missing(settings[k], tested[d], ages[s]) for k, d, s in np.argwhere(~there).tolist())
-    return Averages(settings, tested, ages, values, means, missing, records, setting_of)
+    return Averages(settings, tested, ages, values, means, missing, final, others, setting_of)
 
 
 def mean_over_seeds(values: FloatArray) -> Estimate | None:

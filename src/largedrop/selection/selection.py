@@ -65,11 +65,12 @@ def select(averages: Averages, rule: str = "iid", *, tuned: Iterable[str] = TUNE
 
 
 def summarise(records: Iterable[Record], *, domains: Iterable[str] = (), seeds: Iterable[int] = ()) -> list[Row]:
-    """One row for each setting, whatever is missing of it: a comparison is a selection that tunes nothing.
+    """One row for each setting, whatever is missing of it or left out: a comparison is a selection that tunes nothing.
 
     Arguments and errors are ``average``'s.
     """
-    return select(average(records, domains=domains, seeds=seeds, allow_missing=True), tuned=())
+    averages = average(records, domains=domains, seeds=seeds, allow_missing=True, with_left_out=True)
+    return select(averages, tuned=())
 
 
 def _choose(settings: Sequence[Setting], scores: FloatArray, averages: Averages) -> dict[str, Setting]:
@@ -97,7 +98,7 @@ def _left_out_scores(averages: Averages) -> FloatArray:
     """
     targets, seeds = averages.domains, averages.seeds
     # What is tested on in the choice for a target may be a domain that is itself no target.
-    domains = list(dict.fromkeys([*targets, *(record.test_domain for record in averages.records)]))
+    domains = list(dict.fromkeys([*targets, *(record.test_domain for record in averages.others)]))
     if len(domains) < 3:
         raise UserError(
             f"leave-one-domain-out selection needs three domains or more (one to test on, one to choose on, one to "
@@ -105,8 +106,7 @@ def _left_out_scores(averages: Averages) -> FloatArray:
         )
     found = {
         (averages.setting_of(record), record.test_domain, left_out(record), record.seed): record.ood_accuracy
-        for record in averages.records
-        if left_out(record)
+        for record in averages.others
     }
     scores = np.full((len(averages.settings), len(targets)), np.nan)
     lacking: list[str] = []
