@@ -40,23 +40,18 @@ def advise(
 ) -> None:
     """Which dropout rate to use and whether it will help: linear heads, each training domain held out in turn."""
     from ..analysis.advice import advise as find_advice
-    from ..data import open_dataset
     from ..files import write_json
     from ..report.advice import advice_figure, advice_json, render_advice
     from ..report.drawing.style import save_figure
     from ..training.device import choose_device
-    from .terminal import Bar
+    from .terminal import Bar, open_images, say
 
     console = Console(stderr=False)
     place = choose_device(device)
     settings = defaults_of("short")
     side = size or settings["size"]
     measured = [float(rate) for rate in listed_rates("--rates", rates)]
-    with Bar(console, 1, f"opening {data}") as bar:
-        opened = open_dataset(data, bound=max(320, side * 5 // 4), skip_bad_images=skip_bad_images, progress=bar.set)
-    if opened.skipped:
-        console.print(f"left out {len(opened.skipped)} images that cannot be decoded", highlight=False)
-
+    opened = open_images(console, data, [side], skip_bad_images)
     with Bar(console, 2 * len(opened), "advising") as bar:
         found = find_advice(
             opened,
@@ -77,6 +72,4 @@ def advise(
     title = f"{opened.name}{' without ' if unseen else ''}{' and '.join(unseen)}"
     write_json(folder / "advice.json", advice_json(found))
     written = [folder / "advice.json", *save_figure(advice_figure(found, title=title), folder / "advice")]
-    console.print("written:", highlight=False)
-    for path in written:
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
+    say(console, "written:", *(f"  {path}" for path in written))

@@ -51,14 +51,13 @@ def inspect(
     from ..report.inspection import inspection_figure, interpolation_figure, render_comparison
     from ..training.device import choose_device
     from ..training.features import FeatureCache
-    from .terminal import Bar
+    from .terminal import Bar, say
 
     console = Console(stderr=False)
     place = choose_device(device)
     wanted = listed("--measures", measures)
     found, problems = find_runs(runs)
-    for problem in problems:
-        console.print(f"left out {problem}", highlight=False, soft_wrap=True)
+    say(console, *(f"left out {problem}" for problem in problems))
     opened = _open(found, data, console)
     with Bar(console, inspection_cost(found, opened, wanted, images), "inspecting") as bar:
         cache = FeatureCache(open_views(opened, place, bar), bar)
@@ -90,9 +89,8 @@ def inspect(
             written += save_figure(inspection_figure(comparison, title=title), folder / f"richness{stem}")
         if "interpolation" in wanted:
             written += save_figure(interpolation_figure(comparison, title=title), folder / f"interpolation{stem}")
-    console.print(f"{len(found)} run{'s'[: len(found) > 1]} of {opened.name}; written:", highlight=False)
-    for path in written:
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
+    runs_of = f"{len(found)} run{'s'[: len(found) > 1]} of {opened.name}"
+    say(console, f"{runs_of}; written:", *(f"  {path}" for path in written))
 
 
 def _open(runs: list[Run], source: str | None, console: Console) -> Dataset:
@@ -101,15 +99,12 @@ def _open(runs: list[Run], source: str | None, console: Console) -> Dataset:
     Raises:
         UserError: they were not named, or they are others.
     """
-    from ..data import open_dataset
-    from .terminal import Bar
+    from .terminal import open_images
 
     config = runs[0].config
     if source is None and config.data != "emoji":
         raise UserError(f"where are the images of {config.data}? name their folder with --data")
-    bound = max(320, *(run.config.size * 5 // 4 for run in runs))
-    with Bar(console, 1, f"opening {source or 'emoji'}") as bar:
-        opened = open_dataset(source or "emoji", bound=bound, progress=bar.set)
+    opened = open_images(console, source or "emoji", [run.config.size for run in runs])
     if opened.fingerprint != config.fingerprint:
         raise UserError(
             f"{runs[0].folder.name} was trained on other images than {source or 'emoji'} has now (a {config.data} of "

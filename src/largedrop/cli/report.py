@@ -33,13 +33,11 @@ def report(
     """Tables and figures over all runs in a folder: mean, standard error, n, selection rule, and what is missing."""
     from ..report.report import write_report
     from ..runs.read import read_runs
+    from .terminal import say
 
     console = Console(stderr=False)
     names = listed("--formats", formats)
     found = read_runs(runs)
-    for problem in found.problems:
-        console.print(f"left out {problem}", highlight=False, soft_wrap=True)
+    say(console, *(f"left out {problem}" for problem in found.problems))
     files = write_report(found, output or runs / "report", selection, names, allow_missing=allow_missing)
-    console.print(f"{len(found.runs)} runs of {found.dataset['name']}; written:", highlight=False)
-    for path in files:
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
+    say(console, f"{len(found.runs)} runs of {found.dataset['name']}; written:", *(f"  {path}" for path in files))

@@ -39,37 +39,31 @@ def run_and_publish(
 ) -> None:
     """Open the data, plan, run, and publish: what the three commands have in common."""
     # torch and timm take seconds to import, which --help and --version should not.
-    from ..data import open_dataset
     from ..experiments.compare import compare as run_comparison
     from ..experiments.compare import plan
     from ..report.comparison import publish
     from ..runs.estimate import duration
     from ..training.device import choose_device
     from ..training.features import VIEWS
-    from .terminal import Bar
+    from .terminal import Bar, open_images, say
 
     began = time.monotonic()
     console = Console(stderr=False)
     place = choose_device(device)
     size = planning.get("size") or defaults_of(recipe)["size"]
-    with Bar(console, 1, f"opening {source}") as bar:
-        bound = max(320, size * 5 // 4)
-        data = open_dataset(source, bound=bound, skip_bad_images=skip_bad_images, progress=bar.set)
-    if data.skipped:
-        console.print(f"left out {len(data.skipped)} images that cannot be decoded", highlight=False)
+    data = open_images(console, source, [size], skip_bad_images)
     planning["dropouts"], chosen = _advised(console, data, place, recipe, planning)
     planned = plan(data, place, recipe=recipe, **planning)
     first = planned.configs[0]
     count = len(planned.configs)
-    console.print(
-        f"{data.name}: {len(data)} images, {len(data.domains)} domains, {len(data.classes)} classes\n"
+    say(
+        console,
+        f"{data.name}: {len(data)} images, {len(data.domains)} domains, {len(data.classes)} classes",
         f"{count} runs of {first.steps} steps ({first.model}, {first.size} px, {first.precision}, {place.type})",
-        highlight=False,
     )
     folder = output or Path("largedrop-runs") / _default_name(planned)
     if dry_run:
-        for config in planned.configs:
-            console.print(f"  {folder / 'runs' / config.run_name}", highlight=False, soft_wrap=True)
+        say(console, *(f"  {folder / 'runs' / config.run_name}" for config in planned.configs))
         return
     total = sum(planned.costs) + VIEWS * len(data)
     with Bar(console, total, "fine-tuning", count, _named) as bar, bar.interruptible():
@@ -81,13 +75,10 @@ def run_and_publish(
     if len(set(chosen.values())) > 1:
         from ..report.advice import auto_lines
 
-        for line in auto_lines(result.records, chosen):
-            console.print(line, highlight=False, soft_wrap=True)
+        say(console, *auto_lines(result.records, chosen))
     if checkpoints:
         files += [run.best for run in result.runs]
-    console.print(f"{duration(seconds)}; written:", highlight=False)
-    for path in files:
-        console.print(f"  {path}", highlight=False, soft_wrap=True)
+    say(console, f"{duration(seconds)}; written:", *(f"  {path}" for path in files))
     if result.failed:
         raise UserError(f"{len(result.failed)} of {count} runs collapsed and are missing from the results")
 
@@ -116,7 +107,7 @@ def _advised(
     """
     from ..analysis.advice import advise
     from ..experiments.compare import plan
-    from .terminal import Bar
+    from .terminal import Bar, say
 
     dropouts: tuple[float | str, ...] = planning["dropouts"]
     if AUTO not in dropouts:
@@ -141,11 +132,7 @@ def _advised(
                 device=device,
                 reporter=bar,
             )
-        console.print(
-            f"dropout auto for {domain}: {advice.rate:g} ({advice.verdict}): {advice.reason}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(console, f"dropout auto for {domain}: {advice.rate:g} ({advice.verdict}): {advice.reason}")
         chosen[domain] = advice.rate
         # What is also listed by its number is one run.
         found[domain] = tuple(dict.fromkeys(advice.rate if rate == AUTO else float(rate) for rate in dropouts))

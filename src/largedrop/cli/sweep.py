@@ -79,19 +79,14 @@ def sweep(
         raise UserError(f"{' and '.join(missing)} must be given")
 
     # torch and timm take seconds to import, which --help, --list and a mistake in a preset should not.
-    from ..data import open_dataset
     from ..experiments.sweep import plan_sweep
     from ..training.device import choose_device
-    from .terminal import Bar
+    from .terminal import open_images, say
 
     place = choose_device(device)
-    with Bar(console, 1, f"opening {data}") as bar:
-        bound = max(320, *(size * 5 // 4 for size in chosen.values("size")))
-        opened = open_dataset(data, bound=bound, skip_bad_images=skip_bad_images, progress=bar.set)
-    if opened.skipped:
-        console.print(f"left out {len(opened.skipped)} images that cannot be decoded", highlight=False)
+    opened = open_images(console, data, chosen.values("size"), skip_bad_images)
     planned = plan_sweep(read, scale, opened, output, device=place, precision=precision, weights=weights or ())
-    console.print(f"{read.title}\n{_summary(planned)}", highlight=False, soft_wrap=True)
+    say(console, read.title, _summary(planned))
     if dry_run:
         console.print(_table(planned, chosen))
         return
@@ -107,7 +102,7 @@ def _run(console: Console, planned: SweepPlan, data: Any, place: Any, jobs: int)
     from ..experiments.sweep import run_sweep
     from ..report.sweep import report_sweep
     from ..training.features import VIEWS
-    from .terminal import Bar
+    from .terminal import Bar, say
 
     total = planned.work + VIEWS * len(data)
     with Bar(console, total, "sweep", len(planned.pending), _named) as bar, bar.interruptible():
@@ -117,11 +112,8 @@ def _run(console: Console, planned: SweepPlan, data: Any, place: Any, jobs: int)
         print(f"{_named(config)} failed twice:\n{trace}", file=sys.stderr)
     files = report_sweep(planned)
     if files:
-        console.print("written:", highlight=False)
-        for path in files:
-            console.print(f"  {path}", highlight=False, soft_wrap=True)
-    for line in refused:
-        console.print(f"not computed: {line}", highlight=False, soft_wrap=True)
+        say(console, "written:", *(f"  {path}" for path in files))
+    say(console, *(f"not computed: {line}" for line in refused))
     told = [
         f"{len(runs)} of {len(planned.entries)} runs {what}"
         for runs, what in ((result.collapsed, "collapsed"), (result.broken, "failed twice"))

@@ -6,9 +6,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,7 +18,10 @@ from ..config import Config
 from ..reporter import Reporter
 from ..runs.estimate import duration
 
-__all__ = ["Bar"]
+if TYPE_CHECKING:
+    from ..data.dataset import Dataset
+
+__all__ = ["Bar", "open_images", "say"]
 
 
 LINE_EVERY = 30.0
@@ -87,12 +91,12 @@ class Bar(Reporter):
     def note(self, text: str) -> None:
         """Print a line, once."""
         if text not in self._noted:
-            self.console.print(text, highlight=False, soft_wrap=True)
+            say(self.console, text)
         self._noted.add(text)
 
     def failed(self, config: Config, reason: str) -> None:
         """Print a line."""
-        self.console.print(f"{self.name(config)}: {reason}", highlight=False, soft_wrap=True)
+        say(self.console, f"{self.name(config)}: {reason}")
 
     def stopped(self) -> bool:
         """Whether there was a Ctrl-C."""
@@ -139,3 +143,21 @@ class Bar(Reporter):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def say(console: Console, *lines: str) -> None:
+    """Print lines as they are, however wide the terminal is."""
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def open_images(console: Console, source: str, sizes: Iterable[int], skip_bad_images: bool = False) -> Dataset:
+    """The dataset ``source``, for networks that see images of these sizes; says how many images were left out."""
+    from ..data import open_dataset
+
+    bound = max(320, *(size * 5 // 4 for size in sizes))
+    with Bar(console, 1, f"opening {source}") as bar:
+        data = open_dataset(source, bound=bound, skip_bad_images=skip_bad_images, progress=bar.set)
+    if data.skipped:
+        say(console, f"left out {len(data.skipped)} images that cannot be decoded")
+    return data
