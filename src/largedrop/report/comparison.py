@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -51,9 +50,7 @@ def publish(
     write_results(results, records, dataset=facts, failed=comparison.failed, command=command)
     if not records:
         return [results]
-    # Here the domain that is left out is the same for all, and these are the runs that are asked for.
-    final = [replace(record, settings={**record.settings, "left_out": ""}) for record in records]
-    rows = summarise(final, domains=planned.test_domains, seeds=planned.seeds)
+    rows = summarise(records, domains=planned.test_domains, seeds=planned.seeds)
     render(compared_tables(rows, console.width), console)
     png, svg = save_figure(runs_figure(rows, title=title), folder / "figure")
     page = folder / "report.html"
