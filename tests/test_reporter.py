@@ -12,6 +12,7 @@ from largedrop.reporter import SILENT, Relay, Reporter
 
 def test_nobody_hears_and_nobody_stops() -> None:
     SILENT.advance(1.0)
+    SILENT.skip(1.0)
     SILENT.begin(config())
     SILENT.note("a note")
     SILENT.failed(config(), "it collapsed")
@@ -26,16 +27,17 @@ def test_a_relay_counts_scales_and_passes_all_on() -> None:
         told.append((which, reason))
 
     to: Reporter = Watch(
-        advance=told.append, begin=told.append, note=told.append, failed=failed, stopped=lambda: len(told) > 4
+        advance=told.append, begin=told.append, note=told.append, failed=failed, stopped=lambda: len(told) > 5
     )
     relay = Relay(to, 0.5)
     relay.advance(3)
     relay.advance(-1)
+    relay.skip(4)
     relay.begin(config())
     relay.note("a note")
     relay.raise_if_stopped("not yet")
     relay.failed(config(), "it collapsed")
-    assert told == [1.5, -0.5, config(), "a note", (config(), "it collapsed")]
-    assert relay.done == 2
+    assert told == [1.5, -0.5, 2.0, config(), "a note", (config(), "it collapsed")]
+    assert relay.done == 6
     with pytest.raises(Interrupted, match=r"^now$"):
         relay.raise_if_stopped("now")

@@ -10,6 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Protocol, TypeVar, get_args, get_type_hints
 
 from .errors import UserError, one_of
+from .files import fitting
 
 __all__ = ["ABOUT", "RECIPES", "About", "Config", "defaults_of", "make_config"]
 
@@ -264,7 +265,8 @@ class Config:
     @property
     def run_name(self) -> str:
         """Name of the run's folder: what a person looks for, and the digest that makes it unique."""
-        return f"{self.data}-{self.test_domain}-d{self.dropout:g}-s{self.seed}-{self.digest()}"
+        tail = f"-d{self.dropout:g}-s{self.seed}-{self.digest()}"  # which ``runs.read`` looks for
+        return fitting(f"{self.data}-{self.test_domain}", tail)
 
     @property
     def settings(self) -> dict[str, Any]:

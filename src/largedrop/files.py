@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 from .errors import UserError
 
 __all__ = [
+    "fitting",
     "is_leftover",
     "json_text",
     "parse_json",
@@ -22,6 +24,25 @@ __all__ = [
     "write_json",
     "write_text",
 ]
+
+
+MOST_BYTES = 255
+"""In the name of a file or a folder, on all common file systems."""
+
+
+def fitting(name: str, tail: str = "") -> str:
+    """``name + tail`` where a file system takes that as a name; else the end of ``name`` gives way to a digest of it.
+
+    >>> fitting("sketch", "-s0")
+    'sketch-s0'
+    >>> fitting("é" * 130, "-s0").lstrip("é")
+    '~0e4534362fc1-s0'
+    """
+    encoded, last = (text.encode("utf-8", "surrogateescape") for text in (name, tail))
+    if len(encoded) + len(last) <= MOST_BYTES:
+        return name + tail
+    digest = f"~{hashlib.sha256(encoded).hexdigest()[:12]}"
+    return encoded[: MOST_BYTES - len(digest) - len(last)].decode("utf-8", "ignore") + digest + tail
 
 
 @contextmanager
@@ -37,7 +58,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:50]}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary

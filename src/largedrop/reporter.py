@@ -21,6 +21,10 @@ class Reporter:
     def advance(self, work: float) -> None:
         """Work that was done since the last call; less than 0 where some of it was lost."""
 
+    def skip(self, work: float) -> None:
+        """Work that was there already, and took no time."""
+        self.advance(work)
+
     def begin(self, config: Config) -> None:
         """A run is about to be trained, or read where it is finished."""
 
@@ -60,6 +64,11 @@ class Relay(Reporter):
         """Pass it on, in the other's unit."""
         self.done += work
         self.to.advance(work * self.scale)
+
+    def skip(self, work: float) -> None:
+        """Pass it on, in the other's unit."""
+        self.done += work
+        self.to.skip(work * self.scale)
 
     def begin(self, config: Config) -> None:
         """Pass it on."""

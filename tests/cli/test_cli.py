@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,26 @@ def test_compare_leaves_exactly_these_files_and_fields(toy: Path, tmp_path: Path
         assert (record["settings"]["model"], record["settings"]["lr"]) == ("test_efficientnet", 1e-3)
     tuned = [record for record in content["records"] if record["method"] == "fine-tuning"]
     assert all(record["steps"] == 6 for record in tuned)
+
+
+@pytest.mark.parametrize("domain", ["d" * 255, "é" * 127 + "x"])
+def test_a_domain_whose_name_fills_a_folders(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, domain: str
+) -> None:
+    root = tmp_path / "toys"
+    shutil.copytree(toy, root)
+    (root / "photo").rename(root / domain)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(root), "--test-domain", domain, *FAST]) == 0
+    (output,) = (tmp_path / "largedrop-runs").iterdir()
+    (folder,) = (output / "runs").iterdir()
+    run = ld.Run.open(folder)
+    assert run.config.test_domain == domain
+    assert re.fullmatch(rf"toys-{domain[0]}+~[0-9a-f]{{12}}-d0.9-s0-{run.config.digest()}", folder.name)
+    assert main(["report", str(output), "--output", str(tmp_path / "report")]) == 0
+    assert main(["inspect", str(output), "--data", str(root), "--measures", "richness", "--images", "8"]) == 0
+    assert main(["advise", str(root), "--test-domain", domain, "--rates", "0.9", *FAST[:4], "--size", "32"]) == 0
+    assert len(list((tmp_path / "largedrop-advice").glob("*/advice.json"))) == 1
 
 
 def test_train_leaves_a_model_to_predict_with(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

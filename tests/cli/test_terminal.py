@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import signal
 import threading
 
@@ -12,6 +13,7 @@ from tests.helpers import config
 
 from largedrop.cli import terminal as progress
 from largedrop.cli.terminal import Bar
+from largedrop.runs.estimate import duration
 
 
 class Clock:
@@ -55,13 +57,53 @@ def test_lines_say_the_share_and_the_time_left(clock: Clock, monkeypatch: pytest
     )
 
 
-@pytest.mark.parametrize(("done", "total", "said"), [(30, 20, "100% of all, 0 s"), (0, 0, "100% of all, 0 s")])
-def test_never_more_than_all(clock: Clock, done: float, total: float, said: str) -> None:
+def test_no_time_left_is_said_before_it_means_something(clock: Clock) -> None:
+    """Networks are loaded and kernels compiled first: half a minute with nothing done is no sign of a slow rest."""
+    console = paper()
+    with Bar(console, 1000, "fine-tuning") as bar:
+        for seconds, amount in ((31, 0.1), (31, 18), (31, 82), (31, 100), (40, 200)):
+            clock.now += seconds
+            bar.advance(amount)
+        assert bar.left() == "3 min 19 s left"  # 382 in the last 133 s, and not 400.1 in 164
+    assert printed(console) == (
+        "fine-tuning: 0% of all\nfine-tuning: 2% of all\nfine-tuning: 10% of all, 13 min 56 s left\n"
+        "fine-tuning: 20% of all, 8 min 16 s left\nfine-tuning: 40% of all, 3 min 19 s left\n"
+    )
+
+
+def test_the_time_left_of_days_is_said_after_some_minutes(clock: Clock) -> None:
+    bar = Bar(paper(), 1e6, "sweep")
+    said = []
+    for _ in range(30):
+        clock.now += 15
+        bar.advance(15)
+        said.append(bar.left())
+    assert said[:19] == [""] * 19
+    assert said[19:] == [f"{duration(1e6 - 15 * number)} left" for number in range(20, 31)]
+
+
+def test_what_was_there_already_says_nothing_of_the_rest(clock: Clock) -> None:
+    bar = Bar(paper(), 1000, "fine-tuning")
+    bar.skip(500)
+    clock.now += 9
+    bar.advance(9)
+    assert bar.left() == ""
+    clock.now += 11
+    bar.advance(11)
+    assert (bar.done, bar.left()) == (520, "8 min 0 s left")
+    bar.skip(240)
+    assert (bar.done, bar.left()) == (760, "4 min 0 s left")
+    bar.advance(-20)  # lost
+    assert bar.left() == ""
+
+
+@pytest.mark.parametrize(("done", "total"), [(30, 20), (0, 0)])
+def test_never_more_than_all(clock: Clock, done: float, total: float) -> None:
     console = paper()
     bar = Bar(console, total, "work")
     clock.now += progress.LINE_EVERY + 1
     bar.advance(done)
-    assert printed(console) == f"work: {said} left\n"
+    assert printed(console) == "work: 100% of all\n"
 
 
 def test_nothing_is_said_before_its_time(clock: Clock) -> None:
@@ -90,7 +132,7 @@ def test_runs_are_numbered_and_notes_are_told_once(clock: Clock, monkeypatch: py
     )
 
 
-def test_a_terminal_has_a_bar_and_no_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_has_a_bar_and_no_lines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY", -1.0)
     console = paper(force_terminal=True)
     with Bar(console, 10, "fine-tuning") as bar:
@@ -101,10 +143,13 @@ def test_a_terminal_has_a_bar_and_no_lines(monkeypatch: pytest.MonkeyPatch) -> N
         (task,) = bar._progress.tasks
         assert (task.description, task.completed, task.total) == ("run 2 of 3", 15, 20)
         bar._progress.refresh()
+        assert "left" not in printed(console)
+        clock.now += 10
+        bar._progress.refresh()
         assert not bar._progress.finished
     assert bar._progress.live.is_started is False
     assert "run 2 of 3" in printed(console)
-    assert "75 %" in printed(console)
+    assert re.search(r"75 % \S+0:00:\d\d\S+ 3 s left", printed(console))
     assert "of all" not in printed(console)
 
 

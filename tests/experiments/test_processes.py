@@ -366,7 +366,7 @@ def test_what_processes_say_of_their_views_is_told_once(data: ld.Dataset, tmp_pa
 
 
 def test_a_second_interrupt_kills_the_processes(data: ld.Dataset, tmp_path: Path, fakes: Any) -> None:
-    made = [Fake(0, [("progress", 1.0)]) for _ in range(2)]
+    made = [Fake(0, [("advance", 1.0)]) for _ in range(2)]
     fakes(*made)
 
     def again(done: float) -> None:

@@ -103,7 +103,7 @@ def advise(
     )
     seen = Relay(reporter)
     features = FeatureStore(data, open_views(data, device, reporter), reporter=seen).features(config, count=1)
-    reporter.advance(len(data) - seen.done)  # what was on disk
+    reporter.skip(len(data) - seen.done)  # what was on disk
     unseen = [domain for domain in (config.test_domain, left_out) if domain]
     curves = measure(
         data,

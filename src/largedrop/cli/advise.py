@@ -40,7 +40,7 @@ def advise(
 ) -> None:
     """Which dropout rate to use and whether it will help: linear heads, each training domain held out in turn."""
     from ..analysis.advice import advise as find_advice
-    from ..files import write_json
+    from ..files import fitting, write_json
     from ..report.advice import advice_figure, advice_json, render_advice
     from ..report.drawing.style import save_figure
     from ..training.device import choose_device
@@ -67,7 +67,7 @@ def advise(
             reporter=bar,
         )
     unseen = [domain for domain in (test_domain, left_out) if domain]
-    folder = output or Path("largedrop-advice") / "-without-".join([opened.name, *unseen])
+    folder = output or Path("largedrop-advice") / fitting("-without-".join([opened.name, *unseen]))
     render_advice(found, console)
     title = f"{opened.name}{' without ' if unseen else ''}{' and '.join(unseen)}"
     write_json(folder / "advice.json", advice_json(found))

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ..config import Config, defaults_of
 from ..errors import UserError
+from ..files import fitting
 from .options import AUTO
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _default_name(planned: Any) -> str:
     first = planned.configs[0]
     domains = planned.test_domains
     digest = replace(first, dropout=0.0, test_domain="", seed=0).digest()
-    return "-".join([first.data, *(domains if len(domains) == 1 else ()), digest])
+    return fitting("-".join([first.data, *(domains if len(domains) == 1 else ())]), f"-{digest}")
 
 
 def _advised(

@@ -6,13 +6,15 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from ..config import Config
 from ..reporter import Reporter
@@ -26,6 +28,12 @@ __all__ = ["Bar", "open_images", "say"]
 
 LINE_EVERY = 30.0
 """Seconds between two lines where there is no terminal to draw a bar on."""
+
+RECENT = 120.0
+"""Seconds whose pace the time left is computed from."""
+
+LEAST_SECONDS, LEAST_SHARE, SURE_SECONDS = 10.0, 0.02, 300.0
+"""A time left means something after so many seconds and that share of the work, or after the last of these."""
 
 
 class Bar(Reporter):
@@ -53,7 +61,9 @@ class Bar(Reporter):
         self._asked = threading.Event()
         self._noted: set[str] = set()
         self._numbers: dict[Config, int] = {}
+        self._skipped = 0.0
         self._began = self._said = time.monotonic()
+        self._seen = deque([(self._began, 0.0)])
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         if console.is_terminal:
@@ -62,11 +72,9 @@ class Bar(Reporter):
                 BarColumn(bar_width=None),
                 TextColumn("{task.percentage:>3.0f} %"),
                 TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
+                _Left(self),
                 console=console,
                 transient=True,
-                speed_estimate_period=120.0,
             )
             self._task = self._progress.add_task(what, total=total)
 
@@ -102,16 +110,36 @@ class Bar(Reporter):
         """Whether there was a Ctrl-C."""
         return self._asked.is_set()
 
+    def skip(self, work: float) -> None:
+        """Take so much as done, and as nothing that says how fast the rest will be."""
+        self._skipped += work
+        self._seen = deque((at, done + work) for at, done in self._seen)
+        self.advance(work)
+
     def advance(self, work: float) -> None:
         """Take so much as done."""
         self.done += work
+        now = time.monotonic()
+        if now - self._seen[-1][0] >= 1:
+            self._seen.append((now, self.done))
+        while len(self._seen) > 1 and self._seen[1][0] <= now - RECENT:
+            self._seen.popleft()
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, work)
-        elif time.monotonic() - self._said > LINE_EVERY:
-            self._said = time.monotonic()
+        elif now - self._said > LINE_EVERY:
+            self._said = now
             share = min(self.done / self.total, 1.0) if self.total else 1.0
-            left = (self._said - self._began) * (1 - share) / max(share, 1e-9)
-            self.console.print(f"{self.what}: {share:.0%} of all, {duration(left)} left", highlight=False)
+            left = self.left()
+            self.console.print(f"{self.what}: {share:.0%} of all{left and f', {left}'}", highlight=False)
+
+    def left(self) -> str:
+        """The time left at the recent pace, as a person says it; nothing where that would mean nothing yet."""
+        since, before = self._seen[0]
+        now, done, rest = time.monotonic(), self.done - self._skipped, self.total - self.done
+        sure = now - self._began >= SURE_SECONDS or done >= LEAST_SHARE * (done + rest)
+        if now - self._began < LEAST_SECONDS or not sure or rest <= 0 or self.done <= before:
+            return ""
+        return f"{duration(rest * (now - since) / (self.done - before))} left"
 
     def __enter__(self) -> Bar:
         if self._progress is not None:
@@ -161,3 +189,14 @@ def open_images(console: Console, source: str, sizes: Iterable[int], skip_bad_im
     if data.skipped:
         say(console, f"left out {len(data.skipped)} images that cannot be decoded")
     return data
+
+
+class _Left(ProgressColumn):
+    """The time left, as the bar says it."""
+
+    def __init__(self, bar: Bar) -> None:
+        super().__init__()
+        self.bar = bar
+
+    def render(self, task: Task) -> Text:
+        return Text(self.bar.left())

@@ -109,8 +109,8 @@ def train_side_by_side(
                 assert isinstance(pipe, Connection)
                 worker = busy[pipe]
                 kind, value = _heard(worker)
-                if kind == "progress":
-                    reporter.advance(value)
+                if kind in ("advance", "skip"):
+                    getattr(reporter, kind)(value)
                 elif kind == "note":
                     if not noted:
                         reporter.note(value)
@@ -232,7 +232,10 @@ class _Sender(Reporter):
             self.pipe.send((kind, value))
 
     def advance(self, work: float) -> None:
-        self.say("progress", work)
+        self.say("advance", work)
+
+    def skip(self, work: float) -> None:
+        self.say("skip", work)
 
     def note(self, text: str) -> None:
         self.say("note", text)

@@ -19,6 +19,7 @@ import torch
 from ..config import Config
 from ..data.dataset import Dataset
 from ..errors import CollapseError, Interrupted, UserError, one_of
+from ..files import fitting
 from ..reporter import SILENT, Relay, Reporter
 from ..runs.folder import claim, owned
 from ..runs.run import Run
@@ -112,7 +113,7 @@ class SweepPlan:
     @property
     def report(self) -> Path:
         """The folder of the report; the small scale has one of its own."""
-        return self.folder / f"report-{self.preset.name}{'' if self.scale == 'full' else f'-{self.scale}'}"
+        return self.folder / fitting(f"report-{self.preset.name}", "" if self.scale == "full" else f"-{self.scale}")
 
 
 @dataclass

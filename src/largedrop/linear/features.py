@@ -214,7 +214,7 @@ class FeatureStore:
                 end = min(first + _PIECE, n)
                 path = _piece_path(folder, first)
                 if _piece(path, end - first, sum(taps.widths)) is not None:
-                    self.reporter.advance(end - first)
+                    self.reporter.skip(end - first)
                     continue
                 parts = []
                 for start in range(first, end, BATCH):

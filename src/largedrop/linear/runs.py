@@ -75,7 +75,7 @@ def train_linear_runs(
                     raise UserError("fit 'all' is no linear one; those are 'linear' and 'probe'")
                 locks.enter_context(claimed(folder, config))
                 if (folder / "result.json").is_file():
-                    reporter.advance(_cost(config, data))
+                    reporter.skip(_cost(config, data))
                     yield config, Run.open(folder)
                 else:
                     waiting.append((config, folder, _problem(config, data, store, problems)))

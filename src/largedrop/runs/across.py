@@ -13,7 +13,7 @@ from typing import Any
 
 from ..config import TUNED, Config
 from ..errors import UserError
-from ..files import is_leftover, read_json
+from ..files import fitting, is_leftover, read_json
 from .methods import METHODS
 from .record import Record, shown
 
@@ -315,8 +315,9 @@ def _groups(runs: list[tuple[str, Config]], places: list[int]) -> list[Group]:
 def _stem(method: str, test_domain: str, dropout: float, seed: int | None, names: Iterable[str]) -> str:
     content = json.dumps([FORMAT, method, sorted(names)])
     digest = hashlib.sha256(content.encode()).hexdigest()[:12]
-    domain = _UNSAFE.sub("_", test_domain)
-    return f"{method}-{domain}-d{dropout:g}-s{'all' if seed is None else seed}-{digest}"
+    tail = f"-d{dropout:g}-s{'all' if seed is None else seed}-{digest}"
+    suffix = ".safetensors"  # the longest
+    return fitting(f"{method}-{_UNSAFE.sub('_', test_domain)}", tail + suffix).removesuffix(suffix)
 
 
 def _told(values: Iterable[Any]) -> list[tuple[str, str]]:

@@ -138,8 +138,11 @@ def read_runs(folder: str | Path, *, only: Collection[str] | None = None) -> Run
             of one config with different results. The runs of each side are named.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}" + (" (it is a file)" if folder.exists() else ""))
+    try:
+        if not folder.is_dir():
+            raise UserError(f"no folder {folder}" + (" (it is a file)" if folder.exists() else ""))
+    except OSError as error:  # too long a name
+        raise UserError(f"cannot read {folder}: {error.strerror or error}") from error
     beside = folder.resolve().parent / ACROSS
     others = [beside] if folder.resolve().name == "runs" and beside.is_dir() else []
     places = [(path, names) for path, names in _places(folder, others) if only is None or path.name in only]

@@ -91,7 +91,7 @@ def train(
     split = config.split_of(data)
     with claimed(folder, config):
         if (folder / "result.json").is_file():
-            reporter.advance(cost(config, split))
+            reporter.skip(cost(config, split))
             return Run.open(folder)
         shared = features or FeatureCache(open_views(data, device or torch.device("cpu"), reporter))
         place = shared.views.device
@@ -126,7 +126,7 @@ def _train(
         so_far = Trajectory(probe=start_head(config, data, split, network, features))
         save_state(folder, so_far, network, optimizer, averages, watch)
     else:
-        reporter.advance(cost(config, split) * so_far.step / config.steps)
+        reporter.skip(cost(config, split) * so_far.step / config.steps)
     speed_up(network)
     network.train()
     objective = make_objective(config.objective, config.penalty, config.penalty_after)

@@ -51,10 +51,12 @@ def panels_of(
     if title:
         figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left", parse_math=False)
     made: list[Axes] = []
+    letters = int(14 * size[0] / columns)  # of a title; more would take the panels' room
     for index, name in enumerate(titles, 1):
         first = made[0] if shared and made else None
         axes = figure.add_subplot(rows, columns, index, sharex=first, sharey=first)
-        axes.set_title(name, fontsize=10.5, loc="left", parse_math=False)
+        shown = name if len(name) <= letters else f"{name[: letters - 1]}…"
+        axes.set_title(shown, fontsize=10.5, loc="left", parse_math=False)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 4, 5, 10]))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
