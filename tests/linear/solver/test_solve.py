@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.linear.solver.expected import gaussian_loss, masked_loss
 from torch import Tensor
 from torch.nn import functional as F
 
 from largedrop.errors import UserError
-from largedrop.linear.solver.expected import gaussian_loss, masked_loss
 from largedrop.linear.solver.solve import ProbeFit, solve_probes
 from largedrop.training.head import fit_head
 

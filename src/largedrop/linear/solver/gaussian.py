@@ -69,7 +69,7 @@ def expected_logits(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cross-entropy expected under Gaussian logits, in contrast coordinates, with its gradient written out.
 
-    What ``expected.gaussian_loss`` computes by automatic differentiation, in one pass over the examples, on one core.
+    In one pass over the examples, on one core.
 
     Args:
         mean: of the logits' contrasts, (k, n), k = classes − 1; float32 or float64, as all of them are.

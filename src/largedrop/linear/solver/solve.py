@@ -1,7 +1,9 @@
 """Linear probes under dropout, solved to convergence: many rates, weight decays and training domains at once.
 
-The objective is cross-entropy expected under dropout, in its Gaussian form (``expected.gaussian_loss``), whose gradient
-has no sampling noise in all the directions that the logits do not see.
+Dropout at rate λ on the input x of a head V, b gives an x̃ with mean x and covariance r·diag(x²), r = λ/(1−λ), so that
+the logits have mean Vx + b and covariance r·V diag(x²) Vᵀ. The objective is the cross-entropy expected under Gaussian
+logits of that mean and covariance (fast dropout: Wang & Manning, 2013, section 3); its gradient has no sampling noise
+in all the directions that the logits do not see.
 
 Measured on PACS (EfficientNet-Lite0 at 96 pixels, 1280 units, three training domains, no weight decay), as a share of
 the true expected loss, on fresh masks: the Gaussian optimum is above the least one by 0.4 % at λ = 0.5, 0.5 % at 0.9,
@@ -24,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import UserError
-from .expected import check_decay, noise_ratio
+from ...models.dropout import check_rate
 from .gaussian import TINY
 from .passes import Answer, Correction, Found, Passes, Point, Problem, direction_of
 
@@ -150,8 +152,11 @@ def solve_probes(
         raise UserError(f"the masks are split into halves, so their number must be even and 0 or more, not {masks}")
     if not tolerance > 0 or limit < 1:
         raise UserError("the tolerance must be above 0, and the limit one iteration or more")
-    ratios = {rate: noise_ratio(rate) for rate in rates}
-    decays = [check_decay(decay) for decay in weight_decays]
+    ratios = {rate: check_rate(rate) / (1 - rate) for rate in rates}  # the variance of inverted dropout's multiplier
+    decays = [float(decay) for decay in weight_decays]
+    for decay in decays:
+        if not 0 <= decay < math.inf:
+            raise UserError(f"the weight decay must be a finite number of 0 or more, not {decay}")
     wanted = [_subset(subset, len(tables)) for subset in ([range(len(tables))] if subsets is None else subsets)]
     present = {subset: _present(labels, subset) for subset in wanted}
     fits: dict[tuple[tuple[int, ...], float, float], ProbeFit] = {}
