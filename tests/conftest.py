@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from tests.helpers import TINY, make_toy
 
 import largedrop as ld
@@ -54,6 +58,34 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(toy: Path) -> ld.Dataset:
     """The toy folder, opened."""
     return ld.open_dataset(toy)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with weights of ``TINY``'s model: a network that starts from one has frozen batch norms."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = timm.create_model("test_efficientnet", pretrained=False)
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d) and layer.running_mean is not None:
+                layer.running_mean.normal_(0, 0.1)
+    state = network.state_dict()
+    save_file(state, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def _forkserver() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["largedrop.experiments.processes", "largedrop.data.views.kernels"])
+    return context
+
+
+@pytest.fixture
+def quick_processes(_forkserver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes to train in are forked from one that has imported all, instead of importing it each."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: _forkserver)
 
 
 @pytest.fixture

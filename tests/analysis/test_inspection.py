@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 from rich.console import Console
-from safetensors.torch import save_file
 from tests.helpers import TINY, Watch
 
 import largedrop as ld
@@ -27,12 +25,10 @@ from largedrop.training.evaluation import accuracy, logits
 
 
 @pytest.fixture(scope="module")
-def made(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(toy: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory, quick_heads: None) -> Path:
     """Two rates × two seeds on one test domain, from given weights, so that batch norm is frozen."""
     folder = tmp_path_factory.mktemp("inspected")
-    network = timm.create_model("test_efficientnet", pretrained=False)
-    save_file(network.state_dict(), folder / "weights.safetensors")
-    settings = {**TINY, "weights": str(folder / "weights.safetensors"), "device": "cpu"}
+    settings = {**TINY, "weights": str(weights), "device": "cpu"}
     data = ld.open_dataset(toy, cache=folder / "cache")
     for dropout in (0.0, 0.5):
         for seed in (0, 1):
@@ -86,10 +82,10 @@ def test_what_is_measured_is_what_the_checkpoint_says(runs: list[Run], data: ld.
 
 @pytest.mark.parametrize("head", ["warm", "random"])
 def test_the_start_of_a_linearisation_is_the_start_of_the_run(
-    head: str, made: Path, data: ld.Dataset, tmp_path: Path
+    head: str, weights: Path, data: ld.Dataset, tmp_path: Path
 ) -> None:
     """Where training moves nothing to speak of, the start is the end."""
-    settings = {**TINY, "weights": str(made / "weights.safetensors"), "lr": 1e-9, "steps": 2, "head": head}
+    settings = {**TINY, "weights": str(weights), "lr": 1e-9, "steps": 2, "head": head}
     run = ld.finetune(data, "photo", dropout=0.5, output=tmp_path / "run", device="cpu", **settings)
     for linear in inspect_run(run, data, measures=("linearity",)).linearity.values():
         assert linear.start_accuracy == linear.accuracy == linear.linear_accuracy

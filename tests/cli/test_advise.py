@@ -21,6 +21,8 @@ if not any(registered.callback is command for registered in cli.app.registered_c
 
 NETWORK = ["--model", "test_efficientnet", "--weights", "random", "--size", "32", "--device", "cpu"]
 
+pytestmark = pytest.mark.usefixtures("quick_heads")
+
 
 @pytest.fixture
 def advised(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:

@@ -15,13 +15,15 @@ from largedrop.cli.inspect import inspect
 if not any(command.callback is inspect for command in cli.app.registered_commands):
     cli.app.command()(inspect)
 
+pytestmark = pytest.mark.usefixtures("quick_heads")
+
 
 @pytest.fixture(scope="module")
-def runs(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(toy: Path, tmp_path_factory: pytest.TempPathFactory, quick_heads: None) -> Path:
     """Plain and dropout on two test domains."""
     folder = tmp_path_factory.mktemp("inspect")
     arguments = ["compare", str(toy), "--test-domains", "ink,oil", "--dropout", "0,0.5", "--output", str(folder)]
-    assert main([*arguments, *FAST]) == 0
+    assert main([*arguments, *FAST, "--steps", "2"]) == 0
     return folder
 
 

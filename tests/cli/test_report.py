@@ -12,14 +12,16 @@ from tests.helpers import FAST, complaint, make_toy, one_line
 
 from largedrop.cli import main
 
+pytestmark = pytest.mark.usefixtures("quick_heads")
+
 
 @pytest.fixture(scope="module")
-def runs(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(toy: Path, tmp_path_factory: pytest.TempPathFactory, quick_heads: None) -> Path:
     """Two learning rates × two rates of dropout × two test domains, and one run of them missing."""
     folder = tmp_path_factory.mktemp("runs")
     for lr in ("1e-3", "1e-2"):
         arguments = ["compare", str(toy), "--test-domains", "ink,oil", "--dropout", "0,0.5", "--output"]
-        assert main([*arguments, str(folder / lr), *FAST, "--lr", lr]) == 0
+        assert main([*arguments, str(folder / lr), *FAST, "--steps", "2", "--lr", lr]) == 0
     (lost,) = (folder / "1e-2" / "runs").glob("*-oil-d0.5-*")
     (lost / "result.json").unlink()
     return folder

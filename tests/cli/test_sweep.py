@@ -35,6 +35,8 @@ lr = 1e-3
 """
 RUN = ["--device", "cpu", "--precision", "float32"]
 
+pytestmark = pytest.mark.usefixtures("quick_heads")
+
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:

@@ -1,5 +1,7 @@
 """The cache of decoded images: what it returns, when it decodes, and what it survives."""
 
+from __future__ import annotations
+
 import errno
 import json
 import os
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,13 +21,15 @@ from PIL import Image
 import largedrop
 from largedrop.data import cache
 from largedrop.data.cache import CachedImages, open_images
+from largedrop.data.images import decode
 from largedrop.errors import UserError
 
+Files = tuple[list[str], list[Path]]
 SIZES = [(8, 8), (12, 9), (30, 20), (9, 16), (8, 8), (21, 10)]
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path: Path) -> Files:
     """Six PNG files of noise, not changed lately; (keys, paths)."""
     folder = tmp_path / "data"
     folder.mkdir()
@@ -37,10 +42,10 @@ def files(tmp_path):
 
 
 @pytest.fixture
-def decoded(monkeypatch):
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are decoded while a test runs."""
     names: list[str] = []
-    real = cache.decode
+    real = decode
     monkeypatch.setattr(cache, "decode", lambda path, bound: names.append(path.name) or real(path, bound))
     return names
 
@@ -54,7 +59,7 @@ def entries(folder: Path) -> list[Path]:
     return sorted((folder / "images").iterdir())
 
 
-def test_images_are_what_the_files_hold(tmp_path, files):
+def test_images_are_what_the_files_hold(tmp_path: Path, files: Files) -> None:
     keys, paths = files
     opened = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
     assert len(opened.images) == 6
@@ -72,7 +77,7 @@ def test_images_are_what_the_files_hold(tmp_path, files):
         opened.images[6]
 
 
-def test_bound_is_a_part_of_the_entry(tmp_path, files):
+def test_bound_is_a_part_of_the_entry(tmp_path: Path, files: Files) -> None:
     keys, paths = files
     small = open_images(keys, paths, bound=10, cache=tmp_path / "cache").images
     assert [small[index].shape[:2] for index in range(6)] == [(8, 8), (9, 12), (10, 15), (16, 9), (8, 8), (10, 21)]
@@ -84,7 +89,9 @@ def test_bound_is_a_part_of_the_entry(tmp_path, files):
     assert str(caught.value) == "the bound on an image's shorter side must be at least 1 pixel, not 0"
 
 
-def test_the_second_time_nothing_is_decoded_or_read(tmp_path, files, decoded, monkeypatch):
+def test_the_second_time_nothing_is_decoded_or_read(
+    tmp_path: Path, files: Files, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys, paths = files
     calls = []
     first = open_images(keys, paths, bound=320, cache=tmp_path / "cache", progress=lambda *done: calls.append(done))
@@ -99,7 +106,7 @@ def test_the_second_time_nothing_is_decoded_or_read(tmp_path, files, decoded, mo
     np.testing.assert_array_equal(second.images[3], first.images[3])
 
 
-def test_a_changed_file_is_seen_and_a_touched_one_is_the_same(tmp_path, files, decoded):
+def test_a_changed_file_is_seen_and_a_touched_one_is_the_same(tmp_path: Path, files: Files, decoded: list[str]) -> None:
     keys, paths = files
     first = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
     decoded.clear()
@@ -115,7 +122,7 @@ def test_a_changed_file_is_seen_and_a_touched_one_is_the_same(tmp_path, files, d
     assert second.images[0][0, 0].tolist() == [255, 0, 0]
 
 
-def test_a_file_changed_just_now_is_digested_again(tmp_path, files):
+def test_a_file_changed_just_now_is_digested_again(tmp_path: Path, files: Files) -> None:
     keys, paths = files
     now = time.time() - 0.5  # the sizes and the times are the same, as on a file system that counts whole seconds
     Image.new("RGB", (8, 8), "red").save(paths[0], "BMP")
@@ -126,11 +133,11 @@ def test_a_file_changed_just_now_is_digested_again(tmp_path, files):
     assert open_images(keys, paths, bound=320, cache=tmp_path / "cache").images[0][0, 0].tolist() == [0, 0, 255]
 
 
-def test_a_file_that_changes_while_it_is_read(tmp_path, files, monkeypatch):
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     keys, paths = files
-    real = cache.decode
+    real = decode
 
-    def change(path, bound):
+    def change(path: Path, bound: int) -> Any:
         paths[2].write_bytes(b"other")
         return real(path, bound)
 
@@ -140,7 +147,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, files, monkeypatch):
     assert entries(tmp_path / "cache") == []
 
 
-def test_bad_images_are_all_named(tmp_path, files, decoded):
+def test_bad_images_are_all_named(tmp_path: Path, files: Files, decoded: list[str]) -> None:
     keys, paths = files
     paths[1].write_bytes(b"")
     paths[4].write_bytes(b"rubbish")
@@ -161,7 +168,7 @@ def test_bad_images_are_all_named(tmp_path, files, decoded):
     np.testing.assert_array_equal(opened.images[1], np.asarray(Image.open(paths[2])))
 
 
-def test_ten_bad_images_are_listed_and_the_rest_counted(tmp_path):
+def test_ten_bad_images_are_listed_and_the_rest_counted(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number:02}.jpg" for number in range(12)]
     for path in paths:
         path.write_bytes(b"rubbish")
@@ -178,12 +185,14 @@ def test_ten_bad_images_are_listed_and_the_rest_counted(tmp_path):
     assert (len(opened.images), opened.kept, len(opened.skipped)) == (0, (), 12)
 
 
-def test_another_pillow_judges_bad_images_anew(tmp_path, files, decoded, monkeypatch):
+def test_another_pillow_judges_bad_images_anew(
+    tmp_path: Path, files: Files, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys, paths = files
     paths[1].write_bytes(b"rubbish")
     open_images(keys, paths, bound=320, cache=tmp_path / "cache", skip_bad_images=True)
     decoded.clear()
-    monkeypatch.setattr(cache.PIL, "__version__", "99.0")
+    monkeypatch.setattr("PIL.__version__", "99.0")
     open_images(keys, paths, bound=320, cache=tmp_path / "cache", skip_bad_images=True)
     assert len(decoded) == 6
 
@@ -191,7 +200,7 @@ def test_another_pillow_judges_bad_images_anew(tmp_path, files, decoded, monkeyp
 @pytest.mark.parametrize(
     "damage", ["short pixels", "no pixels", "no index", "empty index", "bad header", "other index"]
 )
-def test_a_damaged_entry_is_rebuilt(tmp_path, files, decoded, damage):
+def test_a_damaged_entry_is_rebuilt(tmp_path: Path, files: Files, decoded: list[str], damage: str) -> None:
     keys, paths = files
     open_images(keys, paths, bound=320, cache=tmp_path / "cache")
     (entry,) = entries(tmp_path / "cache")
@@ -213,7 +222,7 @@ def test_a_damaged_entry_is_rebuilt(tmp_path, files, decoded, damage):
     assert entries(tmp_path / "cache") == [entry]
 
 
-def test_a_damaged_memory_of_digests_is_ignored(tmp_path, files):
+def test_a_damaged_memory_of_digests_is_ignored(tmp_path: Path, files: Files) -> None:
     keys, paths = files
     first = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
     (store,) = (tmp_path / "cache" / "digests").iterdir()
@@ -223,7 +232,7 @@ def test_a_damaged_memory_of_digests_is_ignored(tmp_path, files):
         assert open_images(keys, paths, bound=320, cache=tmp_path / "cache").digests == first.digests
 
 
-def test_images_are_not_copied_to_worker_processes(tmp_path, files):
+def test_images_are_not_copied_to_worker_processes(tmp_path: Path, files: Files) -> None:
     keys, paths = files
     images = open_images(keys, paths, bound=320, cache=tmp_path / "cache").images
     pickled = pickle.dumps(images)
@@ -251,7 +260,7 @@ print(len(images), int(sum(int(images[index].sum()) for index in range(len(image
 """
 
 
-def start(folder: Path, cache: Path, wait: float) -> subprocess.Popen:
+def start(folder: Path, cache: Path, wait: float) -> subprocess.Popen[str]:
     source = Path(next(iter(largedrop.__path__))).parent
     environment = {**os.environ, "PYTHONPATH": str(source)}
     command = [sys.executable, "-W", "error", "-c", BUILD, str(folder), str(cache), str(wait)]
@@ -259,9 +268,10 @@ def start(folder: Path, cache: Path, wait: float) -> subprocess.Popen:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_a_killed_build_is_never_used_and_is_cleaned_up_later(tmp_path, files, decoded):
+def test_a_killed_build_is_never_used_and_is_cleaned_up_later(tmp_path: Path, files: Files, decoded: list[str]) -> None:
     keys, paths = files
     with start(paths[0].parent, tmp_path / "cache", 60) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == "half\n"
         process.send_signal(signal.SIGKILL)
     (left,) = entries(tmp_path / "cache")
@@ -278,7 +288,7 @@ def test_a_killed_build_is_never_used_and_is_cleaned_up_later(tmp_path, files, d
     assert len(entries(tmp_path / "cache")) == 2
 
 
-def test_two_processes_build_the_same_entry_at_once(tmp_path, files):
+def test_two_processes_build_the_same_entry_at_once(tmp_path: Path, files: Files) -> None:
     _, paths = files
     processes = [start(paths[0].parent, tmp_path / "cache", 0.5) for _ in range(2)]
     outputs = [process.communicate(timeout=60)[0] for process in processes]
@@ -287,11 +297,11 @@ def test_two_processes_build_the_same_entry_at_once(tmp_path, files):
     assert len(entries(tmp_path / "cache")) == 1
 
 
-def test_the_second_to_finish_uses_what_the_first_made(tmp_path, files):
+def test_the_second_to_finish_uses_what_the_first_made(tmp_path: Path, files: Files) -> None:
     keys, paths = files
     winner = []
 
-    def progress(done, total):
+    def progress(done: int, total: int) -> None:
         if done == total:
             winner.append(open_images(keys, paths, bound=320, cache=tmp_path / "cache").images)
 
@@ -300,11 +310,12 @@ def test_the_second_to_finish_uses_what_the_first_made(tmp_path, files):
     assert len(entries(tmp_path / "cache")) == 1
 
 
-def test_a_full_disk(tmp_path, files, monkeypatch):
+def test_a_full_disk(tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     keys, paths = files
-    real, written = cache._append, []
+    real = cache._append
+    written: list[Any] = []
 
-    def append(file, image):
+    def append(file: Any, image: Any) -> None:
         if len(written) == 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written.append(image)
@@ -321,16 +332,16 @@ def test_a_full_disk(tmp_path, files, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_for_real(tmp_path, files, monkeypatch):
+def test_a_full_disk_for_real(tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     keys, paths = files
-    real = cache.Path.mkdir
+    real = Path.mkdir
 
-    def mkdir(self, *args, **options):
+    def mkdir(self: Path, *args: Any, **options: Any) -> None:
         real(self, *args, **options)
         if self.name.startswith(".building-"):
             (self / "pixels.bin").symlink_to("/dev/full")
 
-    monkeypatch.setattr(cache.Path, "mkdir", mkdir)
+    monkeypatch.setattr(Path, "mkdir", mkdir)
     with pytest.raises(
         UserError, match=r"^cannot write the image cache in \S+: No space left on device; set LARGEDROP"
     ):
@@ -339,18 +350,20 @@ def test_a_full_disk_for_real(tmp_path, files, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["fsync", "index", "entry.json"])
-def test_a_disk_that_is_full_at_the_end(tmp_path, files, monkeypatch, place):
+def test_a_disk_that_is_full_at_the_end(
+    tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
     """Some file systems say so only then."""
     keys, paths = files
 
-    def full(*args, **options):
+    def full(*args: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
         if place == "entry.json":
             patch.setattr("largedrop.files.tempfile.mkstemp", full)
         else:
-            patch.setattr(*((cache.os, "fsync") if place == "fsync" else (cache.np, "save")), full)
+            patch.setattr(*((os, "fsync") if place == "fsync" else (np, "save")), full)
         with pytest.raises(UserError) as caught:
             open_images(keys, paths, bound=320, cache=tmp_path / "cache")
     assert str(caught.value) == (
@@ -362,18 +375,20 @@ def test_a_disk_that_is_full_at_the_end(tmp_path, files, monkeypatch, place):
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
-def test_a_cache_on_a_read_only_disk_serves_what_it_has(tmp_path, files, decoded, monkeypatch, number):
+def test_a_cache_on_a_read_only_disk_serves_what_it_has(
+    tmp_path: Path, files: Files, decoded: list[str], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     keys, paths = files
     before = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
     for path in (tmp_path / "cache" / "digests").iterdir():
         path.unlink()  # so that it would be written again
     decoded.clear()
 
-    def refuse(*args, **options):
+    def refuse(*args: Any, **options: Any) -> None:
         raise OSError(number, os.strerror(number))
 
     # What root may do too, unlike on such a disk.
-    monkeypatch.setattr(cache.Path, "mkdir", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     monkeypatch.setattr("largedrop.files.tempfile.mkstemp", refuse)
     after = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
     assert after.digests == before.digests
@@ -388,7 +403,9 @@ def test_a_cache_on_a_read_only_disk_serves_what_it_has(tmp_path, files, decoded
     assert decoded == []
 
 
-def test_an_entry_of_another_version_is_left_to_it(tmp_path, files, decoded, monkeypatch):
+def test_an_entry_of_another_version_is_left_to_it(
+    tmp_path: Path, files: Files, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys, paths = files
     open_images(keys, paths, bound=320, cache=tmp_path / "cache")
     (entry,) = entries(tmp_path / "cache")
@@ -406,7 +423,9 @@ def test_an_entry_of_another_version_is_left_to_it(tmp_path, files, decoded, mon
 
 
 @pytest.mark.parametrize("change", [{"format": 99}, {"format": "1"}, {"format": None}, {"bound": "large"}])
-def test_an_entry_with_the_header_of_another_version_is_rebuilt(tmp_path, files, decoded, change):
+def test_an_entry_with_the_header_of_another_version_is_rebuilt(
+    tmp_path: Path, files: Files, decoded: list[str], change: dict[str, Any]
+) -> None:
     keys, paths = files
     open_images(keys, paths, bound=320, cache=tmp_path / "cache")
     (entry,) = entries(tmp_path / "cache")
@@ -421,7 +440,7 @@ def test_an_entry_with_the_header_of_another_version_is_rebuilt(tmp_path, files,
 
 
 @pytest.mark.skipif(os.name != "posix", reason="an open file cannot be removed")
-def test_an_entry_that_is_removed_while_it_is_open(tmp_path, files, decoded):
+def test_an_entry_that_is_removed_while_it_is_open(tmp_path: Path, files: Files, decoded: list[str]) -> None:
     keys, paths = files
     images = open_images(keys, paths, bound=320, cache=tmp_path / "cache").images
     decoded.clear()
@@ -433,7 +452,7 @@ def test_an_entry_that_is_removed_while_it_is_open(tmp_path, files, decoded):
     np.testing.assert_array_equal(again[5], images[5])
 
 
-def test_a_cache_that_cannot_be_created(tmp_path, files):
+def test_a_cache_that_cannot_be_created(tmp_path: Path, files: Files) -> None:
     keys, paths = files
     (tmp_path / "file").touch()
     with pytest.raises(UserError) as caught:
@@ -445,7 +464,7 @@ def test_a_cache_that_cannot_be_created(tmp_path, files):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everything")
-def test_a_read_only_cache_serves_what_it_has(tmp_path, files):
+def test_a_read_only_cache_serves_what_it_has(tmp_path: Path, files: Files) -> None:
     keys, paths = files
     open_images(keys, paths, bound=320, cache=tmp_path / "cache")
     for folder in (tmp_path / "cache" / "images", tmp_path / "cache" / "digests", tmp_path / "cache"):
@@ -459,17 +478,17 @@ def test_a_read_only_cache_serves_what_it_has(tmp_path, files):
             folder.chmod(0o755)
 
 
-def test_digests_that_cannot_be_written_only_cost_time(tmp_path, files):
+def test_digests_that_cannot_be_written_only_cost_time(tmp_path: Path, files: Files) -> None:
     keys, paths = files
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "digests").touch()
     assert len(open_images(keys, paths, bound=320, cache=tmp_path / "cache").images) == 6
 
 
-def test_a_callback_that_raises_leaves_nothing(tmp_path, files):
+def test_a_callback_that_raises_leaves_nothing(tmp_path: Path, files: Files) -> None:
     keys, paths = files
 
-    def progress(done, total):
+    def progress(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -477,9 +496,9 @@ def test_a_callback_that_raises_leaves_nothing(tmp_path, files):
     assert entries(tmp_path / "cache") == []
 
 
-def test_threads_run_only_a_little_ahead(monkeypatch):
-    monkeypatch.setattr(cache.os, "cpu_count", lambda: 2)
-    begun = []
+def test_threads_run_only_a_little_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    begun: list[int] = []
     results = cache._in_order(lambda item: begun.append(item) or item * item, range(100))
     assert [next(results) for _ in range(10)] == [item * item for item in range(10)]
     assert len(begun) <= 10 + 2 * 2 + 1

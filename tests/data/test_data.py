@@ -1,5 +1,7 @@
 """``open_dataset``: which opener a source goes to."""
 
+from __future__ import annotations
+
 import sys
 import types
 from pathlib import Path
@@ -13,7 +15,7 @@ from largedrop.errors import UserError
 
 
 @pytest.fixture
-def emoji_folder(tmp_path, monkeypatch):
+def emoji_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that happens to be called emoji, in the current directory."""
     for domain in ("a", "b"):
         for name in ("x", "y"):
@@ -26,19 +28,19 @@ def emoji_folder(tmp_path, monkeypatch):
     return tmp_path / "emoji"
 
 
-def test_public_names():
+def test_public_names() -> None:
     assert largedrop.data.__all__ == ["Dataset", "Split", "open_dataset"]
 
 
-def test_emoji_is_the_embedded_dataset(emoji_folder, monkeypatch):
-    embedded = types.ModuleType("largedrop.data.emoji")
-    embedded.load_emoji = lambda: "the embedded dataset"
-    monkeypatch.setitem(sys.modules, "largedrop.data.emoji", embedded)
-    assert open_dataset("emoji") == "the embedded dataset"
+def test_emoji_is_the_embedded_dataset(emoji_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded = object()
+    module = types.SimpleNamespace(load_emoji=lambda: embedded)
+    monkeypatch.setitem(sys.modules, "largedrop.data.emoji", module)
+    assert open_dataset("emoji") is embedded
 
 
 @pytest.mark.parametrize("source", ["./emoji", "emoji/", Path("emoji")])
-def test_a_folder_called_emoji(emoji_folder, source):
+def test_a_folder_called_emoji(emoji_folder: Path, source: str | Path) -> None:
     data = open_dataset(source, bound=5)
     assert isinstance(data, Dataset)
     assert data.name == "emoji"
@@ -47,9 +49,9 @@ def test_a_folder_called_emoji(emoji_folder, source):
     assert isinstance(data.split("b", 0), Split)
 
 
-def test_options_arrive(emoji_folder, tmp_path):
+def test_options_arrive(emoji_folder: Path, tmp_path: Path) -> None:
     (emoji_folder / "a" / "x" / "2.png").write_bytes(b"")
-    calls = []
+    calls: list[tuple[int, int]] = []
     with pytest.raises(UserError, match=r"^1 of 9 images cannot be decoded"):
         open_dataset(emoji_folder)
     data = open_dataset(
@@ -60,7 +62,7 @@ def test_options_arrive(emoji_folder, tmp_path):
     assert (tmp_path / "other" / "images").is_dir()
 
 
-def test_an_unknown_name(tmp_path, monkeypatch):
+def test_an_unknown_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
         open_dataset("emojy")

@@ -1,5 +1,7 @@
 """Splits: by seed, without overlap, stratified, and with groups on one side."""
 
+from __future__ import annotations
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -42,17 +44,17 @@ def dataset(counts: npt.ArrayLike, shared_groups: bool = False) -> Dataset:
 
 
 @pytest.fixture
-def plain():
+def plain() -> Dataset:
     return dataset([[50, 20, 5], [30, 40, 10], [100, 2, 3], [10, 10, 10]])
 
 
 @pytest.fixture
-def shared():
+def shared() -> Dataset:
     return dataset([[50, 20, 5]] * 4, shared_groups=True)
 
 
 @pytest.mark.parametrize("name", ["plain", "shared"])
-def test_a_split_is_a_partition_and_leaves_the_test_domain_out(name, request):
+def test_a_split_is_a_partition_and_leaves_the_test_domain_out(name: str, request: pytest.FixtureRequest) -> None:
     data = request.getfixturevalue(name)
     for test_domain in data.domains:
         split = data.split(test_domain, seed=3)
@@ -70,7 +72,7 @@ def test_a_split_is_a_partition_and_leaves_the_test_domain_out(name, request):
             assert (np.diff(part) > 0).all()
 
 
-def test_a_split_depends_on_the_seed_alone(plain):
+def test_a_split_depends_on_the_seed_alone(plain: Dataset) -> None:
     first, again, other = plain.split("a", 0), plain.split("a", 0), plain.split("a", 1)
     np.testing.assert_array_equal(first.iid, again.iid)
     for one, two in zip(first.train, again.train, strict=True):
@@ -82,7 +84,7 @@ def test_a_split_depends_on_the_seed_alone(plain):
     assert held[0] == held[1] == held[2] != set()
 
 
-def test_the_share_is_a_fifth_of_each_class_of_each_domain(plain):
+def test_the_share_is_a_fifth_of_each_class_of_each_domain(plain: Dataset) -> None:
     split = plain.split("d", 0)
     for domain in range(3):
         for label in range(3):
@@ -92,7 +94,7 @@ def test_the_share_is_a_fifth_of_each_class_of_each_domain(plain):
     assert plain.split("d", 0, held_out=0.5).iid.size == pytest.approx(0.5 * 260, abs=5)
 
 
-def test_at_least_one_image_is_on_each_side():
+def test_at_least_one_image_is_on_each_side() -> None:
     data = dataset([[2, 3], [2, 2]])
     for seed in range(20):
         for share in (0.0, 0.2, 1.0):
@@ -101,7 +103,7 @@ def test_at_least_one_image_is_on_each_side():
             assert sorted(set(data.labels[split.train[0]].tolist())) == [0, 1]
 
 
-def test_groups_that_span_domains_stay_together(shared):
+def test_groups_that_span_domains_stay_together(shared: Dataset) -> None:
     for seed in range(5):
         split = shared.split("a", seed)
         train = np.concatenate(split.train)
@@ -111,7 +113,7 @@ def test_groups_that_span_domains_stay_together(shared):
         assert len(split.iid) == 3 * 15  # every drawing of each
 
 
-def test_every_image_is_held_out_about_as_often():
+def test_every_image_is_held_out_about_as_often() -> None:
     data = dataset([[40, 40], [2, 2]])
     share = np.mean([np.isin(np.arange(80), data.split("b", seed).iid) for seed in range(400)], axis=0)
     # 400 draws of probability 0.2: the standard error is 0.02
@@ -119,7 +121,7 @@ def test_every_image_is_held_out_about_as_often():
     assert np.abs(share - 0.2).max() < 5 * 0.02
 
 
-def test_unknown_and_only_domain(plain):
+def test_unknown_and_only_domain(plain: Dataset) -> None:
     with pytest.raises(UserError) as caught:
         plain.split("A", 0)
     assert str(caught.value) == "no domain 'A' in toy; did you mean 'a'? (there are: a, b, c, d)"
@@ -131,18 +133,18 @@ def test_unknown_and_only_domain(plain):
     assert str(caught.value) == "toy has only the domain 'a': testing on it leaves none to train on"
 
 
-def test_check_names():
+def test_check_names() -> None:
     check_names("class", ["a", "b"])
     with pytest.raises(UserError, match=r"^the class 'a' is named twice$"):
         check_names("class", ["a", "b", "a"])
 
 
-def test_length_and_indices(plain):
+def test_length_and_indices(plain: Dataset) -> None:
     assert len(plain) == 290
     assert plain.indices("c").tolist() == list(range(155, 260))
 
 
-def test_a_domain_that_is_left_out_is_nowhere(plain):
+def test_a_domain_that_is_left_out_is_nowhere(plain: Dataset) -> None:
     whole, without = plain.split("a", 3), plain.split("a", 3, left_out="b")
     assert without.train_domains == tuple(name for name in whole.train_domains if name != "b")
     gone = set(plain.indices("b").tolist())
@@ -153,7 +155,7 @@ def test_a_domain_that_is_left_out_is_nowhere(plain):
         plain.split("a", 3, left_out="z")
 
 
-def test_a_domain_with_one_image_of_each_class_has_none_held_out():
+def test_a_domain_with_one_image_of_each_class_has_none_held_out() -> None:
     split = dataset([[5, 5], [1, 1], [5, 5]]).split("c", 0)
     assert split.train_domains == ("a", "b")
     assert split.iid_domains.tolist() == [0, 0]

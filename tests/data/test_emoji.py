@@ -6,14 +6,17 @@ import hashlib
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from largedrop.data import emoji
 from largedrop.data.dataset import Dataset
 from largedrop.errors import UserError
 
+Pixels = npt.NDArray[np.uint8]
 ROOT = Path(__file__).resolve().parents[2]
 DOMAINS = ("noto", "twemoji", "fluent-3d", "fluent-high-contrast", "openmoji")
 COUNTS = {
@@ -40,7 +43,7 @@ def data() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def pixels(data: Dataset) -> np.ndarray:
+def pixels(data: Dataset) -> Pixels:
     return np.stack([data.images[index] for index in range(len(data))])
 
 
@@ -107,19 +110,19 @@ def test_no_emoji_is_on_both_sides_of_the_split(data: Dataset, domain: str, seed
     assert set(data.labels[split.iid]) == set(range(14))
 
 
-def test_the_background_is_white(data: Dataset, pixels: np.ndarray) -> None:
+def test_the_background_is_white(data: Dataset, pixels: Pixels) -> None:
     corners = pixels[:, [0, 0, -1, -1], [0, -1, 0, -1]]
-    white = (corners >= 250).all(axis=-1)
+    white = np.all(corners >= 250, axis=-1)
     for domain in DOMAINS:
         assert white[data.indices(domain)].mean() > 0.95
 
 
-def test_no_image_is_empty(pixels: np.ndarray) -> None:
+def test_no_image_is_empty(pixels: Pixels) -> None:
     ink = [float((image[::2, ::2].min(axis=-1) < 240).mean()) for image in pixels]
     assert min(ink) > 0.02
 
 
-def test_line_art_is_black_on_white(data: Dataset, pixels: np.ndarray) -> None:
+def test_line_art_is_black_on_white(data: Dataset, pixels: Pixels) -> None:
     art = pixels[data.indices("fluent-high-contrast")].astype(np.int16)
     assert (art.max(axis=-1) - art.min(axis=-1)).max() <= 12  # what lossy compression leaves of pure grey
     assert (art.min(axis=(1, 2, 3)) < 20).all()
@@ -127,14 +130,14 @@ def test_line_art_is_black_on_white(data: Dataset, pixels: np.ndarray) -> None:
     assert middle < 0.1
 
 
-def test_styles_differ(data: Dataset, pixels: np.ndarray) -> None:
-    styles = [pixels[data.indices(domain)].astype(np.float32) for domain in DOMAINS]
+def test_styles_differ(data: Dataset, pixels: Pixels) -> None:
+    styles = [pixels[data.indices(domain), ::4, ::4].astype(np.float32) for domain in DOMAINS]
     for first in range(5):
         for second in range(first):
             assert np.abs(styles[first] - styles[second]).mean() > 25
 
 
-def test_the_same_emoji_look_more_alike_than_others(data: Dataset, pixels: np.ndarray) -> None:
+def test_the_same_emoji_look_more_alike_than_others(data: Dataset, pixels: Pixels) -> None:
     """A shifted or shuffled style would not match the other ones emoji by emoji."""
     thumbs = pixels.reshape(5, 831, 16, 8, 16, 8, 3).mean(axis=(3, 5, 6))
     for style in range(1, 5):
@@ -143,10 +146,10 @@ def test_the_same_emoji_look_more_alike_than_others(data: Dataset, pixels: np.nd
         assert same < 0.92 * others
 
 
-def test_two_loads_are_equal(data: Dataset, pixels: np.ndarray) -> None:
+def test_two_loads_are_equal(data: Dataset, pixels: Pixels) -> None:
     again = emoji.load_emoji()
     assert again.fingerprint == data.fingerprint == hashlib.sha256(emoji._FILE.read_bytes()).hexdigest()
-    assert np.array_equal(again.images.pixels, pixels)
+    assert all(np.array_equal(again.images[index], image) for index, image in enumerate(pixels))
 
 
 def test_size_and_licences() -> None:
@@ -163,7 +166,7 @@ def test_size_and_licences() -> None:
 @pytest.mark.parametrize(
     "damage", [lambda content: content[:-1000], lambda content: b"", lambda content: content + b" "]
 )
-def test_a_damaged_file_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage) -> None:
+def test_a_damaged_file_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Any) -> None:
     copy = tmp_path / "emoji.bin"
     copy.write_bytes(damage(emoji._FILE.read_bytes()))
     monkeypatch.setattr(emoji, "_FILE", copy)
@@ -180,6 +183,6 @@ def test_a_missing_file_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_pillow_without_webp_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(emoji.features, "check", lambda name: False)
+    monkeypatch.setattr("PIL.features.check", lambda name: False)
     with pytest.raises(UserError, match="without WebP"):
         emoji.load_emoji()

@@ -1,17 +1,22 @@
 """Opening a folder domain/class/image: what it gives, and everything that can be wrong with one."""
 
+from __future__ import annotations
+
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from largedrop.data import folder as module
+from largedrop.data.dataset import Dataset
 from largedrop.data.folder import list_images, open_folder
 from largedrop.errors import UserError
 
+Open = Callable[..., Dataset]
 PACS = Path(__file__).parents[2].parent / "shared" / "data" / "PACS"
 
 
@@ -23,7 +28,7 @@ def write(path: Path, colour: str = "red") -> None:
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path: Path) -> Path:
     """Two domains, two classes, two images each."""
     path = tmp_path / "data"
     for domain in ("photo", "art"):
@@ -34,18 +39,18 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def opened(tmp_path):
+def opened(tmp_path: Path) -> Open:
     """Open a folder with a cache that belongs to the test."""
     return lambda path, **options: open_folder(path, cache=tmp_path / "cache", **options)
 
 
-def error(path: Path) -> str:
+def error(path: str | Path) -> str:
     with pytest.raises(UserError) as caught:
         list_images(path)
     return str(caught.value)
 
 
-def test_what_a_folder_gives(root, opened):
+def test_what_a_folder_gives(root: Path, opened: Open) -> None:
     data = opened(root)
     assert data.name == "data"
     assert data.domains == ("art", "photo")
@@ -71,7 +76,7 @@ def test_what_a_folder_gives(root, opened):
     assert opened(str(root), bound=4).images[0].shape == (4, 4, 3)
 
 
-def test_nested_folders_belong_to_the_class_and_clutter_is_ignored(root, opened):
+def test_nested_folders_belong_to_the_class_and_clutter_is_ignored(root: Path, opened: Open) -> None:
     write(root / "art" / "dog" / "more" / "deep" / "c.PNG")
     write(root / "art" / "dog" / ".hidden" / "d.png")
     write(root / "art" / "dog" / ".e.png")
@@ -86,7 +91,7 @@ def test_nested_folders_belong_to_the_class_and_clutter_is_ignored(root, opened)
     assert data.keys[2:5] == ("art/dog/a.png", "art/dog/b.png", "art/dog/more/deep/c.PNG")
 
 
-def test_names_are_sorted_by_code_point_and_composed(root):
+def test_names_are_sorted_by_code_point_and_composed(root: Path) -> None:
     for name in ("Z.png", "é.png", "10.png", "9.png"):
         write(root / "art" / "cat" / name)
     names = [key.rpartition("/")[2] for key in list_images(root).keys if key.startswith("art/cat")]
@@ -100,7 +105,7 @@ def test_names_are_sorted_by_code_point_and_composed(root):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names are text elsewhere")
-def test_a_name_that_is_no_text(root, opened):
+def test_a_name_that_is_no_text(root: Path, opened: Open) -> None:
     path = os.fsencode(root / "art" / "cat") + b"/\xe9.png"
     try:
         os.link(root / "art" / "cat" / "a.png", path)
@@ -112,7 +117,7 @@ def test_a_name_that_is_no_text(root, opened):
     "".join(data.keys).encode("utf-8")
 
 
-def test_fingerprint_is_of_contents_and_names(root, opened, tmp_path):
+def test_fingerprint_is_of_contents_and_names(root: Path, opened: Open, tmp_path: Path) -> None:
     first = opened(root).fingerprint
     assert len(first) == 64
     os.utime(root / "art" / "cat" / "a.png")
@@ -127,7 +132,7 @@ def test_fingerprint_is_of_contents_and_names(root, opened, tmp_path):
     assert opened(tmp_path / "moved").fingerprint not in (first, changed)
 
 
-def test_bad_images_raise_or_are_skipped(root, opened):
+def test_bad_images_raise_or_are_skipped(root: Path, opened: Open) -> None:
     good = opened(root).fingerprint
     (root / "art" / "dog" / "c.jpg").write_bytes(b"rubbish")
     (root / "photo" / "cat" / "c.png").symlink_to("nowhere")
@@ -149,7 +154,7 @@ def test_bad_images_raise_or_are_skipped(root, opened):
     assert data.fingerprint == good
 
 
-def test_too_few_are_left_after_skipping(root, opened):
+def test_too_few_are_left_after_skipping(root: Path, opened: Open) -> None:
     (root / "art" / "dog" / "b.png").write_bytes(b"")
     (root / "photo" / "cat" / "a.png").write_bytes(b"")
     (root / "photo" / "cat" / "b.png").write_bytes(b"")
@@ -162,7 +167,7 @@ def test_too_few_are_left_after_skipping(root, opened):
     )
 
 
-def test_no_such_folder(root, tmp_path, monkeypatch):
+def test_no_such_folder(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     emoji = "('emoji' names the dataset that comes with largedrop)"
     assert error(tmp_path / "dta") == f"there is no folder {tmp_path}/dta; did you mean 'data'? {emoji}"
     assert error(tmp_path / "xyz") == f"there is no folder {tmp_path}/xyz; {emoji}"
@@ -174,21 +179,21 @@ def test_no_such_folder(root, tmp_path, monkeypatch):
     assert list_images("../data/photo/..").root.name == "data"
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "data.csv").touch()
     expected = f"{tmp_path}/data.csv is a file; expects domain/class/image: name the folder that holds the domains"
     assert error(tmp_path / "data.csv") == expected
     assert error(tmp_path / "data.csv" / "photo").startswith(f"{tmp_path}/data.csv/photo cannot be read: Not a dir")
 
 
-def test_no_domains(tmp_path):
+def test_no_domains(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     assert error(tmp_path / "data") == f"{tmp_path}/data: expects domain/class/image, found no folders"
     write(tmp_path / "data" / "a.png")
     assert error(tmp_path / "data") == f"{tmp_path}/data: expects domain/class/image, found images directly in data"
 
 
-def test_a_folder_of_classes_without_domains(root):
+def test_a_folder_of_classes_without_domains(root: Path) -> None:
     expected = (
         f"{root}/photo: expects domain/class/image, found images directly in photo/cat: "
         "put the class folders into one folder for each domain"
@@ -196,7 +201,7 @@ def test_a_folder_of_classes_without_domains(root):
     assert error(root / "photo") == expected
 
 
-def test_all_problems_at_once(root):
+def test_all_problems_at_once(root: Path) -> None:
     (root / "empty").mkdir()
     write(root / "loose" / "a.png")
     (root / "art" / "dog" / "a.png").unlink()
@@ -215,7 +220,7 @@ def test_all_problems_at_once(root):
     )
 
 
-def test_only_the_first_twenty_problems_are_listed(root):
+def test_only_the_first_twenty_problems_are_listed(root: Path) -> None:
     for number in range(30):
         (root / f"x{number:02}").mkdir()
     lines = error(root).splitlines()
@@ -224,7 +229,7 @@ def test_only_the_first_twenty_problems_are_listed(root):
     assert lines[-1] == "  … and 10 more"
 
 
-def test_one_class_is_too_few_and_one_domain_is_not(tmp_path, opened):
+def test_one_class_is_too_few_and_one_domain_is_not(tmp_path: Path, opened: Open) -> None:
     for name in ("a.png", "b.png"):
         write(tmp_path / "data" / "photo" / "dog" / name)
     assert error(tmp_path / "data") == f"{tmp_path}/data: has only the class 'dog'; at least two are needed"
@@ -237,27 +242,27 @@ def test_one_class_is_too_few_and_one_domain_is_not(tmp_path, opened):
     assert str(caught.value) == "data has only the domain 'photo': testing on it leaves none to train on"
 
 
-def test_folders_that_cannot_be_read(root, monkeypatch):
+def test_folders_that_cannot_be_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(root / "photo" / "dog" / "deep" / "c.png")
     real = os.scandir
 
-    def scandir(path):
+    def scandir(path: Path) -> Any:
         if Path(path).name in ("deep", "art"):
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr(module.os, "scandir", scandir)
+    monkeypatch.setattr(os, "scandir", scandir)
     assert error(root) == (
         f"{root} has 2 problems:\n"
         "  cannot read the folder art: Permission denied\n"
         "  cannot read the folder photo/dog/deep: Permission denied"
     )
-    monkeypatch.setattr(module.os, "scandir", lambda path: scandir(root / "art"))
+    monkeypatch.setattr(os, "scandir", lambda path: scandir(root / "art"))
     assert error(root) == f"{root}: cannot read the folder data: Permission denied"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs symbolic links")
-def test_symbolic_links(root, tmp_path):
+def test_symbolic_links(root: Path, tmp_path: Path) -> None:
     dog = root / "art" / "dog"
     (dog / "up").symlink_to(root)
     (dog / "here").symlink_to(".")
@@ -275,7 +280,7 @@ def test_symbolic_links(root, tmp_path):
     assert list_images(tmp_path / "linked").root.name == "linked"
 
 
-def test_pacs():
+def test_pacs() -> None:
     if not PACS.is_dir():
         pytest.skip(f"the PACS dataset is not in {PACS}")
     listing = list_images(PACS)

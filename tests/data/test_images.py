@@ -1,5 +1,7 @@
 """Decoding: every mode, orientation and kind of damage."""
 
+from __future__ import annotations
+
 import io
 import os
 import pickle
@@ -9,8 +11,10 @@ import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image, ImageFile
 
@@ -20,12 +24,12 @@ from largedrop.data.images import EXTENSIONS, BadImage, decode, pillow_settings
 ORIENTATION = 0x0112
 
 
-def save(path: Path, image: Image.Image, **options: object) -> Path:
+def save(path: Path, image: Image.Image, **options: Any) -> Path:
     image.save(path, **options)
     return path
 
 
-def corner_marked(size: tuple[int, int] = (12, 8)) -> np.ndarray:
+def corner_marked(size: tuple[int, int] = (12, 8)) -> npt.NDArray[np.uint8]:
     """White, with a red top-left quarter: every orientation of it differs."""
     pixels = np.full((size[1], size[0], 3), 255, np.uint8)
     pixels[: size[1] // 2, : size[0] // 2] = (255, 0, 0)
@@ -33,7 +37,7 @@ def corner_marked(size: tuple[int, int] = (12, 8)) -> np.ndarray:
 
 
 @pytest.mark.parametrize("extension", [".png", ".bmp", ".tif", ".gif", ".ppm", ".webp"])
-def test_lossless_formats_give_their_pixels(tmp_path, extension):
+def test_lossless_formats_give_their_pixels(tmp_path: Path, extension: str) -> None:
     pixels = corner_marked()
     path = save(
         tmp_path / f"a{extension}", Image.fromarray(pixels), **({"lossless": True} if "webp" in extension else {})
@@ -45,13 +49,13 @@ def test_lossless_formats_give_their_pixels(tmp_path, extension):
     assert extension in EXTENSIONS
 
 
-def test_contents_say_the_format_not_the_name(tmp_path):
+def test_contents_say_the_format_not_the_name(tmp_path: Path) -> None:
     Image.fromarray(corner_marked()).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")
     np.testing.assert_array_equal(decode(tmp_path / "a.jpg"), corner_marked())
 
 
-def test_greyscale_and_bilevel(tmp_path):
+def test_greyscale_and_bilevel(tmp_path: Path) -> None:
     grey = save(tmp_path / "l.png", Image.new("L", (3, 2), 77))
     assert decode(grey).shape == (2, 3, 3)
     assert np.unique(decode(grey)).tolist() == [77]
@@ -59,14 +63,14 @@ def test_greyscale_and_bilevel(tmp_path):
 
 
 @pytest.mark.parametrize("extension", ["png", "tif"])
-def test_16_bit_greyscale_is_scaled_and_not_clipped(tmp_path, extension):
+def test_16_bit_greyscale_is_scaled_and_not_clipped(tmp_path: Path, extension: str) -> None:
     values = np.array([[0, 257, 128, 300, 32896, 65535]], np.uint16)
     decoded = decode(save(tmp_path / f"a.{extension}", Image.fromarray(values)))
     assert decoded[0, :, 0].tolist() == [0, 1, 0, 1, 128, 255]
     np.testing.assert_array_equal(decoded[..., 0], decoded[..., 2])
 
 
-def test_16_bit_greyscale_with_a_transparent_value(tmp_path):
+def test_16_bit_greyscale_with_a_transparent_value(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", Image.fromarray(np.array([[0, 514]], np.uint16)))
     content = path.read_bytes()
     chunk = b"tRNS" + struct.pack(">H", 0)
@@ -89,11 +93,11 @@ def test_16_bit_greyscale_with_a_transparent_value(tmp_path):
         (np.array([[0, np.nan, 1]], np.float32), [0, 0, 255]),
     ],
 )
-def test_32_bit_greyscale(tmp_path, values, expected):
+def test_32_bit_greyscale(tmp_path: Path, values: Any, expected: Any) -> None:
     assert decode(save(tmp_path / "a.tif", Image.fromarray(values)))[0, :, 0].tolist() == expected
 
 
-def test_transparent_pixels_are_white(tmp_path):
+def test_transparent_pixels_are_white(tmp_path: Path) -> None:
     rgba = np.zeros((1, 3, 4), np.uint8)
     rgba[0] = [(10, 20, 30, 0), (10, 20, 30, 255), (0, 0, 0, 128)]
     decoded = decode(save(tmp_path / "a.png", Image.fromarray(rgba)))
@@ -103,7 +107,7 @@ def test_transparent_pixels_are_white(tmp_path):
 
 
 @pytest.mark.parametrize("transparency", [0, b"\x00\xff"])
-def test_palette_with_transparency(tmp_path, transparency):
+def test_palette_with_transparency(tmp_path: Path, transparency: Any) -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([9, 9, 9, 200, 100, 50])
     image.putpixel((1, 0), 1)
@@ -113,12 +117,12 @@ def test_palette_with_transparency(tmp_path, transparency):
 
 
 @pytest.mark.parametrize(("mode", "colour", "key"), [("RGB", (1, 2, 3), (1, 2, 3)), ("L", 7, 7)])
-def test_a_transparent_colour_is_white(tmp_path, mode, colour, key):
+def test_a_transparent_colour_is_white(tmp_path: Path, mode: str, colour: Any, key: Any) -> None:
     path = save(tmp_path / "a.png", Image.new(mode, (2, 2), colour), transparency=key)
     assert np.unique(decode(path)).tolist() == [255]
 
 
-def test_cmyk_jpeg(tmp_path):
+def test_cmyk_jpeg(tmp_path: Path) -> None:
     # Pillow writes CMYK as Adobe does, inverted, and undoes it on reading.
     path = save(tmp_path / "a.jpg", Image.new("CMYK", (16, 16), (0, 255, 255, 0)), quality=95)
     assert b"Adobe" in path.read_bytes()
@@ -127,7 +131,7 @@ def test_cmyk_jpeg(tmp_path):
 
 @pytest.mark.parametrize("extension", ["jpg", "png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path, orientation, extension):
+def test_exif_orientation(tmp_path: Path, orientation: int, extension: str) -> None:
     upright = corner_marked((24, 16))
     stored = {
         1: upright,
@@ -141,16 +145,16 @@ def test_exif_orientation(tmp_path, orientation, extension):
     }[orientation]
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    options = {"jpg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}.get(extension, {})
+    of: dict[str, dict[str, Any]] = {"jpg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}
     image = Image.fromarray(np.ascontiguousarray(stored))
-    path = save(tmp_path / f"a.{extension}", image, exif=exif, **options)
+    path = save(tmp_path / f"a.{extension}", image, exif=exif, **of.get(extension, {}))
     decoded = decode(path)
     assert decoded.shape == upright.shape
     np.testing.assert_allclose(decoded.astype(int), upright, atol=40 if extension == "jpg" else 0)
     assert decode(path, bound=8).shape == (8, 12, 3)
 
 
-def test_broken_exif_is_no_reason_to_refuse(tmp_path):
+def test_broken_exif_is_no_reason_to_refuse(tmp_path: Path) -> None:
     path = save(
         tmp_path / "a.png", Image.fromarray(corner_marked()), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x00rubbish"
     )
@@ -158,7 +162,7 @@ def test_broken_exif_is_no_reason_to_refuse(tmp_path):
 
 
 @pytest.mark.parametrize("extension", ["gif", "webp", "png", "tif"])
-def test_the_first_frame_of_an_animation(tmp_path, extension):
+def test_the_first_frame_of_an_animation(tmp_path: Path, extension: str) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime", "blue")]
     options = {"lossless": True} if extension == "webp" else {}
     path = save(tmp_path / f"a.{extension}", frames[0], save_all=True, append_images=frames[1:], **options)
@@ -179,19 +183,21 @@ def test_the_first_frame_of_an_animation(tmp_path, extension):
     ],
 )
 @pytest.mark.parametrize("extension", ["png", "jpg"])
-def test_bound_shrinks_the_shorter_side_and_never_enlarges(tmp_path, size, bound, shape, extension):
+def test_bound_shrinks_the_shorter_side_and_never_enlarges(
+    tmp_path: Path, size: tuple[int, int], bound: int, shape: tuple[int, ...], extension: str
+) -> None:
     path = save(tmp_path / f"a.{extension}", Image.new("RGB", size, "gray"))
     assert decode(path, bound).shape == (*shape, 3)
 
 
-def test_shrinking_is_antialiased(tmp_path):
+def test_shrinking_is_antialiased(tmp_path: Path) -> None:
     stripes = np.zeros((32, 32, 3), np.uint8)
     stripes[:, ::2] = 255
     decoded = decode(save(tmp_path / "a.png", Image.fromarray(stripes)), bound=8).astype(int)
     np.testing.assert_allclose(decoded, 128, atol=12)
 
 
-def test_a_large_jpeg_is_decoded_at_a_reduced_size(tmp_path, monkeypatch):
+def test_a_large_jpeg_is_decoded_at_a_reduced_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.jpg", Image.linear_gradient("L").resize((900, 700)))
     loaded = []
     real = Image.Image.convert
@@ -215,7 +221,7 @@ def header_only_png(path: Path, width: int, height: int) -> Path:
     return path
 
 
-def test_a_decompression_bomb_is_refused(tmp_path):
+def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
     path = header_only_png(tmp_path / "bomb.png", 30_000, 20_000)
     with pytest.raises(BadImage) as caught:
         decode(path)
@@ -226,7 +232,9 @@ def test_a_decompression_bomb_is_refused(tmp_path):
     assert str(caught.value) == f"{path}: larger than 500 megapixels"
 
 
-def test_images_between_the_limits_of_pillow_and_ours_decode_one_at_a_time(tmp_path, monkeypatch):
+def test_images_between_the_limits_of_pillow_and_ours_decode_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # Pillow's own would raise above 40
     monkeypatch.setattr(images, "_LARGE", 10)
     path = save(tmp_path / "a.png", Image.fromarray(corner_marked()))
@@ -244,7 +252,7 @@ def truncated(path: Path, image: Image.Image, share: float) -> Path:
 
 @pytest.mark.parametrize("share", [0.6, 0.9])
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".gif", ".webp", ".bmp"])
-def test_truncated(tmp_path, monkeypatch, extension, share):
+def test_truncated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     path = truncated(tmp_path / f"a{extension}", Image.fromarray(noise), share)
     # Someone else in the process may tolerate truncated files; we do not.
@@ -258,7 +266,7 @@ def test_truncated(tmp_path, monkeypatch, extension, share):
     assert len(caught.value.reason) > 5
 
 
-def test_empty_and_not_an_image_and_missing(tmp_path):
+def test_empty_and_not_an_image_and_missing(tmp_path: Path) -> None:
     empty, text, missing = tmp_path / "empty.jpg", tmp_path / "text.jpg", tmp_path / "missing.jpg"
     empty.touch()
     text.write_text("no image at all")
@@ -273,7 +281,7 @@ def test_empty_and_not_an_image_and_missing(tmp_path):
         assert str(caught.value) == f"{path}: {reason}"
 
 
-def test_formats_that_start_programs_are_not_tried(tmp_path):
+def test_formats_that_start_programs_are_not_tried(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
     with pytest.raises(BadImage, match="not an image of a known format"):
@@ -281,14 +289,14 @@ def test_formats_that_start_programs_are_not_tried(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_pipe_does_not_block(tmp_path):
+def test_a_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jpg")
     with pytest.raises(BadImage, match="not a regular file"):
         decode(tmp_path / "a.jpg")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_unreadable(tmp_path):
+def test_unreadable(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", Image.new("RGB", (2, 2)))
     path.chmod(0)
     with pytest.raises(BadImage) as caught:
@@ -296,12 +304,12 @@ def test_unreadable(tmp_path):
     assert str(caught.value) == f"{path}: cannot be read: Permission denied"
 
 
-def test_a_bad_image_survives_pickling():
+def test_a_bad_image_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(BadImage(Path("a.jpg"), "the file is empty")))  # noqa: S301  # our own
     assert (error.path, error.reason, str(error)) == (Path("a.jpg"), "the file is empty", "a.jpg: the file is empty")
 
 
-def test_settings_return_after_many_threads(tmp_path):
+def test_settings_return_after_many_threads(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", Image.fromarray(corner_marked()))
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters)
 
@@ -310,7 +318,7 @@ def test_settings_return_after_many_threads(tmp_path):
     assert (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters)) == before
 
 
-def test_a_warning_of_pillow_is_swallowed(tmp_path):
+def test_a_warning_of_pillow_is_swallowed(tmp_path: Path) -> None:
     exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\xff\xff\xff\x0f\xff\xff\xff\x0f"
     path = save(tmp_path / "a.jpg", Image.new("RGB", (8, 8)), exif=exif)
     with pytest.warns(UserWarning, match=r"Skipping tag|EXIF|Truncated File Read"), Image.open(path) as image:
@@ -318,7 +326,7 @@ def test_a_warning_of_pillow_is_swallowed(tmp_path):
     assert decode(path).shape == (8, 8, 3)
 
 
-def test_settings_nest_over_threads():
+def test_settings_nest_over_threads() -> None:
     before = Image.MAX_IMAGE_PIXELS
     inside, leave = threading.Event(), threading.Event()
 

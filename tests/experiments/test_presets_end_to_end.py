@@ -35,7 +35,7 @@ def shrunk(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tiny(preset: Preset) -> Preset:
-    """The preset's small scale on two test domains, with one seed and one weight decay, and all that is compared."""
+    """The preset's small scale on one test domain, with one seed and one weight decay, and all that is compared."""
     scale: Scale | None = preset.small
     assert scale is not None
     grid = dict(scale.grid)
@@ -50,7 +50,7 @@ def tiny(preset: Preset) -> Preset:
     fixed = {**shrunk(scale.settings), **TINY, "model": model}
     settings = {name: value for name, value in fixed.items() if name not in varied}
     variants = tuple(shrunk(variant) for variant in scale.variants)
-    made = replace(scale, settings=settings, grid=grid, variants=variants, test_domains=("photo", "ink"))
+    made = replace(scale, settings=settings, grid=grid, variants=variants, test_domains=("photo",))
     return replace(preset, small=made)
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -269,17 +269,17 @@ def test_normalisation_is_that_of_the_pretraining(name: str, mean: tuple[float, 
 REPOSITORY = "timm/test_resnet.r160_in1k"
 ASK = """
 import json, sys
-import torch
 from largedrop.errors import UserError
 from largedrop.models.pretrained import create_backbone, find_weights
-for model in sys.argv[1:]:
+for line in sys.stdin:
+    model = line.strip()
     try:
         weights = find_weights(model)
         backbone, units = create_backbone(model, weights)
         total = float(sum(value.double().abs().sum() for value in backbone.state_dict().values()))
-        print(json.dumps([weights.source, weights.digest, units, total]))
+        print(json.dumps([weights.source, weights.digest, units, total]), flush=True)
     except UserError as error:
-        print(json.dumps(str(error)))
+        print(json.dumps(str(error)), flush=True)
 """
 
 
@@ -312,6 +312,7 @@ class _Answer(BaseHTTPRequestHandler):
         body = self.server.content if found else b""
         self.send_response(200 if found else 404)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")  # or the last one would outlive the server
         if found:
             self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
             self.send_header("X-Repo-Commit", "0" * 40)
@@ -338,25 +339,35 @@ def hub(content: bytes) -> Iterator[Hub]:
         server.server_close()
 
 
-def ask(models: list[str], endpoint: str, home: Path) -> list[Any]:
-    """What a fresh process finds for each: source, digest, units and the sum of the weights, or the error's text."""
+@contextmanager
+def asked(endpoint: str, home: Path) -> Iterator[Callable[..., list[Any]]]:
+    """A process that says what it finds for each model: source, digest, units and sum of the weights, or the error."""
     environment = {
         key: value
         for key, value in os.environ.items()
         if not key.lower().endswith("_proxy") and not key.startswith(("HF_", "TRANSFORMERS_"))
     }
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "OMP_NUM_THREADS": "1", "NO_PROXY": "*"}
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, *models], env=environment, capture_output=True, text=True, check=False, timeout=100
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Retrying" not in done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", ASK], env=environment, text=True, **pipes) as process:
+
+        def ask(*models: str) -> list[Any]:
+            answers = []
+            for model in models:
+                process.stdin.write(f"{model}\n")
+                process.stdin.flush()
+                answers.append(json.loads(process.stdout.readline()))
+            return answers
+
+        yield ask
+        _, said = process.communicate(timeout=100)
+        assert "Retrying" not in said
+    assert process.returncode == 0, said
 
 
 @dataclass(frozen=True)
 class Visit:
-    """What one process found on the hub and what the next one finds once the hub is gone."""
+    """What a process found on the hub, and what it finds once the hub is gone."""
 
     address: str
     found: list[Any]
@@ -371,10 +382,12 @@ def visit(tmp_path_factory: pytest.TempPathFactory) -> Visit:
     state = state_of("test_resnet")
     path = Path(saved(folder / "net.safetensors", state))
     total = float(sum(value.double().abs().sum() for key, value in state.items() if not key.startswith("fc.")))
-    with hub(path.read_bytes()) as server:
-        found = ask(["test_resnet.r160_in1k", "test_resnet", "test_vit"], server.address, folder / "home")
-        address, requests = server.address, [line for line in server.asked if "safetensors" in line]
-    later = ask(["test_resnet", "test_vit"], address, folder / "home")
+    with ExitStack() as process:
+        with hub(path.read_bytes()) as server:
+            address, ask = server.address, process.enter_context(asked(server.address, folder / "home"))
+            found = ask("test_resnet.r160_in1k", "test_resnet", "test_vit")
+            requests = [line for line in server.asked if "safetensors" in line]
+        later = ask("test_resnet", "test_vit")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Visit(address, found, later, requests, [f"hub {REPOSITORY}", digest, 96, pytest.approx(total)])
 
