@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,7 +88,7 @@ def test_the_curves_are_those_of_heads_fitted_one_by_one() -> None:
                 [torch.from_numpy(data.labels[rows]) for rows in every],
                 3,
                 [rate],
-                [Config.weight_decay],
+                Config.weight_decay,
                 [[other for other in range(3) if other != place]],
                 tolerance=module.TOLERANCE,
                 seed=seed,
@@ -222,7 +221,11 @@ def test_many_classes_are_trained_by_gradient_descent() -> None:
 
 def test_heads_that_did_not_converge_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     data, features = made(ALIKE)
-    monkeypatch.setattr(module, "solve_probes", partial(solve_probes, limit=2))
+
+    def stopped(*arguments: Any, **named: Any) -> Any:
+        return [replace(fit, stopped="limit") for fit in solve_probes(*arguments, **named)]
+
+    monkeypatch.setattr(module, "solve_probes", stopped)
     found = measure(data, features, rates=(0.5,), seeds=(0, 1))
     assert found.notes == ("Heads at 0 and 0.5 did not converge; their accuracies are off.",)
 

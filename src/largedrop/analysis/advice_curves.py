@@ -233,7 +233,7 @@ def _heads(
             [y for _, y in parts],
             classes,
             rates,
-            [decay],
+            decay,
             subsets,
             tolerance=TOLERANCE,
             seed=seed,

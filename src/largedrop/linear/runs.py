@@ -183,7 +183,7 @@ def _solved(
         [torch.from_numpy(problem.labels[part]).repeat(len(read)) for part in problem.train],
         problem.classes,
         rates := list(dict.fromkeys(each.dropout for each, _, _ in members)),
-        [config.weight_decay],
+        config.weight_decay,
         seed=config.seed,
     )
     seconds = round((time.monotonic() - began) / len(members), 3)
@@ -191,7 +191,7 @@ def _solved(
     images = problem.views[0][torch.from_numpy(np.concatenate([problem.iid, problem.ood]))].float()
     for each, folder, _ in members:
         fit = found[each.dropout]
-        if not fit.converged:
+        if fit.stopped != "converged":
             yield (
                 each,
                 CollapseError(

@@ -1,4 +1,4 @@
-"""Two references for the converged solver, by torch's own operations."""
+"""Two references for the converged solver."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def masked_loss(
 def gaussian_loss(
     features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, rate: float, samples: int = 64, seed: int = 0
 ) -> Tensor:
-    """What ``linear.solver.gaussian.expected_logits`` computes for a head, (n,), by torch's own operations."""
+    """What ``linear.solver.gaussian.expected_loss`` computes for a head, (n,), by automatic differentiation."""
     basis = contrasts(len(weight)).to(weight)
     reduced, ratio = basis @ weight, rate / (1 - rate)
     mean = F.linear(features, reduced) + basis @ bias
     if not ratio:
         return F.cross_entropy(mean @ basis, labels, reduction="none")
     covariance = torch.einsum("au,nu,bu->nab", reduced, ratio * features.square(), reduced)
-    peak = JITTER * covariance.diagonal(dim1=1, dim2=2).amax(1) + TINY
+    peak = JITTER * covariance.detach().diagonal(dim1=1, dim2=2).amax(1) + TINY
     factor = torch.linalg.cholesky(covariance + torch.diag_embed(peak[:, None].expand_as(mean)))
     half = antithetic_normals(len(features), len(basis), samples, seed).to(weight)
     noise = torch.einsum("nab,nbk->nka", factor, half)

@@ -1,4 +1,4 @@
-"""Cross-entropy expected under Gaussian logits: against every mask there is, sampling and automatic gradients."""
+"""Dropout's expectation by Gaussian logits, against every mask there is, sampled masks and automatic gradients."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from tests.linear.solver.expected import gaussian_loss, masked_loss
 from torch import Tensor
 from torch.nn import functional as F
 
-from largedrop.errors import UserError
-from largedrop.linear.solver.gaussian import antithetic_normals, contrasts, expected_logits
+from largedrop.data.random import torch_seed
+from largedrop.linear.solver.gaussian import contrasts
+from largedrop.linear.solver.passes import SAMPLES, Passes, Setting
 
 CLASSES = 4
+Problem = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def problem(examples: int, units: int, seed: int = 0, scale: float = 0.3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def problem(examples: int, units: int, seed: int = 0, scale: float = 0.3) -> Problem:
     """Features, labels, weights and bias, in float64."""
     draw = torch.Generator().manual_seed(seed)
     features = torch.randn(examples, units, generator=draw, dtype=torch.float64).relu() + 0.1
@@ -26,15 +28,14 @@ def problem(examples: int, units: int, seed: int = 0, scale: float = 0.3) -> tup
     return features, labels, weight, bias
 
 
-def enumerated(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, rate: float) -> Tensor:
-    """The expected cross-entropy over every mask there is, (n,)."""
-    units = features.shape[1]
-    total = torch.zeros(len(features), dtype=torch.float64)
-    for bits in itertools.product((0, 1), repeat=units):
-        mask = torch.tensor(bits, dtype=torch.float64)
-        chance = (1 - rate) ** sum(bits) * rate ** (units - sum(bits))
-        logits = F.linear(features * mask / (1 - rate), weight, bias)
-        total += chance * F.cross_entropy(logits, labels, reduction="none")
+def enumerated(problem: Problem, rate: float) -> float:
+    """The expected cross-entropy over every mask there is."""
+    features, labels, weight, bias = problem
+    total = 0.0
+    for bits in itertools.product((0, 1), repeat=features.shape[1]):
+        chance = (1 - rate) ** sum(bits) * rate ** (len(bits) - sum(bits))
+        outputs = F.linear(features * torch.tensor(bits) / (1 - rate), weight, bias)
+        total += chance * float(F.cross_entropy(outputs, labels))
     return total
 
 
@@ -47,39 +48,44 @@ def test_gaussian_logits_are_right_for_many_units_at_a_large_rate() -> None:
     assert gaussian == pytest.approx(truth, rel=0.01)
 
 
-def test_gaussian_logits_are_not_safe_for_few_units_at_a_large_rate() -> None:
-    arguments = problem(200, 8)
-    truth = float(enumerated(*arguments, 0.9).mean())
-    gaussian = float(gaussian_loss(*arguments, 0.9, 600).mean())
-    assert abs(gaussian / truth - 1) > 0.05
+def test_they_are_right_for_little_noise_and_not_safe_for_few_units_at_a_large_rate() -> None:
+    little = problem(200, 12, scale=0.1)
+    plain = float(F.cross_entropy(F.linear(little[0], *little[2:]), little[1]))
+    effect = enumerated(little, 0.05) - plain
+    assert float(gaussian_loss(*little, 0.05, 2000).mean()) - plain == pytest.approx(effect, rel=0.03)
+    few = problem(200, 8)
+    assert abs(float(gaussian_loss(*few, 0.9, 600).mean()) / enumerated(few, 0.9) - 1) > 0.05
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("scale", [0.3, 3.0])
-def test_the_compiled_expectation_is_the_automatic_one(dtype: torch.dtype, scale: float) -> None:
-    features, labels, weight, bias = problem(50, 10, scale=scale)
-    basis, ratio, samples = contrasts(CLASSES), 0.8 / (1 - 0.8), 16
-    rows, columns = torch.tril_indices(CLASSES - 1, CLASSES - 1)
-    reduced = basis @ weight
-    mean = (reduced @ features.T + (basis @ bias)[:, None]).requires_grad_()
-    covariance = (ratio * (reduced[rows] * reduced[columns]) @ features.square().T).requires_grad_()
-    normals = antithetic_normals(50, CLASSES - 1, samples, 3)
-    lower = torch.zeros(50, CLASSES - 1, CLASSES - 1, dtype=torch.float64)
-    lower[:, rows, columns] = covariance.T
-    lower[:, columns, rows] = covariance.T
-    factor = torch.linalg.cholesky(lower + 1e-9 * torch.eye(CLASSES - 1))
-    noise = factor @ normals.double()
-    logits = torch.cat([mean.T[:, :, None] + noise, mean.T[:, :, None] - noise], 2)
-    logits = torch.einsum("kc,nks->nsc", basis, logits)
-    loss = (logits.logsumexp(2) - logits.gather(2, labels[:, None, None].expand(-1, samples, 1))[..., 0]).mean(1)
-    expected = [loss, *torch.autograd.grad(loss.sum(), (mean, covariance))]
-    found = expected_logits(
-        mean.detach().to(dtype), covariance.detach().to(dtype), labels, normals.to(dtype), basis.to(dtype)
-    )
-    for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine.double(), theirs.detach(), rtol=2e-3, atol=2e-4)
-    by_formula = gaussian_loss(features, labels, weight, bias, 0.8, samples, seed=3)
-    torch.testing.assert_close(found[0].double(), by_formula, rtol=1e-5 if dtype == torch.float32 else 1e-9, atol=1e-5)
+def test_values_and_gradients_are_the_automatic_ones(dtype: torch.dtype, scale: float) -> None:
+    """Of settings side by side: rates, weight decays and training domains."""
+    parts = [problem(50, 10, seed=seed, scale=scale) for seed in (0, 1)]
+    domains = {number: (x.to(dtype), y) for number, (x, y, *_) in enumerate(parts)}
+    basis = contrasts(CLASSES)
+    inverse = torch.eye(11, dtype=dtype)
+    settings = [
+        Setting(0.0, 0.1, (0, 1), inverse),
+        Setting(0.8, 0.0, (0, 1), inverse),
+        Setting(0.8, 0.2, (1,), inverse),
+    ]
+    points = [torch.cat([basis @ w, (basis @ b)[:, None]], 1) for _, _, w, b in (parts[0], parts[1], parts[0])]
+    answers = Passes(domains, CLASSES, 3).evaluate(settings, [point.to(dtype) for point in points])
+    for setting, point, (value, slope) in zip(settings, points, answers, strict=True):
+        point = point.requires_grad_()
+        whole = basis.T @ point
+        wanted = 0.5 * setting.decay * point[:, :-1].square().sum()
+        for domain in setting.domains:
+            head = (whole[:, :-1], whole[:, -1])
+            seed = torch_seed("probe", 3, domain)
+            loss = gaussian_loss(*parts[domain][:2], *head, setting.rate, SAMPLES, seed).mean()
+            wanted = wanted + loss / len(setting.domains)
+        tolerance = 1e-4 if dtype == torch.float32 else 1e-7
+        assert value == pytest.approx(float(wanted.detach()), rel=tolerance)
+        (expected,) = torch.autograd.grad(wanted, point)
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(slope.double(), expected, rtol=tolerance, atol=tolerance * scale)
 
 
 def test_contrasts_keep_what_softmax_sees() -> None:
@@ -87,10 +93,3 @@ def test_contrasts_keep_what_softmax_sees() -> None:
     torch.testing.assert_close(basis @ basis.T, torch.eye(4, dtype=torch.float64))
     logits = torch.randn(3, 5, dtype=torch.float64)
     torch.testing.assert_close((logits @ basis.T @ basis).softmax(1), logits.softmax(1))
-
-
-def test_bad_input_gets_one_clear_line() -> None:
-    with pytest.raises(UserError, match="come in pairs"):
-        antithetic_normals(4, 3, 7, 0)
-    with pytest.raises(UserError, match="two classes or more"):
-        contrasts(1)
