@@ -139,7 +139,6 @@ def test_a_terminal_has_a_bar_and_no_lines(clock: Clock, monkeypatch: pytest.Mon
         bar.describe("run 2 of 3")
         bar.set(5, 20)
         bar.advance(10)
-        assert bar._progress is not None
         (task,) = bar._progress.tasks
         assert (task.description, task.completed, task.total) == ("run 2 of 3", 15, 20)
         bar._progress.refresh()

@@ -9,11 +9,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from ..config import Config
@@ -64,31 +64,27 @@ class Bar(Reporter):
         self._skipped = 0.0
         self._began = self._said = time.monotonic()
         self._seen = deque([(self._began, 0.0)])
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        if console.is_terminal:
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.percentage:>3.0f} %"),
-                TimeElapsedColumn(),
-                _Left(self),
-                console=console,
-                transient=True,
-            )
-            self._task = self._progress.add_task(what, total=total)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            _Left(self),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task(what, total=total)
 
     def describe(self, what: str) -> None:
         """Name what is being done now."""
         self.what = what
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, description=what)
+        self._progress.update(self._task, description=what)
 
     def set(self, done: float, total: float) -> None:
         """Say how much of how much is done."""
         self.total = total
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, total=total)
+        self._progress.update(self._task, total=total)
         self.advance(done - self.done)
 
     def begin(self, config: Config) -> None:
@@ -124,9 +120,8 @@ class Bar(Reporter):
             self._seen.append((now, self.done))
         while len(self._seen) > 1 and self._seen[1][0] <= now - RECENT:
             self._seen.popleft()
-        if self._progress is not None and self._task is not None:
-            self._progress.advance(self._task, work)
-        elif now - self._said > LINE_EVERY:
+        self._progress.update(self._task, completed=self.done)
+        if self._progress.disable and now - self._said > LINE_EVERY:
             self._said = now
             share = min(self.done / self.total, 1.0) if self.total else 1.0
             left = self.left()
@@ -142,14 +137,11 @@ class Bar(Reporter):
         return f"{duration(rest * (now - since) / (self.done - before))} left"
 
     def __enter__(self) -> Bar:
-        if self._progress is not None:
-            self._progress.start()
+        self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._progress is not None:
+    def __exit__(self, *error: object) -> None:
+        if not self._progress.disable:  # rich would print an empty line
             self._progress.stop()
 
     @contextmanager

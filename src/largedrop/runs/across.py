@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -114,37 +114,16 @@ class Across:
         """
         if self.seed is None or self.iid_accuracy is None:
             raise ValueError("members of every seed have no i.i.d. accuracy")
-        return Record(
-            method=self.method,
-            dropout=self.dropout,
-            test_domain=self.test_domain,
-            seed=self.seed,
-            iid_accuracy=self.iid_accuracy,
-            ood_accuracy=self.ood_accuracy,
-            steps=self.steps,
-            seconds=self.seconds,
-            settings=self.settings,
-        )
+        return Record(**{entry.name: getattr(self, entry.name) for entry in fields(Record)})
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; ``from_json`` reads them back."""
-        return {
-            "format": FORMAT,
-            "method": self.method,
-            "test_domain": self.test_domain,
-            "seed": self.seed,
-            "dropout": self.dropout,
-            "iid_accuracy": self.iid_accuracy,
-            "ood_accuracy": self.ood_accuracy,
-            "steps": self.steps,
-            "seconds": self.seconds,
-            "members": [
-                {"run": name, "iid_accuracy": iid, "ood_accuracy": ood}
-                for name, (iid, ood) in zip(self.members, self.scores, strict=True)
-            ],
-            "log": [dict(entry) for entry in self.log],
-            "settings": dict(self.settings),
-        }
+        own = {name: value for name, value in vars(self).items() if name != "scores"}
+        members = [
+            {"run": name, "iid_accuracy": iid, "ood_accuracy": ood}
+            for name, (iid, ood) in zip(self.members, self.scores, strict=True)
+        ]
+        return {"format": FORMAT, **own, "members": members, "log": [dict(entry) for entry in self.log]}
 
     @classmethod
     def from_json(cls, content: dict[str, Any], where: str) -> Across:
@@ -157,28 +136,18 @@ class Across:
             raise UserError(f"{where}: written by a newer largedrop (format {content['format']}, this reads {FORMAT})")
         every = content.get("seed") is None
         try:
-            iid = content["iid_accuracy"]
             if content["method"] not in METHODS or not METHODS[content["method"]].across:
                 raise UserError(f"{where}: '{content['method']}' is no method across trajectories")
-            if every != (iid is None):
+            if every != (content["iid_accuracy"] is None):
                 raise UserError(f"{where}: only members of every seed have no i.i.d. accuracy, and they have none")
-            known = {name: content[name] for name in ("method", "dropout", "test_domain", "ood_accuracy", "steps")}
-            stand_in = {"seed": 0, "iid_accuracy": 0.0} if every else {"seed": content["seed"], "iid_accuracy": iid}
-            record = Record.from_json({**known, **stand_in, "seconds": content["seconds"]}, where)
+            known = {entry.name: content[entry.name] for entry in fields(Record)}
+            record = Record.from_json(known | ({"seed": 0, "iid_accuracy": 0.0} if every else {}), where)
             members = content["members"]
             return cls(
-                method=record.method,
-                test_domain=record.test_domain,
-                seed=None if every else record.seed,
-                dropout=record.dropout,
-                settings=dict(content["settings"]),
+                **(vars(record) | ({"seed": None, "iid_accuracy": None} if every else {})),
                 members=tuple(str(each["run"]) for each in members),
                 scores=tuple((float(each["iid_accuracy"]), float(each["ood_accuracy"])) for each in members),
-                iid_accuracy=None if every else record.iid_accuracy,
-                ood_accuracy=record.ood_accuracy,
                 log=tuple(dict(entry) for entry in content["log"]),
-                steps=record.steps,
-                seconds=record.seconds,
             )
         except (KeyError, TypeError, ValueError) as error:
             told = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
