@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from ..runs.estimate import Estimate, estimate_json, listing
 from ..runs.interpolation import KINDS, SCORES, Interpolation
 from ..runs.record import Record
-from .averages import mean_over_seeds
 from .groups import Setting, left_out, settings_of
+from .row import Row
+from .selection import summarise
 
 __all__ = ["Mean", "mean_curves", "names_of"]
 
@@ -66,30 +66,36 @@ def mean_curves(found: Iterable[tuple[Record, Interpolation]]) -> tuple[list[Mea
     """
     pairs = [(record, each) for record, each in found if not left_out(record)]
     setting_of = settings_of(record for record, _ in pairs)
-    by_group: dict[Setting, dict[tuple[str, int], Interpolation]] = {}
+    groups: dict[Setting, list[tuple[Record, Interpolation]]] = {}
     for record, each in pairs:
-        by_group.setdefault(setting_of(record), {})[record.test_domain, record.seed] = each
+        groups.setdefault(setting_of(record), []).append((record, each))
     means: list[Mean] = []
     problems: list[str] = []
-    for group in sorted(by_group, key=Setting.order):
-        cells = by_group[group]
-        kinds = {(each.which, each.alphas) for each in cells.values()}
-        domains = tuple(dict.fromkeys(domain for domain, _ in cells))
-        seeds = sorted({seed for _, seed in cells})
-        whole = [seed for seed in seeds if all((domain, seed) in cells for domain in domains)]
-        if len(kinds) > 1:
+    for group in sorted(groups, key=Setting.order):
+        ends = {(each.which, each.alphas) for _, each in groups[group]}
+        if len(ends) > 1:
             problems.append(f"interpolation of {group}: its runs have different α or checkpoints")
             continue
-        if not whole:
-            problems.append(f"interpolation of {group}: no seed has every test domain ({listing(domains)})")
+        ((which, alphas),) = ends
+        rows = {kind: [_row(groups[group], kind, index) for index in range(len(alphas))] for kind in KINDS}
+        first = rows[KINDS[0]][0]
+        if first.n == 0:
+            problems.append(f"interpolation of {group}: no seed has every test domain ({listing(first.test_domains)})")
             continue
-        which, alphas = next(iter(kinds))
-        estimates = {
-            kind: _estimates([[cells[domain, seed].of(kind) for domain in domains] for seed in whole]) for kind in KINDS
-        }
-        gone = tuple((domain, seed) for domain in domains for seed in seeds if (domain, seed) not in cells)
-        means.append(Mean(group, which, alphas, estimates, domains, gone))
+        estimates = {kind: tuple((row.iid, row.ood) for row in rows[kind] if row.iid and row.ood) for kind in KINDS}
+        missing = tuple((run.test_domain, run.seed) for run in first.missing)
+        means.append(Mean(group, which, alphas, estimates, first.test_domains, missing))
     return means, problems
+
+
+def _row(found: Iterable[tuple[Record, Interpolation]], kind: str, index: int) -> Row:
+    """The row of the accuracies at one α of one group of settings."""
+    records = []
+    for record, each in found:
+        iid, ood = each.of(kind)[index]
+        records.append(replace(record, iid_accuracy=iid, ood_accuracy=ood))
+    (row,) = summarise(records)
+    return row
 
 
 def names_of(means: Sequence[Mean]) -> list[str]:
@@ -100,14 +106,3 @@ def names_of(means: Sequence[Mean]) -> list[str]:
         rate = f"dropout {group.dropout:g}" if several or not group.items else ""
         names.append(", ".join(filter(None, (rate, group.others))))
     return names
-
-
-def _estimates(values: Any) -> tuple[tuple[Estimate, Estimate], ...]:
-    """Estimates of i.i.d. and o.o.d. accuracy at each α from (seeds, test domains, α, 2)."""
-    found = []
-    for by_seed in np.mean(values, axis=1).transpose(1, 2, 0):  # (α, 2, seeds)
-        iid, ood = (mean_over_seeds(score) for score in by_seed)
-        if iid is None or ood is None:
-            raise ValueError("no seed is there")
-        found.append((iid, ood))
-    return tuple(found)
