@@ -264,9 +264,8 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        """Name of the run's folder: what a person looks for, and the digest that makes it unique."""
-        tail = f"-d{self.dropout:g}-s{self.seed}-{self.digest()}"  # which ``runs.read`` looks for
-        return fitting(f"{self.data}-{self.test_domain}", tail)
+        """Name of the run's folder: what a person looks for, and the digest that makes it unique (``runs.read``)."""
+        return fitting(f"{self.data}-{self.test_domain}", f"-d{self.dropout:g}-s{self.seed}-{self.digest()}")
 
     @property
     def settings(self) -> dict[str, Any]:
