@@ -36,14 +36,10 @@ def work(pool: Executor, jobs: Iterable[Callable[[], None]]) -> None:
 
 
 class Batches:
-    """Batches and masks of a few steps of some groups.
+    """Batches and masks of a few steps of groups that have one schedule."""
 
-    Args:
-        groups: that have one schedule.
-        dtype: of what they read.
-    """
-
-    def __init__(self, groups: Sequence[Group], dtype: torch.dtype) -> None:
+    def __init__(self, groups: Sequence[Group]) -> None:
+        dtype = groups[0].table.dtype
         self._sources = {_source(group): group for group in groups}
         self._noises = {_noise(group): group for group in groups if group.settings[0].dropout}
         each = sum(group.rows * group.features for group in self._sources.values()) * dtype.itemsize
@@ -82,12 +78,12 @@ class Batches:
         labels = torch.from_numpy(problem.labels[images])
         self._targets[source] = F.one_hot(labels, problem.classes).transpose(1, 2).to(features.dtype)
 
-    def _draw(self, shape: tuple[int, int, int], step: int, place: int) -> None:
+    def _draw(self, shape: tuple[int, int, int], step: int, index: int) -> None:
         seed, rows, units = shape
         drawn = draw(seed, step, rows, units)
         for noise, masks in self._masks.items():
             if noise[:3] == shape:
-                multiplier(drawn, noise[3], masks[place].numpy())
+                multiplier(drawn, noise[3], masks[index].numpy())
 
 
 def _source(group: Group) -> Source:

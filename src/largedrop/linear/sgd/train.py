@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 
@@ -73,148 +72,153 @@ def train_linear(
     threads = torch.get_num_threads()
     with one_thread(), ThreadPoolExecutor(threads) as pool:
         for indices in schedules.values():
-            trainer = _Trainer(_grouped(tasks, indices, dtype), dtype, pool, outputs)
-            trainer.run(reporter)
-            results.update(trainer.results())
+            courses = _courses(tasks, indices, dtype)
+            _train(courses, pool, outputs, reporter)
+            means = _scores(courses, [course.group.table_of(course.means) for course in courses], pool)
+            for course, (scores, _) in zip(courses, means, strict=True):
+                results.update(course.results(scores))
     return [results[index] for index in range(len(tasks))]
 
 
-def _grouped(tasks: Sequence[Task], indices: list[int], dtype: torch.dtype) -> list[tuple[Group, list[_Record]]]:
+_Scores = tuple[list[tuple[float, float, float]], Tensor]
+"""Of each setting of a group what ``LinearEvaluation`` has, and all their logits on the held-out images and those of
+the test domain, (images, settings, classes)."""
+
+
+class _Course:
+    """A group, and what is kept of its settings while it is trained."""
+
+    def __init__(self, group: Group, tasks: list[int]) -> None:
+        self.group, self.tasks = group, tasks
+        self.evaluations: list[list[LinearEvaluation]] = [[] for _ in tasks]
+        self.best: list[tuple[LinearEvaluation, LinearModel] | None] = [None] * len(tasks)
+        self.diverged_at: list[int | None] = [None] * len(tasks)
+        self.sums = [torch.zeros_like(values) for values in group.weights]
+        self.logits: Tensor | None = None
+
+    def keep(self, step: int, scores: _Scores, outputs: bool) -> None:
+        """Keep what an evaluation after ``step`` gave, and the logits where ``outputs`` says so."""
+        of_settings, logits = scores
+        for total, values in zip(self.sums, self.group.weights, strict=True):
+            total += values
+        if outputs:
+            self.logits = logits if self.logits is None else self.logits.add_(logits)
+        for index, finite in enumerate(self.group.finite()):
+            if not finite and self.diverged_at[index] is None:
+                self.diverged_at[index] = step
+            if self.diverged_at[index] is not None:
+                continue
+            entry, best = LinearEvaluation(step, *of_settings[index]), self.best[index]
+            self.evaluations[index].append(entry)
+            if best is None or entry.iid_accuracy > best[0].iid_accuracy:
+                self.best[index] = entry, self.group.model(index, self.group.weights)
+
+    @property
+    def means(self) -> list[Tensor]:
+        """The weights averaged over the evaluations."""
+        return [total / len(self.group.settings[0].evaluations) for total in self.sums]
+
+    def results(self, scores: list[tuple[float, float, float]]) -> Iterator[tuple[int, LinearResult]]:
+        """The result of each task, by its index; ``scores`` are those of the mean weights."""
+        means, held_out = self.means, len(self.group.problem.iid)
+        logits = None if self.logits is None else self.logits / len(self.group.settings[0].evaluations)
+        for index, (task, setting) in enumerate(zip(self.tasks, self.group.settings, strict=True)):
+            best = self.best[index]
+            yield (
+                task,
+                LinearResult(
+                    setting=setting,
+                    evaluations=tuple(self.evaluations[index]),
+                    best=best and best[0],
+                    best_model=best and best[1],
+                    last_model=self.group.model(index, self.group.weights),
+                    mean_model=self.group.model(index, means),
+                    mean=LinearEvaluation(setting.steps, *scores[index]),
+                    diverged_at=self.diverged_at[index],
+                    iid_logits=None if logits is None else logits[:held_out, index],
+                    ood_logits=None if logits is None else logits[held_out:, index],
+                ),
+            )
+
+
+def _courses(tasks: Sequence[Task], indices: list[int], dtype: torch.dtype) -> list[_Course]:
     """Put what shares batches and masks into groups, the most work first, so that threads end together."""
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for index in indices:
         problem, setting = tasks[index]
         groups[(id(problem), setting.seed, *setting.family_key)].append(index)
-    found = []
+    courses = []
     for members in groups.values():
         problem = tasks[members[0]][0]
         parts = -(-len(members) // max(1, TOGETHER // problem.classes))
         for part in range(parts):
             chosen = members[part::parts]
-            found.append((Group(problem, [tasks[index][1] for index in chosen], dtype), [_Record(i) for i in chosen]))
-    return sorted(found, key=lambda entry: entry[0].table.numel(), reverse=True)
+            courses.append(_Course(Group(problem, [tasks[index][1] for index in chosen], dtype), chosen))
+    return sorted(courses, key=lambda course: course.group.table.numel(), reverse=True)
 
 
-@dataclass
-class _Record:
-    """What is kept of a setting while it is trained."""
+def _train(courses: list[_Course], pool: Executor, outputs: bool, reporter: Reporter) -> None:
+    """Take all steps of courses with one schedule, and evaluate where it says."""
+    schedule = courses[0].group.settings[0]
+    batches = Batches([course.group for course in courses])
+    settings = sum(len(course.tasks) for course in courses)
 
-    task: int
-    evaluations: list[LinearEvaluation] = field(default_factory=list)
-    best: LinearEvaluation | None = None
-    best_model: LinearModel | None = None
-    diverged_at: int | None = None
-    logits: Tensor | None = None
+    def take(group: Group, first: int, last: int) -> None:
+        group.take(*batches.of(group), [group.settings[0].lr_factor(step) for step in range(first, last)])
 
-
-_Scores = tuple[list[LinearEvaluation], Tensor]
-"""Of each setting of a group, and their logits on the held-out and the test images, (images, settings, classes)."""
-
-
-class _Trainer:
-    """Groups with one schedule, from their first step to their results."""
-
-    def __init__(
-        self, groups: list[tuple[Group, list[_Record]]], dtype: torch.dtype, pool: Executor, outputs: bool
-    ) -> None:
-        self._groups, self._pool, self._outputs = groups, pool, outputs
-        self._setting = groups[0][0].settings[0]
-        self._batches = Batches([group for group, _ in groups], dtype)
-        self._sums = [[torch.zeros_like(values) for values in group.weights] for group, _ in groups]
-
-    def run(self, reporter: Reporter) -> None:
-        """Take all steps, and evaluate where the setting says."""
-        settings = sum(len(records) for _, records in self._groups)
-        for before, after in pairwise((0, *self._setting.evaluations)):
-            for first in range(before, after, self._batches.together):
-                last = min(first + self._batches.together, after)
-                self._batches.read(first, last, self._pool)
-                work(self._pool, [partial(self._take, group, first, last) for group, _ in self._groups])
-                reporter.advance((last - first) * settings)
-                reporter.raise_if_stopped(f"stopped after step {last} of {self._setting.steps}")
-            self._evaluate(after)
-
-    def _take(self, group: Group, first: int, last: int) -> None:
-        factors = [group.settings[0].lr_factor(step) for step in range(first, last)]
-        group.take(*self._batches.of(group), factors)
-
-    def results(self) -> dict[int, LinearResult]:
-        """By the task's index."""
-        count = len(self._setting.evaluations)
-        means = [[total / count for total in sums] for sums in self._sums]
-        tables = [group.table_of(weights) for (group, _), weights in zip(self._groups, means, strict=True)]
-        found = {}
-        for number, (scores, _) in self._scores(tables, self._setting.steps).items():
-            group, records = self._groups[number]
-            held_out = len(group.problem.iid)
-            for place, record in enumerate(records):
-                logits = None if record.logits is None else record.logits / count
-                found[record.task] = LinearResult(
-                    setting=group.settings[place],
-                    evaluations=tuple(record.evaluations),
-                    best=record.best,
-                    best_model=record.best_model,
-                    last_model=group.model(place, group.weights),
-                    mean_model=group.model(place, means[number]),
-                    mean=scores[place],
-                    diverged_at=record.diverged_at,
-                    iid_logits=None if logits is None else logits[:held_out],
-                    ood_logits=None if logits is None else logits[held_out:],
-                )
-        return found
-
-    def _evaluate(self, step: int) -> None:
-        for number, (scores, logits) in self._scores([group.table for group, _ in self._groups], step).items():
-            group, records = self._groups[number]
-            for total, values in zip(self._sums[number], group.weights, strict=True):
-                total += values
-            for place, (record, finite) in enumerate(zip(records, group.finite(), strict=True)):
-                if self._outputs:
-                    of_setting = logits[:, place]
-                    record.logits = of_setting.clone() if record.logits is None else record.logits + of_setting
-                if not finite and record.diverged_at is None:
-                    record.diverged_at = step
-                if record.diverged_at is not None:
-                    continue
-                record.evaluations.append(scores[place])
-                if record.best is None or scores[place].iid_accuracy > record.best.iid_accuracy:
-                    record.best, record.best_model = scores[place], group.model(place, group.weights)
-
-    def _scores(self, tables: list[Tensor], step: int) -> dict[int, _Scores]:
-        """Of every group by a table, by the group's number."""
-        readers: dict[tuple[int, str], list[int]] = defaultdict(list)
-        for number, (group, _) in enumerate(self._groups):
-            readers[id(group.problem), group.settings[0].fit].append(number)
-        found: dict[int, _Scores] = {}
-        work(self._pool, [partial(self._score, numbers, tables, step, found) for numbers in readers.values()])
-        return found
-
-    def _score(self, numbers: list[int], tables: list[Tensor], step: int, found: dict[int, _Scores]) -> None:
-        """Write the scores of all groups that read the same features."""
-        groups = [self._groups[number][0] for number in numbers]
-        problem, features, dtype = groups[0].problem, groups[0].features, tables[0].dtype
-        images = torch.from_numpy(np.concatenate([problem.iid, problem.ood]))
-        parts: list[list[Tensor]] = [[] for _ in groups]
-        x = with_ones(IMAGES, features, dtype)
-        for chosen in images.split(IMAGES):  # type: ignore[no-untyped-call]
-            x[: len(chosen), :features] = problem.views[0].index_select(0, chosen)[:, -features:]
-            for number, group, outputs in zip(numbers, groups, parts, strict=True):
-                outputs.append(group.logits(x[: len(chosen)], tables[number]))
-        for number, outputs in zip(numbers, parts, strict=True):
-            found[number] = _scored(torch.cat(outputs), problem, step)
+    for before, after in pairwise((0, *schedule.evaluations)):
+        for first in range(before, after, batches.together):
+            last = min(first + batches.together, after)
+            batches.read(first, last, pool)
+            work(pool, [partial(take, course.group, first, last) for course in courses])
+            reporter.advance((last - first) * settings)
+            reporter.raise_if_stopped(f"stopped after step {last} of {schedule.steps}")
+        scores = _scores(courses, [course.group.table for course in courses], pool)
+        for course, of_course in zip(courses, scores, strict=True):
+            course.keep(after, of_course, outputs)
 
 
-def _scored(logits: Tensor, problem: Problem, step: int) -> _Scores:
+def _scores(courses: list[_Course], tables: list[Tensor], pool: Executor) -> list[_Scores]:
+    """The scores of each course by a table; the features are read once for all courses that share them."""
+    readers: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for index, course in enumerate(courses):
+        readers[id(course.group.problem), course.group.settings[0].fit].append(index)
+    found: dict[int, _Scores] = {}
+
+    def score(indices: list[int]) -> None:
+        groups = [courses[index].group for index in indices]
+        logits = _logits(groups, [tables[index] for index in indices])
+        found.update({index: _scored(each, groups[0].problem) for index, each in zip(indices, logits, strict=True)})
+
+    work(pool, [partial(score, indices) for indices in readers.values()])
+    return [found[index] for index in range(len(courses))]
+
+
+def _logits(groups: list[Group], tables: list[Tensor]) -> list[Tensor]:
+    """Of groups that read the same features, on the held-out images and those of the test domain."""
+    problem, features = groups[0].problem, groups[0].features
+    parts: list[list[Tensor]] = [[] for _ in groups]
+    x = with_ones(IMAGES, features, tables[0].dtype)
+    images = torch.from_numpy(np.concatenate([problem.iid, problem.ood]))
+    for start in range(0, len(images), IMAGES):
+        chosen = images[start : start + IMAGES]
+        x[: len(chosen), :features] = problem.views[0].index_select(0, chosen)[:, -features:]
+        for group, table, part in zip(groups, tables, parts, strict=True):
+            part.append(group.logits(x[: len(chosen)], table))
+    return [torch.cat(part) for part in parts]
+
+
+def _scored(logits: Tensor, problem: Problem) -> _Scores:
     held_out = len(problem.iid)
     iid, ood = (torch.from_numpy(problem.labels[images])[:, None] for images in (problem.iid, problem.ood))
     target = iid.expand(-1, logits.shape[1])
     losses = F.cross_entropy(logits[:held_out].permute(0, 2, 1), target, reduction="none")
     stored = logits.to(torch.float16).to(torch.float32)  # as a run stores them
     right = stored.argmax(2)
-    columns = zip(
+    of_settings = zip(
         mean_over_domains((right[:held_out] == iid).numpy(), problem.iid_domains).tolist(),
         (right[held_out:] == ood).double().mean(0).tolist(),
         mean_over_domains(losses.numpy(), problem.iid_domains).tolist(),
         strict=True,
     )
-    return [LinearEvaluation(step, *scores) for scores in columns], stored
+    return list(of_settings), stored
