@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from tests.helpers import TINY, make_toy
+from tests.helpers import TINY, make_fixture_images, make_toy
 
 import largedrop as ld
 from largedrop.config import Config
@@ -52,6 +52,12 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of three domains × three classes × six images of 32 × 32, told apart by their colour."""
     return make_toy(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="session")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``toy``, of sixteen images, and six in ``oil``: the mean over domains is not the mean over images."""
+    return make_fixture_images(tmp_path_factory.mktemp("uneven"))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as V
 
 from largedrop.cli import main
-from largedrop.config import Config, make_config
+from largedrop.config import PROTOCOL, Config, make_config
 from largedrop.report.published import DATASETS
 from largedrop.reporter import Reporter
 from largedrop.runs.record import Record
@@ -146,7 +146,7 @@ def result(iid: float, ood: float, steps: int = 10_000, **changes: Any) -> dict[
 def store(root: Path, made: Config, found: dict[str, Any] | None, name: str = "") -> Path:
     folder = root / (name or made.run_name)
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(made.to_json(), indent=2))
+    (folder / "config.json").write_text(json.dumps({"protocol": PROTOCOL, **made.to_json()}, indent=2))
     if found is not None:
         (folder / "result.json").write_text(json.dumps(found, indent=2))
     return folder

@@ -20,7 +20,7 @@ OBJECTIVES = ("erm", "coral", "vrex", "irm", "mldg")
 
 FITS = ("all", "linear", "probe")
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised whenever the same config would train differently, so that older runs are not taken for new ones."""
 
 
@@ -264,7 +264,7 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        """Name of the run's folder: what a person looks for, and the digest that makes it unique (``runs.read``)."""
+        """Name of the run's folder: what a person looks for, and a unique digest (which ``runs.protocol`` reads)."""
         return fitting(f"{self.data}-{self.test_domain}", f"-d{self.dropout:g}-s{self.seed}-{self.digest()}")
 
     @property

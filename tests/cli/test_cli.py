@@ -42,6 +42,7 @@ def test_compare_leaves_exactly_these_files_and_fields(toy: Path, tmp_path: Path
             "config.json",
             "final.safetensors",
             "log.json",
+            "outputs/000000.safetensors",
             "outputs/000002.safetensors",
             "outputs/000004.safetensors",
             "outputs/000006.safetensors",

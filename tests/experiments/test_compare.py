@@ -11,7 +11,7 @@ import torch
 from tests.helpers import TINY, Watch
 
 import largedrop as ld
-from largedrop.config import Config
+from largedrop.config import PROTOCOL, Config
 from largedrop.errors import CollapseError, Interrupted, UserError
 from largedrop.experiments import runner
 from largedrop.experiments.compare import Comparison, Plan, compare, plan
@@ -146,7 +146,7 @@ def test_finished_runs_are_only_read_and_more_may_join(
 def test_the_folder_of_another_comparison(data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "train", lambda config, *arguments, **options: Run(tmp_path, config, {"methods": {}}))
     compare(data, planned(data), tmp_path, device=CPU)
-    assert json.loads((tmp_path / "comparison.json").read_text()) == {
+    assert json.loads((tmp_path / "comparison.json").read_text()) == {"protocol": PROTOCOL} | {
         name: value
         for name, value in planned(data).configs[0].to_json().items()
         if name not in ("dropout", "test_domain", "seed")

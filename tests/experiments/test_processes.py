@@ -71,7 +71,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert mine.keys() == theirs.keys()
     assert {name.partition(":")[0] for name in mine} == {
         *("best.safetensors", "average.safetensors", "final.safetensors"),
-        *("000020.safetensors", "000040.safetensors", "000060.safetensors"),
+        *(f"{step:06d}.safetensors" for step in (0, 20, 40, 60)),
     }
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
 

@@ -311,7 +311,7 @@ def test_a_killed_sweep_ends_with_the_same_files(toy: Path, tmp_path: Path) -> N
         assert main([*arguments, str(folder)]) == 0
     assert files(out["whole"]) == files(out["broken"])
     tensors = [name for name in files(out["whole"]) if name.endswith(".safetensors")]
-    assert len(tensors) == 2 * (4 + 3)
+    assert len(tensors) == 2 * (5 + 3)
     for name in [*tensors, *(name for name in files(out["whole"]) if name.endswith(("log.json", "table.csv")))]:
         assert (out["whole"] / name).read_bytes() == (out["broken"] / name).read_bytes(), name
 

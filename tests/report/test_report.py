@@ -16,13 +16,13 @@ import pytest
 from tests.helpers import PACS, config, golden, result, store
 
 from largedrop import __version__
-from largedrop.config import digest_of
+from largedrop.config import PROTOCOL, digest_of
 from largedrop.errors import UserError
 from largedrop.report.report import FORMATS, write_report
 from largedrop.report.text import escape_latex
-from largedrop.runs import read as stored
 from largedrop.runs.methods import METHODS
 from largedrop.runs.read import read_runs
+from largedrop.runs.stored import _numbers
 
 
 def grid(root: Path) -> Path:
@@ -139,23 +139,30 @@ def test_edited_by_hand(tmp_path: Path) -> None:
     assert {run.name for run in read_runs(tmp_path).runs} == {config(seed=99).run_name, "a-name-of-my-own"}
 
 
-def test_a_later_config_is_no_edited_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_of_another_version_is_no_edited_one(tmp_path: Path) -> None:
     store(tmp_path, config(seed=99), result(0.9, 0.7))
     content = {**config(seed=1).to_json(), "a_later_field": 1}
-    name = f"pacs_copy-photo-d0-s1-{digest_of(content, stored.PROTOCOL)}"
+    name = f"pacs_copy-photo-d0-s1-{digest_of(content, PROTOCOL)}"
+    content["protocol"] = PROTOCOL
     (store(tmp_path, config(seed=1), result(0.9, 0.7), name) / "config.json").write_text(json.dumps(content))
     assert problems(tmp_path)[name].startswith("newer version: its config has 'a_later_field', which largedrop ")
     # A run of before a field was added: its name is the hash of the fields that it had.
     fewer = config(seed=2).to_json()
     del fewer["held_out_view"]
-    old = f"pacs_copy-photo-d0-s2-{digest_of(fewer, stored.PROTOCOL)}"
-    (store(tmp_path, config(seed=2), result(0.9, 0.7), old) / "config.json").write_text(json.dumps(fewer))
+    old, older = (f"pacs_copy-photo-d0-s2-{digest_of(fewer, protocol)}" for protocol in (PROTOCOL, 1))
+    for name, more in ((old, {"protocol": PROTOCOL}), (older, {})):
+        folder = store(tmp_path, config(seed=2), result(0.9, 0.7), name)
+        (folder / "config.json").write_text(json.dumps({**fewer, **more}))
     assert old in [run.name for run in read_runs(tmp_path).runs]
-    monkeypatch.setattr(stored, "PROTOCOL", stored.PROTOCOL + 1)
-    store(tmp_path, config(seed=3), result(0.9, 0.7), "unnamed")
-    assert problems(tmp_path)[old].startswith(
-        f"older protocol: of protocol {stored.PROTOCOL - 1}, and now the same config trains differently"
+    assert problems(tmp_path)[older] == (
+        "older protocol: of protocol 1, and now the same config trains differently; run it again"
     )
+    for protocol, said in (
+        (4, "newer version: of protocol 4, and "),
+        ("x", "damaged: config.json: protocol must"),
+    ):
+        (tmp_path / older / "config.json").write_text(json.dumps({**fewer, "protocol": protocol}))
+        assert problems(tmp_path)[older].startswith(said)
 
 
 def test_copies_are_used_once_and_contradictions_refused(tmp_path: Path) -> None:
@@ -264,9 +271,9 @@ def test_numbers_of_the_tables_by_hand(tmp_path: Path) -> None:
 
 
 def test_versions_are_compared_as_numbers() -> None:
-    assert stored._numbers("0.10.2rc1") == (0, 10, 2)
-    assert stored._numbers("0.9") < stored._numbers("0.10")
-    assert stored._numbers("unreleased") == ()
+    assert _numbers("0.10.2rc1") == (0, 10, 2)
+    assert _numbers("0.9") < _numbers("0.10")
+    assert _numbers("unreleased") == ()
 
 
 def test_an_unknown_dataset_has_no_published_columns(tmp_path: Path) -> None:

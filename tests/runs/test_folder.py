@@ -10,7 +10,7 @@ from typing import Any
 import filelock
 import pytest
 
-from largedrop.config import Config
+from largedrop.config import PROTOCOL, Config
 from largedrop.errors import UserError
 from largedrop.runs.folder import claim, claimed, owned
 
@@ -27,7 +27,7 @@ def test_a_folder_is_claimed_once_and_for_one_config(config: Config, tmp_path: P
         with claimed(folder, config):
             assert sorted(entry.name for entry in folder.iterdir()) == [".lock", "config.json"]
             assert refusal(folder, config) == f"another process is at work in {folder}"
-        assert json.loads((folder / "config.json").read_text()) == config.to_json()
+        assert json.loads((folder / "config.json").read_text()) == {"protocol": PROTOCOL, **config.to_json()}
 
 
 def test_another_process_is_at_work(config: Config, tmp_path: Path) -> None:
@@ -68,12 +68,24 @@ def test_another_config_is_told_by_its_settings(
 
 def test_what_an_older_version_did_not_know_is_as_its_default(config: Config, tmp_path: Path) -> None:
     content = {name: value for name, value in config.to_json().items() if name not in ("held_out", "swad")}
+    content["protocol"] = PROTOCOL
     (tmp_path / "config.json").write_text(json.dumps({**content, "held_out": 0.2}))
     with claimed(tmp_path, config):
         pass
     assert "swad False instead of True; name" in refusal(tmp_path, replace(config, swad=True))
     (tmp_path / "config.json").write_text(json.dumps(content))
     assert "held_out None instead of 0.2" in refusal(tmp_path, config)
+
+
+@pytest.mark.parametrize(("more", "said"), [({}, "2 or older"), ({"protocol": 2}, "2"), ({"protocol": 4}, "4")])
+def test_what_was_begun_by_another_protocol_is_not_gone_on_with(
+    config: Config, tmp_path: Path, more: dict[str, Any], said: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**config.to_json(), **more}))
+    for ours in (config, replace(config, lr=0.5)):
+        assert refusal(tmp_path, ours) == (
+            f"{tmp_path} was begun by protocol {said}, and this version trains by protocol 3; name another --output"
+        )
 
 
 def test_other_files_are_left_alone(config: Config, tmp_path: Path) -> None:
@@ -105,7 +117,7 @@ def test_facts_must_be_the_same_and_what_is_said_besides_may_differ(tmp_path: Pa
     assert not folder.exists()
     claim(folder, "sweep.json", "sweep", facts, {"data": "PACS"})
     claim(folder, "sweep.json", "sweep", facts, {"data": "moved"})
-    assert json.loads((folder / "sweep.json").read_text()) == {"data": "PACS", **facts}
+    assert json.loads((folder / "sweep.json").read_text()) == {"protocol": PROTOCOL, "data": "PACS", **facts}
     assert owned(folder, "sweep.json", "sweep", facts, {"data": "moved"})
     with pytest.raises(UserError) as caught:
         owned(folder, "sweep.json", "sweep", {"fingerprint": 64 * "d"}, {"data": "VLCS"})

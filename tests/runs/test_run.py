@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from largedrop import __version__
 from largedrop.config import Config
 from largedrop.errors import UserError
 from largedrop.runs.folder import claim
@@ -72,7 +73,13 @@ def test_opening_a_damaged_run(finished: Path, name: str, before: str) -> None:
 
 def test_opening_a_run_of_a_newer_version(config: Config, finished: Path) -> None:
     (finished / "config.json").write_text(json.dumps({**config.to_json(), "zzz": 1}))
-    assert opening(finished).startswith(f"cannot open the run in {finished}: unknown setting 'zzz'; there are: ")
+    assert opening(finished).startswith(
+        f"cannot open the run in {finished}: config.json: unknown setting 'zzz'; there are: "
+    )
+    (finished / "config.json").write_text(json.dumps({**config.to_json(), "protocol": 4, "zzz": 1}))
+    assert opening(finished) == (
+        f"cannot open the run in {finished}: of protocol 4, and largedrop {__version__} knows 3; update it"
+    )
 
 
 def test_opening_a_run_without_its_config(finished: Path) -> None:

@@ -130,7 +130,6 @@ def test_a_real_run_fails_and_leaves_no_result(
     with pytest.raises(CollapseError, match=text) as first:
         train(replace(config, **LONG, **settings), data, tmp_path)
     assert not (tmp_path / "result.json").exists()
-    assert not (tmp_path / "best.safetensors").exists()
     with pytest.raises(CollapseError) as again:
         ld.finetune(data, "photo", output=tmp_path, device="cpu", **{**TINY, **LONG, **settings})
     assert str(again.value) == str(first.value)
@@ -138,5 +137,5 @@ def test_a_real_run_fails_and_leaves_no_result(
 
 def test_the_same_run_at_a_sane_rate_goes_well(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     sane = replace(config, **{**LONG, "steps": 30, "eval_every": 30})
-    (entry,) = train(sane, data, tmp_path).result["log"]
+    _, entry = train(sane, data, tmp_path).result["log"]
     assert entry["representation_rms"] > 0.3

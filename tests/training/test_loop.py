@@ -16,16 +16,17 @@ import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.helpers import TINY, Watch, make_toy
+from tests.helpers import TINY, Watch, make_fixture_images, make_toy
 from torch import Tensor
 
 import largedrop as ld
 from largedrop.config import OBJECTIVES as CONFIG_OBJECTIVES
-from largedrop.config import Config
+from largedrop.config import PROTOCOL, Config
 from largedrop.data.views.batches import HostViews
 from largedrop.errors import Interrupted, UserError
 from largedrop.models.network import Network
 from largedrop.runs.checkpoint import read_tensors
+from largedrop.runs.folder import claimed
 from largedrop.runs.run import Run
 from largedrop.training import loop
 from largedrop.training.averages.swad import Swad
@@ -44,6 +45,7 @@ FILES = [
     "config.json",
     "final.safetensors",
     "log.json",
+    "outputs/000000.safetensors",
     "outputs/000002.safetensors",
     "outputs/000004.safetensors",
     "outputs/000006.safetensors",
@@ -127,7 +129,7 @@ def step_by_step(config: Config, data: ld.Dataset, folder: Path) -> list[dict[st
 def test_a_finished_run_holds_these_files(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     run = train(config, data, tmp_path / "run")
     assert files(run.folder) == FILES
-    assert json.loads((run.folder / "config.json").read_text()) == config.to_json()
+    assert json.loads((run.folder / "config.json").read_text()) == {"protocol": PROTOCOL, **config.to_json()}
     assert json.loads((run.folder / "log.json").read_text()) == {"log": run.result["log"]}
     assert json.loads((run.folder / "result.json").read_text()) == run.result
     assert run == Run.open(run.folder)
@@ -149,14 +151,13 @@ def test_the_fields_of_a_result(data: ld.Dataset, config: Config, tmp_path: Path
     assert set(result["probe"]) == {
         *("iid_accuracy", "ood_accuracy", "steps", "fit_steps", "fit_loss", "converged", "seconds"),
     }
-    for entry, step, rate in zip(result["log"], (2, 4, 6), (1e-3, 1e-4, 1e-4), strict=True):
-        assert list(entry) == [
-            *("step", "iid_accuracy", "ood_accuracy", "iid_by_domain", "train_loss", "lr", "representation_rms"),
-        ]
+    scores = ["step", "iid_accuracy", "ood_accuracy", "iid_accuracy_pooled", "iid_by_domain"]
+    assert list(result["log"][0]) == scores
+    for entry, step, rate in zip(result["log"][1:], (2, 4, 6), (1e-3, 1e-4, 1e-4), strict=True):
+        assert list(entry) == [*scores, "train_loss", "lr", "representation_rms"]
         assert entry["step"] == step
         assert entry["lr"] == pytest.approx(rate)
         assert list(entry["iid_by_domain"]) == ["ink", "oil"]
-        assert np.mean(list(entry["iid_by_domain"].values())) == pytest.approx(entry["iid_accuracy"])
         assert entry["train_loss"] > 0
         assert entry["representation_rms"] > 0
 
@@ -165,25 +166,77 @@ def test_the_training_loss_is_the_mean_since_the_last_evaluation(
     data: ld.Dataset, config: Config, tmp_path: Path
 ) -> None:
     each, third = (
-        train(replace(config, eval_every=every), data, tmp_path / str(every)).result["log"] for every in (1, 3)
+        train(replace(config, eval_every=every), data, tmp_path / str(every)).result["log"][1:] for every in (1, 3)
     )
     losses = [entry["train_loss"] for entry in each]
     assert [entry["train_loss"] for entry in third] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3])
 
 
-def test_scores_are_those_of_the_stored_outputs(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
-    run = train(config, data, tmp_path)
+def test_scores_are_those_of_the_stored_outputs(config: Config, tmp_path: Path) -> None:
+    """On domains of 9 and 3 held-out images, whose mean is not the mean over images."""
+    data = ld.open_dataset(make_fixture_images(tmp_path / "uneven"))
+    run = train(replace(config, data="uneven", fingerprint=data.fingerprint), data, tmp_path / "run")
     split = data.split("photo", 0)
     labels = {"iid": data.labels[split.iid], "ood": data.labels[split.ood]}
-    stored = [load_file(tmp_path / name) for name in FILES if name.startswith("outputs")]
+    of = {name: data.domain_ids[split.iid] == data.domain_index(name) for name in ("ink", "oil")}
+    assert [int(chosen.sum()) for chosen in of.values()] == [9, 3]
+
+    def by_domain(outputs: npt.NDArray[Any]) -> dict[str, float]:
+        return {name: share(outputs[chosen], labels["iid"][chosen]) for name, chosen in of.items()}
+
+    def mean(outputs: npt.NDArray[Any]) -> float:
+        return sum(by_domain(outputs).values()) / 2
+
+    stored = [load_file(run.folder / name) for name in FILES if name.startswith("outputs")]
+    pooled = []
     for entry, outputs in zip(run.result["log"], stored, strict=True):
         for part in ("iid", "ood"):
             assert outputs[part].dtype == torch.float16
             assert outputs[part].shape == (len(labels[part]), 3)
-            assert entry[f"{part}_accuracy"] == share(outputs[part].numpy(), labels[part])
-    for part in ("iid", "ood"):
-        mean = sum(outputs[part].double().numpy() for outputs in stored) / 3
-        assert run.result["methods"]["ensemble"][f"{part}_accuracy"] == share(mean, labels[part])
+        iid, ood = outputs["iid"].numpy(), outputs["ood"].numpy()
+        assert entry["iid_accuracy"] == pytest.approx(mean(iid), abs=1e-12)
+        assert entry["iid_by_domain"] == by_domain(iid)
+        assert entry["iid_accuracy_pooled"] == share(iid, labels["iid"])
+        assert entry["ood_accuracy"] == share(ood, labels["ood"])
+        pooled.append(entry["iid_accuracy_pooled"] == pytest.approx(entry["iid_accuracy"]))
+    assert not all(pooled)
+    # The ensemble and the average are over the evaluations after the first step.
+    methods = run.result["methods"]
+    ensemble = {part: sum(outputs[part].double().numpy() for outputs in stored[1:]) / 3 for part in ("iid", "ood")}
+    network = ld.load_model(run.average)
+    average = {part: logits(network, HostViews(data), getattr(split, part), "float32") for part in ("iid", "ood")}
+    for method, found in (("ensemble", ensemble), ("weight-average", average)):
+        assert methods[method]["iid_accuracy"] == pytest.approx(mean(found["iid"]), abs=1e-12)
+        assert methods[method]["ood_accuracy"] == share(found["ood"], labels["ood"])
+
+
+def test_the_head_that_a_run_starts_from_is_a_checkpoint(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    run = train(replace(config, lr=1e-30, weight_decay=0.0), data, tmp_path / "still")
+    assert run.result["log"][0]["iid_accuracy"] == 1
+    assert run.result["best_step"] == 0
+    assert not run.beats_start
+    network, split = ld.load_model(run.best), data.split("photo", 0)
+    np.testing.assert_array_equal(
+        logits(network, HostViews(data), split.ood, "float32"), load_file(run.folder / FILES[6])["ood"].numpy()
+    )
+    found = run.result["methods"]["fine-tuning"]
+    assert (found["ood_accuracy"], found["steps"]) == (run.result["log"][0]["ood_accuracy"], 6)
+
+
+def test_a_run_is_killed_while_the_head_is_evaluated(
+    data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config, data, tmp_path / "whole")
+
+    def crash(*arguments: Any) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_log", crash)
+        with pytest.raises(ZeroDivisionError):
+            train(config, data, tmp_path / "cut")
+    train(config, data, tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_the_best_is_the_first_of_highest_iid_accuracy(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
@@ -194,17 +247,19 @@ def test_the_best_is_the_first_of_highest_iid_accuracy(data: ld.Dataset, config:
         run = Run.open(folder)
         accuracies = [entry["iid_accuracy"] for entry in run.result["log"]]
         first = accuracies.index(max(accuracies))
-        assert run.result["best_step"] == first + 1
+        assert run.result["best_step"] == first
         found = run.result["methods"]["fine-tuning"]
         assert found["ood_accuracy"] == run.result["log"][first]["ood_accuracy"]
         assert found["iid_accuracy"] == max(accuracies)
         weights, header = read_tensors(run.best, "model")
-        assert all(torch.equal(tensor, states[first][f"network.{name}"]) for name, tensor in weights.items())
+        assert first == 0 or all(
+            torch.equal(tensor, states[first - 1][f"network.{name}"]) for name, tensor in weights.items()
+        )
         assert header["about"] == {
             "largedrop": ld.__version__,
             "config": changed.to_json(),
             "domains": ["ink", "oil", "photo"],
-            "step": first + 1,
+            "step": first,
             "iid_accuracy": max(accuracies),
             "ood_accuracy": found["ood_accuracy"],
         }
@@ -224,17 +279,13 @@ def test_the_weight_average_is_the_mean_of_the_evaluated_networks(
             assert torch.equal(evaluated[0], evaluated[-1]) or not torch.equal(tensor, evaluated[-1])
         else:
             assert torch.equal(tensor, evaluated[-1])
-    model, split = ld.load_model(run.average), data.split("photo", 0)
-    for part, indices in (("iid", split.iid), ("ood", split.ood)):
-        expected = share(logits(model, HostViews(data), indices, "float32"), data.labels[indices])
-        assert run.result["methods"]["weight-average"][f"{part}_accuracy"] == expected
 
 
 def test_held_out_images_can_be_scored_in_the_training_view(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     train(config, data, tmp_path / "evaluation")
     for name in ("one", "other"):
         train(replace(config, held_out_view="training"), data, tmp_path / name)
-    for step in config.evaluations:
+    for step in (0, *config.evaluations):
         file = f"outputs/{step:06d}.safetensors"
         plain, one, other = (load_file(tmp_path / name / file) for name in ("evaluation", "one", "other"))
         assert torch.equal(one["iid"], other["iid"])
@@ -279,7 +330,7 @@ def test_the_test_domain_is_never_learned_from(data: ld.Dataset, changed: Config
     mine, theirs = tensors(one.folder), tensors(other.folder)
     assert mine.keys() == theirs.keys()
     assert {name for name in mine if not torch.equal(mine[name], theirs[name])} == {
-        f"{step:06d}.safetensors:ood" for step in (2, 4, 6)
+        f"{step:06d}.safetensors:ood" for step in (0, 2, 4, 6)
     }
     for here, there in zip(one.result["log"], other.result["log"], strict=True):
         assert {**here, "ood_accuracy": 0} == {**there, "ood_accuracy": 0}
@@ -412,10 +463,11 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(data: ld.Dataset, to
 
 
 def test_what_a_killed_process_left_is_cleared(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    with claimed(tmp_path, config):
+        pass
     (tmp_path / "outputs").mkdir()
     for name in (".resume.safetensors.x.tmp", ".result.json.y.tmp", "outputs/.000002.safetensors.z.tmp"):
         (tmp_path / name).write_text("half")
-    (tmp_path / "config.json").write_text(json.dumps(config.to_json()))
     train(config, data, tmp_path)
     assert files(tmp_path) == FILES
 
@@ -496,7 +548,7 @@ def test_runs_that_share_features_have_the_bits_of_runs_that_do_not(
         monkeypatch.setattr(Network, "represent", counted)
         before = seen[0]
         train(one, data, tmp_path / f"shared{number}", features=shared)
-        evaluations = (6 + 18) * (len(one.evaluations) + 1)
+        evaluations = (6 + 18) * (1 + len(one.evaluations) + 1)
         assert seen[0] - before - evaluations == (VIEWS * len(data) if number == 0 else 0)
         monkeypatch.setattr(Network, "represent", represent)
         assert_same_run(tmp_path / f"alone{number}", tmp_path / f"shared{number}")
@@ -540,7 +592,7 @@ def test_all_the_work_is_reported(data: ld.Dataset, config: Config, tmp_path: Pa
     changed = replace(config, **changes)
     split = data.split("photo", 0)
     steps, batch, rounds = changed.steps, changed.batch, len(changed.evaluations)
-    assert cost(changed, split) == 5 * steps * batch * 2 + (6 + 18) * (rounds + 1)
+    assert cost(changed, split) == 5 * steps * batch * 2 + (6 + 18) * (1 + rounds + 1)
     done: list[float] = []
     train(changed, data, tmp_path, reporter=Watch(advance=done.append))
     assert sum(done) == pytest.approx(cost(changed, split))
@@ -613,7 +665,7 @@ def test_every_objective_trains_goes_on_with_the_same_bits_and_is_not_plain(
         train(chosen, data, tmp_path / "parts", reporter=Watch(stopped=lambda: next(calls) == 2))
     parts = train(chosen, data, tmp_path / "parts")
     plain = train(replace(chosen, objective="erm", penalty=None, penalty_after=None), data, tmp_path / "plain")
-    ours, again, theirs = (load_file(run.best) for run in (whole, parts, plain))
+    ours, again, theirs = (load_file(run.final) for run in (whole, parts, plain))
     assert all(torch.equal(ours[name], again[name]) for name in ours)
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -647,6 +699,6 @@ def test_block_dropout_is_drawn_in_training_and_goes_on_with_the_same_bits(
         train(chosen, data, tmp_path / "parts", reporter=Watch(stopped=lambda: next(calls) == 1))
     parts = train(chosen, data, tmp_path / "parts")
     plain = train(replace(chosen, block_dropout=0.0), data, tmp_path / "plain")
-    ours, again, theirs = (load_file(run.best) for run in (whole, parts, plain))
+    ours, again, theirs = (load_file(run.final) for run in (whole, parts, plain))
     assert all(torch.equal(ours[name], again[name]) for name in ours)
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)

@@ -189,7 +189,7 @@ def test_a_collapse_names_the_step_at_which_it_was_however_late_it_is_read(
         assert str(caught.value).startswith(f"the run diverged at step {place}: the loss is inf. With dropout 0.9, ")
         assert len([work for work in done if work == 40]) == (taken if every == 7 else last)
         # It can be taken up from the last state, which is one from before.
-        assert not (tmp_path / str(place) / "outputs").exists()
+        assert [file.name for file in (tmp_path / str(place) / "outputs").iterdir()] == ["000000.safetensors"]
         assert (tmp_path / str(place) / FILE).exists()
 
 
@@ -211,8 +211,8 @@ def test_a_run_through_a_devices_memory(data: ld.Dataset, config: Config, tmp_pa
     views = ResidentViews(data, CPU)
     train(config, data, tmp_path / "resident", features=FeatureCache(views))
     host, mine = (json.loads((tmp_path / name / "log.json").read_text())["log"] for name in ("host", "resident"))
-    assert len(mine) == len(host) == 3
-    for one, other in zip(mine, host, strict=True):
+    assert len(mine) == len(host) == 4
+    for one, other in zip(mine[1:], host[1:], strict=True):
         assert (one["step"], one["lr"]) == (other["step"], other["lr"])
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.05)
         assert one["representation_rms"] == pytest.approx(other["representation_rms"], rel=0.02)

@@ -24,9 +24,10 @@ from ..models.network import Network
 from ..reporter import SILENT, Reporter
 from ..runs.across import FOLDER, Across, Group, groups_of, methods_of
 from ..runs.checkpoint import load_model, read_tensors, save_model
+from ..runs.protocol import iid_accuracy_of
 from ..runs.run import Run
 from ..training.averaging import WeightAverage, check_finite, check_origins
-from ..training.evaluation import accuracy, logits
+from ..training.evaluation import accuracy, iid_accuracy, logits
 from ..training.soup import Candidate, greedy_soup
 
 __all__ = ["Results", "across", "across_cost", "average_final", "mean_outputs"]
@@ -188,13 +189,23 @@ class _Evaluator:
             self._network, self._of = network, run.config.network_key
         return self._network
 
-    def score(self, run: Run, state: Mapping[str, Tensor], indices: IntArray, view: int = 0) -> float:
-        """Accuracy on ``indices`` of the weights ``state`` in the network of ``run``; ``view`` as ``logits`` has it."""
+    def iid(self, run: Run, state: Mapping[str, Tensor], split: Split) -> float:
+        """I.i.d. accuracy of the weights ``state`` in the network of ``run``."""
+        view = run.config.steps if run.config.held_out_view == "training" else 0
+        outputs = self._outputs(run, state, split.iid, view)
+        return iid_accuracy(outputs, self.data.labels[split.iid], split.iid_domains)
+
+    def ood(self, run: Run, state: Mapping[str, Tensor], split: Split) -> float:
+        """O.o.d. accuracy likewise."""
+        return accuracy(self._outputs(run, state, split.ood), self.data.labels[split.ood])
+
+    def _outputs(
+        self, run: Run, state: Mapping[str, Tensor], indices: IntArray, view: int = 0
+    ) -> npt.NDArray[np.float16]:
         self.pause()
         network = self.network(run)
         network.load_state_dict(state)
-        outputs = logits(network, self.views, indices, run.config.precision, self.reporter, view)
-        return accuracy(outputs, self.data.labels[indices])
+        return logits(network, self.views, indices, run.config.precision, self.reporter, view)
 
     def pause(self) -> None:
         """Raise Interrupted where the user wants to stop."""
@@ -256,7 +267,6 @@ def _computed(task: _Task, evaluator: _Evaluator) -> tuple[Across, Mapping[str, 
     log: list[dict[str, Any]] = []
     run, data = task.runs[0], evaluator.data
     split = run.config.split_of(data)
-    view = run.config.steps if run.config.held_out_view == "training" else 0
     state: Mapping[str, Tensor] | None = None
     iid: float | None = None
     if task.method == "ensemble-across":
@@ -264,15 +274,15 @@ def _computed(task: _Task, evaluator: _Evaluator) -> tuple[Across, Mapping[str, 
     elif task.method == "weight-average-across":
         state = average_final(task.runs, evaluator.pause)
         if task.group.seed is not None:
-            iid = evaluator.score(run, state, split.iid, view)
-        ood = evaluator.score(run, state, split.ood)
+            iid = evaluator.iid(run, state, split)
+        ood = evaluator.ood(run, state, split)
     else:
         candidates = [
             Candidate(each.folder.name, each.final, _final_scores(each)[0], _origin(each.config)) for each in task.runs
         ]
-        soup = greedy_soup(candidates, lambda weights: evaluator.score(run, weights, split.iid, view))
+        soup = greedy_soup(candidates, lambda weights: evaluator.iid(run, weights, split))
         state, iid = soup.state, soup.score
-        ood = evaluator.score(run, state, split.ood)
+        ood = evaluator.ood(run, state, split)
         log = [asdict(entry) for entry in soup.log]
     found = Across(
         method=task.method,
@@ -302,8 +312,10 @@ def _ensemble(task: _Task, data: Dataset, split: Split) -> tuple[float | None, f
             if not bool(tensors[part].isfinite().all()):
                 raise UserError(f"{run.folder.name}: its outputs are not finite")
             tables[part].append(tensors[part].numpy())
-    iid = None if task.group.seed is None else accuracy(mean_outputs(tables["iid"]), data.labels[split.iid])
-    return iid, accuracy(mean_outputs(tables["ood"]), data.labels[split.ood])
+    ood = accuracy(mean_outputs(tables["ood"]), data.labels[split.ood])
+    if task.group.seed is None:
+        return None, ood
+    return iid_accuracy(mean_outputs(tables["iid"]), data.labels[split.iid], split.iid_domains), ood
 
 
 def _weights(run: Run) -> Mapping[str, Tensor]:
@@ -327,8 +339,8 @@ def _final_scores(run: Run) -> tuple[float, float]:
         last = run.result["log"][-1]
         if last["step"] != run.config.steps:
             raise UserError(f"{run.folder.name}: its log ends at step {last['step']} of {run.config.steps}")
-        return float(last["iid_accuracy"]), float(last["ood_accuracy"])
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        return iid_accuracy_of(last), float(last["ood_accuracy"])
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{run.folder.name}: its result.json has no log of the last step") from error
 
 

@@ -22,6 +22,7 @@ from ..linear.solver.solve import MOST_CLASSES, solve_probes
 from ..models.dropout import check_rate
 from ..reporter import SILENT, Reporter
 from ..runs.estimate import Estimate, listing
+from ..training.evaluation import mean_over_domains
 
 __all__ = ["RATES", "SEEDS", "Curves", "Point", "check_rates", "measure"]
 
@@ -171,12 +172,13 @@ def measure(
         notes += more
         for number, subset in enumerate(subsets):
             inside = images.of("iid", subset)
+            iid_domains = np.repeat(subset, [len(images.iid[place]) for place in subset])
             classes = np.unique(np.concatenate([known.labels[images.train[place]] for place in subset]))
             outside = images.whole(places[held[number]], classes) if held else None
             for line, head in enumerate(heads[number]):
-                iid[line, number, column] = _accuracy(head, *inside)
+                iid[line, number, column] = mean_over_domains(_right(head, *inside), iid_domains)
                 if outside is not None:
-                    ood[line, number, column] = _accuracy(head, *outside)
+                    ood[line, number, column] = _right(head, *outside).mean()
         reporter.advance(len(data) / len(seeds))
     return Curves(wanted, domains, held, seeds, iid, ood, tuple(dict.fromkeys(notes)))
 
@@ -269,8 +271,10 @@ def _by_subset(heads: list[Head], rates: int) -> list[list[Head]]:
     return [heads[start : start + rates] for start in range(0, len(heads), rates)]
 
 
-def _accuracy(head: Head, features: Tensor, labels: Tensor) -> float:
-    return float((F.linear(features, *head).argmax(1) == labels).double().mean())
+def _right(head: Head, features: Tensor, labels: Tensor) -> npt.NDArray[np.bool_]:
+    """Whether each of some images is classified correctly."""
+    found: npt.NDArray[np.bool_] = (F.linear(features, *head).argmax(1) == labels).numpy()
+    return found
 
 
 def check_rates(rates: Iterable[float]) -> tuple[float, ...]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.dataset import Dataset, IntArray
+from ..data.dataset import Dataset, Split
 from ..data.views.batches import open_views
 from ..errors import UserError, one_of
 from ..files import write_json
@@ -21,7 +23,7 @@ from ..runs.checkpoint import read_tensors
 from ..runs.interpolation import FILE, Interpolation, check_alphas
 from ..runs.run import Run
 from ..training.averaging import interpolate
-from ..training.evaluation import BATCH, accuracy, autocast, logits, representations
+from ..training.evaluation import BATCH, autocast, logits, representations, scores
 from ..training.features import FeatureCache
 from ..training.setup import create_network, start_head
 
@@ -79,7 +81,7 @@ def interpolate_run(
     cache = features or FeatureCache(open_views(data, device or torch.device("cpu"), reporter))
     views = cache.views
     split = config.split_of(data)
-    parts = (split.iid, split.ood)
+    parts = {"iid": split.iid, "ood": split.ood}
     network = create_network(config, data.classes).to(views.device)
     start_head(replace(config, head="warm"), data, split, network, cache)
     table = cache.get(config, network, 0)
@@ -93,25 +95,23 @@ def interpolate_run(
         return interpolate(pretrained, fine_tuned, alpha)
 
     network.load_state_dict(between(0.0))
-    ends = [
-        (table[torch.from_numpy(part)].float(), representations(network, views, part, config.precision, reporter))
-        for part in parts
-    ]
+    ends = {
+        name: (table[torch.from_numpy(part)].float(), representations(network, views, part, config.precision, reporter))
+        for name, part in parts.items()
+    }
     weights, mixed = [], []
     for alpha in alphas:
         network.load_state_dict(between(alpha))
-        read = [
-            _score(network, alpha * before + (1 - alpha) * after, data, part, config.precision)
-            for (before, after), part in zip(ends, parts, strict=True)
-        ]
-        mixed.append((read[0], read[1]))
+        read = {
+            name: _last_layer(network, alpha * before + (1 - alpha) * after, config.precision)
+            for name, (before, after) in ends.items()
+        }
+        mixed.append(_pair(read, data, split))
         if alpha in (0.0, 1.0):  # where nothing is mixed, both are the one network or the other
             weights.append(mixed[-1])
             continue
-        found = [
-            accuracy(logits(network, views, part, config.precision, reporter), data.labels[part]) for part in parts
-        ]
-        weights.append((found[0], found[1]))
+        found = {name: logits(network, views, part, config.precision, reporter) for name, part in parts.items()}
+        weights.append(_pair(found, data, split))
     result = Interpolation(which, alphas, tuple(weights), tuple(mixed))
     write_json(path, result.to_json())
     return result
@@ -142,10 +142,16 @@ def _checkpoint(run: Run, which: str) -> Path:
 
 
 @torch.inference_mode()
-def _score(network: Network, table: Tensor, data: Dataset, indices: IntArray, precision: str) -> float:
-    """Accuracy of the network's last layer on representations, (len(indices), units), as ``logits`` computes it."""
+def _last_layer(network: Network, table: Tensor, precision: str) -> npt.NDArray[np.float16]:
+    """What the network's last layer gives for representations (n, units), (n, classes), as ``logits`` has it."""
     device = network.head.weight.device
     with autocast(precision, device):
         parts = (table[start : start + BATCH].to(device) for start in range(0, len(table), BATCH))
         outputs = torch.cat([F.linear(part, network.head.weight, network.head.bias).float() for part in parts])
-    return accuracy(outputs.to(torch.float16).cpu().numpy(), data.labels[indices])
+    return outputs.to(torch.float16).cpu().numpy()
+
+
+def _pair(outputs: Mapping[str, npt.NDArray[np.floating]], data: Dataset, split: Split) -> tuple[float, float]:
+    """I.i.d. and o.o.d. accuracy of logits on the ``iid`` and ``ood`` images."""
+    found = scores(outputs, data.labels, split)
+    return found["iid_accuracy"], found["ood_accuracy"]

@@ -168,7 +168,7 @@ def plan_sweep(
     entries = []
     for config, split in zip(configs, splits_of(configs, data), strict=True):
         place = folder / "runs" / config.run_name
-        logits = 2 * len(config.evaluations) * (len(split.iid) + len(split.ood)) * len(data.classes)
+        logits = 2 * (1 + len(config.evaluations)) * (len(split.iid) + len(split.ood)) * len(data.classes)
         stored = logits + (4 if config.swad else 3) * sizes[config.model] if config.fit == "all" else LINEAR_BYTES
         entries.append(Entry(config, place, cost(config, split), stored, _state(place)))
     paces = Paces(data, device, sorted(path.parent for path in folder.glob("runs/*/result.json")))

@@ -22,7 +22,7 @@ from ..runs.folder import claimed
 from ..runs.methods import checkpoint_method
 from ..runs.record import describe
 from ..runs.run import Run
-from ..training.evaluation import accuracy, cross_entropy
+from ..training.evaluation import iid_loss, scores
 from ..training.loop import cost
 from .features import FeatureStore
 from .problem import Problem
@@ -135,12 +135,12 @@ def _stored(
             f"the run has diverged: at step {result.diverged_at} there were weights that are not finite; "
             f"try a learning rate below {config.lr:g}"
         )
-    for name, model, scores in (
+    for name, model, entry in (
         ("best", result.best_model, result.best),
         ("average", result.mean_model, result.mean),
         ("final", result.last_model, result.evaluations[-1]),
     ):
-        _write_model(folder / f"{name}.safetensors", config, data, model, scores)
+        _write_model(folder / f"{name}.safetensors", config, data, model, entry)
     common = {"steps": config.steps, "seconds": round(seconds, 3)}
     methods = {
         checkpoint_method(config.fit).name: {**_scores(result.best), **common},
@@ -205,9 +205,8 @@ def _solved(
         iid, ood = outputs[: len(problem.iid)], outputs[len(problem.iid) :]
         entry = LinearEvaluation(
             fit.iterations,
-            accuracy(iid, problem.labels[problem.iid]),
-            accuracy(ood, problem.labels[problem.ood]),
-            cross_entropy(iid, problem.labels[problem.iid]),
+            **scores({"iid": iid, "ood": ood}, problem.labels, problem),
+            iid_loss=iid_loss(iid, problem.labels[problem.iid], problem.iid_domains),
         )
         for name in ("best", "average", "final"):
             _write_model(folder / f"{name}.safetensors", each, data, model, entry)
@@ -222,11 +221,7 @@ def _scores(entry: LinearEvaluation) -> dict[str, float]:
 def _of_ensemble(problem: Problem, result: LinearResult) -> dict[str, float]:
     if result.iid_logits is None or result.ood_logits is None:
         raise ValueError("the logits were not asked for")
-    labels = np.asarray(problem.labels)
-    return {
-        "iid_accuracy": accuracy(result.iid_logits.numpy(), labels[problem.iid]),
-        "ood_accuracy": accuracy(result.ood_logits.numpy(), labels[problem.ood]),
-    }
+    return scores({"iid": result.iid_logits.numpy(), "ood": result.ood_logits.numpy()}, problem.labels, problem)
 
 
 def _write_model(path: Path, config: Config, data: Dataset, model: LinearModel, entry: LinearEvaluation) -> None:

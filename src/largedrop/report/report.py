@@ -106,6 +106,7 @@ def write_report(
             "tuned": list(tuned),
             "seeds": list(rows[0].averages.seeds),
             "runs": len(runs.runs),
+            "protocol": runs.protocol,
             "left_out": [{"run": each.name, "kind": each.kind, "reason": each.reason} for each in runs.problems],
             "rows": [row_json(row, theirs.get(row.group)) for row in rows],
             "across_every_seed": [result.to_json() for result in across],
@@ -139,6 +140,7 @@ def _markdown(
 ) -> str:
     parts = [f"# {escape_markdown(str(facts['name']))}: {len(runs.runs):,} runs\n"]
     parts.append(escape_markdown(counts(facts)) + ".\n")
+    parts += [f"{escape_markdown(note)}\n" for note in runs.notes]
     if doubt:
         parts.append(f"No published numbers beside it: {escape_markdown(doubt)}.\n")
     for table in tables:

@@ -10,9 +10,10 @@ from typing import Any
 
 import filelock
 
-from ..config import LATER, Config
+from ..config import LATER, PROTOCOL, Config
 from ..errors import UserError
 from ..files import is_leftover, read_json, write_json
+from .protocol import refuse_older
 
 __all__ = ["claim", "claimed", "owned"]
 
@@ -57,7 +58,7 @@ def claim(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
         UserError: as ``owned``, or it cannot be written.
     """
     if not owned(folder, file, owner, facts, about):
-        write_json(folder / file, {**about, **facts})
+        write_json(folder / file, {"protocol": PROTOCOL, **about, **facts})
 
 
 def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: Mapping[str, Any] = NOTHING) -> bool:
@@ -71,11 +72,14 @@ def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
         about: what it says besides, which may differ.
 
     Raises:
-        UserError: it belongs to another one (what differs is named), holds something else, or cannot be read.
+        UserError: it belongs to another one (what differs is named) or to one of another protocol, holds something
+            else, or cannot be read.
     """
     try:
         if (folder / file).is_file():
-            _compare(folder, read_json(folder / file), owner, facts, about)
+            theirs = read_json(folder / file)
+            refuse_older(theirs, folder)
+            _compare(folder, theirs, owner, facts, about)
             return True
         inside = list(folder.iterdir()) if folder.exists() else []
     except NotADirectoryError:

@@ -21,7 +21,8 @@ KINDS = ("weights", "representations")
 """What is interpolated: all weights, or the representations and the last layers."""
 
 
-FORMAT = 1
+FORMAT = 2
+"""In format 1 i.i.d. accuracy is pooled over images, from 2 on it is the mean over the training domains."""
 
 SCORES = ("iid", "ood")
 

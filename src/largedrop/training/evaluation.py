@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,16 @@ from ..models.network import Network
 from ..models.tracing import evaluating
 from ..reporter import SILENT, Reporter
 
-__all__ = ["accuracy", "autocast", "iid_accuracy", "iid_loss", "logits", "mean_over_domains", "representations"]
+__all__ = [
+    "accuracy",
+    "autocast",
+    "iid_accuracy",
+    "iid_loss",
+    "logits",
+    "mean_over_domains",
+    "representations",
+    "scores",
+]
 
 
 BATCH = 64
@@ -109,21 +118,37 @@ def iid_loss(outputs: npt.NDArray[np.floating], labels: IntArray, domains: IntAr
     """
     if not np.isfinite(outputs).all():
         return math.inf
-    return float(mean_over_domains(_losses(outputs, labels), domains))
-
-
-def cross_entropy(outputs: npt.NDArray[np.floating], labels: IntArray) -> float:
-    """Mean cross-entropy in nats of logits (n, classes) with ``labels``, (n,); infinite where a logit is not finite."""
-    if not np.isfinite(outputs).all():
-        return math.inf
-    return float(np.mean(_losses(outputs, labels)))
-
-
-def _losses(outputs: npt.NDArray[np.floating], labels: IntArray) -> npt.NDArray[np.float64]:
     rows = outputs.astype(np.float64)
     rows -= rows.max(axis=1, keepdims=True)
-    losses: npt.NDArray[np.float64] = np.log(np.exp(rows).sum(axis=1)) - rows[np.arange(len(labels)), labels]
-    return losses
+    losses = np.log(np.exp(rows).sum(axis=1)) - rows[np.arange(len(labels)), labels]
+    return float(mean_over_domains(losses, domains))
+
+
+class Scored(Protocol):
+    """What is scored: a ``Split``, or a linear ``Problem``."""
+
+    @property
+    def iid(self) -> IntArray: ...
+
+    @property
+    def iid_domains(self) -> IntArray: ...
+
+    @property
+    def ood(self) -> IntArray: ...
+
+
+def scores(outputs: Mapping[str, npt.NDArray[np.floating]], labels: IntArray, split: Scored) -> dict[str, float]:
+    """``iid_accuracy`` and ``ood_accuracy`` of logits.
+
+    Args:
+        outputs: on the ``iid`` and the ``ood`` images of the split, (n, classes) each.
+        labels: of all images of the dataset.
+        split: which of them are what.
+    """
+    return {
+        "iid_accuracy": iid_accuracy(outputs["iid"], labels[split.iid], split.iid_domains),
+        "ood_accuracy": accuracy(outputs["ood"], labels[split.ood]),
+    }
 
 
 def _outputs(

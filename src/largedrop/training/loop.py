@@ -29,7 +29,7 @@ from ..runs.run import Run
 from ..runtime import keep_freed_memory
 from .averages import make_averages
 from .collapse import CollapseWatch
-from .evaluation import accuracy, cross_entropy, logits
+from .evaluation import accuracy, iid_loss, logits, scores
 from .features import FeatureCache
 from .objectives import make_objective
 from .setup import create_network, make_optimizer, set_learning_rate, start_head
@@ -106,7 +106,7 @@ def cost(config: Config, split: Split) -> float:
     if config.fit != "all":
         return LINEAR_COST * config.steps * config.batch * len(split.train_domains)
     training = TRAINING_COST * config.steps * config.batch * len(split.train_domains)
-    return training + (len(split.iid) + len(split.ood)) * (len(config.evaluations) + len(make_averages(config)))
+    return training + (len(split.iid) + len(split.ood)) * (1 + len(config.evaluations) + len(make_averages(config)))
 
 
 def _train(
@@ -124,7 +124,6 @@ def _train(
     so_far = load_state(folder, network, optimizer, averages, watch)
     if so_far is None:
         so_far = Trajectory(probe=start_head(config, data, split, network, features))
-        save_state(folder, so_far, network, optimizer, averages, watch)
     else:
         reporter.skip(cost(config, split) * so_far.step / config.steps)
     speed_up(network)
@@ -136,6 +135,14 @@ def _train(
     )
     size, saved = 0.0, time.monotonic()
 
+    def save() -> None:
+        nonlocal saved
+        so_far.seconds, saved = so_far.seconds + time.monotonic() - saved, time.monotonic()
+        save_state(folder, so_far, network, optimizer, averages, watch)
+
+    if not so_far.log:  # the head that the run starts from is a checkpoint like the others
+        _log(config, data, split, folder, network, so_far, _outputs(config, views, split, network, 0, reporter), {})
+        save()
     for step in range(so_far.step, config.steps):
         torch.manual_seed(torch_seed("step", config.seed, step))
         lr = set_learning_rate(optimizer, config, step)
@@ -156,40 +163,36 @@ def _train(
                 so_far.losses.append(loss)
         if evaluated:
             found = _outputs(config, views, split, network, so_far.step, reporter)
-            _log(config, data, split, folder, network, so_far, found, {"lr": lr, "representation_rms": size})
-            held_out_loss = cross_entropy(found["iid"], data.labels[split.iid])
+            train_loss, so_far.losses = sum(so_far.losses) / len(so_far.losses), []
+            more = {"train_loss": train_loss, "lr": lr, "representation_rms": size}
+            _log(config, data, split, folder, network, so_far, found, more)
+            held_out_loss = iid_loss(found["iid"], data.labels[split.iid], split.iid_domains)
             for average in averages.values():
                 average.evaluated(so_far.step, network, held_out_loss)
         if leaving:
-            so_far.seconds, saved = so_far.seconds + time.monotonic() - saved, time.monotonic()
-            save_state(folder, so_far, network, optimizer, averages, watch)
+            save()
         if asked:
             raise Interrupted(f"stopped after step {so_far.step} of {config.steps}")
 
     last = {name: so_far.log[-1][name] for name in SCORES}
     save_model(folder / "final.safetensors", network, about(config, data, {"step": config.steps, **last}))
-    scores: dict[str, dict[str, float]] = {}
+    of_averages: dict[str, dict[str, float]] = {}
     for method, average in averages.items():
         network.load_state_dict(average.result())
-        scores[method] = _scores(data, split, _outputs(config, views, split, network, config.steps, reporter))
-        more = {"step": config.steps, **scores[method]}
-        save_model(folder / f"{average.checkpoint}.safetensors", network, about(config, data, more))
+        found = _outputs(config, views, split, network, config.steps, reporter)
+        of_averages[method] = scores(found, data.labels, split)
+        said = about(config, data, {"step": config.steps, **of_averages[method]})
+        save_model(folder / f"{average.checkpoint}.safetensors", network, said)
     so_far.seconds += time.monotonic() - saved
-    return _finish(config, data, split, folder, so_far, scores)
+    return _finish(config, data, split, folder, so_far, of_averages)
 
 
 def _outputs(config: Config, views: Views, split: Split, network: Network, step: int, reporter: Reporter) -> Outputs:
-    view = step if config.held_out_view == "training" else 0
+    # View 0 is the evaluation view; before the first step a view is drawn that no later evaluation has.
+    view = (step or config.steps + 1) if config.held_out_view == "training" else 0
     return {
         "iid": logits(network, views, split.iid, config.precision, reporter, view),
         "ood": logits(network, views, split.ood, config.precision, reporter),
-    }
-
-
-def _scores(data: Dataset, split: Split, outputs: dict[str, npt.NDArray[Any]]) -> dict[str, float]:
-    return {
-        "iid_accuracy": accuracy(outputs["iid"], data.labels[split.iid]),
-        "ood_accuracy": accuracy(outputs["ood"], data.labels[split.ood]),
     }
 
 
@@ -203,20 +206,24 @@ def _log(
     outputs: Outputs,
     more: dict[str, float],
 ) -> None:
-    """Put an evaluation on disk: its outputs, its line in the log, and the network where it is the best so far."""
+    """Put an evaluation on disk: its outputs, its line in the log, and the network where it is the best so far.
+
+    Args:
+        more: what the log says of training since the last evaluation.
+    """
     tensors = {name: torch.from_numpy(values) for name, values in outputs.items()}
     write_tensors(_output_file(folder, so_far.step), tensors, "outputs", {"step": so_far.step})
+    labels = data.labels[split.iid]
     by_domain = {
-        domain: accuracy(outputs["iid"][chosen], data.labels[split.iid[chosen]])
-        for domain in split.train_domains
-        for chosen in [np.flatnonzero(data.domain_ids[split.iid] == data.domain_index(domain))]
+        split.train_domains[number]: accuracy(outputs["iid"][chosen], labels[chosen])
+        for number in np.unique(split.iid_domains)
+        for chosen in [split.iid_domains == number]
     }
-    loss = sum(so_far.losses) / len(so_far.losses)
-    scores = _scores(data, split, outputs)
-    so_far.log.append({"step": so_far.step, **scores, "iid_by_domain": by_domain, "train_loss": loss, **more})
-    so_far.losses = []
+    found = {"step": so_far.step, **scores(outputs, data.labels, split)}
+    pooled = accuracy(outputs["iid"], labels)
+    so_far.log.append({**found, "iid_accuracy_pooled": pooled, "iid_by_domain": by_domain, **more})
     if so_far.best["step"] == so_far.step:
-        save_model(folder / "best.safetensors", network, about(config, data, {"step": so_far.step, **scores}))
+        save_model(folder / "best.safetensors", network, about(config, data, found))
     write_json(folder / "log.json", {"log": so_far.log})
 
 
@@ -237,8 +244,8 @@ def _finish(
         "dataset": describe(data),
         "methods": {
             "fine-tuning": {**{key: best[key] for key in SCORES}, **common},
-            "ensemble": {**_scores(data, split, _mean_outputs(config, folder)), **common},
-            **{method: {**scores, **common} for method, scores in of_averages.items()},
+            "ensemble": {**scores(_mean_outputs(config, folder), data.labels, split), **common},
+            **{method: {**found, **common} for method, found in of_averages.items()},
             "linear-probe": {
                 **{key: so_far.probe[key] for key in SCORES},
                 "steps": so_far.probe["steps"],
@@ -255,7 +262,7 @@ def _finish(
 
 
 def _mean_outputs(config: Config, folder: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """The trajectory's ensemble: logits averaged over the evaluations, as the public code does, (n, classes)."""
+    """The trajectory's ensemble: logits averaged over the evaluations after the first step, (n, classes)."""
     total: dict[str, Tensor] = {}
     for step in config.evaluations:
         tensors, _ = read_tensors(_output_file(folder, step), "outputs")

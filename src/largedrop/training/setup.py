@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..models.block_dropout import set_block_dropout
 from ..models.network import Network, Spec, parameter_groups
 from ..models.pretrained import create_backbone, find_weights, normalisation
-from .evaluation import accuracy
+from .evaluation import scores
 from .features import VIEWS, FeatureCache
 from .head import HeadFit, fit_head
 
@@ -91,7 +91,8 @@ def start_head(config: Config, data: Dataset, split: Split, network: Network, fe
     """Fit a head on the frozen network's features, and give it to the network where the config wants a warm start.
 
     Returns:
-        The linear probe as JSON: of the fit's rounds the one of best i.i.d. accuracy, selected as a fine-tuning is.
+        The linear probe as JSON: of the fit's rounds the one of best i.i.d. accuracy, selected as a fine-tuning is (the
+        earliest of equal ones).
     """
     views = [features.get(config, network, view) for view in range(VIEWS)]
     began = time.monotonic()
@@ -111,14 +112,13 @@ def start_head(config: Config, data: Dataset, split: Split, network: Network, fe
 
 
 def _probe(fit: HeadFit, data: Dataset, split: Split, table: Tensor) -> dict[str, Any]:
-    scores = []
+    found = []
     for entry in fit.rounds:
         outputs = F.linear(table, entry.weight, entry.bias).numpy()
-        scores.append([accuracy(outputs[part], data.labels[part]) for part in (split.iid, split.ood)])
-    best = max(range(len(scores)), key=lambda place: (scores[place][0], -place))
+        found.append(scores({"iid": outputs[split.iid], "ood": outputs[split.ood]}, data.labels, split))
+    best = max(range(len(found)), key=lambda index: (found[index]["iid_accuracy"], -index))
     return {
-        "iid_accuracy": scores[best][0],
-        "ood_accuracy": scores[best][1],
+        **found[best],
         "steps": fit.rounds[best].steps,
         "fit_steps": fit.last.steps,
         "fit_loss": fit.last.loss,

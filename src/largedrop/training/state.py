@@ -31,7 +31,7 @@ class Trajectory:
         step: optimiser steps taken.
         seconds: spent on them and on evaluations, over all restarts.
         losses: of the steps since the last evaluation.
-        log: one entry per evaluation.
+        log: one entry per evaluation, the first before any step.
         probe: the linear probe that was fitted before the first step.
     """
 
@@ -43,7 +43,7 @@ class Trajectory:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The evaluation of best i.i.d. accuracy, the first of several."""
+        """The evaluation of best i.i.d. accuracy, the earliest of equal ones."""
         return max(self.log, key=lambda entry: (entry["iid_accuracy"], -entry["step"]))
 
 

@@ -1,4 +1,4 @@
-"""Averages of the weights along one trajectory. To add one: its file, its line here and its line in runs/methods."""
+"""Averages of the weights along one trajectory. To add one: its file, its name here and its entry in runs/methods."""
 
 from __future__ import annotations
 

@@ -1,0 +1,122 @@
+"""Which protocol (``config.PROTOCOL``) a stored run is of, and what its numbers mean.
+
+3   i.i.d. accuracy is the mean over the training domains; the network before the first step is evaluated too
+2   i.i.d. accuracy is pooled over the images of all training domains
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from .._version import __version__
+from ..config import ABOUT, PROTOCOL, Config, digest_of
+from ..errors import UserError
+
+__all__ = ["UnusableError", "iid_accuracy_of", "methods_of", "read_config", "refuse_older"]
+
+
+OLDEST = 2
+"""The oldest protocol whose runs can be read."""
+
+_NAMED = re.compile(r"-d[0-9.e+-]+-s[0-9]+-([0-9a-f]{12})$")
+
+
+class UnusableError(UserError):
+    """A run that cannot be read; ``kind`` is one of ``runs.stored.KINDS``."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+def read_config(content: Mapping[str, Any], name: str) -> tuple[Config, int]:
+    """A run's config and protocol.
+
+    Up to protocol 2 a config.json does not say which protocol it is of, but the digest in its folder's name does; a
+    folder that was named by a person is then taken for one of protocol 2.
+
+    Args:
+        content: of its config.json.
+        name: of its folder.
+
+    Raises:
+        UnusableError: the config is damaged, of a newer version or a protocol before ``OLDEST``, or its fields do not
+            hash to the digest in ``name``.
+    """
+    stored = {field: value for field, value in content.items() if field != "protocol"}
+    stated = content.get("protocol")
+    if "protocol" in content and (not isinstance(stated, int) or isinstance(stated, bool)):
+        raise UnusableError("damaged", f"config.json: protocol must be a whole number, not {stated!r}")
+    if stated is not None and stated > PROTOCOL:
+        raise UnusableError(
+            "newer version", f"of protocol {stated}, and largedrop {__version__} knows {PROTOCOL}; update it"
+        )
+    candidates = range(OLDEST, -1, -1) if stated is None else [stated]
+    named = _NAMED.search(name)
+    # An older version may have known fewer fields, so it is the stored fields that made the name.
+    fitting = [number for number in candidates if not named or digest_of(stored, number) == named[1]]
+    unknown = sorted(set(stored) - set(ABOUT))
+    if named and fitting and unknown:
+        raise UnusableError(
+            "newer version", f"its config has '{unknown[0]}', which largedrop {__version__} does not know; update it"
+        )
+    try:
+        config = Config.from_json(stored)
+    except (UserError, TypeError) as error:
+        raise UnusableError("damaged" if fitting else "edited by hand", f"config.json: {error}") from error
+    if named and not fitting:
+        reason = f"its config hashes to {digest_of(stored, candidates[0])}, not to the {named[1]} of its folder's name"
+        raise UnusableError("edited by hand", reason)
+    if fitting[0] < OLDEST:
+        raise UnusableError(
+            "older protocol", f"of protocol {fitting[0]}, and now the same config trains differently; run it again"
+        )
+    return config, fitting[0]
+
+
+def refuse_older(content: Mapping[str, Any], folder: Path) -> None:
+    """See that what was begun in a folder is of this version's protocol.
+
+    Args:
+        content: of the config.json, comparison.json or sweep.json that says so.
+        folder: in which that file is.
+
+    Raises:
+        UserError: it is of another protocol.
+    """
+    theirs = content.get("protocol", f"{OLDEST} or older")
+    if theirs != PROTOCOL:
+        raise UserError(
+            f"{folder} was begun by protocol {theirs}, and this version trains by protocol {PROTOCOL}; "
+            "name another --output"
+        )
+
+
+def iid_accuracy_of(line: Mapping[str, Any]) -> float:
+    """I.i.d. accuracy in a line of a fine-tuning's log, of protocol 2 or later: the mean over the training domains.
+
+    Rounded as ``training.evaluation.mean_over_domains`` is, so that ties are the same.
+    """
+    return round(fmean(line["iid_by_domain"].values()), 12)
+
+
+def methods_of(result: Mapping[str, Any], protocol: int) -> dict[str, Any]:
+    """The methods of a result.json by name, each with ``iid_accuracy``, ``ood_accuracy``, ``steps`` and ``seconds``.
+
+    In a result of protocol 2 the checkpoint of fine-tuning is chosen anew from the log, by the mean over the training
+    domains (the earliest of equal ones). The i.i.d. accuracies of the other methods stay pooled over images, since none
+    by domain was stored.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: the log is damaged.
+    """
+    methods: dict[str, Any] = dict(result["methods"])
+    if protocol == PROTOCOL or "fine-tuning" not in methods:
+        return methods
+    best = max(result["log"], key=lambda line: (iid_accuracy_of(line), -line["step"]))
+    chosen = {"iid_accuracy": iid_accuracy_of(best), "ood_accuracy": best["ood_accuracy"]}
+    return {**methods, "fine-tuning": {**methods["fine-tuning"], **chosen}}

@@ -1,0 +1,180 @@
+"""Runs of protocol 2, as its last version left them: read, reported, loaded, and never gone on with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tests.helpers import FAST, make_fixture_images, one_line, store
+from tests.helpers import result as result_of
+
+import largedrop as ld
+from largedrop.analysis.across import across
+from largedrop.analysis.inspection import inspect_run
+from largedrop.config import PROTOCOL
+from largedrop.errors import UserError
+from largedrop.report.report import write_report
+from largedrop.runs.protocol import methods_of
+from largedrop.runs.read import read_runs
+from largedrop.runs.run import Run
+
+OLD = Path(__file__).parent / "fixtures" / "protocol2"
+TRAINED = "toy-ink-d0.9-s0-6c3dfb8132f9"
+
+CHOSEN_ANEW = {
+    "sweep/runs/toy-ink-d0-s1-34084645a02f": (2, 0.5, 2 / 3),
+    "sweep/runs/toy-ink-d0.9-s0-12156efd7f65": (12, 2 / 3, 23 / 24),
+    "sweep/runs/toy-ink-d0.9-s0-861fac78c8ef": (2, 2 / 3, 15 / 16),
+    "sweep/runs/toy-photo-d0-s0-9dd38a61cc17": (12, 8 / 9, 11 / 12),
+    f"train/runs/{TRAINED}": (2, 2 / 3, 15 / 16),
+}
+"""Step, i.i.d. and o.o.d. accuracy of the best checkpoint, where the mean over domains chooses another."""
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return make_fixture_images(tmp_path / "toy")
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return shutil.copytree(OLD, tmp_path / "old")
+
+
+def test_every_run_is_read_with_its_accuracy_by_domain() -> None:
+    runs = read_runs(OLD)
+    assert len(runs.runs) == 18
+    assert runs.problems == ()
+    assert runs.protocol == 2
+    anew = {}
+    for run in runs.runs:
+        opened = Run.open(OLD / run.name)
+        assert (opened.protocol, opened.config, tuple(opened.records)) == (2, run.config, run.records)
+        assert opened.beats_start
+        stored = opened.result["methods"]
+        for record in run.records:
+            if record.method == "fine-tuning":
+                means = {line["step"]: fmean(line["iid_by_domain"].values()) for line in opened.result["log"]}
+                assert record.iid_accuracy == pytest.approx(max(means.values()), abs=1e-12)
+                step = min(step for step, mean in means.items() if mean == pytest.approx(max(means.values())))
+                (line,) = [line for line in opened.result["log"] if line["step"] == step]
+                assert record.ood_accuracy == line["ood_accuracy"]
+                if step != opened.result["best_step"]:
+                    anew[run.name] = (step, record.iid_accuracy, record.ood_accuracy)
+            else:  # pooled over images, as they were stored
+                found = stored[record.method]
+                assert (record.iid_accuracy, record.ood_accuracy) == (found["iid_accuracy"], found["ood_accuracy"])
+    assert anew.keys() == CHOSEN_ANEW.keys()
+    for name, found in anew.items():
+        assert found == pytest.approx(CHOSEN_ANEW[name], abs=1e-12)
+
+
+def test_equal_checkpoints_are_told_apart_by_their_step() -> None:
+    lines = [
+        {"step": step, "iid_by_domain": {"a": one, "b": other}, "ood_accuracy": step / 10}
+        for step, one, other in ((6, 0.3, 0.5), (2, 0.5, 0.3), (4, 0.4, 0.4), (8, 0.2, 0.5))
+    ]
+    common = {"steps": 8, "seconds": 1.0}
+    result = {"log": lines, "methods": {"fine-tuning": common, "ensemble": {"iid_accuracy": 0.9, **common}}}
+    assert methods_of(result, 2) == {
+        "fine-tuning": {"iid_accuracy": 0.4, "ood_accuracy": 0.2, **common},
+        "ensemble": {"iid_accuracy": 0.9, **common},
+    }
+
+
+def test_a_report_says_what_its_accuracies_are(tmp_path: Path) -> None:
+    runs = read_runs(OLD / "sweep")
+    assert len(runs.across) == 8 + 12 + 8
+    write_report(runs, tmp_path, formats=("md", "json"))
+    assert "\n\nThese runs are of protocol 2. " in (tmp_path / "report.md").read_text()
+    assert json.loads((tmp_path / "report.json").read_text())["protocol"] == 2
+    assert runs.notes == [
+        "These runs are of protocol 2. The i.i.d. accuracy of fine-tuning, by which its checkpoint is chosen, was "
+        "recomputed from their logs: it is the mean over the training domains. That of ensemble, weight-average, "
+        "ensemble-across, weight-average-across, greedy-soup, linear-probe and the interpolations is pooled over "
+        "images, as it was stored."
+    ]
+
+
+def test_runs_of_two_protocols_cannot_stand_in_one_report(old: Path) -> None:
+    theirs = Run.open(old / "train" / "runs" / TRAINED)
+    store(old, theirs.config, result_of(0.9, 0.7, steps=12), "mine")
+    with pytest.raises(UserError, match=rf"\ndifferent protocol:\n  3: mine\n  2: train/runs/{TRAINED}$"):
+        read_runs(old, only={"mine", TRAINED})
+
+
+def test_checkpoints_give_the_logits_that_they_gave(images: Path) -> None:
+    expected = json.loads((OLD / "expected.json").read_text())
+    run = Run.open(OLD / "train" / "runs" / TRAINED)
+    for path in (run.best, run.final, run.swad):
+        model = ld.load_model(path)
+        with torch.no_grad():
+            found = model(model.transform(Image.open(images / expected["image"]).convert("RGB"))[None])[0]
+        assert found.tolist() == pytest.approx(expected["logits"][path.stem], abs=1e-5)
+
+
+def test_a_run_is_inspected(old: Path, images: Path) -> None:
+    run = Run.open(old / "train" / "runs" / TRAINED)
+    found = inspect_run(run, ld.open_dataset(images), draws=2)
+    assert found.richness["ood"].accuracy == run.result["methods"]["fine-tuning"]["ood_accuracy"]
+
+
+def test_what_is_computed_across_runs_now_is_the_mean_over_domains(old: Path, images: Path) -> None:
+    data, folder = ld.open_dataset(images), old / "sweep"
+    runs = [Run.open(path) for path in sorted((folder / "runs").iterdir())]
+    results = across(runs, data, folder, device=torch.device("cpu"))
+    # Weights were kept of no member, and what is across every seed has no i.i.d. accuracy and is taken as it is.
+    assert {found.method for found in results.found} == {"ensemble-across"}
+    assert len(results.found) == 12
+    for found in results.found:
+        if found.seed is None:
+            continue
+        split = data.split(found.test_domain, found.seed)
+        stored = [load_file(folder / "runs" / name / "outputs" / "000012.safetensors") for name in found.members]
+        right = sum(each["iid"].float() for each in stored).argmax(1).numpy() == data.labels[split.iid]
+        by_domain = [
+            right[data.domain_ids[split.iid] == number].mean() for number in np.unique(data.domain_ids[split.iid])
+        ]
+        assert found.iid_accuracy == pytest.approx(np.mean(by_domain), abs=1e-12)
+
+
+def test_no_run_of_it_is_taken_for_a_new_one_or_gone_on_with(
+    old: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ld.open_dataset(images)
+    folder = old / "train" / "runs" / TRAINED
+    run = Run.open(folder)
+    assert run.config.run_name != folder.name
+    refused = "was begun by protocol 2 or older, and this version trains by protocol 3; name another --output"
+    settings = {name: getattr(run.config, name) for name in ("model", "weights", "size", "batch", "steps", "swad")}
+    with pytest.raises(UserError) as caught:
+        ld.finetune(data, "ink", output=folder, device="cpu", precision="float32", **settings)
+    assert str(caught.value) == f"{folder} {refused}"
+    arguments = ["train", images, "--test-domain", "ink", *FAST, "--output", old / "train"]
+    assert one_line(capsys, *arguments) == f"{old / 'train'} {refused}"
+    (folder / "result.json").unlink()  # one that was interrupted is not gone on with either
+    with pytest.raises(UserError) as caught:
+        ld.finetune(data, "ink", output=folder, device="cpu", precision="float32", **settings)
+    assert str(caught.value) == f"{folder} {refused}"
+    sweep = [
+        "sweep",
+        "paper-figure-2",
+        "--data",
+        images,
+        "--scale",
+        "small",
+        "--device",
+        "cpu",
+        "--output",
+        old / "sweep",
+    ]
+    assert one_line(capsys, *sweep) == f"{old / 'sweep'} {refused}"
+    assert PROTOCOL == 3
