@@ -120,7 +120,7 @@ def gradients(net: nn.Module) -> dict[str, Tensor]:
 GOLDEN = Path(__file__).parent / "report" / "golden"
 
 
-PACS = {
+PACS: dict[str, Any] = {
     "name": "pacs_copy",
     "fingerprint": "f00d" * 16,
     "domains": dict(DATASETS["PACS"].domains),

@@ -139,7 +139,8 @@ def test_what_is_computed_across_runs_now_is_the_mean_over_domains(old: Path, im
             continue
         split = data.split(found.test_domain, found.seed)
         stored = [load_file(folder / "runs" / name / "outputs" / "000012.safetensors") for name in found.members]
-        right = sum(each["iid"].float() for each in stored).argmax(1).numpy() == data.labels[split.iid]
+        mean = torch.stack([each["iid"].float() for each in stored]).sum(0)
+        right = mean.argmax(1).numpy() == data.labels[split.iid]
         by_domain = [
             right[data.domain_ids[split.iid] == number].mean() for number in np.unique(data.domain_ids[split.iid])
         ]
@@ -158,23 +159,12 @@ def test_no_run_of_it_is_taken_for_a_new_one_or_gone_on_with(
     with pytest.raises(UserError) as caught:
         ld.finetune(data, "ink", output=folder, device="cpu", precision="float32", **settings)
     assert str(caught.value) == f"{folder} {refused}"
-    arguments = ["train", images, "--test-domain", "ink", *FAST, "--output", old / "train"]
+    arguments = ["train", str(images), "--test-domain", "ink", *FAST, "--output", str(old / "train")]
     assert one_line(capsys, *arguments) == f"{old / 'train'} {refused}"
     (folder / "result.json").unlink()  # one that was interrupted is not gone on with either
     with pytest.raises(UserError) as caught:
         ld.finetune(data, "ink", output=folder, device="cpu", precision="float32", **settings)
     assert str(caught.value) == f"{folder} {refused}"
-    sweep = [
-        "sweep",
-        "paper-figure-2",
-        "--data",
-        images,
-        "--scale",
-        "small",
-        "--device",
-        "cpu",
-        "--output",
-        old / "sweep",
-    ]
-    assert one_line(capsys, *sweep) == f"{old / 'sweep'} {refused}"
+    given = ["--data", str(images), "--scale", "small", "--device", "cpu", "--output", str(old / "sweep")]
+    assert one_line(capsys, "sweep", "paper-figure-2", *given) == f"{old / 'sweep'} {refused}"
     assert PROTOCOL == 3

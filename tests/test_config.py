@@ -205,7 +205,7 @@ def test_the_paper_recipe_is_the_protocol() -> None:
 
 
 def test_the_short_recipe_is_the_defaults_and_settings_win_over_recipes() -> None:
-    assert config() == Config(**WHAT)
+    assert config() == Config(**WHAT)  # type: ignore[arg-type]
     assert set(RECIPES) == {"short", "paper"}
     assert config(recipe="paper", steps=7, lr=5e-4).to_json() == {
         **config(recipe="paper").to_json(),

@@ -164,8 +164,9 @@ def test_every_result_against_a_loop(sweep: tuple[Dataset, Path]) -> None:
         ("iid", split.iid, ensemble.iid_accuracy),
         ("ood", split.ood, ensemble.ood_accuracy),
     ):
-        total = sum(load_file(run.folder / "outputs" / "000002.safetensors")[part].double() for run in members) / 2
-        assert found == pytest.approx(mean_over(data, indices, total.argmax(1).tolist()), abs=1e-12)
+        logits = [load_file(run.folder / "outputs" / "000002.safetensors")[part].double() for run in members]
+        chosen = torch.stack(logits).mean(0).argmax(1).tolist()
+        assert found == pytest.approx(mean_over(data, indices, chosen), abs=1e-12)
     average, path = stored(folder, "weight-average-across", "photo", 1)
     one, other = (load_file(run.final) for run in members)
     mean = load_file(path.with_suffix(".safetensors"))

@@ -310,11 +310,11 @@ def test_what_is_printed_written_and_drawn() -> None:
     figure = advice_figure(found, title="made")
     accuracy, gain = figure.axes
     lines = {line.get_gid(): line for line in accuracy.lines if line.get_gid()}
-    np.testing.assert_allclose(lines["ood"].get_ydata(), [50, 56, 60, 58, 157 / 3])
-    np.testing.assert_allclose(lines["domain d2"].get_ydata(), [60, 66, 70, 68, 62])
-    np.testing.assert_allclose(lines["ood"].get_xdata(), -np.log2(1 - np.array(found.curves.rates)))
+    np.testing.assert_allclose(np.asarray(lines["ood"].get_ydata()), [50, 56, 60, 58, 157 / 3])
+    np.testing.assert_allclose(np.asarray(lines["domain d2"].get_ydata()), [60, 66, 70, 68, 62])
+    np.testing.assert_allclose(np.asarray(lines["ood"].get_xdata()), -np.log2(1 - np.array(found.curves.rates)))
     gains = {line.get_gid(): line for line in gain.lines if line.get_gid()}
-    np.testing.assert_allclose(gains["gain"].get_ydata(), [0, 6, 10, 8, 7 / 3], atol=1e-9)
+    np.testing.assert_allclose(np.asarray(gains["gain"].get_ydata()), [0, 6, 10, 8, 7 / 3], atol=1e-9)
 
 
 def test_a_rate_for_each_test_domain_in_lines() -> None:

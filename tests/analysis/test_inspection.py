@@ -118,7 +118,9 @@ def test_rates_are_averaged_over_domains_within_seeds_then_over_seeds(inspection
     curve = plain.curve(lambda each: each.richness["ood"].kept_smallest)
     curves = np.array([each.richness["ood"].kept_smallest for each in inspections if each.run.config.dropout == 0])
     np.testing.assert_allclose([each.mean for each in curve], curves.mean(0), atol=1e-12)
-    np.testing.assert_allclose([each.error for each in curve], curves.std(0, ddof=1) / np.sqrt(2), atol=1e-12)
+    np.testing.assert_allclose(
+        np.array([each.error for each in curve], float), curves.std(0, ddof=1) / np.sqrt(2), atol=1e-12
+    )
 
 
 def test_a_seed_without_every_test_domain_is_left_out_and_named(inspections: list[Inspection]) -> None:
@@ -163,9 +165,9 @@ def test_table_and_figures(inspections: list[Inspection]) -> None:
     figure = inspection_figure(comparison, title="toy $0$")
     drawn = {str(line.get_gid()): line for axes in figure.axes for line in axes.get_lines()}
     shares = [1, 2, 5, 10, 20, 35, 50, 70, 85, 100]
-    np.testing.assert_allclose(drawn["ood 0.5 random"].get_xdata(), shares)
+    np.testing.assert_allclose(np.asarray(drawn["ood 0.5 random"].get_xdata()), shares)
     wanted = comparison.columns[1].curve(lambda each: [one.mean for one in each.richness["ood"].kept_random])
-    np.testing.assert_allclose(drawn["ood 0.5 random"].get_ydata(), [100 * each.mean for each in wanted])
+    np.testing.assert_allclose(np.asarray(drawn["ood 0.5 random"].get_ydata()), [100 * each.mean for each in wanted])
     spectrum = np.asarray(drawn["spectrum 0"].get_ydata())
     assert (np.diff(spectrum) <= 0).all()
     assert spectrum.sum() == pytest.approx(100, rel=1e-3)
@@ -194,7 +196,7 @@ def test_interpolations_are_read_where_they_lie_and_drawn(runs: list[Run], data:
     drawn = {str(line.get_gid()): line for line in figure.axes[0].get_lines()}
     both = [each.interpolation for each in found if each.run.config.dropout == 0.5]
     wanted = np.mean([[pair[1] for pair in one.weights] for one in both if one is not None], axis=0)
-    np.testing.assert_allclose(drawn["dropout 0.5: weights"].get_ydata(), 100 * wanted)
+    np.testing.assert_allclose(np.asarray(drawn["dropout 0.5: weights"].get_ydata()), 100 * wanted)
 
 
 def test_json_holds_all_of_it(inspections: list[Inspection]) -> None:

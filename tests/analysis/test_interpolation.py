@@ -201,10 +201,10 @@ def test_means_over_domains_and_seeds_against_a_loop() -> None:
     means, _ = mean_curves(found[1:])
     assert means[1].missing == (("a", 0),)
     assert means[1].estimates["weights"][0][0].n == 2
-    table = curves_table(means)
-    assert table.rows[0][:3] == ["lr 0.0001", "weights", "o.o.d."]
-    assert table.notes[-1] == "Missing interpolations: lr 0.001: a, seed 0."
-    assert {len(row) for row in table.rows} == {len(table.heads)} == {6}
+    shown = curves_table(means)
+    assert shown.rows[0][:3] == ["lr 0.0001", "weights", "o.o.d."]
+    assert shown.notes[-1] == "Missing interpolations: lr 0.001: a, seed 0."
+    assert {len(row) for row in shown.rows} == {len(shown.heads)} == {6}
     # Groups that cannot be averaged are told.
     means, problems = mean_curves([found[0], found[4]])
     assert (means, problems) == (

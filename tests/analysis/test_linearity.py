@@ -77,14 +77,14 @@ def test_against_finite_differences_through_real_layers(name: str) -> None:
     network.load_state_dict(moved(network, 0.05, seed=1)[1])
     start, tuned = moved(network, 1e-2)
     single = linearise(network, start, tuned, inputs)
-    doubled = [{name: _double(tensor) for name, tensor in state.items()} for state in (start, tuned)]
-    double = linearise(network.double(), *doubled, inputs.double())
+    before, after = ({name: _double(tensor) for name, tensor in state.items()} for state in (start, tuned))
+    double = linearise(network.double(), before, after, inputs.double())
     step = 1e-8
 
     def at(amount: float) -> Tensor:
         state = {
-            key: tensor + amount * (doubled[1][key] - tensor) if tensor.is_floating_point() else tensor
-            for key, tensor in doubled[0].items()
+            key: tensor + amount * (after[key] - tensor) if tensor.is_floating_point() else tensor
+            for key, tensor in before.items()
         }
         with torch.no_grad():
             return functional_call(network, state, (inputs.double(),))

@@ -106,7 +106,7 @@ def test_mistakes(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_mistakes_beside_auto(toy: Path, advised: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
     assert "'auto' is named twice" in one_line(capsys, "compare", toy, "--dropout", "auto,0,auto", *FAST)
-    given = ["train", toy, "--test-domain", "photo"]
+    given = ["train", str(toy), "--test-domain", "photo"]
     assert "takes one rate here, not 2" in one_line(capsys, *given, "--dropout", "0.5,auto", *FAST)
     said = one_line(capsys, *given, "--dropout", "automatic", *FAST)
     assert said == "dropout must be in [0, 1), not 'automatic'"

@@ -56,7 +56,7 @@ def test_one_run_and_some_measures(runs: Path, toy: Path, capsys: pytest.Capture
 
 
 def test_mistakes(runs: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["--data", toy]
+    given = ["--data", str(toy)]
     assert one_line(capsys, "inspect", runs) == "where are the images of toy0? name their folder with --data"
     assert one_line(capsys, "inspect", tmp_path / "none", *given) == f"no folder {tmp_path / 'none'}"
     assert one_line(capsys, "inspect", runs, *given, "--measures", ",") == "--measures names nothing: ','"

@@ -18,6 +18,7 @@ from largedrop.experiments.compare import Comparison, Plan, compare, plan
 from largedrop.runs.run import Run
 from largedrop.training import loop
 from largedrop.training.loop import cost, train
+from largedrop.training.setup import create_network
 
 CPU = torch.device("cpu")
 QUICK: dict[str, Any] = {**TINY, "steps": 2, "eval_every": 1, "precision": "float32"}
@@ -128,7 +129,7 @@ def test_finished_runs_are_only_read_and_more_may_join(
     first = compare(data, planned(data), tmp_path, device=CPU)
     before = (tmp_path / "comparison.json").read_bytes()
     made: list[Config] = []
-    create = loop.create_network
+    create = create_network
 
     def counted(config: Config, classes: tuple[str, ...]) -> Any:
         made.append(config)

@@ -144,7 +144,8 @@ def test_what_features_depend_on(data: ld.Dataset, config: Config, tmp_path: Pat
     ):
         store.features(replace(config, **same), asked)
     assert len(asked.configs) == 1
-    for number, other in enumerate(({"size": 40}, {"seed": 1}, {"model": "test_resnet"}, {"precision": "bfloat16"})):
+    others: list[dict[str, Any]] = [{"size": 40}, {"seed": 1}, {"model": "test_resnet"}, {"precision": "bfloat16"}]
+    for number, other in enumerate(others):
         store.features(replace(config, **other), asked)
         assert len(asked.configs) == number + 2
     assert lines == []
@@ -301,7 +302,7 @@ def test_features_that_float16_cannot_hold(
     def scaled(config: Config) -> Network:
         network = create_network(config, data.classes)
         with torch.no_grad():
-            network.backbone.get_submodule("bn2").weight.mul_(scale)
+            network.get_parameter("backbone.bn2.weight").mul_(scale)
         return network
 
     with pytest.raises(UserError, match=message):
@@ -404,7 +405,7 @@ def test_bad_model_names(model: str, message: str) -> None:
         ({"model": "test_vit+test_resnt"}, "^unknown model 'test_resnt'; did you mean 'test_resnet'"),
     ],
 )
-def test_bad_configs(data: ld.Dataset, config: Config, tmp_path: Path, settings: dict[str, str], message: str) -> None:
+def test_bad_configs(data: ld.Dataset, config: Config, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     config = replace(
         config, fit="probe", head="random", **{"model": "test_vit+test_resnet", "weights_digest": "", **settings}
     )

@@ -66,7 +66,7 @@ def build(name: str) -> nn.Module:
     torch.manual_seed(0)
     net = NETS[name][0]()
     for child in net.modules():
-        if isinstance(child, nn.BatchNorm2d):
+        if isinstance(child, nn.BatchNorm2d) and child.running_mean is not None:
             nn.init.uniform_(child.weight, 0.5, 1.5)  # some are 0 at first, and their branch with them
             nn.init.uniform_(child.running_mean, -0.5, 0.5)
     for parameter in net.parameters():

@@ -146,8 +146,9 @@ def test_random_weights_have_no_file_and_are_drawn_by_torch() -> None:
     other, _ = create_backbone("test_resnet", weights)
     assert units == 96
     assert first(torch.zeros(2, 3, 32, 32)).shape == (2, 96)
-    assert torch.equal(first.layer1[0].conv1.weight, again.layer1[0].conv1.weight)
-    assert not torch.equal(first.layer1[0].conv1.weight, other.layer1[0].conv1.weight)
+    weights_of = [net.get_parameter("layer1.0.conv1.weight") for net in (first, again, other)]
+    assert torch.equal(weights_of[0], weights_of[1])
+    assert not torch.equal(weights_of[0], weights_of[2])
 
 
 def saved(path: Path, state: dict[str, Tensor]) -> str:
@@ -195,7 +196,8 @@ ORIGINAL_CONVNEXT = (
 def test_a_file_in_the_names_that_timm_converts_loads(tmp_path: Path) -> None:
     state = state_of("test_convnext")
     renamed = {
-        functools.reduce(lambda key, rule: re.sub(*rule, key), ORIGINAL_CONVNEXT, key): state[key] for key in state
+        functools.reduce(lambda key, rule: re.sub(rule[0], rule[1], key), ORIGINAL_CONVNEXT, key): state[key]
+        for key in state
     }
     assert len(renamed.keys() - state.keys()) > 50
     weights = find_weights("test_convnext", saved(tmp_path / "x.safetensors", renamed))
@@ -348,10 +350,18 @@ def asked(endpoint: str, home: Path) -> Iterator[Callable[..., list[Any]]]:
         if not key.lower().endswith("_proxy") and not key.startswith(("HF_", "TRANSFORMERS_"))
     }
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "OMP_NUM_THREADS": "1", "NO_PROXY": "*"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", ASK], env=environment, text=True, **pipes) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", ASK],
+        env=environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
 
         def ask(*models: str) -> list[Any]:
+            assert process.stdin is not None
+            assert process.stdout is not None
             answers = []
             for model in models:
                 process.stdin.write(f"{model}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -27,7 +28,7 @@ def mobilenet_v2() -> nn.Module:
     return net
 
 
-def timm_net(name: str, **settings: object) -> Callable[[], nn.Module]:
+def timm_net(name: str, **settings: Any) -> Callable[[], nn.Module]:
     return lambda: timm.create_model(name, num_classes=0, **settings)
 
 
@@ -134,14 +135,16 @@ def test_lite0_averages_what_differs_in_width() -> None:
 
 def test_vit_reads_the_class_token_under_the_last_norm() -> None:
     net, batch = made(timm_net("vit_tiny_patch16_224", img_size=32, depth=4)), images(32)
+    norm = net.get_submodule("norm")
+    assert isinstance(norm, nn.LayerNorm)
     taps = find_taps(net, batch)
     assert taps == Taps(("blocks.1", "blocks.2", REST), (192, 192, 192), "blocks.3")
     features = tapped(net, batch, taps)
     for mine, output in zip(features, outputs(net, ["blocks.1", "blocks.2", "blocks.3"], batch), strict=True):
         token = output[:, 0]
         centred = token - token.mean(1, keepdim=True)
-        normed = centred / (centred.square().mean(1, keepdim=True) + net.norm.eps).sqrt()
-        torch.testing.assert_close(mine, normed * net.norm.weight + net.norm.bias, rtol=1e-4, atol=1e-5)
+        normed = centred / (centred.square().mean(1, keepdim=True) + norm.eps).sqrt()
+        torch.testing.assert_close(mine, normed * norm.weight + norm.bias, rtol=1e-4, atol=1e-5)
 
 
 def test_positions_of_tokens_are_averaged_where_new_features_are_computed_after_them() -> None:
@@ -201,7 +204,7 @@ def test_autocast_and_channels_last(name: str) -> None:
 def test_the_network_stays_as_it_is() -> None:
     net, batch = made(timm_net("resnet50", channels=(8, 8, 8, 16), layers=(1, 1, 1, 2))), images(64)
     net.train()
-    net.layer4.eval()
+    net.get_submodule("layer4").eval()
     modes = [layer.training for layer in net.modules()]
     state = {name: value.clone() for name, value in net.state_dict().items()}
     before = torch.get_rng_state()
@@ -268,7 +271,7 @@ def test_dynamic_structure_is_refused(kind: type[Toy]) -> None:
 def test_a_block_that_is_not_reached_is_told() -> None:
     net, batch = Toy(), images(16)
     taps = find_taps(net, batch)
-    net.chosen = lambda x: [net.blocks[2]]  # type: ignore[method-assign, list-item]
+    net.chosen = lambda x: [net.blocks[2]]  # type: ignore[method-assign]
     with pytest.raises(UserError, match=r"Toy did not reach its block blocks\.0"):
         tapped(net, batch, taps)
     assert not any(layer._forward_hooks for layer in net.modules())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,12 +153,12 @@ def test_the_machine_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     information = tmp_path / "cpuinfo"
     information.write_text("processor\t: 0\nmodel name\t: Fast CPU @ 3.0: GHz\nmodel name\t: other\n")
     monkeypatch.setattr(output, "Path", lambda name: information)
-    monkeypatch.setattr(output.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(output.os, "sysconf", lambda name: {"SC_PHYS_PAGES": 2**21, "SC_PAGE_SIZE": 4096}[name])
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PHYS_PAGES": 2**21, "SC_PAGE_SIZE": 4096}[name])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA T4")
     assert machine(CPU) == "Fast CPU @ 3.0: GHz, 2 cores, 8 GiB"
     assert machine(torch.device("cuda")) == "Fast CPU @ 3.0: GHz, 2 cores, 8 GiB, NVIDIA T4"
     information.unlink()
-    monkeypatch.setattr(output.platform, "processor", lambda: "")
-    monkeypatch.setattr(output.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
     assert machine(CPU) == "arm64, 2 cores, 8 GiB"

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from largedrop.errors import UserError
 from largedrop.models.network import Network, Spec
+from largedrop.models.pretrained import representation_units
 from largedrop.runs.checkpoint import load_model, read_tensors, save_model, write_tensors
 
 SPEC = Spec(
@@ -36,7 +37,7 @@ SPEC = Spec(
 def small(seed: int = 0) -> Network:
     torch.manual_seed(seed)
     backbone = timm.create_model(SPEC.model, pretrained=False, num_classes=0)
-    return Network(backbone, backbone.num_features, SPEC)
+    return Network(backbone, representation_units(backbone), SPEC)
 
 
 @pytest.fixture(scope="module")

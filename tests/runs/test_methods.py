@@ -24,7 +24,7 @@ def test_every_field_of_a_method_is_filled(method: Method) -> None:
     assert all(text.strip() == text != "" for text in texts.values())
     assert re.fullmatch(r"[A-Z].{20,}\.", method.explanation)
     assert re.fullmatch(r"#[0-9A-F]{6}", method.colour)
-    Line2D([], [], marker=method.marker, linestyle=method.line)  # raises for what matplotlib does not know
+    Line2D([], [], marker=method.marker, linestyle=method.line)  # type: ignore[arg-type]  # raises for what matplotlib does not know
 
 
 def test_methods_are_told_apart() -> None:
@@ -53,5 +53,7 @@ def test_no_other_constant_is_a_table_of_methods(path: Path) -> None:
         return
     for statement in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(statement, (ast.Assign, ast.AnnAssign)):
-            named = {each.value for each in ast.walk(statement) if isinstance(each, ast.Constant)} & set(METHODS)
+            named = set(METHODS).intersection(
+                each.value for each in ast.walk(statement) if isinstance(each, ast.Constant)
+            )
             assert len(named) < 2, f"line {statement.lineno} lists {sorted(named)}; put it into runs/methods.py"

@@ -189,8 +189,9 @@ def test_interpolation_between(alpha: float) -> None:
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
 def test_interpolation_outside(alpha: float) -> None:
+    one, other = states(2)
     with pytest.raises(UserError, match=r"alpha must be in \[0, 1\], not"):
-        interpolate(*states(2), alpha)
+        interpolate(one, other, alpha)
 
 
 def test_interpolation_of_other_networks() -> None:

@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 import largedrop as ld
 from largedrop.data.views.batches import HostViews
 from largedrop.models.network import Network, Spec
+from largedrop.models.pretrained import representation_units
 from largedrop.training import evaluation
 from largedrop.training.evaluation import (
     accuracy,
@@ -36,7 +37,7 @@ def network() -> Network:
     torch.manual_seed(3)
     backbone = timm.create_model("test_efficientnet", pretrained=False, num_classes=0)
     spec = Spec("test_efficientnet", "random", ("a", "b", "c"), 24, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 0.9, False)
-    return Network(backbone, backbone.num_features, spec)
+    return Network(backbone, representation_units(backbone), spec)
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ def test_the_loss_against_torch() -> None:
     outputs = np.random.default_rng(0).normal(0, 30, (50, 4)).astype(np.float16)
     labels = np.random.default_rng(1).integers(0, 4, 50)
     wanted = torch.nn.functional.cross_entropy(torch.from_numpy(outputs).double(), torch.from_numpy(labels))
-    assert iid_loss(outputs, labels, np.zeros(50)) == pytest.approx(float(wanted), rel=1e-12)
+    assert iid_loss(outputs, labels, np.zeros(50, np.int64)) == pytest.approx(float(wanted), rel=1e-12)
 
 
 def test_iid_accuracy_and_loss_by_hand() -> None:

@@ -202,7 +202,7 @@ def test_scores_are_those_of_the_stored_outputs(config: Config, tmp_path: Path) 
     assert not all(pooled)
     # The ensemble and the average are over the evaluations after the first step.
     methods = run.result["methods"]
-    ensemble = {part: sum(outputs[part].double().numpy() for outputs in stored[1:]) / 3 for part in ("iid", "ood")}
+    ensemble = {part: np.mean([outputs[part].double().numpy() for outputs in stored[1:]], 0) for part in ("iid", "ood")}
     network = ld.load_model(run.average)
     average = {part: logits(network, HostViews(data), getattr(split, part), "float32") for part in ("iid", "ood")}
     for method, found in (("ensemble", ensemble), ("weight-average", average)):

@@ -113,7 +113,7 @@ def test_a_state_before_the_first_step(config: Config, tmp_path: Path) -> None:
 def test_the_memory_layout_is_the_networks_own(config: Config, saved: Path) -> None:
     run = Run(config)
     run.load(saved)
-    stem = run.network.backbone.conv_stem.weight
+    stem = run.network.get_parameter("backbone.conv_stem.weight")
     momentum = run.optimizer.state[stem]["momentum_buffer"]
     for tensor in (stem, momentum, run.averages["weight-average"].result()["backbone.conv_stem.weight"]):
         assert tensor.is_contiguous(memory_format=torch.channels_last)

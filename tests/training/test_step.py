@@ -21,6 +21,7 @@ import largedrop as ld
 from largedrop.config import Config
 from largedrop.data.views.batches import HostViews, ResidentViews
 from largedrop.errors import CollapseError, Interrupted
+from largedrop.models.network import parameter_groups
 from largedrop.training import setup
 from largedrop.training import step as module
 from largedrop.training.features import FeatureCache
@@ -58,7 +59,7 @@ def test_a_step_is_that_of_a_plain_loop_bit_for_bit(config: Config) -> None:
         features = plain.represent(2 * images)
         loss = F.cross_entropy(plain.head(plain.dropout(features)), labels)
         plain.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         expected.append((loss.item(), features.detach().square().mean().sqrt().item()))
     assert take.read() == expected
@@ -271,7 +272,7 @@ def test_on_a_gpu_every_group_has_its_rate_in_a_tensor_there(
         return torch.full((), value, dtype=dtype)
 
     network = create_network(changed, CLASSES)
-    groups = setup.parameter_groups(network, changed.lr, changed.head_lr_multiplier)
+    groups = parameter_groups(network, changed.lr, changed.head_lr_multiplier)
     monkeypatch.setattr(setup, "parameter_groups", lambda *arguments: groups)
 
     class Weight:

@@ -21,7 +21,8 @@ from largedrop.linear.sgd.result import LinearResult
 from largedrop.linear.sgd.train import train_linear
 
 SETTING = make_config(
-    **{"recipe": "paper", "data": "d", "fingerprint": "f", "test_domain": "t", "fit": "linear", "dropout": 0.5},
+    "paper",
+    **{"data": "d", "fingerprint": "f", "test_domain": "t", "fit": "linear", "dropout": 0.5},
     **{
         "lr": 0.05,
         "weight_decay": 1e-2,
@@ -65,15 +66,15 @@ def plain(problem: Problem, setting: Config) -> tuple[list[Tensor], list[Tensor]
     vs = [torch.full((width,), float(number == len(widths) - 1)).double() for number, width in enumerate(widths)]
     if setting.v_start == "normal":
         drawn = torch.randn(sum(widths), generator=torch.Generator().manual_seed(torch_seed("linear v", setting.seed)))
-        vs = [part.double() for part in drawn.split(widths)]  # type: ignore[no-untyped-call]
-    trained = list(layer.parameters())
+        vs = [part.double() for part in drawn.split(widths)]
+    trained: list[Tensor] = list(layer.parameters())
     if setting.fit == "linear":
         trained += [v.requires_grad_() for v in vs]
     optimizer = torch.optim.SGD(trained, setting.lr, setting.momentum, weight_decay=setting.weight_decay)
     tables = [view.double() for view in problem.views]
 
     def adapted(features: Tensor) -> Tensor:
-        taps = features.split(widths, dim=1)  # type: ignore[no-untyped-call]
+        taps = features.split(widths, dim=1)
         if setting.fit == "probe":
             return taps[-1]
         weighted = [v * tap for v, tap in zip(vs, taps, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from largedrop.models.fast.convolution import FEW_PIXELS, conv2d, folded_conv2d
 
+Parts = tuple[Tensor, Tensor, Tensor]
 CHANNELS = 4
 KINDS = {"depthwise": (4, 4), "dense": (6, 1), "grouped": (6, 2), "one kernel a channel": (8, 4)}
 """Channels out, and groups."""
@@ -26,17 +28,18 @@ STRIDES = [(1, 1), (2, 2), (3, 3), (1, 2)]
 
 def tensors(
     kind: str, tall: int, wide: int, height: int, width: int, dtype: torch.dtype = torch.float64
-) -> tuple[list[Tensor], int]:
+) -> tuple[Parts, int]:
     """Input, weight and bias, and the number of groups."""
     rng = torch.Generator().manual_seed(100 * tall + wide)
     out, groups = KINDS[kind]
     x = torch.randn(2, CHANNELS, height, width, generator=rng).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(out, CHANNELS // groups, tall, wide, generator=rng)
     bias = torch.randn(out, generator=rng)
-    return [part.to(dtype).requires_grad_() for part in (x, weight, bias)], groups
+    one, two, three = (part.to(dtype).requires_grad_() for part in (x, weight, bias))
+    return (one, two, three), groups
 
 
-def gradients(output: Tensor, wanted: list[Tensor]) -> tuple[Tensor, ...]:
+def gradients(output: Tensor, wanted: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Of a weighted sum of the output."""
     weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output.dtype)
     return torch.autograd.grad(output, wanted, weights)
@@ -91,9 +94,9 @@ def test_one_by_one_kernels_on_either_side_of_the_matrix_product() -> None:
 @pytest.mark.parametrize(("tall", "stride", "height"), list(itertools.product((3, 5), (1, 2), (3, 9, 16))))
 def test_bfloat16_gradients_are_no_further_off_than_autograds(tall: int, stride: int, height: int) -> None:
     parts, groups = tensors("depthwise", tall, tall, height, height, torch.bfloat16)
-    exact = [part.detach().double().requires_grad_() for part in parts]
+    x, weight, bias = exact = [part.detach().double().requires_grad_() for part in parts]
     zeros = (tall // 2,) * 4
-    truth = gradients(F.conv2d(*exact, stride, tall // 2, 1, groups), exact)
+    truth = gradients(F.conv2d(x, weight, bias, stride, tall // 2, 1, groups), exact)
     ours = gradients(conv2d(*parts, (stride, stride), zeros, (1, 1), groups), parts)
     theirs = gradients(F.conv2d(*parts, stride, tall // 2, 1, groups), parts)
     for mine, autograds, right in zip(ours, theirs, truth, strict=True):

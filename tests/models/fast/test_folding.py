@@ -48,7 +48,7 @@ def randomised(net: nn.Module, seed: int = 0) -> nn.Module:
     """In float64, with batch norms as they are after training: no statistic, scale or shift is 0 or 1."""
     torch.manual_seed(seed)
     for child in net.modules():
-        if isinstance(child, nn.BatchNorm2d) and child.track_running_stats:
+        if isinstance(child, nn.BatchNorm2d) and child.running_mean is not None and child.running_var is not None:
             nn.init.uniform_(child.running_mean, -0.5, 0.5)
             nn.init.uniform_(child.running_var, 0.5, 2.0)
             if child.affine:

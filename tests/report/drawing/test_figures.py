@@ -60,8 +60,8 @@ def test_interpolation_of_weights_is_dashed_and_of_representations_solid() -> No
     curves = [Curve("mild", [0, 0.5, 1], mild), Curve("harsh", [0, 1], harsh)]
     figure = alpha_figure(curves, title="figure 1")
     found = by_gid(figure, 0)
-    np.testing.assert_allclose(found["mild: weights"].get_xydata(), [[0, 40], [0.5, 50], [1, 45]])
-    np.testing.assert_allclose(found["mild: representations"].get_xydata(), [[0, 40], [0.5, 52], [1, 45]])
+    np.testing.assert_allclose(found["mild: weights"].get_xydata(), [[0.0, 40.0], [0.5, 50.0], [1.0, 45.0]])
+    np.testing.assert_allclose(found["mild: representations"].get_xydata(), [[0.0, 40.0], [0.5, 52.0], [1.0, 45.0]])
     assert (found["harsh: weights"].get_linestyle(), found["harsh: representations"].get_linestyle()) == ("--", "-")
     assert found["mild: weights"].get_color() != found["harsh: weights"].get_color()
     assert len(figure.axes[0].collections) == 2  # the bands of the one that has errors

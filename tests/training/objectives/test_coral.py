@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from largedrop.training.objectives.coral import coral_penalty
 
 
-def by_numpy(representation: np.ndarray) -> float:  # type: ignore[type-arg]
+def by_numpy(representation: npt.NDArray[np.float64]) -> float:
     distances = []
     for one, other in itertools.combinations(representation, 2):
         means = (one.mean(0) - other.mean(0)) ** 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import timm
@@ -14,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from largedrop.models.fast.folding import fold_batchnorm
+from largedrop.models.pretrained import representation_units
 from largedrop.training.objectives.mldg import MLDG
 
 
 def by_hand(
     net: nn.Module,
-    outputs: Callable[[nn.Module, Tensor], Tensor],
+    outputs: Callable[[Any, Tensor], Tensor],
     images: Tensor,
     labels: Tensor,
     order: list[int],
@@ -76,7 +78,7 @@ def test_the_loop(domains: int, inner_lr: float | None) -> None:
         labels,
         order,
         rates,
-        0.5,  # type: ignore[operator]
+        0.5,
     )
     for name, found in gradients(net).items():
         torch.testing.assert_close(found, wanted[name], rtol=1e-10, atol=1e-12)
@@ -114,7 +116,7 @@ class Folded(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.backbone = timm.create_model("test_efficientnet", num_classes=0)
-        self.head = nn.Linear(self.backbone.num_features, 3)
+        self.head = nn.Linear(representation_units(self.backbone), 3)
         self.double().eval()
 
     def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +144,7 @@ def test_a_folded_network() -> None:
         labels,
         order,
         rates,
-        2.0,  # type: ignore[operator]
+        2.0,
     )
     assert all(torch.equal(state[name], tensor) for name, tensor in net.state_dict().items())
     found = gradients(net)

@@ -21,7 +21,7 @@ def test_the_whole_objective() -> None:
     net, by_hand = Tiny(), Tiny()
     result = VREx(10.0, 0).backward(net.both, images, labels, 3, 0)
     losses = [F.cross_entropy(by_hand.both(images[6 * k : 6 * k + 6])[1], labels[6 * k : 6 * k + 6]) for k in range(3)]
-    mean = sum(losses) / 3
+    mean = torch.stack(losses).mean()
     variance = ((losses[0] - mean) ** 2 + (losses[1] - mean) ** 2 + (losses[2] - mean) ** 2) / 3
     (mean + 10 * variance).backward()
     assert float(result.penalty) == pytest.approx(float(variance.detach()))
