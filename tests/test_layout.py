@@ -14,9 +14,6 @@ SOURCE = ROOT / "src" / "largedrop"
 LINES = 400
 """The most that a module may have."""
 
-LONGER = {"config": 450}
-"""The most that others may have: in a config, each of 45 fields has its help, range and group with it."""
-
 SHARE = 1 / 5
 """The most of all lines that a folder may hold."""
 
@@ -153,7 +150,7 @@ def sizes(known: Modules) -> list[str]:
     held: Counter[str] = Counter()
     for module, count in lines.items():
         held[folder(module)] += count
-    return [f"{module} has {count} lines" for module, count in lines.items() if count > LONGER.get(module, LINES)] + [
+    return [f"{module} has {count} lines" for module, count in lines.items() if count > LINES] + [
         f"{name} holds {count} of {sum(lines.values())} lines"
         for name, count in held.items()
         if count > SHARE * sum(lines.values())

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Protocol, TypeVar, get_args, get_type_hints
 
+from . import valid
 from .errors import UserError, one_of
 from .files import fitting
+from .valid import About, fields_in
 
 __all__ = ["ABOUT", "RECIPES", "About", "Config", "defaults_of", "make_config"]
 
@@ -24,29 +26,6 @@ PROTOCOL = 3
 """Raised whenever the same config would train differently, so that older runs are not taken for new ones."""
 
 
-Check = tuple[str, Callable[[Any], bool]]
-"""What a value must be, in words, and whether a value of the field's type is that."""
-
-
-TEXT: Check = ("text", lambda value: True)
-NAME: Check = ("a name", lambda value: value != "")
-DOMAIN: Check = ("the name of a domain", lambda value: True)
-SWITCH: Check = ("true or false", lambda value: True)
-RATE: Check = ("in [0, 1)", lambda value: 0 <= value < 1)
-SHARE: Check = ("in (0, 1)", lambda value: 0 < value < 1)
-MOMENT: Check = ("in (0, 1]", lambda value: 0 < value <= 1)
-ABOVE_0: Check = ("above 0", lambda value: value > 0)
-FROM_0: Check = ("0 or more", lambda value: value >= 0)
-COUNT_FROM_0: Check = ("a whole number, 0 or more", lambda value: value >= 0)
-COUNT_FROM_1: Check = ("a whole number, 1 or more", lambda value: value >= 1)
-SEED: Check = ("a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32)
-PIXELS: Check = ("a whole number of pixels from 16 to 4096", lambda value: 16 <= value <= 4096)
-
-
-def _one_of(*names: str) -> Check:
-    return f"{', '.join(map(repr, names[:-1]))} or {names[-1]!r}", lambda value: value in names
-
-
 Split = TypeVar("Split", covariant=True)
 
 
@@ -56,105 +35,65 @@ class Splits(Protocol[Split]):
     def split(self, test_domain: str, seed: int, held_out: float, left_out: str, /) -> Split: ...
 
 
-@dataclass(frozen=True)
-class About:
-    """What is known of a field of ``Config`` besides its name, type and default.
-
-    Attributes:
-        group: what the field is a part of: ``data``, ``method``, ``schedule`` or ``view``.
-        help: what the field is, in a line.
-        check: what its values must be.
-        unit: of its values, where they have one.
-        names: ``dataset`` or ``run`` for a field that says what a run is of and not how it is trained: a record names
-            it itself, and it is none of its settings.
-        elsewhere: where it comes from, if neither a preset nor an option of its own sets it.
-        features: ``network`` where the network's structure or precision depends on it and ``weights`` where its
-            pretrained weights do: features of the frozen network depend on both.
-        scored: accuracies of runs with other values are of other images or views, so that no report can have both.
-        later: it came after the first runs; at its default it is no part of a digest, so that those runs keep theirs.
-        tuned: the paper chooses among its values (section 4.1), and compares the others.
-    """
-
-    group: str
-    help: str
-    check: Check
-    unit: str = ""
-    names: str = ""
-    elsewhere: str = ""
-    features: str = ""
-    scored: bool = False
-    later: bool = False
-    tuned: bool = False
-
-    @property
-    def option(self) -> bool:
-        """Whether every command that trains has an option made from this field."""
-        return not self.names and not self.elsewhere
-
-
-def _in(group: str) -> Callable[..., Any]:
-    """A function that makes the fields of a group."""
-
-    def make(text: str, check: Check, default: Any = MISSING, **about: Any) -> Any:
-        return field(default=default, metadata={"about": About(group, text, check, **about)})
-
-    return make
-
-
-_data, _method, _schedule, _view = (_in(group) for group in ("data", "method", "schedule", "view"))
+_data, _method, _schedule, _view = (fields_in(group) for group in ("data", "method", "schedule", "view"))
 
 
 @dataclass(frozen=True)
 class Config:
     """All that the result of a fine-tuning depends on; ``ABOUT`` has what is known of each field."""
 
-    data: str = _data("Name of the dataset.", TEXT, names="dataset", elsewhere="it is given with --data")
+    data: str = _data("Name of the dataset.", valid.TEXT, names="dataset", elsewhere="it is given with --data")
     fingerprint: str = _data(
-        "Digest of the dataset's contents.", TEXT, names="dataset", elsewhere="it follows from the data"
+        "Digest of the dataset's contents.", valid.TEXT, names="dataset", elsewhere="it follows from the data"
     )
     test_domain: str = _data(
         "Domain that is kept for the o.o.d. score: never trained on, never selected on.",
-        DOMAIN,
+        valid.DOMAIN,
         names="run",
         elsewhere="name the domains in test_domains",
     )
     left_out: str = _data(
         "Domain that is left out besides the test domain, for leave-one-domain-out selection; none by default.",
-        DOMAIN,
+        valid.DOMAIN,
         "",
         elsewhere="say leave_out = true beside test_domains",
         later=True,
     )
     held_out: float = _data(
-        "Share of every training domain that is held out for the i.i.d. score.", SHARE, 0.2, scored=True
+        "Share of every training domain that is held out for the i.i.d. score.", valid.SHARE, 0.2, scored=True
     )
     model: str = _data(
         "Name of the pretrained network, as in timm; 'a+b' for both side by side (linear fits).",
-        NAME,
+        valid.NAME,
         "tf_efficientnet_lite0",
         features="network",
     )
     weights: str = _data(
-        "Initial weights: 'pretrained', 'random', or a safetensors file with timm's state dict.", NAME, "pretrained"
+        "Initial weights: 'pretrained', 'random', or a safetensors file with timm's state dict.",
+        valid.NAME,
+        "pretrained",
     )
     weights_digest: str = _data(
-        "Digest of the initial weights.", TEXT, "", elsewhere="it follows from the weights", features="weights"
+        "Digest of the initial weights.", valid.TEXT, "", elsewhere="it follows from the weights", features="weights"
     )
     seed: int = _data(
-        "Seed of the split, the head, the order of the images, their views and the dropout masks.", SEED, 0, names="run"
+        "Seed of the split, the head, the order of the images, their views and the dropout masks.",
+        valid.SEED,
+        0,
+        names="run",
     )
 
     fit: str = _method(
         "What is trained: 'all' weights, 'linear' (weights on the last blocks' outputs, and the head: equation 1) or "
         "'probe' (the head alone).",
-        _one_of(*FITS),
+        valid.choice(*FITS),
         "all",
         later=True,
     )
     v_start: str = _method(
         "Where v of a linear fit starts (equation 1): 'last' (1 for the last block, 0 for the others) or 'normal' "
         "(standard normal, as in the paper's public code: the paper recipe's default).",
-        _one_of("last", "normal"),
+        valid.choice("last", "normal"),
         "last",
         later=True,
     )
@@ -165,66 +104,68 @@ class Config:
         later=True,
     )
     dropout: float = _method(
-        "Share λ of the representation's units that are zeroed in training, in [0, 1).", RATE, 0.9, names="run"
+        "Share λ of the representation's units that are zeroed in training, in [0, 1).", valid.RATE, 0.9, names="run"
     )
     head: str = _method(
         "How the new head starts: 'warm' (first fitted on cached features with the same dropout) or 'random'.",
-        _one_of("warm", "random"),
+        valid.choice("warm", "random"),
         "warm",
     )
-    head_lr_multiplier: float = _method("Learning rate of the head over that of the rest.", ABOVE_0, 1.0)
+    head_lr_multiplier: float = _method("Learning rate of the head over that of the rest.", valid.ABOVE_0, 1.0)
     block_dropout: float = _method(
-        "Share of the residual branches left out in training (stochastic depth), in [0, 1).", RATE, 0.0
+        "Share of the residual branches left out in training (stochastic depth), in [0, 1).", valid.RATE, 0.0
     )
     objective: str = _method(
-        "'erm' (cross-entropy alone), 'coral', 'vrex', 'irm' or 'mldg'.", _one_of(*OBJECTIVES), "erm"
+        "'erm' (cross-entropy alone), 'coral', 'vrex', 'irm' or 'mldg'.", valid.choice(*OBJECTIVES), "erm"
     )
     penalty: float | None = _method(
-        "Weight of the objective's penalty; where none is given, DomainBed's.", FROM_0, None
+        "Weight of the objective's penalty; where none is given, DomainBed's.", valid.FROM_0, None
     )
     penalty_after: int | None = _method(
         "Steps until 'vrex' or 'irm' has that weight instead of 1; where none is given, a tenth of the steps.",
-        COUNT_FROM_0,
+        valid.COUNT_FROM_0,
         None,
         unit="steps",
     )
-    swad: bool = _method("Keep SWAD's dense average of the weights too (Cha et al., 2021).", SWITCH, False, later=True)
+    swad: bool = _method(
+        "Keep SWAD's dense average of the weights too (Cha et al., 2021).", valid.SWITCH, False, later=True
+    )
 
-    steps: int = _schedule("Optimiser steps.", COUNT_FROM_1, 300, unit="steps")
-    batch: int = _schedule("Images from each training domain in a batch.", COUNT_FROM_1, 8, unit="images")
+    steps: int = _schedule("Optimiser steps.", valid.COUNT_FROM_1, 300, unit="steps")
+    batch: int = _schedule("Images from each training domain in a batch.", valid.COUNT_FROM_1, 8, unit="images")
     optimizer: str = _schedule(
         "'sgd' or 'adamw'; for probes also 'lbfgs', until it has converged.",
-        _one_of("sgd", "adamw", "lbfgs"),
+        valid.choice("sgd", "adamw", "lbfgs"),
         "adamw",
     )
-    lr: float = _schedule("Learning rate.", ABOVE_0, 1e-4, tuned=True)
-    momentum: float = _schedule("Momentum of SGD.", RATE, 0.9)
-    weight_decay: float = _schedule("L2 weight decay (decoupled with adamw).", FROM_0, 1e-2, tuned=True)
+    lr: float = _schedule("Learning rate.", valid.ABOVE_0, 1e-4, tuned=True)
+    momentum: float = _schedule("Momentum of SGD.", valid.RATE, 0.9)
+    weight_decay: float = _schedule("L2 weight decay (decoupled with adamw).", valid.FROM_0, 1e-2, tuned=True)
     decay_at: float = _schedule(
-        "Share of the steps after which the learning rate is multiplied by 0.1; 1 for never.", MOMENT, 0.5
+        "Share of the steps after which the learning rate is multiplied by 0.1; 1 for never.", valid.MOMENT, 0.5
     )
     decay_again_at: float = _schedule(
-        "Share of the steps after which it is multiplied by 0.1 once more; 1 for never.", MOMENT, 1.0, later=True
+        "Share of the steps after which it is multiplied by 0.1 once more; 1 for never.", valid.MOMENT, 1.0, later=True
     )
     eval_every: int = _schedule(
         "Steps between two evaluations; each is a checkpoint to select, average and ensemble.",
-        COUNT_FROM_1,
+        valid.COUNT_FROM_1,
         50,
         unit="steps",
     )
 
     size: int = _view(
-        "Side of the square images that the network sees, in pixels.", PIXELS, 128, unit="px", features="network"
+        "Side of the square images that the network sees, in pixels.", valid.PIXELS, 128, unit="px", features="network"
     )
     held_out_view: str = _view(
         "View of the held-out images: 'evaluation', or 'training' as the paper's public code has it.",
-        _one_of("evaluation", "training"),
+        valid.choice("evaluation", "training"),
         "evaluation",
         scored=True,
     )
     precision: str = _view(
         "'float32' or 'bfloat16' (autocast).",
-        _one_of("float32", "bfloat16"),
+        valid.choice("float32", "bfloat16"),
         "float32",
         elsewhere="it is given with --precision",
         features="network",
@@ -281,13 +222,14 @@ class Config:
     @property
     def network_key(self) -> tuple[object, ...]:
         """What the network is built of, and computes with, besides the values of its weights."""
-        return (*(getattr(self, name) for name in _NETWORK), self.weights == "random")
+        parts = (getattr(self, name) for name, about in ABOUT.items() if about.features == "network")
+        return (*parts, self.weights == "random")
 
     @property
     def feature_key(self) -> dict[str, Any]:
         """What features of the frozen network depend on, besides the images; the seed where the weights are random."""
-        seed = self.seed if self.weights == "random" else None
-        return {**_told({name: getattr(self, name) for name in (*_NETWORK, *_WEIGHTS)}), "seed": seed}
+        parts = _told({name: getattr(self, name) for name, about in ABOUT.items() if about.features})
+        return {**parts, "seed": self.seed if self.weights == "random" else None}
 
     @property
     def split_key(self) -> tuple[str, int, float, str]:
@@ -325,11 +267,6 @@ TUNED = tuple(name for name, about in ABOUT.items() if about.tuned)
 
 VARIED = tuple(name for name, about in ABOUT.items() if about.names == "run")
 """What tells the runs of one comparison apart; all else is the same."""
-
-
-_NETWORK = tuple(name for name, about in ABOUT.items() if about.features == "network")
-
-_WEIGHTS = tuple(name for name, about in ABOUT.items() if about.features == "weights")
 
 
 KINDS: Mapping[str, tuple[type, ...]] = {
