@@ -109,23 +109,16 @@ def judge(scores: Scores, advised: Mapping[str, float]) -> list[Verdict]:
         best = max(sorted(means), key=lambda rate: means[rate])
         strategies = {"advised": advised[domain], **{f"always {rate:g}": rate for rate in FIXED}}
         choices = {name: _choice(rates, best, rate) if rate in rates else None for name, rate in strategies.items()}
-        verdicts.append(Verdict(domain, best, _estimate(rates[best].values()), choices))
+        verdicts.append(Verdict(domain, best, Estimate.of(list(rates[best].values())), choices))
     return verdicts
 
 
 def _choice(rates: Mapping[float, Mapping[int, float]], best: float, rate: float) -> Choice:
-    regret = _estimate(rates[best][seed] - rates[rate][seed] for seed in rates[best])
-    variances = [error**2 for seeds in rates.values() if (error := _estimate(seeds.values()).error) is not None]
+    regret = Estimate.of([rates[best][seed] - rates[rate][seed] for seed in rates[best]])
+    variances = [error**2 for seeds in rates.values() if (error := Estimate.of(list(seeds.values())).error) is not None]
     error = math.sqrt(sum(variances) / len(variances)) if variances else None
     within = True if regret.mean <= 0 else None if error is None else regret.mean <= error
     return Choice(rate, regret, within)
-
-
-def _estimate(values: Iterable[float]) -> Estimate:
-    found = Estimate.of(list(values))
-    if found is None:
-        raise ValueError("no seeds")
-    return found
 
 
 def markdown(verdicts: Sequence[Verdict], told: Mapping[str, str] | None = None) -> str:
@@ -167,7 +160,7 @@ def _share(choices: Sequence[Choice]) -> str:
 
 
 def _regret(choices: Sequence[Choice]) -> str:
-    return percent(Estimate.of([choice.regret.mean for choice in choices]))
+    return percent(Estimate.of([choice.regret.mean for choice in choices])) if choices else "–"
 
 
 def as_json(verdicts: Sequence[Verdict], advice: Mapping[str, Advice]) -> list[dict[str, Any]]:

@@ -62,15 +62,7 @@ class Outcome:
 
     def at(self, test: str, place: int = -1) -> Estimate:
         """Accuracy over the seeds after the last (or another) logged step."""
-        return estimate(self.accuracy[test][place])
-
-
-def estimate(values: Tensor) -> Estimate:
-    """Mean and standard error over the seeds."""
-    found = Estimate.of(values.tolist())
-    if found is None:
-        raise ValueError("no seeds")
-    return found
+        return Estimate.of(self.accuracy[test][place].tolist())
 
 
 def sample(seeds: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -221,7 +213,7 @@ def shown(found: Estimate) -> str:
 
 def row(name: str, outcome: Outcome, place: int = -1) -> dict[str, Any]:
     """Print a line of the table and return it."""
-    strongest = None if place != -1 else estimate(outcome.part[:, 0])
+    strongest = None if place != -1 else Estimate.of(outcome.part[:, 0].tolist())
     cells = [*(shown(outcome.at(test, place)) for test in TESTS), "" if strongest is None else shown(strongest)]
     print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     scores = {test: vars(outcome.at(test, place)) for test in TESTS}

@@ -19,11 +19,13 @@ import largedrop as ld
 from largedrop.analysis.across import across
 from largedrop.analysis.inspection import inspect_run
 from largedrop.config import PROTOCOL
+from largedrop.data.views.batches import HostViews
 from largedrop.errors import UserError
 from largedrop.report.report import write_report
 from largedrop.runs.protocol import methods_of
 from largedrop.runs.read import read_runs
 from largedrop.runs.run import Run
+from largedrop.training.features import FeatureCache
 
 OLD = Path(__file__).parent / "fixtures" / "protocol2"
 TRAINED = "toy-ink-d0.9-s0-6c3dfb8132f9"
@@ -123,7 +125,8 @@ def test_checkpoints_give_the_logits_that_they_gave(images: Path) -> None:
 
 def test_a_run_is_inspected(old: Path, images: Path) -> None:
     run = Run.open(old / "train" / "runs" / TRAINED)
-    found = inspect_run(run, ld.open_dataset(images), draws=2)
+    data = ld.open_dataset(images)
+    found = inspect_run(run, data, FeatureCache(HostViews(data)), draws=2)
     assert found.richness["ood"].accuracy == run.result["methods"]["fine-tuning"]["ood_accuracy"]
 
 

@@ -22,6 +22,7 @@ from largedrop.report.inspection import inspection_figure, interpolation_figure,
 from largedrop.runs.estimate import Estimate
 from largedrop.runs.run import Run
 from largedrop.training.evaluation import accuracy, logits
+from largedrop.training.features import FeatureCache
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,11 @@ def inspections(made: Path, toy: Path) -> list[Inspection]:
     """Richness and linearity alone."""
     found, _ = find_runs([made / "runs"])
     data = ld.open_dataset(toy, cache=made / "cache")
-    return [inspect_run(run, data, measures=("richness", "linearity"), draws=3) for run in found]
+    return [inspected(run, data, measures=("richness", "linearity"), draws=3) for run in found]
+
+
+def inspected(run: Run, data: ld.Dataset, **settings: Any) -> Inspection:
+    return inspect_run(run, data, FeatureCache(HostViews(data)), **settings)
 
 
 def fake(inspection: Inspection, **settings: Any) -> Inspection:
@@ -61,7 +66,7 @@ def fake(inspection: Inspection, **settings: Any) -> Inspection:
 
 def test_what_is_measured_is_what_the_checkpoint_says(runs: list[Run], data: ld.Dataset) -> None:
     done: list[float] = []
-    found = inspect_run(runs[0], data, draws=2, reporter=Watch(advance=done.append))
+    found = inspected(runs[0], data, draws=2, reporter=Watch(advance=done.append))
     network = ld.load_model(runs[0].best)
     split = data.split("photo", 0)
     for kind, indices in (("iid", split.iid), ("ood", split.ood)):
@@ -87,31 +92,31 @@ def test_the_start_of_a_linearisation_is_the_start_of_the_run(
     """Where training moves nothing to speak of, the start is the end."""
     settings = {**TINY, "weights": str(weights), "lr": 1e-9, "steps": 2, "head": head}
     run = ld.finetune(data, "photo", dropout=0.5, output=tmp_path / "run", device="cpu", **settings)
-    for linear in inspect_run(run, data, measures=("linearity",)).linearity.values():
+    for linear in inspected(run, data, measures=("linearity",)).linearity.values():
         assert linear.start_accuracy == linear.accuracy == linear.linear_accuracy
         assert linear.agreement == 1
 
 
 def test_samples_are_bounded_and_the_same_for_every_rate(runs: list[Run], data: ld.Dataset) -> None:
-    few = [inspect_run(run, data, measures=("richness",), images=5, draws=2) for run in runs[:2]]
+    few = [inspected(run, data, measures=("richness",), images=5, draws=2) for run in runs[:2]]
     assert [each.richness["ood"].images for each in few] == [5, 5]
     assert not few[0].linearity
     assert few[0].interpolation is None
-    assert inspect_run(runs[0], data, measures=("richness",), images=5, draws=2) == few[0]
+    assert inspected(runs[0], data, measures=("richness",), images=5, draws=2) == few[0]
 
 
 def test_runs_from_random_weights_have_no_linearity_and_say_so(data: ld.Dataset, tmp_path: Path) -> None:
     run = ld.finetune(data, "photo", dropout=0.0, output=tmp_path / "scratch", device="cpu", **{**TINY, "steps": 2})
-    found = inspect_run(run, data, measures=("linearity",))
+    found = inspected(run, data, measures=("linearity",))
     assert found.linearity == {}
     assert found.notes == ("scratch: no linearity, since its running statistics moved with its weights",)
 
 
 def test_rates_are_averaged_over_domains_within_seeds_then_over_seeds(inspections: list[Inspection]) -> None:
     (comparison,) = compare_inspections(inspections)
-    assert [(column.dropout, column.seeds) for column in comparison.columns] == [(0.0, (0, 1)), (0.5, (0, 1))]
+    assert [(rate.dropout, rate.seeds) for rate in comparison.rates] == [(0.0, (0, 1)), (0.5, (0, 1))]
     assert (comparison.domains, comparison.settings, comparison.title) == (("photo",), (), "")
-    plain = comparison.columns[0]
+    plain = comparison.rates[0]
     values = [each.numbers["ood.effective_rank"] for each in inspections if each.run.config.dropout == 0]
     assert plain.estimate("ood.effective_rank") == Estimate.of(values)
     assert plain.estimate("ood.interpolation_gap") is None
@@ -127,7 +132,7 @@ def test_a_seed_without_every_test_domain_is_left_out_and_named(inspections: lis
     zero, one = (each for each in inspections if each.run.config.dropout == 0)
     other = fake(one, test_domain="ink", seed=0)
     (comparison,) = compare_inspections([zero, one, other])
-    (column,) = comparison.columns
+    (column,) = comparison.rates
     assert (column.seeds, column.missing) == ((0,), (("ink", 1),))
     both = [zero.numbers["ood.correlation"], other.numbers["ood.correlation"]]
     assert column.estimate("ood.correlation") == Estimate.of([float(np.mean(both))])
@@ -141,8 +146,6 @@ def test_other_settings_are_other_comparisons(inspections: list[Inspection]) -> 
     assert (first.title, second.title) == ("lr 0.001", "lr 0.5")
     with pytest.raises(UserError, match="are runs of the same settings"):
         compare_inspections([inspections[0], inspections[0]])
-    with pytest.raises(UserError, match="nothing to compare"):
-        compare_inspections([])
 
 
 def printed(comparison: Comparison) -> str:
@@ -157,7 +160,7 @@ def test_table_and_figures(inspections: list[Inspection]) -> None:
     said = printed(comparison)
     rows = [" ".join(line.split()) for line in said.splitlines()]
     assert "images plain dropout 0.5" in rows
-    mean = comparison.columns[0].estimate("iid.effective_rank")
+    mean = comparison.rates[0].estimate("iid.effective_rank")
     assert mean is not None
     assert any(row.startswith(f"effective rank i.i.d. {mean.mean:.1f} ± {mean.error:.1f}") for row in rows)
     assert not any(row.startswith("interpolation") for row in rows)
@@ -166,33 +169,28 @@ def test_table_and_figures(inspections: list[Inspection]) -> None:
     drawn = {str(line.get_gid()): line for axes in figure.axes for line in axes.get_lines()}
     shares = [1, 2, 5, 10, 20, 35, 50, 70, 85, 100]
     np.testing.assert_allclose(np.asarray(drawn["ood 0.5 random"].get_xdata()), shares)
-    wanted = comparison.columns[1].curve(lambda each: [one.mean for one in each.richness["ood"].kept_random])
+    wanted = comparison.rates[1].curve(lambda each: [one.mean for one in each.richness["ood"].kept_random])
     np.testing.assert_allclose(np.asarray(drawn["ood 0.5 random"].get_ydata()), [100 * each.mean for each in wanted])
     spectrum = np.asarray(drawn["spectrum 0"].get_ydata())
     assert (np.diff(spectrum) <= 0).all()
     assert spectrum.sum() == pytest.approx(100, rel=1e-3)
     assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["plain", "dropout 0.5"]
-    with pytest.raises(UserError, match="no curve"):
-        interpolation_figure(comparison)
-    bare = compare_inspections([replace(each, richness={}) for each in inspections])[0]
-    with pytest.raises(UserError, match="richness was not measured"):
-        inspection_figure(bare)
 
 
 def test_interpolations_are_read_where_they_lie_and_drawn(runs: list[Run], data: ld.Dataset) -> None:
-    found = [inspect_run(run, data, measures=("interpolation",)) for run in runs]
+    found = [inspected(run, data, measures=("interpolation",)) for run in runs]
     path = runs[0].folder / "interpolation.json"
     before = path.stat().st_mtime_ns
-    assert inspect_run(runs[0], data, measures=("interpolation",)) == found[0]
+    assert inspected(runs[0], data, measures=("interpolation",)) == found[0]
     assert path.stat().st_mtime_ns == before
     assert inspection_cost(runs, data, ("interpolation",), 5) == 0
     one = found[0].interpolation
     assert one is not None
     shorter = replace(one, alphas=one.alphas[:2], weights=one.weights[:2], representations=one.representations[:2])
     with pytest.raises(UserError, match="of plain are of different α"):
-        interpolation_figure(compare_inspections([replace(found[0], interpolation=shorter), *found[1:]])[0])
+        interpolation_figure(compare_inspections([replace(found[0], interpolation=shorter), *found[1:]])[0], title="")
     (comparison,) = compare_inspections(found)
-    figure = interpolation_figure(comparison)
+    figure = interpolation_figure(comparison, title="")
     drawn = {str(line.get_gid()): line for line in figure.axes[0].get_lines()}
     both = [each.interpolation for each in found if each.run.config.dropout == 0.5]
     wanted = np.mean([[pair[1] for pair in one.weights] for one in both if one is not None], axis=0)
@@ -214,16 +212,12 @@ def test_json_holds_all_of_it(inspections: list[Inspection]) -> None:
 def test_mistakes(runs: list[Run], data: ld.Dataset, tmp_path: Path) -> None:
     run = runs[0]
     with pytest.raises(UserError, match=r"unknown measure 'rich'; did you mean 'richness'\?"):
-        inspect_run(run, data, measures=("rich",))
+        inspected(run, data, measures=("rich",))
     with pytest.raises(UserError, match=r"unknown checkpoint 'bets'; did you mean 'best'\?"):
-        inspect_run(run, data, checkpoint="bets")
-    with pytest.raises(UserError, match="2 images and 1 draw or more, not 1 and 10"):
-        inspect_run(run, data, images=1)
-    with pytest.raises(UserError, match=r"and these images .* are others"):
-        inspect_run(replace(run, config=replace(run.config, fingerprint="other")), data)
+        inspected(run, data, checkpoint="bets")
     shutil.copytree(run.folder, tmp_path / "old")
     (tmp_path / "old" / "final.safetensors").unlink()
     with pytest.raises(UserError, match=r"old has no final\.safetensors"):
-        inspect_run(Run.open(tmp_path / "old"), data, checkpoint="final")
+        inspected(Run.open(tmp_path / "old"), data, checkpoint="final")
     with pytest.raises(UserError, match="no folder"):
         find_runs([tmp_path / "nowhere"])

@@ -74,7 +74,7 @@ def test_probe_is_ridge_and_its_penalty_is_the_best_of_true_leave_one_out() -> N
     rng = np.random.default_rng(1)
     table = rng.normal(size=(24, 6)) + 1
     labels = (table[:, 0] + 0.3 * rng.normal(size=24) > 1).astype(np.int64) + (table[:, 1] > 1)
-    probe = fit_probe(table, labels, 3)
+    found, offset = fit_probe(table, labels, 3)
 
     def ridge(rows: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
         x, y = table[rows], np.eye(3)[labels[rows]]
@@ -83,29 +83,27 @@ def test_probe_is_ridge_and_its_penalty_is_the_best_of_true_leave_one_out() -> N
         return weight, y.mean(0) - weight @ x.mean(0)
 
     everything = np.arange(24)
-    weight, bias = ridge(everything, probe.penalty)
-    np.testing.assert_allclose(probe.weight, weight, atol=1e-10)
-    np.testing.assert_allclose(probe.bias, bias, atol=1e-10)
 
     def left_out_error(penalty: float) -> float:
         errors = []
         for one in range(24):
-            found, offset = ridge(np.delete(everything, one), penalty)
-            errors.append(np.square(np.eye(3)[labels[one]] - found @ table[one] - offset).mean())
+            weight, bias = ridge(np.delete(everything, one), penalty)
+            errors.append(np.square(np.eye(3)[labels[one]] - weight @ table[one] - bias).mean())
         return float(np.mean(errors))
 
     centred = table - table.mean(0)
     scale = np.square(centred).sum() / 24
     tried = {float(scale * 10**power): left_out_error(scale * 10**power) for power in np.arange(-5, 2.01, 0.5)}
     best = min(tried, key=tried.__getitem__)
-    assert probe.penalty == pytest.approx(best)
+    for mine, wanted in zip((found, offset), ridge(everything, best), strict=True):
+        np.testing.assert_allclose(mine, wanted, atol=1e-10)
     assert best not in (min(tried), max(tried))  # or the test could not tell a wrong formula
 
 
 def test_probe_of_a_representation_without_any_variance_is_the_prior() -> None:
-    probe = fit_probe(np.ones((4, 3)), np.array([0, 1, 1, 1]), 2)
-    np.testing.assert_allclose(probe.weight, 0)
-    np.testing.assert_allclose(probe.bias, [0.25, 0.75])
+    weight, bias = fit_probe(np.ones((4, 3)), np.array([0, 1, 1, 1]), 2)
+    np.testing.assert_allclose(weight, 0)
+    np.testing.assert_allclose(bias, [0.25, 0.75])
 
 
 def test_probes_on_subsets_of_copies_and_of_a_single_useful_unit() -> None:
@@ -114,7 +112,7 @@ def test_probes_on_subsets_of_copies_and_of_a_single_useful_unit() -> None:
     copies = np.repeat(signal, 20, axis=1)
     alone = 0.01 * RNG.normal(size=(60, 20))
     alone[:, :1] = signal
-    subsets = random_orders(20, 12, seed=0)[:, :2]
+    subsets = random_orders(20, 12)[:, :2]
     tests = [(copies, labels)]
     assert probe_accuracies(copies, labels, tests, 2, subsets).min() == 1
     found = probe_accuracies(alone, labels, [(alone[::-1], labels[::-1])], 2, subsets)[:, 0]
@@ -124,27 +122,24 @@ def test_probes_on_subsets_of_copies_and_of_a_single_useful_unit() -> None:
     assert found[~has].mean() < 0.9
 
 
-def test_orders_are_permutations_that_depend_on_the_seed_alone() -> None:
-    orders = random_orders(50, 4, seed=3)
+def test_orders_are_permutations() -> None:
+    orders = random_orders(50, 4)
     np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(50), (4, 1)))
-    np.testing.assert_array_equal(orders, random_orders(50, 4, seed=3))
-    assert (orders != random_orders(50, 4, seed=4)).any(axis=1).all()
+    np.testing.assert_array_equal(orders, random_orders(50, 4))
     assert len({tuple(order) for order in orders.tolist()}) == 4
 
 
 def test_head_curve_against_zeroed_and_rescaled_units() -> None:
     table, labels = RNG.normal(size=(50, 8)), RNG.integers(3, size=50)
     weight, bias = RNG.normal(size=(3, 8)), RNG.normal(size=3)
-    orders = random_orders(8, 3, seed=0)
-    found = head_curve(table, labels, weight, bias, orders, (0.01, 0.25, 0.5, 1.0))
+    orders = random_orders(8, 3)
+    found = head_curve(table, labels, weight, bias, orders)
     for row, order in enumerate(orders):
-        for column, kept in enumerate((1, 2, 4, 8)):
+        for column, kept in enumerate((1, 1, 1, 1, 2, 3, 4, 6, 7, 8)):
             mask = np.zeros(8)
             mask[order[:kept]] = 8 / kept
             wanted = np.mean(((table * mask) @ weight.T + bias).argmax(1) == labels)
             assert found[row, column] == wanted
-    with pytest.raises(UserError, match=r"must be in \(0, 1\], not 0"):
-        head_curve(table, labels, weight, bias, orders, (0,))
 
 
 def test_removable_is_where_the_curve_first_falls_by_a_point() -> None:
@@ -152,7 +147,7 @@ def test_removable_is_where_the_curve_first_falls_by_a_point() -> None:
     assert removable((0.1, 0.5, 1.0), (0.5, 0.89, 0.9)) == pytest.approx(0.5)  # a fall of exactly one point is none
     # From 0.8 at all units to 0.78 at half: 0.79 is in the middle, and the rise further down does not count.
     assert removable((0.1, 0.5, 1.0), (0.9, 0.78, 0.8)) == pytest.approx(0.25)
-    assert removable((0.2, 0.6, 1.0), (0.4, 0.8, 0.8), fall=0.1) == pytest.approx(0.4 + 0.4 * 0.1 / 0.4)
+    assert removable((0.2, 0.6, 1.0), (0.4, 0.8, 0.8)) == pytest.approx(0.4 + 0.4 * 0.01 / 0.4)
 
 
 def test_all_measures_of_a_redundant_and_of_a_sparse_representation() -> None:
@@ -165,12 +160,10 @@ def test_all_measures_of_a_redundant_and_of_a_sparse_representation() -> None:
     even = np.array([[-1.0] * 10 + [0, 0], [1.0] * 10 + [0, 0]])
     single = np.array([[-1.0] + [-0.01] * 9 + [0, 0], [1.0] + [0.01] * 9 + [0, 0]])
     bias = np.zeros(2)
-    (rich,) = measure_richness(
-        np.hstack([redundant, dead]), labels, [(np.hstack([redundant, dead]), labels)], even, bias, draws=20
-    )
-    (poor,) = measure_richness(
-        np.hstack([sparse, dead]), labels, [(np.hstack([sparse, dead]), labels)], single, bias, draws=20
-    )
+    images = (np.hstack([redundant, dead]), labels)
+    (rich,) = measure_richness(images, [images], even, bias, draws=20)
+    images = (np.hstack([sparse, dead]), labels)
+    (poor,) = measure_richness(images, [images], single, bias, draws=20)
     assert (rich.images, rich.units, rich.constant, rich.shares) == (200, 12, 2, SHARES)
     assert rich.accuracy == poor.accuracy == rich.kept_random[-1].mean == rich.kept_smallest[-1] == 1
     assert rich.kept_random[-1] == Estimate(1.0, 0.0, 20)
@@ -183,14 +176,12 @@ def test_all_measures_of_a_redundant_and_of_a_sparse_representation() -> None:
     assert rich.correlation is not None
     assert poor.correlation is not None
     assert rich.correlation > 0.95 > 0.3 > poor.correlation
-    again = measure_richness(
-        np.hstack([sparse, dead]), labels, [(np.hstack([sparse, dead]), labels)], single, bias, draws=20
-    )
-    assert again == [poor]
+    assert measure_richness(images, [images], single, bias, draws=20) == [poor]
 
 
 def test_mistakes() -> None:
+    good = (RNG.normal(size=(4, 2)), np.array([0, 1, 0, 1]))
     with pytest.raises(UserError, match="two images or more, not 1"):
-        singular_values(np.ones((1, 3)))
-    with pytest.raises(UserError, match="not finite"):
-        mean_correlation(np.array([[1.0, 2.0], [np.nan, 1.0]]))
+        measure_richness(good, [(np.ones((1, 2)), np.array([0]))], np.eye(2), np.zeros(2), draws=1)
+    with pytest.raises(UserError, match="the representation contains NaN or infinity"):
+        measure_richness((good[0] * np.nan, good[1]), [good], np.eye(2), np.zeros(2), draws=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.dataset import Dataset, IntArray, Split
+from ..data.dataset import Dataset, IntArray
 from ..data.random import generator
-from ..data.views.batches import open_views
+from ..data.views.batches import Views
 from ..errors import UserError, one_of
 from ..models.network import Network
 from ..reporter import SILENT, Reporter
@@ -24,8 +24,7 @@ from ..runs.read import read_runs
 from ..runs.run import Run
 from ..training.evaluation import BATCH, representations
 from ..training.features import FeatureCache
-from ..training.setup import create_network, start_head
-from .interpolation import interpolate_run, interpolation_cost
+from .interpolation import interpolate_run, interpolation_cost, start_network
 from .linearity import Linearised, Linearity, linearise, measure_linearity
 from .richness import Richness, measure_richness
 
@@ -36,8 +35,8 @@ MEASURES = ("richness", "linearity", "interpolation")
 
 CHECKPOINTS = ("best", "average", "final")
 
-KINDS = ("iid", "ood")
-"""Images that are measured on: held-out ones of the training domains, and those of the test domain."""
+KINDS = {"iid": "i.i.d.", "ood": "o.o.d."}
+"""Images that are measured on, and what they are called: held-out ones of the training domains, and the test domain."""
 
 
 _LINEARISED = 4
@@ -49,7 +48,6 @@ class Inspection:
     """What was measured of a run; what was not asked for, or cannot be had, is empty.
 
     Attributes:
-        name: of the run's folder.
         run: that was inspected.
         richness: by kind.
         linearity: by kind.
@@ -57,7 +55,6 @@ class Inspection:
         notes: what cannot be had, and why.
     """
 
-    name: str
     run: Run
     richness: dict[str, Richness]
     linearity: dict[str, Linearity]
@@ -78,16 +75,15 @@ class Inspection:
         for kind, linear in self.linearity.items():
             found |= {f"{kind}.{name}": getattr(linear, name) for name in ("distance", "linear_accuracy", "agreement")}
         if self.interpolation is not None:
-            for place, kind in enumerate(KINDS):
-                pairs = zip(self.interpolation.weights, self.interpolation.representations, strict=True)
-                found[f"{kind}.interpolation_gap"] = float(np.mean([abs(w[place] - r[place]) for w, r in pairs]))
+            gaps = np.abs(np.subtract(self.interpolation.weights, self.interpolation.representations)).mean(axis=0)
+            found |= {f"{kind}.interpolation_gap": gap for kind, gap in zip(KINDS, gaps.tolist(), strict=True)}
         return {name: value for name, value in found.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, accuracies as fractions."""
         config = self.run.config.to_json()
         return {
-            "name": self.name,
+            "name": self.run.folder.name,
             "config": {name: value for name, value in config.items() if value is not None},
             "richness": {kind: _rich_json(rich) for kind, rich in self.richness.items()},
             "linearity": {kind: asdict(linear) for kind, linear in self.linearity.items()},
@@ -108,28 +104,27 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     runs: dict[Path, Run] = {}
     problems: list[str] = []
     for folder in map(Path, folders):
-        if (folder / "config.json").is_file():
-            found = [Run.open(folder)]
-        else:
+        paths = [folder]
+        if not (folder / "config.json").is_file():
             stored = read_runs(folder)
-            found = [Run.open(folder / each.name) for each in stored.runs]
-            problems += [str(problem) for problem in stored.problems]
-        runs |= {run.folder.resolve(): run for run in found}
-    first = next(iter(runs.values()), None)
-    for run in runs.values():
-        if first is not None and run.config.fingerprint != first.config.fingerprint:
+            paths = [folder / each.name for each in stored.runs]
+            problems += map(str, stored.problems)
+        runs |= {path.resolve(): Run.open(path) for path in paths}
+    first, *others = runs.values()
+    for run in others:
+        if run.config.fingerprint != first.config.fingerprint:
             raise UserError(
                 f"these runs are of different datasets: {first.folder.name} of {first.config.data}, "
                 f"{run.folder.name} of {run.config.data}"
             )
-    return list(runs.values()), problems
+    return [first, *others], problems
 
 
 def inspect_run(
     run: Run,
     data: Dataset,
+    features: FeatureCache,
     *,
-    features: FeatureCache | None = None,
     measures: Sequence[str] = MEASURES,
     checkpoint: str = "best",
     images: int = 512,
@@ -147,40 +142,39 @@ def inspect_run(
     Args:
         run: finished, of ``data``.
         data: the dataset.
-        features: shared with other runs; its device is the one that computes. The processor by default.
+        features: of ``data``, shared with other runs; its device is the one that computes.
         measures: some of ``MEASURES``.
         checkpoint: one of ``CHECKPOINTS``.
-        images: of each sample, at most.
-        draws: random subsets of the units for each share.
+        images: of each sample, at most; 2 or more.
+        draws: random subsets of the units for each share, 1 or more.
         reporter: told of the work, in the unit of ``inspection_cost``.
 
     Raises:
-        UserError: the data are not the run's, it trained no network, it has no such checkpoint, or a number or name is
-            wrong.
+        UserError: the run trained no network or has no such checkpoint, or a name is wrong.
     """
-    _check(run, data, measures, checkpoint, images, draws)
-    config = run.config
-    cache = features or FeatureCache(open_views(data, torch.device("cpu")))
+    path = _checkpoint(run, measures, checkpoint)
+    config, views = run.config, features.views
     split = config.split_of(data)
-    network = load_model(_path(run, checkpoint)).to(cache.views.device)
-    samples = {
-        "iid": _sample(split.iid, images, "i.i.d.", config.seed),
-        "ood": _sample(split.ood, images, "o.o.d.", config.seed),
-    }
+    network = load_model(path).to(views.device)
     rich: dict[str, Richness] = {}
     linear: dict[str, Linearity] = {}
-    notes: list[str] = []
+    notes: tuple[str, ...] = ()
+    samples = {kind: _sample(getattr(split, kind), images, name, config.seed) for kind, name in KINDS.items()}
     if "richness" in measures:
-        rich = _richness(run, data, split, network, cache, samples, images, draws, reporter)
-    if "linearity" in measures:
-        if config.weights == "random":
-            notes.append(f"{run.folder.name}: no linearity, since its running statistics moved with its weights")
-        else:
-            linear = _linearity(run, data, split, network, cache, samples, reporter)
-    between = None
-    if "interpolation" in measures:
-        between = _interpolation(run, data, cache, reporter)
-    return Inspection(run.folder.name, run, rich, linear, between, tuple(notes))
+        train = _sample(np.concatenate(split.train), images, "train", config.seed)
+        known, *tests = (
+            (representations(network, views, indices, "float32", reporter).numpy(), data.labels[indices])
+            for indices in (train, *samples.values())
+        )
+        head = [parameter.detach().cpu().numpy() for parameter in (network.head.weight, network.head.bias)]
+        rich = dict(zip(KINDS, measure_richness(known, tests, *head, draws=draws), strict=True))
+    if "linearity" in measures and config.weights == "random":
+        notes = (f"{run.folder.name}: no linearity, since its running statistics moved with its weights",)
+    elif "linearity" in measures:
+        start = start_network(config, data, split, features).state_dict()
+        linear = {kind: _linearity(network, start, data, indices, views, reporter) for kind, indices in samples.items()}
+    between = _interpolation(run, data, features, reporter) if "interpolation" in measures else None
+    return Inspection(run, rich, linear, between, notes)
 
 
 def inspection_cost(runs: Iterable[Run], data: Dataset, measures: Sequence[str], images: int) -> float:
@@ -188,108 +182,59 @@ def inspection_cost(runs: Iterable[Run], data: Dataset, measures: Sequence[str],
     total, pretrained = 0.0, set()
     for run in runs:
         config = run.config
-        stored = (run.folder / FILE).is_file()
+        interpolates = "interpolation" in measures and not (run.folder / FILE).is_file()
         total += 3 * images * ("richness" in measures)
         total += 2 * _LINEARISED * images * ("linearity" in measures and config.weights != "random")
-        if "interpolation" in measures and not stored:
-            total += interpolation_cost(run, data)
-        if "linearity" in measures or ("interpolation" in measures and not stored):
+        total += interpolation_cost(run, data) if interpolates else 0
+        if "linearity" in measures or interpolates:
             pretrained.add(tuple(config.feature_key.items()))
     return total + len(pretrained) * len(data)
 
 
-def _richness(
-    run: Run,
-    data: Dataset,
-    split: Split,
-    network: Network,
-    cache: FeatureCache,
-    samples: dict[str, IntArray],
-    images: int,
-    draws: int,
-    reporter: Reporter,
-) -> dict[str, Richness]:
-    train = _sample(np.concatenate(split.train), images, "train", run.config.seed)
-    tables = {
-        kind: representations(network, cache.views, indices, "float32", reporter).numpy()
-        for kind, indices in {"train": train, **samples}.items()
-    }
-    found = measure_richness(
-        tables["train"],
-        data.labels[train],
-        [(tables[kind], data.labels[samples[kind]]) for kind in KINDS],
-        network.head.weight.detach().cpu().numpy(),
-        network.head.bias.detach().cpu().numpy(),
-        draws=draws,
-    )
-    return dict(zip(KINDS, found, strict=True))
-
-
 def _linearity(
-    run: Run,
-    data: Dataset,
-    split: Split,
-    network: Network,
-    cache: FeatureCache,
-    samples: dict[str, IntArray],
-    reporter: Reporter,
-) -> dict[str, Linearity]:
-    config, views = run.config, cache.views
-    start = create_network(config, data.classes).to(views.device)
-    if config.head == "warm":
-        start_head(config, data, split, start, cache)
-    before, after = start.state_dict(), network.state_dict()
-    found = {}
-    for kind, indices in samples.items():
-        parts = []
-        for place in range(0, len(indices), BATCH):
-            chosen = indices[place : place + BATCH]
-            parts.append(linearise(network, before, after, views.evaluation(chosen, network.spec)))
-            reporter.advance(_LINEARISED * len(chosen))
-        whole = Linearised(*(_joined([getattr(part, name) for part in parts]) for name in ("start", "linear", "tuned")))
-        found[kind] = measure_linearity(whole, data.labels[indices])
-    return found
+    network: Network, start: Mapping[str, Tensor], data: Dataset, indices: IntArray, views: Views, reporter: Reporter
+) -> Linearity:
+    parts = []
+    for first in range(0, len(indices), BATCH):
+        chosen = indices[first : first + BATCH]
+        parts.append(linearise(network, start, network.state_dict(), views.evaluation(chosen, network.spec)))
+        reporter.advance(_LINEARISED * len(chosen))
+    return measure_linearity(Linearised(*map(torch.cat, zip(*parts, strict=True))), data.labels[indices])
 
 
-def _interpolation(run: Run, data: Dataset, cache: FeatureCache, reporter: Reporter) -> Interpolation:
+def _interpolation(run: Run, data: Dataset, features: FeatureCache, reporter: Reporter) -> Interpolation:
     """The stored one, whatever its α; a new one from the last weights, or from the best of runs that kept no others."""
     if (run.folder / FILE).is_file():
         return Interpolation.read(run.folder / FILE)
     which = "final" if run.final.is_file() else "best"
-    return interpolate_run(run, data, which=which, features=cache, reporter=reporter)
+    return interpolate_run(run, data, features=features, which=which, reporter=reporter)
 
 
-def _joined(tensors: list[Tensor]) -> Tensor:
-    return torch.cat(tensors).cpu()
-
-
-def _sample(indices: IntArray, most: int, what: str, seed: int) -> IntArray:
+def _sample(indices: IntArray, most: int, name: str, seed: int) -> IntArray:
     """At most so many of ``indices``, ascending."""
     if len(indices) <= most:
         return indices
-    return np.sort(generator(f"inspect {what}", seed).choice(indices, most, replace=False))
+    return np.sort(generator(f"inspect {name}", seed).choice(indices, most, replace=False))
 
 
-def _path(run: Run, checkpoint: str) -> Path:
-    return {"best": run.best, "average": run.average, "final": run.final}[checkpoint]
+def _checkpoint(run: Run, measures: Sequence[str], checkpoint: str) -> Path:
+    """The file of ``checkpoint``.
 
-
-def _check(run: Run, data: Dataset, measures: Sequence[str], checkpoint: str, images: int, draws: int) -> None:
-    """Raise UserError where ``run`` cannot be inspected in this way."""
+    Raises:
+        UserError: ``run`` cannot be inspected in this way.
+    """
     name = run.folder.name
-    unknown = [measure for measure in measures if measure not in MEASURES]
-    if unknown:
-        raise UserError(f"unknown measure '{unknown[0]}'; {one_of(unknown[0], MEASURES)}")
+    for measure in measures:
+        if measure not in MEASURES:
+            raise UserError(f"unknown measure '{measure}'; {one_of(measure, MEASURES)}")
     if checkpoint not in CHECKPOINTS:
         raise UserError(f"unknown checkpoint '{checkpoint}'; {one_of(checkpoint, CHECKPOINTS)}")
-    if images < 2 or draws < 1:
-        raise UserError(f"an inspection takes 2 images and 1 draw or more, not {images} and {draws}")
-    if run.config.fingerprint != data.fingerprint:
-        raise UserError(f"{name} is a run on {run.config.data}, and these images ({data.name}) are others")
     if run.config.fit != "all":
         raise UserError(f"{name} is a fit of '{run.config.fit}': it has no fine-tuned network to inspect")
-    if not _path(run, checkpoint).is_file():
+    path = {"best": run.best, "average": run.average, "final": run.final}[checkpoint]
+    if not path.is_file():
         raise UserError(f"{name} has no {checkpoint}.safetensors; name another --checkpoint or train anew")
+    return path
 
 
 def _rich_json(rich: Richness) -> dict[str, Any]:

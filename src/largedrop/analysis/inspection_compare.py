@@ -14,11 +14,11 @@ from ..runs.estimate import Estimate, estimate_json
 from ..runs.record import shown
 from .inspection import Inspection
 
-__all__ = ["Column", "Comparison", "compare_inspections", "inspection_json"]
+__all__ = ["Comparison", "Rate", "compare_inspections", "inspection_json"]
 
 
 @dataclass(frozen=True)
-class Column:
+class Rate:
     """The runs of one dropout rate in a comparison, which differ in test domain and seed only.
 
     Attributes:
@@ -35,15 +35,12 @@ class Column:
 
     def estimate(self, name: str) -> Estimate | None:
         """Mean over the test domains within each seed, then over seeds; None where a run lacks the number."""
-        return next(iter(self.curve(lambda each: [each.numbers[name]] if name in each.numbers else None)), None)
+        return next(iter(self.curve(lambda each: [each.numbers[name]] if name in each.numbers else [])), None)
 
-    def curve(self, values: Callable[[Inspection], Sequence[float] | None]) -> list[Estimate]:
-        """The same for each point of a curve, up to the end of the shortest; none where a run has none."""
-        table = [[curve for each in seed if (curve := values(each)) is not None] for seed in self.runs]
-        if any(len(curves) < len(seed) for curves, seed in zip(table, self.runs, strict=True)):
-            return []
-        by_seed = [[float(np.mean(point)) for point in zip(*curves, strict=False)] for curves in table]
-        return [found for point in zip(*by_seed, strict=False) if (found := Estimate.of(point))]
+    def curve(self, values: Callable[[Inspection], Sequence[float]]) -> list[Estimate]:
+        """The same at each point of a curve, up to the end of the shortest."""
+        by_seed = [[float(np.mean(point)) for point in zip(*map(values, seed), strict=False)] for seed in self.runs]
+        return [Estimate.of(point) for point in zip(*by_seed, strict=False)]
 
 
 @dataclass(frozen=True)
@@ -53,12 +50,17 @@ class Comparison:
     Attributes:
         settings: what tells this comparison from others, (name, value).
         domains: test domains.
-        columns: by rising rate.
+        rates: ascending.
     """
 
     settings: tuple[tuple[str, Any], ...]
     domains: tuple[str, ...]
-    columns: tuple[Column, ...]
+    rates: tuple[Rate, ...]
+
+    @property
+    def runs(self) -> list[Inspection]:
+        """Those that are averaged."""
+        return [each for rate in self.rates for seed in rate.runs for each in seed]
 
     @property
     def title(self) -> str:
@@ -67,19 +69,17 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        names = dict.fromkeys(
-            name for column in self.columns for seed in column.runs for each in seed for name in each.numbers
-        )
-        columns = [
+        names = dict.fromkeys(name for each in self.runs for name in each.numbers)
+        rates = [
             {
-                "dropout": column.dropout,
-                "seeds": list(column.seeds),
-                "missing": [list(cell) for cell in column.missing],
-                "numbers": {name: estimate_json(column.estimate(name)) for name in names},
+                "dropout": rate.dropout,
+                "seeds": list(rate.seeds),
+                "missing": [list(cell) for cell in rate.missing],
+                "numbers": {name: estimate_json(rate.estimate(name)) for name in names},
             }
-            for column in self.columns
+            for rate in self.rates
         ]
-        return {"settings": dict(self.settings), "domains": list(self.domains), "rates": columns}
+        return {"settings": dict(self.settings), "domains": list(self.domains), "rates": rates}
 
 
 def compare_inspections(inspections: Sequence[Inspection]) -> list[Comparison]:
@@ -88,10 +88,8 @@ def compare_inspections(inspections: Sequence[Inspection]) -> list[Comparison]:
     Rates are compared over the same test domains, and seeds that lack one are left out of the means.
 
     Raises:
-        UserError: nothing to compare, two runs of one config, or a rate without a seed that has every test domain.
+        UserError: two runs of one config, or a rate without a seed that has every test domain.
     """
-    if not inspections:
-        raise UserError("there is nothing to compare: no run")
     settings = [each.run.config.settings for each in inspections]
     varied = [name for name in settings[0] if any(other[name] != settings[0][name] for other in settings)]
     groups: dict[tuple[tuple[str, Any], ...], list[Inspection]] = {}
@@ -123,17 +121,17 @@ def _comparison(key: tuple[tuple[str, Any], ...], members: list[Inspection]) -> 
         if cell in cells:
             raise UserError(f"{cells[cell].run.folder} and {each.run.folder} are runs of the same settings")
         cells[cell] = each
-    domains = tuple(sorted({domain for _, domain, _ in cells}))
-    columns = []
-    for dropout in sorted({rate for rate, _, _ in cells}):
-        seeds = sorted({seed for rate, _, seed in cells if rate == dropout})
-        missing = tuple((domain, seed) for seed in seeds for domain in domains if (dropout, domain, seed) not in cells)
-        whole = tuple(seed for seed in seeds if all((dropout, domain, seed) in cells for domain in domains))
+    rates, domains, seeds = (sorted(set(values)) for values in zip(*cells, strict=True))
+    found = []
+    for rate in rates:
+        own = [seed for seed in seeds if any((rate, domain, seed) in cells for domain in domains)]
+        missing = tuple((domain, seed) for seed in own for domain in domains if (rate, domain, seed) not in cells)
+        whole = tuple(seed for seed in own if seed not in {seed for _, seed in missing})
         if not whole:
             raise UserError(
-                f"dropout {dropout:g}: no seed has a run on every test domain ({', '.join(domains)}); "
+                f"dropout {rate:g}: no seed has a run on every test domain ({', '.join(domains)}); "
                 "name runs of one test domain, or train those that are missing"
             )
-        runs = tuple(tuple(cells[dropout, domain, seed] for domain in domains) for seed in whole)
-        columns.append(Column(dropout, runs, whole, missing))
-    return Comparison(key, domains, tuple(columns))
+        runs = tuple(tuple(cells[rate, domain, seed] for domain in domains) for seed in whole)
+        found.append(Rate(rate, runs, whole, missing))
+    return Comparison(key, tuple(domains), tuple(found))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..config import Config
 from ..data.dataset import Dataset, Split
 from ..data.views.batches import open_views
 from ..errors import UserError, one_of
@@ -27,7 +28,7 @@ from ..training.evaluation import BATCH, autocast, logits, representations, scor
 from ..training.features import FeatureCache
 from ..training.setup import create_network, start_head
 
-__all__ = ["ALPHAS", "interpolate_run", "interpolation_cost"]
+__all__ = ["ALPHAS", "interpolate_run", "interpolation_cost", "start_network"]
 
 
 ALPHAS = tuple(number / 10 for number in range(11))
@@ -82,8 +83,7 @@ def interpolate_run(
     views = cache.views
     split = config.split_of(data)
     parts = {"iid": split.iid, "ood": split.ood}
-    network = create_network(config, data.classes).to(views.device)
-    start_head(replace(config, head="warm"), data, split, network, cache)
+    network = start_network(replace(config, head="warm"), data, split, cache)
     table = cache.get(config, network, 0)
     pretrained = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     saved, _ = read_tensors(_checkpoint(run, which), "model")
@@ -115,6 +115,14 @@ def interpolate_run(
     result = Interpolation(which, alphas, tuple(weights), tuple(mixed))
     write_json(path, result.to_json())
     return result
+
+
+def start_network(config: Config, data: Dataset, split: Split, features: FeatureCache) -> Network:
+    """The network that a run began with, its head drawn or, with a warm start, fitted on the features."""
+    network = create_network(config, data.classes).to(features.views.device)
+    if config.head == "warm":
+        start_head(config, data, split, network, features)
+    return network
 
 
 def interpolation_cost(run: Run, data: Dataset, alphas: Sequence[float] = ALPHAS) -> float:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
@@ -15,15 +15,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..data.dataset import IntArray
 from ..errors import UserError
 from ..training.averaging import check_finite, check_same
+from ..training.evaluation import accuracy
 
-__all__ = ["Linearised", "Linearity", "linearise", "measure_linearity", "relative_distance"]
-
-
-Function = Callable[[nn.Module, Tensor], Tensor]
+__all__ = ["Linearised", "Linearity", "linearise", "measure_linearity"]
 
 
-@dataclass(frozen=True)
-class Linearised:
+class Linearised(NamedTuple):
     """Three networks' outputs on the same images, (n, …) each.
 
     Attributes:
@@ -59,11 +56,7 @@ class Linearity:
 
 
 def linearise(
-    network: nn.Module,
-    start: Mapping[str, Tensor],
-    tuned: Mapping[str, Tensor],
-    images: Tensor,
-    function: Function | None = None,
+    network: nn.Module, start: Mapping[str, Tensor], tuned: Mapping[str, Tensor], images: Tensor
 ) -> Linearised:
     """Outputs before and after fine-tuning, and those of the first-order Taylor expansion at the start (section 3.2).
 
@@ -75,14 +68,11 @@ def linearise(
         start: state dict w0.
         tuned: state dict w of the same network.
         images: what it takes, (n, …).
-        function: of the network and the images, to be linearised; by default the network's own output.
 
     Raises:
-        UserError: the network is in training mode, the state dicts are of different networks or not finite, or their
-            buffers differ (running statistics that have moved are no weights).
+        UserError: the state dicts are of different networks or not finite, or their buffers differ (running statistics
+            that have moved are no weights).
     """
-    if network.training:
-        raise UserError("a network is linearised in evaluation mode: call network.eval() first")
     check_same(start, tuned)
     for state in (start, tuned):
         check_finite(state)
@@ -93,10 +83,9 @@ def linearise(
             raise UserError(f"cannot linearise a fine-tuning that moved '{name}': running statistics are no weights")
     weights = {name: start[name].detach() for name in trained}
     change = {name: tuned[name].detach().to(weights[name]) - weights[name] for name in trained}
-    apply = function or nn.Module.__call__
 
     def outputs(values: dict[str, Tensor]) -> Tensor:
-        found: Tensor = functional_call(_Applied(network, apply), _prefixed({**fixed, **values}), (images,))
+        found: Tensor = functional_call(network, {**fixed, **values}, (images,))
         return found
 
     # The fused attention kernels have no forward-mode derivative.
@@ -114,8 +103,6 @@ def relative_distance(found: Linearised) -> float:
     Images whose own output has not moved are left out. How near 0 it is says how "lazy" the training was (Chizat,
     Oyallon & Bach, 2019); the paper's figure 1 asks the same of interpolated weights.
 
-    Args:
-        found: outputs (n, …).
     """
     tuned = found.tuned.flatten(1).double()
     moved = (tuned - found.start.flatten(1).double()).norm(dim=1)
@@ -125,34 +112,13 @@ def relative_distance(found: Linearised) -> float:
 
 
 def measure_linearity(found: Linearised, labels: IntArray) -> Linearity:
-    """Distance and accuracies.
-
-    Args:
-        found: logits (n, classes).
-        labels: (n,).
-    """
-    start, linear, tuned = (logits.argmax(dim=1).cpu().numpy() for logits in (found.start, found.linear, found.tuned))
+    """Distance and accuracies of logits (n, classes) with labels (n,)."""
+    start, linear, tuned = (logits.cpu().numpy() for logits in found)
     return Linearity(
         images=len(labels),
         distance=relative_distance(found),
-        accuracy=float(np.mean(tuned == labels)),
-        linear_accuracy=float(np.mean(linear == labels)),
-        start_accuracy=float(np.mean(start == labels)),
-        agreement=float(np.mean(tuned == linear)),
+        accuracy=accuracy(tuned, labels),
+        linear_accuracy=accuracy(linear, labels),
+        start_accuracy=accuracy(start, labels),
+        agreement=accuracy(tuned, linear.argmax(axis=1)),
     )
-
-
-class _Applied(nn.Module):
-    """A network behind the function that is linearised, so that ``functional_call`` reaches its weights."""
-
-    def __init__(self, network: nn.Module, function: Function) -> None:
-        super().__init__()
-        self.network = network
-        self.function = function
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.function(self.network, images)
-
-
-def _prefixed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"network.{name}": tensor for name, tensor in state.items()}

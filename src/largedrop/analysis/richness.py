@@ -13,26 +13,15 @@ from ..data.dataset import IntArray
 from ..data.random import generator
 from ..errors import UserError
 from ..runs.estimate import Estimate
+from ..training.evaluation import accuracy
 
-__all__ = [
-    "PROBE_SHARES",
-    "SHARES",
-    "Probe",
-    "Richness",
-    "effective_rank",
-    "fit_probe",
-    "head_curve",
-    "mean_correlation",
-    "measure_richness",
-    "participation_ratio",
-    "probe_accuracies",
-    "random_orders",
-    "removable",
-    "singular_values",
-]
+__all__ = ["PROBE_SHARES", "SHARES", "Richness", "measure_richness"]
 
 
 FloatArray = npt.NDArray[np.float64]
+
+Images = tuple[npt.NDArray[np.floating], IntArray]
+"""The representation of some images, (n, units), and their labels, (n,)."""
 
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
@@ -44,24 +33,8 @@ PROBE_SHARES = (0.1, 0.5)
 FALL = 0.01
 """Of accuracy: units count as removable until so much is lost."""
 
-
 _PENALTIES = 10.0 ** np.arange(-5.0, 2.01, 0.5)
 """Ridge penalties that are tried, over the mean eigenvalue of the Gram matrix."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A linear model read off a representation: ``features @ weight.T + bias``.
-
-    Attributes:
-        weight: (classes, units).
-        bias: (classes,).
-        penalty: the ridge penalty that leave-one-out chose.
-    """
-
-    weight: FloatArray
-    bias: FloatArray
-    penalty: float
 
 
 @dataclass(frozen=True)
@@ -101,46 +74,81 @@ class Richness:
     probes: dict[float, Estimate]
 
 
-def singular_values(features: npt.ArrayLike) -> FloatArray:
-    """Singular values of a representation less its mean, descending, (min(n, units),).
-
-    The mean is taken away because a linear model with a bias does not see it.
+def measure_richness(
+    train: Images, tests: Sequence[Images], weight: npt.ArrayLike, bias: npt.ArrayLike, *, draws: int
+) -> list[Richness]:
+    """Every measure of this module, on each of some sets of images.
 
     Args:
-        features: (n, units).
+        train: that probes are trained on.
+        tests: sets to measure on: held-out i.i.d. images, o.o.d. ones.
+        weight: of the run's head, (classes, units).
+        bias: of the run's head, (classes,).
+        draws: random subsets of each share, 1 or more.
 
     Raises:
-        UserError: fewer than two images, or values that are not finite.
+        UserError: fewer than two images in a set, or values that are not finite.
     """
-    table = _table(features)
+    head, offset = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
+    classes, units = head.shape
+    (known, labels), *sets = [(_checked(features), own) for features, own in (train, *tests)]
+    orders = random_orders(units, draws)
+    probed = {
+        share: probe_accuracies(known, labels, sets, classes, orders[:, : _size(share, units)])
+        for share in PROBE_SHARES
+    }
+    smallest_first = np.argsort(np.linalg.norm(head, axis=0), kind="stable")[None]
+    found = []
+    for index, (table, own) in enumerate(sets):
+        values = singular_values(table)
+        at_random = head_curve(table, own, head, offset, orders)
+        smallest = head_curve(table, own, head, offset, smallest_first)[0].tolist()
+        found.append(
+            Richness(
+                images=len(table),
+                units=units,
+                constant=int(_constant(table).sum()),
+                singular_values=tuple(values.tolist()),
+                effective_rank=effective_rank(values),
+                participation_ratio=participation_ratio(values),
+                correlation=mean_correlation(table),
+                accuracy=smallest[-1],
+                shares=SHARES,
+                kept_random=tuple(Estimate.of(scores) for scores in at_random.T),
+                kept_smallest=tuple(smallest),
+                removable_random=removable(SHARES, at_random.mean(axis=0).tolist()),
+                removable_largest=removable(SHARES, smallest),
+                probes={share: Estimate.of(scores[:, index]) for share, scores in probed.items()},
+            )
+        )
+    return found
+
+
+def singular_values(table: FloatArray) -> FloatArray:
+    """Singular values of a representation (n, units) less its mean, descending, (min(n, units),).
+
+    The mean is taken away because a linear model with a bias does not see it.
+    """
     values: FloatArray = np.linalg.svd(table - table.mean(axis=0), compute_uv=False)
     return values
 
 
 def effective_rank(values: npt.ArrayLike) -> float:
-    """exp(−Σ p ln p) with p = σ / Σσ (Roy & Vetterli, 2007, *The effective rank*, equations 3 and 4).
+    """exp(−Σ p ln p) with p = σ / Σσ, of singular values σ (Roy & Vetterli, 2007, equations 3 and 4).
 
     From 1 (all in one direction) to the rank (all directions alike); 0 where every value is 0.
-
-    Args:
-        values: singular values σ, 0 or more.
 
     >>> round(effective_rank([2, 2, 2, 0]), 9)
     3.0
     """
     sigma = np.asarray(values, dtype=np.float64)
-    if not sigma.any():
-        return 0.0
-    share = sigma[sigma > 0] / sigma.sum()
-    return float(np.exp(-(share * np.log(share)).sum()))
+    share = sigma[sigma > 0] / (sigma.sum() or 1.0)
+    return float(np.exp(-(share * np.log(share)).sum())) if len(share) else 0.0
 
 
 def participation_ratio(values: npt.ArrayLike) -> float:
     """(Σ σ²)² / Σ σ⁴, the dimension by the covariance's eigenvalues σ² (Gao et al., 2017, *A theory of multineuronal
     dimensionality*); 0 where every value is 0.
-
-    Args:
-        values: singular values σ of the centred representation.
 
     >>> round(participation_ratio([1, 1, 0]), 9)
     2.0
@@ -149,55 +157,41 @@ def participation_ratio(values: npt.ArrayLike) -> float:
     return float(variance.sum() ** 2 / np.square(variance).sum()) if variance.any() else 0.0
 
 
-def mean_correlation(features: npt.ArrayLike) -> float | None:
-    """Mean absolute Pearson correlation between two different units: the redundancy of pairs (Cogswell et al., 2016,
-    reduce the covariances that it is made of).
+def mean_correlation(table: FloatArray) -> float | None:
+    """Mean absolute Pearson correlation between two different units of a representation (n, units), in [0, 1].
 
-    Units with one value on all images are left out. Independent units have about √(2 / (π n)), not 0.
-
-    Args:
-        features: (n, units).
-
-    Returns:
-        In [0, 1], or None where fewer than two units vary.
-
-    Raises:
-        UserError: fewer than two images, or values that are not finite.
+    It is the redundancy of pairs (Cogswell et al., 2016, reduce the covariances that it is made of). Independent units
+    have about √(2 / (π n)), not 0. Units with one value on all images are left out; None where fewer than two vary.
     """
-    table = _table(features)
-    table = table[:, ~_constant(table)]
-    units = table.shape[1]
+    varied = table[:, ~_constant(table)]
+    units = varied.shape[1]
     if units < 2:
         return None
-    centred = table - table.mean(axis=0)
-    scaled = centred / np.linalg.norm(centred, axis=0)
-    return float((np.abs(scaled.T @ scaled).sum() - units) / (units * (units - 1)))
+    return float((np.abs(np.corrcoef(varied, rowvar=False)).sum() - units) / (units * (units - 1)))
 
 
-def random_orders(units: int, draws: int, seed: int) -> IntArray:
+def random_orders(units: int, draws: int) -> IntArray:
     """Random orders of the units, (draws, units): the first k of each are a random subset of k.
 
     A function of its arguments alone, so that runs are compared on the same subsets.
     """
-    return np.stack([generator("subset of units", seed, draw).permutation(units) for draw in range(draws)])
+    return np.stack([generator("subset of units", 0, draw).permutation(units) for draw in range(draws)])
 
 
-def fit_probe(features: npt.ArrayLike, labels: IntArray, classes: int) -> Probe:
+def fit_probe(table: FloatArray, labels: IntArray, classes: int) -> tuple[FloatArray, FloatArray]:
     """Ridge regression onto one-hot labels with a bias, its penalty chosen by exact leave-one-out error.
 
     The leave-one-out residual is the residual over 1 − h (Allen, 1974, *PRESS*; Golub, Heath & Wahba, 1979), so the
     probe has nothing to tune and no random start. Features are taken as they are, not standardised.
 
     Args:
-        features: (n, units).
-        labels: (n,), in [0, classes).
+        table: (n, units), n ≥ 2.
+        labels: (n,).
         classes: number of classes.
 
-    Raises:
-        UserError: fewer than two images, or values that are not finite.
+    Returns:
+        Weights (classes, units) and bias (classes,).
     """
-    table = _table(features)
-    count = len(table)
     targets = np.eye(classes)[labels]
     middle, prior = table.mean(axis=0), targets.mean(axis=0)
     centred, wanted = table - middle, targets - prior
@@ -210,21 +204,16 @@ def fit_probe(features: npt.ArrayLike, labels: IntArray, classes: int) -> Probe:
     for penalty in scale * _PENALTIES:
         shrunk = values / (values + penalty)
         residual = wanted - vectors @ (shrunk[:, None] * projected)
-        left = 1 - 1 / count - np.square(vectors) @ shrunk
+        left = 1 - 1 / len(table) - np.square(vectors) @ shrunk
         error = float(np.square(residual / np.maximum(left, 1e-12)[:, None]).mean())
         if error < best:
             best, chosen = error, float(penalty)
-    dual = vectors @ (projected / (values + chosen)[:, None])
-    weight = dual.T @ centred
-    return Probe(weight, prior - weight @ middle, chosen)
+    weight = (vectors @ (projected / (values + chosen)[:, None])).T @ centred
+    return weight, prior - weight @ middle
 
 
 def probe_accuracies(
-    train: npt.ArrayLike,
-    train_labels: IntArray,
-    tests: Sequence[tuple[npt.ArrayLike, IntArray]],
-    classes: int,
-    subsets: IntArray,
+    table: FloatArray, labels: IntArray, tests: Sequence[tuple[FloatArray, IntArray]], classes: int, subsets: IntArray
 ) -> FloatArray:
     """Accuracy of probes trained anew on subsets of the units, (subsets, tests): what dropout trains for.
 
@@ -232,156 +221,68 @@ def probe_accuracies(
     (section 1, type b).
 
     Args:
-        train: representation of the images that probes are trained on, (n, units).
-        train_labels: (n,).
+        table: representation of the images that probes are trained on, (n, units).
+        labels: (n,).
         tests: representation and labels of each set of images that they are scored on.
         classes: number of classes.
         subsets: units of each subset, (subsets, k).
-
-    Raises:
-        UserError: fewer than two images, or values that are not finite.
     """
-    table = _table(train)
-    scored = [(_table(features), labels) for features, labels in tests]
     found = np.empty((len(subsets), len(tests)))
     for row, chosen in enumerate(subsets):
-        probe = fit_probe(table[:, chosen], train_labels, classes)
-        for column, (features, labels) in enumerate(scored):
-            outputs = features[:, chosen] @ probe.weight.T + probe.bias
-            found[row, column] = np.mean(outputs.argmax(axis=1) == labels)
+        weight, bias = fit_probe(table[:, chosen], labels, classes)
+        for column, (features, own) in enumerate(tests):
+            found[row, column] = accuracy(features[:, chosen] @ weight.T + bias, own)
     return found
 
 
 def head_curve(
-    features: npt.ArrayLike,
-    labels: IntArray,
-    weight: npt.ArrayLike,
-    bias: npt.ArrayLike,
-    orders: IntArray,
-    shares: Sequence[float] = SHARES,
+    table: FloatArray, labels: IntArray, weight: FloatArray, bias: FloatArray, orders: IntArray
 ) -> FloatArray:
     """Accuracy of a head where only the first units of an order are kept, (orders, shares); nothing is trained.
 
-    All other units are zeroed, and the kept ones divided by the share that is kept, as dropout does (section 3.1). At
-    least one unit is kept.
+    All other units are zeroed, and the kept ones divided by the share that is kept, as dropout does (section 3.1).
 
     Args:
-        features: (n, units).
+        table: (n, units).
         labels: (n,).
         weight: of the head, (classes, units).
         bias: of the head, (classes,).
         orders: of the units, (orders, units); ``random_orders``, say.
-        shares: of the units to keep, in (0, 1].
-
-    Raises:
-        UserError: a share that is not in (0, 1], fewer than two images, or values that are not finite.
     """
-    for share in shares:
-        if not 0 < share <= 1:
-            raise UserError(f"the share of units to keep must be in (0, 1], not {share}")
-    table = _table(features)
-    head, offset = np.asarray(weight, dtype=np.float64), np.asarray(bias, dtype=np.float64)
     units = table.shape[1]
-    found = np.empty((len(orders), len(shares)))
+    found = np.empty((len(orders), len(SHARES)))
     for row, order in enumerate(orders):
-        for column, share in enumerate(shares):
-            kept = order[: size_of(share, units)]
-            outputs = units / len(kept) * (table[:, kept] @ head[:, kept].T) + offset
-            found[row, column] = np.mean(outputs.argmax(axis=1) == labels)
+        for column, share in enumerate(SHARES):
+            kept = order[: _size(share, units)]
+            found[row, column] = accuracy(units / len(kept) * (table[:, kept] @ weight[:, kept].T) + bias, labels)
     return found
 
 
-def size_of(share: float, units: int) -> int:
-    """Units in a subset of this share, at least one."""
-    return max(1, round(share * units))
+def removable(shares: Sequence[float], accuracies: Sequence[float]) -> float:
+    """Share of the units that can be removed before accuracy falls by a point below that of all units.
 
-
-def removable(shares: Sequence[float], accuracies: Sequence[float], fall: float = FALL) -> float:
-    """Share of the units that can be removed before accuracy falls by ``fall`` below that of all units.
-
-    Between two points of the curve accuracy is taken to be linear. It is the first fall that counts, coming from all
-    units. Where accuracy never falls so much, it is 1 − the smallest share.
+    Between two shares accuracy is taken to be linear. It is the first fall that counts, coming from all units. Where
+    accuracy never falls so much, it is 1 − the smallest share.
 
     Args:
         shares: kept, ascending; the last is 1.
         accuracies: at each of them, fractions.
 
-    >>> removable((0.0, 0.5, 1.0), (0.4, 0.78, 0.8), fall=0.01)
+    >>> removable((0.0, 0.5, 1.0), (0.4, 0.78, 0.8))
     0.25
     """
-    # Accuracies are counts over a number of images: a fall of exactly ``fall`` must not hang on the last bit.
-    floor = accuracies[-1] - fall - 1e-12
-    for place in range(len(shares) - 2, -1, -1):
-        if accuracies[place] < floor:
-            part = (accuracies[place + 1] - floor) / (accuracies[place + 1] - accuracies[place])
-            return round(float(1 - shares[place + 1] + part * (shares[place + 1] - shares[place])), 9)
+    # Accuracies are counts over a number of images: a fall of exactly a point must not hang on the last bit.
+    floor = accuracies[-1] - FALL - 1e-12
+    for index in range(len(shares) - 2, -1, -1):
+        if accuracies[index] < floor:
+            part = (accuracies[index + 1] - floor) / (accuracies[index + 1] - accuracies[index])
+            return round(float(1 - shares[index + 1] + part * (shares[index + 1] - shares[index])), 9)
     return round(1 - shares[0], 9)
 
 
-def measure_richness(
-    train: npt.ArrayLike,
-    train_labels: IntArray,
-    tests: Sequence[tuple[npt.ArrayLike, IntArray]],
-    weight: npt.ArrayLike,
-    bias: npt.ArrayLike,
-    *,
-    draws: int = 10,
-    seed: int = 0,
-) -> list[Richness]:
-    """Every measure of this module, on each of some sets of images.
-
-    Args:
-        train: representation of the images that probes are trained on, (n, units).
-        train_labels: (n,).
-        tests: representation and labels of each set of images to measure on: held-out i.i.d. ones, o.o.d. ones.
-        weight: of the run's head, (classes, units).
-        bias: of the run's head, (classes,).
-        draws: random subsets of each share.
-        seed: of the subsets.
-
-    Raises:
-        UserError: fewer than two images in a set, or values that are not finite.
-    """
-    head = np.asarray(weight, dtype=np.float64)
-    classes, units = head.shape
-    orders = random_orders(units, draws, seed)
-    probed = {
-        share: probe_accuracies(train, train_labels, tests, classes, orders[:, : size_of(share, units)])
-        for share in PROBE_SHARES
-    }
-    smallest_first = np.argsort(np.linalg.norm(head, axis=0), kind="stable")[None]
-    found = []
-    for column, (features, labels) in enumerate(tests):
-        table = _table(features)
-        values = singular_values(table)
-        at_random = head_curve(table, labels, head, bias, orders)
-        smallest = head_curve(table, labels, head, bias, smallest_first)[0]
-        found.append(
-            Richness(
-                images=len(table),
-                units=units,
-                constant=int(_constant(table).sum()),
-                singular_values=tuple(values.tolist()),
-                effective_rank=effective_rank(values),
-                participation_ratio=participation_ratio(values),
-                correlation=mean_correlation(table),
-                accuracy=float(smallest[-1]),
-                shares=SHARES,
-                kept_random=tuple(_estimate(scores) for scores in at_random.T),
-                kept_smallest=tuple(smallest.tolist()),
-                removable_random=removable(SHARES, at_random.mean(axis=0).tolist()),
-                removable_largest=removable(SHARES, smallest.tolist()),
-                probes={share: _estimate(scores[:, column]) for share, scores in probed.items()},
-            )
-        )
-    return found
-
-
-def _estimate(values: FloatArray) -> Estimate:
-    estimate = Estimate.of(values.tolist())
-    if estimate is None:
-        raise UserError("the measures need at least one random subset")
-    return estimate
+def _size(share: float, units: int) -> int:
+    """Units in a subset of this share, at least one."""
+    return max(1, round(share * units))
 
 
 def _constant(table: FloatArray) -> npt.NDArray[np.bool_]:
@@ -389,10 +290,9 @@ def _constant(table: FloatArray) -> npt.NDArray[np.bool_]:
     return constant
 
 
-def _table(features: npt.ArrayLike) -> FloatArray:
-    table = np.asarray(features, dtype=np.float64)
-    if len(table) < 2:
-        raise UserError(f"a representation is measured on two images or more, not {len(table)}")
-    if not np.isfinite(table).all():
-        raise UserError("this representation is of no use: it has values that are not finite")
-    return table
+def _checked(features: npt.NDArray[np.floating]) -> FloatArray:
+    if len(features) < 2:
+        raise UserError(f"a representation is measured on two images or more, not {len(features)}")
+    if not np.isfinite(features).all():
+        raise UserError("the representation contains NaN or infinity")
+    return features.astype(np.float64)

@@ -68,7 +68,7 @@ def inspect(
                 inspect_run(
                     run,
                     opened,
-                    features=cache,
+                    cache,
                     measures=wanted,
                     checkpoint=checkpoint,
                     images=images,

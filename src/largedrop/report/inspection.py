@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.console import Console
 
 from ..analysis.inspection import KINDS, Inspection
-from ..analysis.inspection_compare import Column, Comparison
-from ..analysis.richness import PROBE_SHARES
+from ..analysis.inspection_compare import Comparison, Rate
+from ..analysis.richness import PROBE_SHARES, SHARES
 from ..errors import UserError
 from ..runs.estimate import Estimate, listing, percent
 from ..runs.interpolation import KINDS as INTERPOLATED
@@ -26,8 +26,6 @@ from .text import Table, render
 
 __all__ = ["inspection_figure", "interpolation_figure", "render_comparison"]
 
-
-_SPOKEN = {"iid": "i.i.d.", "ood": "o.o.d."}
 
 _ROWS: tuple[tuple[str, str, str], ...] = (
     ("accuracy, all units (%)", "accuracy", "%"),
@@ -49,36 +47,36 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
     """Print a table with a row for each measure and kind of images and a column for each rate, and how to read it."""
     rows = []
     for label, name, unit in _ROWS:
-        lines = [(kind, [column.estimate(f"{kind}.{name}") for column in comparison.columns]) for kind in KINDS]
-        for index, (kind, cells) in enumerate(line for line in lines if any(line[1])):
-            rows.append([label if index == 0 else "", _SPOKEN[kind], *(_written(cell, unit) for cell in cells)])
-    heads = ["", "images", *(_rate_name(column) for column in comparison.columns)]
+        lines = {said: [rate.estimate(f"{kind}.{name}") for rate in comparison.rates] for kind, said in KINDS.items()}
+        there = {said: cells for said, cells in lines.items() if any(cells)}
+        for heading, (said, cells) in zip((label, ""), there.items(), strict=False):
+            rows.append([heading, said, *(_written(cell, unit) for cell in cells)])
+    heads = ["", "images", *map(_rate_name, comparison.rates)]
     render([Table(comparison.title, heads, rows, (), left=2)], console)
     for line in _notes(comparison):
         console.print(line, highlight=False, markup=False)
 
 
-def inspection_figure(comparison: Comparison, *, title: str = "") -> Figure:
+def inspection_figure(comparison: Comparison, *, title: str) -> Figure:
     """Three panels: accuracy over the share of units kept on i.i.d. and on o.o.d. images, and the o.o.d. spectrum.
 
-    Raises:
-        UserError: richness was not measured.
+    Args:
+        comparison: whose richness was measured.
+        title: of the figure.
     """
-    there = any(each.richness for column in comparison.columns for seed in column.runs for each in seed)
-    if not there:
-        raise UserError("there is nothing to draw: richness was not measured")
-    names = ["own head, i.i.d. images", "own head, o.o.d. images", "spectrum, o.o.d. images"]
-    figure, (iid, ood, spectrum) = panels_of(names, title, width=3.6, height=3.2)
-    for kind, axes in (("iid", iid), ("ood", ood)):
-        for column in comparison.columns:
-            _draw_kept(axes, column, kind)
+    names = [*(f"own head, {said} images" for said in KINDS.values()), "spectrum, o.o.d. images"]
+    figure, panels = panels_of(names, title, width=3.6, height=3.2)
+    for kind, axes in zip(KINDS, panels[:2], strict=True):
+        for rate in comparison.rates:
+            _draw_kept(axes, rate, kind)
         axes.set_xscale("log")
         axes.set_xticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
         axes.xaxis.minorticks_off()
         axes.set_xlabel("units kept (%)")
-    iid.set_ylabel("accuracy (%)")
-    for column in comparison.columns:
-        _draw_spectrum(spectrum, column)
+    panels[0].set_ylabel("accuracy (%)")
+    spectrum = panels[2]
+    for rate in comparison.rates:
+        _draw_spectrum(spectrum, rate)
     spectrum.set_xscale("log")
     spectrum.set_yscale("log")
     for axis in (spectrum.xaxis, spectrum.yaxis):
@@ -86,7 +84,7 @@ def inspection_figure(comparison: Comparison, *, title: str = "") -> Figure:
         axis.set_minor_formatter(NullFormatter())
     spectrum.set_xlabel("direction")
     spectrum.set_ylabel("singular value, of their sum (%)")
-    rates = [Line2D([], [], label=_rate_name(column), **_look(column)) for column in comparison.columns]
+    rates = [Line2D([], [], label=_rate_name(rate), **_look(rate)) for rate in comparison.rates]
     removed = [
         Line2D([], [], color="#555555", linestyle="-", label="removed at random"),
         Line2D([], [], color="#555555", linestyle="--", label="largest weights removed first"),
@@ -95,73 +93,66 @@ def inspection_figure(comparison: Comparison, *, title: str = "") -> Figure:
     return figure
 
 
-def interpolation_figure(comparison: Comparison, *, title: str = "") -> Figure:
+def interpolation_figure(comparison: Comparison, *, title: str) -> Figure:
     """Figure 1 for these runs: o.o.d. accuracy of interpolated weights and of interpolated representations.
 
+    Args:
+        comparison: whose runs all have an interpolation.
+        title: of the figure.
+
     Raises:
-        UserError: there is no interpolation, or the runs of a rate have different α.
+        UserError: the runs of a rate have different α.
     """
     curves = []
-    for column in comparison.columns:
-        found = [each.interpolation for seed in column.runs for each in seed]
-        alphas = sorted({each.alphas for each in found if each is not None})
-        if len(alphas) > 1:
-            raise UserError(
-                f"the stored interpolations of {_rate_name(column)} are of different α; remove some of them"
-            )
-        if not alphas or None in found:
-            continue
-        ood = {kind: column.curve(partial(_ood, kind=kind)) for kind in INTERPOLATED}
-        curves.append(Curve(_rate_name(column), alphas[0], ood))
+    for rate in comparison.rates:
+        alphas, *others = {each.interpolation.alphas for seed in rate.runs for each in seed if each.interpolation}
+        if others:
+            raise UserError(f"the stored interpolations of {_rate_name(rate)} are of different α; remove some of them")
+        ood = {kind: rate.curve(partial(_ood, kind=kind)) for kind in INTERPOLATED}
+        curves.append(Curve(_rate_name(rate), alphas, ood))
     return alpha_figure(curves, title=title)
 
 
-def _ood(each: Inspection, kind: str) -> list[float] | None:
-    return None if each.interpolation is None else [pair[1] for pair in each.interpolation.of(kind)]
+def _ood(each: Inspection, kind: str) -> list[float]:
+    return [ood for _, ood in each.interpolation.of(kind)] if each.interpolation else []
 
 
-def _draw_kept(axes: Axes, column: Column, kind: str) -> None:
-    def kept(each: Inspection) -> list[float] | None:
-        return [one.mean for one in each.richness[kind].kept_random] if each.richness else None
-
-    def smallest(each: Inspection) -> tuple[float, ...] | None:
-        return each.richness[kind].kept_smallest if each.richness else None
-
-    shares = [100 * share for share in column.runs[0][0].richness[kind].shares]
-    look = _look(column)
-    draw_line(axes, shares, column.curve(kept), name=f"{kind} {column.dropout:g} random", **look)
-    look |= {"linestyle": "--", "marker": "none"}
-    draw_line(axes, shares, column.curve(smallest), name=f"{kind} {column.dropout:g} largest first", **look)
+def _draw_kept(axes: Axes, rate: Rate, kind: str) -> None:
+    shares = [100 * share for share in SHARES]
+    random = rate.curve(lambda each: [one.mean for one in each.richness[kind].kept_random])
+    smallest = rate.curve(lambda each: each.richness[kind].kept_smallest)
+    draw_line(axes, shares, random, name=f"{kind} {rate.dropout:g} random", **_look(rate))
+    look = {**_look(rate), "linestyle": "--", "marker": "none"}
+    draw_line(axes, shares, smallest, name=f"{kind} {rate.dropout:g} largest first", **look)
 
 
-def _draw_spectrum(axes: Axes, column: Column) -> None:
-    def spectrum(each: Inspection) -> list[float] | None:
-        values = each.richness["ood"].singular_values if each.richness else ()
-        total = sum(values)
-        return [value / total for value in values] or None
-
-    found = column.curve(spectrum)
+def _draw_spectrum(axes: Axes, rate: Rate) -> None:
+    found = rate.curve(lambda each: _shares(each.richness["ood"].singular_values))
     # The last ones are 0 up to rounding: the mean has been taken away.
     shown = [each for each in found if each.mean > 1e-6 * found[0].mean]
-    look = {**_look(column), "marker": "none"}
-    draw_line(axes, range(1, len(shown) + 1), shown, name=f"spectrum {column.dropout:g}", band=False, **look)
+    look = {**_look(rate), "marker": "none"}
+    draw_line(axes, range(1, len(shown) + 1), shown, name=f"spectrum {rate.dropout:g}", band=False, **look)
 
 
-def _look(column: Column) -> dict[str, Any]:
+def _shares(values: Sequence[float]) -> list[float]:
+    """The values over their sum."""
+    total = sum(values) or 1.0
+    return [value / total for value in values]
+
+
+def _look(rate: Rate) -> dict[str, Any]:
     """The colour and marker of a rate, as in the other figures: dropout is the fuller the larger it is."""
-    method = method_of("fine-tuning", column.dropout)
+    method = method_of("fine-tuning", rate.dropout)
     look = {"marker": method.marker, "markersize": 4.5, "linewidth": 1.6}
-    return {"color": face_of(method, column.dropout), **look}
+    return {"color": face_of(method, rate.dropout), **look}
 
 
-def _rate_name(column: Column) -> str:
-    return "plain" if column.dropout == 0 else f"dropout {column.dropout:g}"
+def _rate_name(rate: Rate) -> str:
+    return "plain" if rate.dropout == 0 else f"dropout {rate.dropout:g}"
 
 
 def _written(cell: Estimate | None, unit: str) -> str:
-    if cell is None:
-        return "–"
-    if unit == "%":
+    if cell is None or unit == "%":
         return percent(cell)
     digits = 1 if unit == "number" else 3
     error = "–" if cell.error is None else f"{cell.error:.{digits}f}"
@@ -169,27 +160,26 @@ def _written(cell: Estimate | None, unit: str) -> str:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    counts = [f"{_rate_name(column)}: n = {len(column.seeds)}" for column in comparison.columns]
-    lines = [
-        f"Mean ± standard error over seeds ({'; '.join(counts)}), averaged over the test domains "
-        f"{listing(comparison.domains)}."
-        if len(comparison.domains) > 1
-        else f"Mean ± standard error over seeds ({'; '.join(counts)}); test domain {comparison.domains[0]}."
-    ]
-    runs: Sequence[Inspection] = [each for column in comparison.columns for seed in column.runs for each in seed]
-    sizes = sorted({rich.images for each in runs for rich in each.richness.values()})
-    if sizes:
-        units = " or ".join(str(unit) for unit in sorted({each.richness["iid"].units for each in runs}))
+    counts = "; ".join(f"{_rate_name(rate)}: n = {len(rate.seeds)}" for rate in comparison.rates)
+    domains = comparison.domains
+    over = f", averaged over the test domains {listing(domains)}" if len(domains) > 1 else f"; test domain {domains[0]}"
+    lines = [f"Mean ± standard error over seeds ({counts}){over}."]
+    runs = comparison.runs
+    rich = [each.richness[kind] for each in runs for kind in each.richness]
+    if rich:
+        units, images = (_either(sizes) for sizes in zip(*((each.units, each.images) for each in rich), strict=True))
         lines.append(
-            f"Representation of {units} units, on {' or '.join(map(str, sizes))} images, "
-            "which bounds the rank. Removable: until accuracy has fallen by one point."
+            f"Representation of {units} units, on {images} images, which bounds the rank. Removable: until accuracy "
+            "has fallen by one point."
         )
-    starts = sorted({each.interpolation.which for each in runs if each.interpolation})
-    if starts:
+    if starts := sorted({each.interpolation.which for each in runs if each.interpolation}):
         lines.append(f"The interpolations begin at the {listing(starts)} checkpoint.")
-    for column in comparison.columns:
-        cells = [f"{domain}, seed {seed}" for domain, seed in column.missing]
-        if cells:
-            lines.append(f"Missing of {_rate_name(column)}, whose seeds are left out: {'; '.join(cells)}.")
+    for rate in comparison.rates:
+        if cells := [f"{domain}, seed {seed}" for domain, seed in rate.missing]:
+            lines.append(f"Missing of {_rate_name(rate)}, whose seeds are left out: {'; '.join(cells)}.")
     lines += [note for each in runs for note in each.notes]
     return lines
+
+
+def _either(numbers: Iterable[int]) -> str:
+    return " or ".join(map(str, sorted(set(numbers))))

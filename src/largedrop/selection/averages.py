@@ -133,7 +133,8 @@ def average(
 
 def mean_over_seeds(values: FloatArray) -> Estimate | None:
     """Mean and standard error of ``values``, (S,), over the seeds where there is one (not NaN)."""
-    return Estimate.of([float(value) for value in values if not np.isnan(value)])
+    there = values[~np.isnan(values)]
+    return Estimate.of(there) if len(there) else None
 
 
 def _refuse_twice(records: Iterable[Record], setting_of: Callable[[Record], Setting]) -> None:
