@@ -18,7 +18,9 @@ from largedrop.cli import main
 pytestmark = pytest.mark.usefixtures("quick_heads")
 
 
-def test_compare_leaves_exactly_these_files_and_fields(toy: Path, tmp_path: Path) -> None:
+def test_compare_leaves_exactly_these_files_and_fields(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "out"
     arguments = ["compare", str(toy), "--test-domains", "ink,oil", "--dropout", "0,0.5", "--seeds", "2"]
     assert main([*arguments, "--output", str(output), *FAST]) == 0
@@ -34,6 +36,10 @@ def test_compare_leaves_exactly_these_files_and_fields(toy: Path, tmp_path: Path
     assert runs == sorted(
         f"toy0-{d}-d{rate}-s{seed}" for d in ("ink", "oil") for rate in ("0", "0.5") for seed in (0, 1)
     )
+    never = sum(not ld.Run.open(folder).beats_start for folder in (output / "runs").iterdir())
+    assert never > 0
+    said = f"In {never} of 8 runs fine-tuning never beat the head that it started from: "
+    assert said in capsys.readouterr().out
     for folder in (output / "runs").iterdir():
         files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         assert files - {".lock"} == {

@@ -9,6 +9,7 @@ from typing import Any
 
 import filelock
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from tests.helpers import Watch
@@ -48,10 +49,19 @@ def trained(data: ld.Dataset, folder: Path, *configs: Config, **options: Any) ->
     return [run for _, run in train_linear_runs(tasks, data, HostViews(data), **options)]
 
 
+def by_domain(right: npt.NDArray[np.bool_], data: ld.Dataset) -> float:
+    """I.i.d. accuracy where the test domain is ``photo``: the mean of that of ``ink`` and of ``oil``."""
+    iid = data.split("photo", 0).iid
+    parts = [iid[data.domain_ids[iid] == data.domain_index(name)] for name in ("ink", "oil")]
+    assert [len(part) for part in parts] == [9, 3]
+    return float(np.mean([right[part].mean() for part in parts]))
+
+
 @pytest.mark.parametrize(
     ("fit", "model"), [("linear", "test_convnext"), ("linear", "test_mambaout"), ("probe", "test_convnext")]
 )
-def test_a_finished_run(data: ld.Dataset, tmp_path: Path, fit: str, model: str) -> None:
+def test_a_finished_run(uneven: Path, tmp_path: Path, fit: str, model: str) -> None:
+    data = ld.open_dataset(uneven)
     one = config(data, fit, model=model)
     (run,) = trained(data, tmp_path, one)
     assert isinstance(run, Run)
@@ -79,9 +89,11 @@ def test_a_finished_run(data: ld.Dataset, tmp_path: Path, fit: str, model: str) 
         v = tensors["v"]
         adapted = sum(row * part for row, part in zip(v, parts, strict=True)) if len(v) > 1 else v[0] * values
     logits = adapted @ tensors["weight"].T + tensors["bias"]
-    ood = data.split("photo", 0).ood
-    right = (logits.argmax(1).numpy() == data.labels)[ood]
-    assert float(np.mean(right)) == pytest.approx(best["ood_accuracy"])
+    split = data.split("photo", 0)
+    right = logits.argmax(1).numpy() == data.labels
+    assert float(np.mean(right[split.ood])) == pytest.approx(best["ood_accuracy"])
+    assert float(np.mean(right[split.iid])) == pytest.approx(best["iid_accuracy_pooled"])
+    assert best["iid_accuracy"] == pytest.approx(by_domain(right, data), abs=1e-12)
     with pytest.raises(UserError, match="of the kind 'linear', not 'model'"):
         load_model(run.best)
 
@@ -183,6 +195,18 @@ def test_a_probe_by_the_converged_solver(data: ld.Dataset, tmp_path: Path) -> No
     centred = by_steps - by_steps.mean(0)
     assert float((centred - by_solver).norm() / by_solver.norm()) < 0.1
     assert tensors["weight"].shape == by_solver.shape
+
+
+def test_a_solved_probe_is_scored_by_domain(uneven: Path, tmp_path: Path) -> None:
+    data = ld.open_dataset(uneven)
+    one = config(data, "probe", optimizer="lbfgs", weight_decay=1.0)
+    (run,) = trained(data, tmp_path, one)
+    assert isinstance(run, Run)
+    tensors, _ = read_tensors(run.best, "linear")
+    features = FeatureStore(data, HostViews(data)).features(one)
+    values = torch.from_numpy(features.values).float()[:, -features.taps.widths[-1] :]
+    right = (values @ tensors["weight"].T + tensors["bias"]).argmax(1).numpy() == data.labels
+    assert run.records[0].iid_accuracy == pytest.approx(by_domain(right, data), abs=1e-12)
 
 
 def test_a_probe_without_a_minimum(data: ld.Dataset, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tests.helpers import PACS, config, golden, result, store
 from largedrop.errors import UserError
 from largedrop.report.report import FORMATS, write_report
 from largedrop.runs.read import read_runs
+from largedrop.runs.run import never_beat
 
 
 def grid(root: Path) -> Path:
@@ -125,3 +126,16 @@ def test_latex_tables_have_as_many_cells_in_every_row(tmp_path: Path) -> None:
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns)}
         assert [rule in body for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [True] * 3
     assert text.count("{") == text.count("}")
+
+
+def test_runs_that_never_beat_their_head_are_counted(tmp_path: Path) -> None:
+    for seed, step in enumerate((300, 0, 0)):
+        found = result(0.9, 0.7, best_step=step)
+        found["log"][0]["step"] = step
+        store(tmp_path, config(seed=seed), found)
+    runs = read_runs(tmp_path)
+    (note,) = runs.notes
+    assert note == never_beat(2, 3)
+    assert note.startswith("In 2 of 3 runs fine-tuning never beat the head that it started from: ")
+    write_report(runs, tmp_path / "out", formats=["md"])
+    assert "In 2 of 3 runs " in (tmp_path / "out" / "report.md").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from ..runs.folder import claimed
 from ..runs.methods import checkpoint_method
 from ..runs.record import describe
 from ..runs.run import Run
-from ..training.evaluation import iid_loss, scores
+from ..training.evaluation import accuracy, iid_loss, scores
 from ..training.loop import cost
 from .features import FeatureStore
 from .problem import Problem
@@ -157,7 +158,7 @@ def _finished(
     evaluations: Sequence[LinearEvaluation],
     best_step: int,
 ) -> Run:
-    log = [{"step": entry.step, **_scores(entry), "iid_loss": entry.iid_loss} for entry in evaluations]
+    log = [asdict(entry) for entry in evaluations]
     content = {
         "largedrop": __version__,
         "dataset": describe(data),
@@ -207,6 +208,7 @@ def _solved(
             fit.iterations,
             **scores({"iid": iid, "ood": ood}, problem.labels, problem),
             iid_loss=iid_loss(iid, problem.labels[problem.iid], problem.iid_domains),
+            iid_accuracy_pooled=accuracy(iid, problem.labels[problem.iid]),
         )
         for name in ("best", "average", "final"):
             _write_model(folder / f"{name}.safetensors", each, data, model, entry)

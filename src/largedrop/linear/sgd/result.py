@@ -14,19 +14,21 @@ __all__ = ["LinearEvaluation", "LinearModel", "LinearResult"]
 
 @dataclass(frozen=True)
 class LinearEvaluation:
-    """Scores after a step, from float16 logits, as everywhere; means over images of the training domains' means.
+    """Scores after a step, from float16 logits, as everywhere.
 
     Attributes:
         step: number of steps taken.
         iid_accuracy: share of right answers on the held-out images, the mean over the training domains.
         ood_accuracy: share of right answers on the test domain.
         iid_loss: cross-entropy on the held-out images, in nats, the mean over the training domains.
+        iid_accuracy_pooled: share of right answers on the held-out images of all training domains together.
     """
 
     step: int
     iid_accuracy: float
     ood_accuracy: float
     iid_loss: float
+    iid_accuracy_pooled: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,7 +80,7 @@ def train_linear(
     return [results[index] for index in range(len(tasks))]
 
 
-_Scores = tuple[list[tuple[float, float, float]], Tensor]
+_Scores = tuple[list[tuple[float, float, float, float]], Tensor]
 """Of each setting of a group what ``LinearEvaluation`` has, and all their logits on the held-out images and those of
 the test domain, (images, settings, classes)."""
 
@@ -118,7 +118,7 @@ class _Course:
         """The weights averaged over the evaluations."""
         return [total / len(self.group.settings[0].evaluations) for total in self.sums]
 
-    def results(self, scores: list[tuple[float, float, float]]) -> Iterator[tuple[int, LinearResult]]:
+    def results(self, scores: list[tuple[float, float, float, float]]) -> Iterator[tuple[int, LinearResult]]:
         """The result of each task, by its index; ``scores`` are those of the mean weights."""
         means, held_out = self.means, len(self.group.problem.iid)
         logits = None if self.logits is None else self.logits / len(self.group.settings[0].evaluations)
@@ -214,11 +214,13 @@ def _scored(logits: Tensor, problem: Problem) -> _Scores:
     target = iid.expand(-1, logits.shape[1])
     losses = F.cross_entropy(logits[:held_out].permute(0, 2, 1), target, reduction="none")
     stored = logits.to(torch.float16).to(torch.float32)  # as a run stores them
-    right = stored.argmax(2)
+    predicted = stored.argmax(2)
+    right = predicted[:held_out] == iid
     of_settings = zip(
-        mean_over_domains((right[:held_out] == iid).numpy(), problem.iid_domains).tolist(),
-        (right[held_out:] == ood).double().mean(0).tolist(),
+        mean_over_domains(right.numpy(), problem.iid_domains).tolist(),
+        (predicted[held_out:] == ood).double().mean(0).tolist(),
         mean_over_domains(losses.numpy(), problem.iid_domains).tolist(),
+        right.double().mean(0).tolist(),
         strict=True,
     )
     return list(of_settings), stored
