@@ -7,16 +7,18 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from .._version import __version__
-from ..config import ABOUT, PROTOCOL, Config, digest_of
+from ..config import ABOUT, PROTOCOL, VARIED, Config, digest_of
 from ..errors import UserError
+from .record import Record
 
-__all__ = ["UnusableError", "iid_accuracy_of", "methods_of", "read_config", "refuse_older"]
+__all__ = ["UnusableError", "iid_accuracy_of", "methods_of", "read_config", "records_of", "refuse_older"]
 
 
 OLDEST = 2
@@ -120,3 +122,33 @@ def methods_of(result: Mapping[str, Any], protocol: int) -> dict[str, Any]:
     best = max(result["log"], key=lambda line: (iid_accuracy_of(line), -line["step"]))
     chosen = {"iid_accuracy": iid_accuracy_of(best), "ood_accuracy": best["ood_accuracy"]}
     return {**methods, "fine-tuning": {**methods["fine-tuning"], **chosen}}
+
+
+def records_of(config: Config, result: Mapping[str, Any], protocol: int, settings: dict[str, Any]) -> list[Record]:
+    """One record for each method of a result.json.
+
+    Args:
+        config: of the run.
+        result: the content of its result.json.
+        protocol: by which it was trained.
+        settings: the config's; all records share the object.
+
+    Raises:
+        UnusableError: the result is damaged; all that is wrong with it.
+    """
+    try:
+        methods = methods_of(result, protocol)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = "result.json: its log does not say the i.i.d. accuracy by domain"
+        raise UnusableError("damaged", reason) from error
+    common = {**{name: getattr(config, name) for name in VARIED}, "settings": settings}
+    records, wrong = [], []
+    for method, found in methods.items():
+        content = {**found, **common, "method": sys.intern(method)} if isinstance(found, dict) else found
+        try:
+            records.append(Record.from_json(content, f"result.json, {method}"))
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UnusableError("damaged", "; ".join(wrong))
+    return records

@@ -20,7 +20,7 @@ from typing import Any
 from ..config import PROTOCOL, Config
 from ..errors import UserError
 from ..files import read_json
-from .protocol import methods_of, read_config
+from .protocol import read_config, records_of
 from .record import Record
 
 __all__ = ["Run"]
@@ -80,22 +80,12 @@ class Run:
 
     @property
     def records(self) -> list[Record]:
-        """One record per method that this trajectory feeds."""
-        settings = self.config.settings
-        return [
-            Record(
-                method=method,
-                dropout=self.config.dropout,
-                test_domain=self.config.test_domain,
-                seed=self.config.seed,
-                iid_accuracy=found["iid_accuracy"],
-                ood_accuracy=found["ood_accuracy"],
-                steps=found["steps"],
-                seconds=found["seconds"],
-                settings=settings,
-            )
-            for method, found in methods_of(self.result, self.protocol).items()
-        ]
+        """One record per method that this trajectory feeds.
+
+        Raises:
+            UserError: the result is damaged.
+        """
+        return records_of(self.config, self.result, self.protocol, self.config.settings)
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..config import Config
 from ..errors import UserError
 from ..files import is_leftover, parse_json
 from .interpolation import Interpolation
-from .protocol import UnusableError, methods_of, read_config
+from .protocol import UnusableError, read_config, records_of
 from .record import Record
 
 __all__ = ["KINDS", "Problem", "Stored", "read_stored"]
@@ -91,7 +90,7 @@ def read_stored(
     _check(config, result)
     settings = config.settings  # with the fields that are newer than the run
     settings = shared.setdefault(json.dumps(settings, sort_keys=True), settings)
-    records = _records(config, result, protocol, settings)
+    records = tuple(records_of(config, result, protocol, settings))
     dataset = result.get("dataset", {})
     dataset = dataset if isinstance(dataset, dict) else {}
     return Stored(name, config, records, dataset, protocol, beats_start=result.get("best_step") != 0)
@@ -128,30 +127,6 @@ def _check(config: Config, result: dict[str, Any]) -> None:
     if tuned.get("steps") != config.steps:
         told = f"{tuned.get('steps')} steps, and its config of {config.steps}"
         raise UnusableError("edited by hand", f"its result is of {told}")
-
-
-def _records(config: Config, result: dict[str, Any], protocol: int, settings: dict[str, Any]) -> tuple[Record, ...]:
-    records, wrong = [], []
-    try:
-        methods = methods_of(result, protocol)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = "result.json: its log does not say the i.i.d. accuracy by domain"
-        raise UnusableError("damaged", reason) from error
-    common = {"dropout": config.dropout, "test_domain": config.test_domain, "seed": config.seed}
-    for method, found in methods.items():
-        content = {**found, **common, "method": method} if isinstance(found, dict) else found
-        try:
-            # Checked as any record is; the settings are the run's own object, shared.
-            record = Record.from_json(content, f"result.json, {method}")
-        except UserError as error:
-            wrong.append(str(error))
-            continue
-        object.__setattr__(record, "settings", settings)
-        object.__setattr__(record, "method", sys.intern(record.method))
-        records.append(record)
-    if wrong:
-        raise UnusableError("damaged", "; ".join(wrong))
-    return tuple(records)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
