@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from largedrop.config import ABOUT, FITS, RECIPES, Config, defaults_of, digest_of, make_config, problems_of
+from largedrop.config import ABOUT, FITS, OBJECTIVES, RECIPES, Config, defaults_of, digest_of, make_config, problems_of
 from largedrop.errors import UserError
+from largedrop.valid import choice
 
 WHAT = {"data": "PACS", "fingerprint": "f00d", "test_domain": "sketch"}
 CHANGED: dict[str, Any] = {
@@ -65,7 +66,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("dropout", math.nan, "dropout must be in [0, 1), not nan"),
     ("dropout", "0.9", "dropout must be in [0, 1), not '0.9'"),
     ("block_dropout", 1.0, "block-dropout must be in [0, 1), not 1.0"),
-    ("objective", "dann", "objective must be 'erm', 'coral', 'vrex', 'irm' or 'mldg', not 'dann'"),
+    ("objective", "dann", f"objective must be {choice(*OBJECTIVES)[0]}, not 'dann'"),
     ("penalty", -1.0, "penalty must be 0 or more, not -1.0"),
     ("penalty_after", 0.5, "penalty-after must be a whole number, 0 or more, not 0.5"),
     ("head", "hot", "head must be 'warm' or 'random', not 'hot'"),

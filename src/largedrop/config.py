@@ -18,7 +18,7 @@ __all__ = ["ABOUT", "RECIPES", "About", "Config", "defaults_of", "make_config"]
 
 
 OBJECTIVES = ("erm", "coral", "vrex", "irm", "mldg")
-"""Names of ``training.objectives``, which this module must not import: it would bring torch into ``--help``."""
+"""The classes of these names are found in ``training/objectives``; torch would come into ``--help`` with them."""
 
 FITS = ("all", "linear", "probe")
 
@@ -116,7 +116,9 @@ class Config:
         "Share of the residual branches left out in training (stochastic depth), in [0, 1).", valid.RATE, 0.0
     )
     objective: str = _method(
-        "'erm' (cross-entropy alone), 'coral', 'vrex', 'irm' or 'mldg'.", valid.choice(*OBJECTIVES), "erm"
+        f"What is minimised: {valid.choice(*OBJECTIVES)[0]}; 'erm' is cross-entropy alone.",
+        valid.choice(*OBJECTIVES),
+        "erm",
     )
     penalty: float | None = _method(
         "Weight of the objective's penalty; where none is given, DomainBed's.", valid.FROM_0, None

@@ -20,7 +20,6 @@ from tests.helpers import TINY, Watch, make_fixture_images, make_toy
 from torch import Tensor
 
 import largedrop as ld
-from largedrop.config import OBJECTIVES as CONFIG_OBJECTIVES
 from largedrop.config import PROTOCOL, Config
 from largedrop.data.views.batches import HostViews
 from largedrop.errors import Interrupted, UserError
@@ -668,10 +667,6 @@ def test_every_objective_trains_goes_on_with_the_same_bits_and_is_not_plain(
     ours, again, theirs = (load_file(run.final) for run in (whole, parts, plain))
     assert all(torch.equal(ours[name], again[name]) for name in ours)
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def test_the_configs_objectives_are_those_that_there_are() -> None:
-    assert tuple(OBJECTIVES) == CONFIG_OBJECTIVES
 
 
 def test_an_objective_that_compares_domains_needs_two(data: ld.Dataset) -> None:

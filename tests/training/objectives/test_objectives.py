@@ -10,7 +10,9 @@ from tests.helpers import Tiny, batch, gradients
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from largedrop import config
 from largedrop.errors import UserError
+from largedrop.training.kinds import classes_in
 from largedrop.training.objectives import OBJECTIVES, Objective, make_objective
 
 PENALISED = ("coral", "vrex", "irm")
@@ -32,7 +34,12 @@ def erm_gradients(images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Te
 def test_the_registry_has_domainbeds_defaults() -> None:
     found = {name: (one.weight, one.anneal_steps) for name in OBJECTIVES for one in [make_objective(name)]}
     assert found == {"erm": (0, 0), "coral": (1, 0), "vrex": (10, 500), "irm": (100, 500), "mldg": (1, 0)}
-    assert all(kind.name == name for name, kind in OBJECTIVES.items())
+
+
+def test_the_configs_objectives_are_those_that_there_are() -> None:
+    found = [kind for kind in classes_in("largedrop.training.objectives") if issubclass(kind, Objective)]
+    assert sorted(kind.name for kind in found) == sorted(config.OBJECTIVES)
+    assert {name: kind.name for name, kind in OBJECTIVES.items()} == {name: name for name in config.OBJECTIVES}
 
 
 def test_erm_is_plain_cross_entropy() -> None:

@@ -1,16 +1,22 @@
-"""Averages of the weights along one trajectory. To add one: its file, its name here and its entry in runs/methods."""
+"""Averages of the weights along one trajectory.
+
+To add one: a class in a file of its own here, and its method in ``runs.methods``.
+"""
 
 from __future__ import annotations
 
 from ...config import Config
+from ...runs.methods import order
+from ..kinds import classes_in
 from .base import Average
-from .swad import DenseAverage
-from .uniform import UniformAverage
 
 __all__ = ["AVERAGES", "Average", "make_averages"]
 
 
-AVERAGES: tuple[type[Average], ...] = (UniformAverage, DenseAverage)
+AVERAGES: list[type[Average]] = sorted(
+    (kind for kind in classes_in(__name__) if issubclass(kind, Average)), key=lambda kind: order(kind.method)
+)
+"""In the order of ``METHODS``."""
 
 
 def make_averages(config: Config) -> dict[str, Average]:

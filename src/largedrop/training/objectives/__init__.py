@@ -1,23 +1,24 @@
 """The objectives that a fine-tuning can minimise: plain cross-entropy, and those of domain generalisation.
 
+To add one: a class in a file of its own here, and its name in ``config.OBJECTIVES``.
+
 >>> make_objective("vrex").weight
 10.0
 """
 
 from __future__ import annotations
 
+from ...config import OBJECTIVES as NAMES
 from ...errors import UserError, one_of
+from ..kinds import classes_in
 from .base import Forward, Objective, StepResult
-from .coral import Coral
-from .erm import ERM
-from .irm import IRM
-from .mldg import MLDG
-from .vrex import VREx
 
 __all__ = ["OBJECTIVES", "Forward", "Objective", "StepResult", "make_objective"]
 
 
-OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (ERM, Coral, VREx, IRM, MLDG)}
+_FOUND = {kind.name: kind for kind in classes_in(__name__) if issubclass(kind, Objective)}
+
+OBJECTIVES: dict[str, type[Objective]] = {name: _FOUND[name] for name in NAMES}
 """By name. A class's ``default_weight`` and ``default_anneal_steps`` are those of DomainBed."""
 
 
