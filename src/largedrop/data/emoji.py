@@ -130,8 +130,8 @@ def _decoded(header: dict[str, Any], sheets: bytes) -> npt.NDArray[np.uint8]:
     def decode(index: int, end: int) -> None:
         with Image.open(io.BytesIO(sheets[end - lengths[index] : end]), formats=["WEBP"]) as image:
             grid = np.asarray(image)
-        style, place = divmod(index, per_style)
-        first = place * rows * columns
+        style, sheet = divmod(index, per_style)
+        first = sheet * rows * columns
         for number in range(first, min(first + rows * columns, count)):
             row, column = divmod(number - first, columns)
             top, left = row * cell + margin, column * cell + margin

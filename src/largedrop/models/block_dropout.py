@@ -25,7 +25,7 @@ __all__ = ["BlockDropout", "set_block_dropout"]
 
 
 SLOTS = ("drop_path", "stochastic_depth", "stochastic_dropout")
-"""What the places for stochastic depth are called, in timm and transformers, and twice in torchvision."""
+"""Names of the slots for stochastic depth, in timm and transformers, and twice in torchvision."""
 
 BRANCH_ENDS: dict[type[nn.Module], tuple[str, ...]] = {
     resnet.BasicBlock: ("bn2",),
@@ -36,7 +36,7 @@ BRANCH_ENDS: dict[type[nn.Module], tuple[str, ...]] = {
     mnasnet._InvertedResidual: ("layers",),
     vision_transformer.EncoderBlock: ("dropout", "mlp"),
 }
-"""The blocks of torchvision that have no such place: the layers whose output is what they add to their shortcut."""
+"""torchvision's blocks without such a slot, each with the layers whose output it adds to its shortcut."""
 
 SKIPS = ("use_res_connect", "apply_residual")
 """What these blocks call the flag that says whether they have a shortcut."""
@@ -50,12 +50,12 @@ def drop_rows(branch: Tensor, rate: float) -> Tensor:
 
 
 class BlockDropout(nn.Module):
-    """Stands where a block has a place for stochastic depth. No parameters, no buffers; the identity in evaluation.
+    """Fills a block's slot for stochastic depth. No parameters, no buffers; the identity in evaluation mode.
 
     Args:
         rate: share of the examples whose branch is left out, in (0, 1).
-        branches: how many read it in a forward pass (two, where a transformer block has one place for both).
-        empty: whether the place held None before.
+        branches: how many use it in a forward pass (two, where a transformer block has one slot for both).
+        empty: whether the slot held None before.
     """
 
     def __init__(self, rate: float, branches: int, empty: bool) -> None:
@@ -92,10 +92,10 @@ def set_block_dropout(module: nn.Module, rate: float, example: Tensor | None = N
 
     It works on two kinds of networks:
 
-    - whose blocks have a place for stochastic depth, used or not (timm's ``drop_path``, torchvision's
+    - whose blocks have a slot for stochastic depth, used or not (timm's ``drop_path``, torchvision's
       ``stochastic_depth``): timm's ResNet, ResNeXt, SE-ResNet, ResNetV2, RegNet, ByobNet, NFNet, EfficientNet,
       MobileNetV2 to V4, ConvNeXt, ViT, Swin, MLP-Mixer and others; torchvision's EfficientNet, ConvNeXt, Swin and
-      MaxViT. Each place is tried in one forward pass: it is taken where it is reached and read, and where the block's
+      MaxViT. Each slot is tried in one forward pass: it is used where it is reached and read, and where the block's
       output still depends on its input when the branch is zero. So blocks without a shortcut (a MobileNet's with a
       stride) keep their branch, without which nothing would be left of them.
     - torchvision's ResNet, ResNeXt, RegNet, MobileNetV2, MobileNetV3, MNASNet and ViT, whose blocks are known.
@@ -109,7 +109,7 @@ def set_block_dropout(module: nn.Module, rate: float, example: Tensor | None = N
             that the network was pretrained at (timm's ``pretrained_cfg``) or of 64 pixels.
 
     Returns:
-        The number of residual branches (two per transformer block) whose rate was set, or which were freed of it.
+        The number of residual branches (two per transformer block) whose rate was set or removed.
 
     Raises:
         UserError: the rate is not in [0, 1); it is not 0 and no residual block is known; or the network cannot take the
@@ -149,7 +149,7 @@ def _check_rate(rate: float) -> float:
 
 @dataclass
 class _Slot:
-    """A place for stochastic depth: attribute ``name`` of the last of ``blocks``, which lie inside one another."""
+    """A slot for stochastic depth: attribute ``name`` of the last of ``blocks``, which lie inside one another."""
 
     blocks: list[nn.Module]
     name: str
@@ -163,7 +163,7 @@ class _Slot:
         setattr(self.blocks[-1], self.name, layer)
 
     def set(self, rate: float) -> int:
-        """Put the rate in force, or none at 0; how many branches that changes."""
+        """Set the rate, or remove it at 0; returns how many branches that changes."""
         before = self.get()
         if rate > 0:
             known = before if isinstance(before, BlockDropout) else None
@@ -184,14 +184,14 @@ def _slots(module: nn.Module) -> Iterator[_Slot]:
     layers = dict(module.named_modules())
     for path, block in layers.items():
         for name, child in {**block._modules, **block.__dict__}.items():
-            if any(slot in name for slot in SLOTS) and _is_place(child):
+            if any(slot in name for slot in SLOTS) and _is_slot(child):
                 parts = path.split(".") if path else []
                 blocks = [layers[".".join(parts[:depth])] for depth in range(len(parts) + 1)]
                 yield _Slot(blocks, name)
 
 
-def _is_place(child: object) -> bool:
-    """None (timm's ResNet), or a layer that is nothing but a place: no weights, no layers inside."""
+def _is_slot(child: object) -> bool:
+    """Whether it is None (timm's ResNet) or a layer with no weights and no layers inside."""
     if isinstance(child, (BlockDropout, StochasticDepth, nn.Identity)) or child is None:
         return True
     return isinstance(child, nn.Module) and not child.state_dict() and not list(child.children())
@@ -257,7 +257,7 @@ def _residual(module: nn.Module, slots: list[_Slot], example: Tensor | None) -> 
 
 
 def _is_residual(slot: _Slot, probe: _Probe, inputs: dict[nn.Module, tuple[Any, Any]]) -> bool:
-    """Whether the block reads what the (silent) place gives, and its output still changes with its input."""
+    """Whether the block reads what the (silent) slot gives, and its output still changes with its input."""
     block = slot.blocks[-1]
     if isinstance(block, nn.Sequential) or block not in inputs:  # the branch itself; the shortcut is around it
         block = slot.blocks[-2] if len(slot.blocks) > 1 else block
@@ -268,7 +268,7 @@ def _is_residual(slot: _Slot, probe: _Probe, inputs: dict[nn.Module, tuple[Any, 
         plain = tensors_in(block(*args, **kwargs))
         used = [leaf.sum() for leaf in plain if leaf.requires_grad]
         read = torch.autograd.grad(used, probe.zeros, allow_unused=True) if used else ()
-    if not read or any(gradient is None for gradient in read):  # the place is there, but not on the branch
+    if not read or any(gradient is None for gradient in read):  # the slot is there, but not on the branch
         return False
     args, kwargs = tree_map(lambda leaf: copied(leaf, noise=True), inputs[block])
     noisy = tensors_in(block(*args, **kwargs))

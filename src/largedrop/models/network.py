@@ -20,15 +20,15 @@ __all__ = ["Network", "Spec", "Transform"]
 
 @dataclass(frozen=True)
 class Spec:
-    """All that is needed to build a network anew and to feed it: what a checkpoint's header says.
+    """What a checkpoint's header says: all that is needed to build the network again and to prepare its inputs.
 
     Attributes:
         model: name of the architecture, as in timm.
         weights: where the pretrained weights came from.
         classes: names of the classes, in the order of the logits.
         size: side of the square input, in pixels.
-        mean: of each channel, subtracted from inputs in [0, 1].
-        std: of each channel, by which they are then divided.
+        mean: per-channel mean, subtracted from inputs in [0, 1].
+        std: per-channel standard deviation, divides the difference.
         dropout: λ in [0, 1).
         freeze_batchnorm: whether the running statistics stay at their pretrained values in training.
     """

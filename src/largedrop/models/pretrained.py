@@ -128,7 +128,7 @@ def _fitting_state(path: Path, model: str, backbone: nn.Module) -> dict[str, Ten
     state = load_file(path)
     convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     if convert is not None and not wanted.keys() <= state.keys():
-        # A converter stumbles over the file of something else altogether; what is wrong with it is said below.
+        # timm's converter may fail on a file of something else; the checks below say what is wrong with it.
         with suppress(KeyError, RuntimeError, ValueError, TypeError, AttributeError):
             state = convert(state, backbone)
     counters = {key for key in wanted if key.endswith("num_batches_tracked")}  # old files have none; nothing reads them

@@ -21,7 +21,6 @@ from largedrop.data.views.device import (
     ResidentImages,
     crop_resize,
     device_evaluation_batch,
-    device_training_batch,
     pack_draws,
     packed_training_batch,
 )
@@ -126,12 +125,16 @@ def test_the_pixels_are_those_of_the_images_wherever_a_buffer_ends(monkeypatch: 
         np.testing.assert_array_equal(everything[3 * start :][: 3 * height * width].reshape(height, width, 3), image)
 
 
+def training_batch(resident: ResidentImages, indices: npt.NDArray[np.int64], size: int, draws: Draws) -> Tensor:
+    return packed_training_batch(resident, pack_draws(resident, indices, draws), size, MEAN, STD)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_training_batch_is_the_processors(seed: int) -> None:
     images = pictures()
     indices = np.random.default_rng(seed).integers(0, len(images), 40)
     draws = draw(shapes_of(images, indices), seed, 3)
-    batch = device_training_batch(ResidentImages(images, CPU), indices, 32, draws, MEAN, STD)
+    batch = training_batch(ResidentImages(images, CPU), indices, 32, draws)
     assert batch.dtype == torch.float32
     assert batch.shape == (40, 3, 32, 32)
     assert batch.is_contiguous(memory_format=torch.channels_last)
@@ -165,12 +168,12 @@ def test_a_view_does_not_hang_on_what_else_is_in_the_batch_or_the_dataset() -> N
     indices = np.arange(len(images))
     draws = draw(shapes_of(images, indices), 0, 0)
     resident = ResidentImages(images, CPU)
-    whole = device_training_batch(resident, indices, 24, draws, MEAN, STD)
+    whole = training_batch(resident, indices, 24, draws)
     for chosen in (np.array([3]), np.array([9, 0, 5, 5]), indices[::-1].copy()):
-        part = device_training_batch(resident, indices[chosen], 24, rows(draws, chosen), MEAN, STD)
+        part = training_batch(resident, indices[chosen], 24, rows(draws, chosen))
         torch.testing.assert_close(part, whole[torch.from_numpy(chosen)], rtol=0, atol=1e-5)
     fewer = Pictures(images[:4])
-    few = device_training_batch(ResidentImages(fewer, CPU), indices[:4], 24, rows(draws, indices[:4]), MEAN, STD)
+    few = training_batch(ResidentImages(fewer, CPU), indices[:4], 24, rows(draws, indices[:4]))
     torch.testing.assert_close(few, whole[:4], rtol=0, atol=1e-5)
 
 
@@ -185,7 +188,7 @@ def test_large_batches_are_resized_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_empty_batch() -> None:
     resident, none = ResidentImages(pictures(), CPU), np.zeros(0, dtype=np.int64)
-    assert device_training_batch(resident, none, 8, draw([], 0, 0), MEAN, STD).shape == (0, 3, 8, 8)
+    assert training_batch(resident, none, 8, draw([], 0, 0)).shape == (0, 3, 8, 8)
     assert device_evaluation_batch(resident, none, 8, MEAN, STD).shape == (0, 3, 8, 8)
 
 

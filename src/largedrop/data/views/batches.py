@@ -14,7 +14,6 @@ from ..dataset import Dataset, IntArray
 from .device import (
     ResidentImages,
     device_evaluation_batch,
-    device_training_batch,
     pack_draws,
     packed_training_batch,
     to_device,
@@ -109,9 +108,7 @@ class ResidentViews:
 
     def training(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
         """Training views, whose draws are a function of ``seed``, ``step`` and the position among ``indices``."""
-        shapes = self.images.shapes[indices]
-        draws = draw([(int(h), int(w)) for h, w in shapes], seed, step)
-        return device_training_batch(self.images, indices, spec.size, draws, spec.mean, spec.std)
+        return self.finish(to_device(self.inputs(indices, spec, seed, step), self.device), spec)
 
     def evaluation(self, indices: IntArray, spec: InputSpec) -> Tensor:
         """Evaluation views."""

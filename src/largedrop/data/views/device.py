@@ -30,7 +30,6 @@ __all__ = [
     "ResidentImages",
     "crop_resize",
     "device_evaluation_batch",
-    "device_training_batch",
     "pack_draws",
     "packed_training_batch",
     "to_device",
@@ -104,41 +103,24 @@ class ResidentImages:
         return len(self.shapes)
 
 
-def device_training_batch(
-    resident: ResidentImages,
-    indices: IntArray,
-    size: int,
-    draws: Draws,
-    mean: Sequence[float],
-    std: Sequence[float],
+@torch.no_grad()
+def device_evaluation_batch(
+    resident: ResidentImages, indices: IntArray, size: int, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """The training views of a batch, as ``augment`` makes them, normalised; one small copy to the device.
+    """The evaluation views of a batch: ``host.evaluation_batch`` from images in the device's memory.
 
     Args:
         resident: the images.
         indices: of the batch's images, (n,), on the host.
         size: side of the views, in pixels.
-        draws: of those n images.
-        mean: of each channel, in [0, 1].
-        std: of each channel.
+        mean: per channel, subtracted from pixels in [0, 1].
+        std: per channel, divides the difference.
 
     Returns:
         float32 (n, 3, size, size), channels last in memory, on the device.
 
     Raises:
-        ValueError: there is no such image, or a crop is not inside its image.
-    """
-    packed = to_device(pack_draws(resident, indices, draws), resident.device)
-    return packed_training_batch(resident, packed, size, mean, std)
-
-
-@torch.no_grad()
-def device_evaluation_batch(
-    resident: ResidentImages, indices: IntArray, size: int, mean: Sequence[float], std: Sequence[float]
-) -> Tensor:
-    """The evaluation views of a batch, as ``evaluation_view`` makes them, normalised.
-
-    Arguments, result and errors are those of ``device_training_batch``; there is nothing to draw.
+        ValueError: an index is not that of an image.
     """
     _check_indices(resident, indices)
     chosen = to_device(torch.from_numpy(np.asarray(indices, dtype=np.int64)), resident.device)
@@ -154,8 +136,8 @@ def pack_draws(resident: ResidentImages, indices: IntArray, draws: Draws) -> Ten
         index, box (4), flip, factors (4), order (4), grey: float64 (n, 15), exact for whole numbers below 2⁵³.
 
     Raises:
-        ValueError: there is no such image, or a crop is not inside its image. It costs nothing to say so here: on the
-            device a wrong place would be an assertion that ends the process, or another image's pixels.
+        ValueError: an index is not that of an image, or a crop is not inside its image. On the device, where checking
+            would have to wait, it would end the process or read another image's pixels.
     """
     _check_indices(resident, indices)
     corner, sides = draws.box[:, :2], draws.box[:, 2:]
@@ -172,9 +154,19 @@ def pack_draws(resident: ResidentImages, indices: IntArray, draws: Draws) -> Ten
 def packed_training_batch(
     resident: ResidentImages, packed: Tensor, size: int, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """``device_training_batch`` from what ``pack_draws`` packed, float64 (n, 15), already on the device.
+    """The training views of a batch: ``host.augment`` of images in the device's memory, normalised.
 
-    Everything in it is fit for a CUDA graph, with ``packed`` as the graph's input.
+    A CUDA graph can hold all of it, with ``packed`` as its input.
+
+    Args:
+        resident: the images.
+        packed: from ``pack_draws``, float64 (n, 15), on the device.
+        size: side of the views, in pixels.
+        mean: per channel, subtracted from pixels in [0, 1].
+        std: per channel, divides the difference.
+
+    Returns:
+        float32 (n, 3, size, size), channels last in memory, on the device.
     """
     whole = packed.to(torch.int64)
     views = crop_resize(resident, whole[:, 0], whole[:, 1:5], size, packed[:, 5] != 0)
@@ -241,24 +233,24 @@ def _resized(resident: ResidentImages, indices: Tensor, boxes: Tensor, size: int
     return result
 
 
-def _resized_across(pixels: Tensor, rows: Tensor, places: Tensor, weights: Tensor, shift: Tensor) -> Tensor:
+def _resized_across(pixels: Tensor, rows: Tensor, sources: Tensor, weights: Tensor, shift: Tensor) -> Tensor:
     """Resize rows that start at pixels ``rows``, (n, height): uint8 (n, height, size, 3)."""
-    shape = (*rows.shape, places.shape[1], 3)
+    shape = (*rows.shape, sources.shape[1], 3)
     total = torch.zeros(shape, dtype=torch.int32, device=rows.device)
-    for tap in range(places.shape[2]):
-        read = rows[:, :, None] + places[:, None, :, tap]
+    for tap in range(sources.shape[2]):
+        read = rows[:, :, None] + sources[:, None, :, tap]
         total += pixels.index_select(0, read.flatten()).view(shape) * weights[:, None, :, tap, None]
     return _levels(total, shift.view(-1, 1, 1, 1))
 
 
-def _resized_down(images: Tensor, places: Tensor, weights: Tensor, shift: Tensor) -> Tensor:
+def _resized_down(images: Tensor, sources: Tensor, weights: Tensor, shift: Tensor) -> Tensor:
     """Resize the columns of uint8 images (n, height, size, 3): uint8 (n, size, size, 3)."""
     count, height, size, _ = images.shape
     rows = images.view(count * height, size * 3)
     first = height * torch.arange(count, device=images.device)[:, None]
     total = torch.zeros((count, size, size * 3), dtype=torch.int32, device=images.device)
-    for tap in range(places.shape[2]):
-        read = first + places[:, :, tap]
+    for tap in range(sources.shape[2]):
+        read = first + sources[:, :, tap]
         total += rows.index_select(0, read.flatten()).view(total.shape) * weights[:, :, tap, None]
     return _levels(total, shift.view(-1, 1, 1)).view(count, size, size, 3)
 
@@ -287,16 +279,16 @@ def _filter(length: Tensor, size: int, longest: int, flip: Tensor | None) -> tup
     first = (centre - support + 0.5).to(torch.int64).clamp_(min=0)
     last = torch.minimum((centre + support + 0.5).to(torch.int64), length[:, None]) - 1
     taps = int(2 * max(longest / size, 1.0)) + 1
-    places = first[..., None] + torch.arange(taps, device=length.device)
-    weights = (1 - ((places - centre[..., None] + 0.5) / support[..., None]).abs()).clamp_(min=0)
-    weights.masked_fill_(places > last[..., None], 0.0)
+    sources = first[..., None] + torch.arange(taps, device=length.device)
+    weights = (1 - ((sources - centre[..., None] + 0.5) / support[..., None]).abs()).clamp_(min=0)
+    weights.masked_fill_(sources > last[..., None], 0.0)
     weights /= weights.sum(dim=-1, keepdim=True)
     # The largest weight must stay below 2¹⁵: each shift at which it does is one more bit.
     one = torch.ones((), dtype=torch.int64, device=length.device)
     powers = one << torch.arange(1, LARGEST_SHIFT + 1, device=length.device)
     shift = ((0.5 + weights.amax((1, 2))[:, None] * powers).floor() < 1 << PRECISION).sum(dim=1)
     fixed = (weights * (one << shift)[:, None, None] + 0.5).to(torch.int32)
-    return torch.minimum(places, last[..., None]), fixed, shift.to(torch.int32)
+    return torch.minimum(sources, last[..., None]), fixed, shift.to(torch.int32)
 
 
 def _check_indices(resident: ResidentImages, indices: IntArray) -> None:

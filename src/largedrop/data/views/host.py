@@ -36,14 +36,14 @@ def training_batch(
         size: side of the result, in pixels.
         seed: of the run.
         step: of the run; together they fix the draws.
-        mean: of each channel, in [0, 1].
-        std: of each channel.
+        mean: per channel, subtracted from pixels in [0, 1].
+        std: per channel, divides the difference.
 
     Returns:
         float32 (n, 3, size, size), channels last in memory.
 
     Raises:
-        ValueError: an image is not RGB in bytes, ``size`` is not positive, or there are not three means and deviations.
+        ValueError: an image is not RGB in bytes, ``size`` is not positive, or ``mean`` or ``std`` has not three values.
     """
     return augment(images, size, draw([(image.shape[0], image.shape[1]) for image in images], seed, step), mean, std)
 
@@ -64,15 +64,16 @@ def augment(
         images: RGB arrays (height, width, 3), of any sizes.
         size: side of the result, in pixels.
         draws: of as many images.
-        mean: of each channel, subtracted from values in [0, 1].
-        std: of each channel, by which they are divided then.
+        mean: per channel, subtracted from pixels in [0, 1].
+        std: per channel, divides the difference.
 
     Returns:
         float32, in [0, 1] before ``mean`` and ``std``, (n, 3, size, size), channels last in memory.
 
     Raises:
         ValueError: an image is not RGB in bytes, a crop does not lie in its image, an order is not one of the four
-            changes, ``size`` is not positive, or there are not as many draws as images or three means and deviations.
+            changes, ``size`` is not positive, there are not as many draws as images, or ``mean`` or ``std`` has not
+            three values.
     """
     if len(draws.box) != len(images):
         raise ValueError(f"{len(draws.box)} draws for {len(images)} images")
@@ -107,14 +108,14 @@ def evaluation_batch(
     Args:
         images: RGB arrays (height, width, 3), of any sizes.
         size: in pixels.
-        mean: of each channel, in [0, 1].
-        std: of each channel.
+        mean: per channel, subtracted from pixels in [0, 1].
+        std: per channel, divides the difference.
 
     Returns:
         float32 (n, 3, size, size), channels last in memory.
 
     Raises:
-        ValueError: an image is not RGB in bytes, ``size`` is not positive, or there are not three means and deviations.
+        ValueError: an image is not RGB in bytes, ``size`` is not positive, or ``mean`` or ``std`` has not three values.
     """
     count = len(images)
     box = np.array([(0, 0, *image.shape[:2]) for image in images], dtype=np.int64).reshape(count, 4)
@@ -138,20 +139,20 @@ def render(
     Args:
         images: RGB arrays (height, width, 3), of any sizes.
         size: side of the result, in pixels.
-        mean: of each channel, in [0, 1].
-        std: of each channel.
-        box: of each image, (n, 4); this and the rest as in ``draws.Draws``.
-        flip: (n,).
-        order: kinds of changes of colour, each at most once; (n, changes).
-        factors: (n, 4).
-        grey: (n,).
+        mean: per channel, subtracted from pixels in [0, 1].
+        std: per channel, divides the difference.
+        box: top, left, height, width of the crop, in pixels, (n, 4).
+        flip: whether an image is mirrored, (n,).
+        order: changes of colour in the order in which they are made, each at most once; (n, changes).
+        factors: of the four changes, see ``draws.Draws``; (n, 4).
+        grey: whether an image is turned grey at last, (n,).
 
     Returns:
         float32 (n, 3, size, size), channels last in memory.
 
     Raises:
-        ValueError: an image is not RGB in bytes, a box does not lie in its image, ``size`` is not positive, or there
-            are not three means and deviations, and four factors for each image.
+        ValueError: an image is not RGB in bytes, a box does not lie in its image, ``size`` is not positive, ``mean``
+            or ``std`` has not three values, or an image has not four factors.
     """
     if size < 1:
         raise ValueError(f"the size must be positive, not {size}")
@@ -214,8 +215,8 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     Args:
         images: uint8 in [0, 255] or float in [0, 1], (n, 3, height, width).
-        mean: of each channel.
-        std: of each channel.
+        mean: per channel, subtracted from values in [0, 1].
+        std: per channel, divides the difference.
 
     Returns:
         float32 (n, 3, height, width), channels last in memory.

@@ -34,7 +34,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Bytes = npt.NDArray[np.uint8]
 
 Words = npt.NDArray[np.uint64]
-"""Eight bytes each: what is moved at once where bytes change places."""
+"""Eight bytes each, which are moved at once where bytes are transposed."""
 
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
@@ -354,9 +354,9 @@ def view(
     plane_bytes = planes.view(np.uint8)
     sums = np.empty(size, np.int32)
     before = len(order)
-    for place in range(len(order)):
-        if order[place] == CONTRAST:
-            before = place
+    for number in range(len(order)):
+        if order[number] == CONTRAST:
+            before = number
     chunk = size * max(1, CHUNK // size)
     greys = np.zeros(chunk, np.float32)  # a sum for each position in a chunk, since adding up a chunk is slow
     for start in range(0, size * size, chunk):

@@ -3,8 +3,8 @@
 torch's ``hardtanh`` keeps its input: in place it has to copy it first, which costs a pass over the activation and as
 much memory again. Its gradient can be told from the output alone: it is zero where that is 0 or 6.
 
-torch's ``max_pool2d`` keeps where each maximum was, in 8 bytes for each pixel of the output: a quarter as large as
-everything else that a ResNet's stem keeps. Finding the places again takes the time of one forward pass.
+torch's ``max_pool2d`` keeps the index of each maximum, in 8 bytes for each pixel of the output: a quarter as large as
+everything else that a ResNet's stem keeps. Finding the indices again takes the time of one forward pass.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def relu6(x: Tensor, inplace: bool = False) -> Tensor:
 
 
 def max_pool(x: Tensor, layer: nn.MaxPool2d) -> Tensor:
-    """What ``layer`` makes of ``x``, (batch, channels, height, width), with the same values and gradients."""
+    """``layer(x)`` of ``x``, (batch, channels, height, width), with the same values and gradients."""
     geometry = tuple(_pair(each) for each in (layer.kernel_size, layer.stride, layer.padding, layer.dilation))
     result: Tensor = _MaxPool.apply(x, geometry, layer.ceil_mode)  # type: ignore[no-untyped-call]
     return result
@@ -56,8 +56,8 @@ class _MaxPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        _, places = torch.ops.aten.max_pool2d_with_indices(x, *ctx.geometry)
-        of_x = torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, *ctx.geometry, places)
+        _, indices = torch.ops.aten.max_pool2d_with_indices(x, *ctx.geometry)
+        of_x = torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, *ctx.geometry, indices)
         return of_x, None, None
 
 

@@ -70,8 +70,8 @@ def fold_batchnorm(module: nn.Module, example: Tensor | None = None) -> Folding:
     can be folded; networks without them pass through untouched. Parameters, buffers and state dicts stay those of the
     original module. A ReLU or ReLU6 that alone reads a folded batch norm is computed with the convolution (on the
     processor); other ReLU6 layers keep their output for the backward pass instead of a copy of their input, and max
-    pooling finds its places again instead of keeping them. While folded, the statistics are the running ones, whether
-    the module is in training mode or not.
+    pooling finds its maxima again instead of keeping their indices. While folded, the statistics are the running ones,
+    whether the module is in training mode or not.
 
     Args:
         module: the network, changed in place.
