@@ -40,6 +40,7 @@ def test_compare_leaves_exactly_these_files_and_fields(
     assert never > 0
     said = f"In {never} of 8 runs fine-tuning never beat the head that it started from: "
     assert said in capsys.readouterr().out
+    assert said in (output / "report.html").read_text()
     for folder in (output / "runs").iterdir():
         files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         assert files - {".lock"} == {

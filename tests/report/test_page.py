@@ -85,6 +85,7 @@ def written(path: Path, records: list[Record], **changes: Any) -> Parser:
     arguments: dict[str, Any] = {
         "title": "toy & <i>co</i>",
         "rows": summarise(records),
+        "remarks": [],
         "records": records,
         "figure_png": FIGURE,
         "dataset": describe(dataset()),

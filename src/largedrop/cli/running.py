@@ -44,7 +44,6 @@ def run_and_publish(
     from ..experiments.compare import plan
     from ..report.comparison import publish
     from ..runs.estimate import duration
-    from ..runs.run import never_beat
     from ..training.device import choose_device
     from ..training.features import VIEWS
     from .terminal import Bar, open_images, say
@@ -74,8 +73,6 @@ def run_and_publish(
     files = publish(
         console, data, planned, result, folder, title=title, command=_command(), seconds=seconds, device=place
     )
-    if idle := sum(not run.beats_start for run in result.runs):
-        console.print(never_beat(idle, len(result.runs)), highlight=False, soft_wrap=True)
     if len(set(chosen.values())) > 1:
         from ..report.advice import auto_lines
 

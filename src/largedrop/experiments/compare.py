@@ -18,7 +18,7 @@ from ..errors import CollapseError, UserError
 from ..reporter import SILENT, Reporter
 from ..runs.folder import claim
 from ..runs.record import Record
-from ..runs.run import Run
+from ..runs.run import Run, never_beat
 from ..training.loop import cost
 from ..training.resolve import resolve
 from .runner import splits_of, train_all
@@ -65,6 +65,11 @@ class Comparison:
     def records(self) -> list[Record]:
         """One for each run and method."""
         return [record for run in self.runs for record in run.records]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader should know of the runs, in sentences."""
+        return never_beat(run.beats_start for run in self.runs)
 
 
 def plan(

@@ -52,12 +52,15 @@ def publish(
         return [results]
     rows = summarise(records, domains=planned.test_domains, seeds=planned.seeds)
     render(compared_tables(rows, console.width), console)
+    for remark in comparison.remarks:
+        console.print(remark, highlight=False, soft_wrap=True)
     png, svg = save_figure(runs_figure(rows, title=title), folder / "figure")
     page = folder / "report.html"
     write_page(
         page,
         title=title,
         rows=rows,
+        remarks=comparison.remarks,
         records=records,
         figure_png=png.read_bytes(),
         dataset=facts,

@@ -116,6 +116,7 @@ def write_page(
     *,
     title: str,
     rows: Sequence[Row],
+    remarks: Sequence[str],
     records: Sequence[Record],
     figure_png: bytes,
     dataset: Mapping[str, Any],
@@ -132,6 +133,7 @@ def write_page(
         path: the HTML file.
         title: what the comparison is of.
         rows: what ``summarise`` made of ``records``, one at least.
+        remarks: what a reader should know of the runs, in sentences.
         records: every run.
         figure_png: the figure, as PNG.
         dataset: facts about the data, as ``describe`` gives them.
@@ -172,7 +174,7 @@ def write_page(
         seeds=len({record.seed for record in records}),
         complete=all(row.complete for row in rows),
         overall=_scores(rows),
-        notes=notes(rows),
+        notes=[*notes(rows), *remarks],
         tested=tested,
         figure={"png": _base64(figure_png), "width": round(Image.open(io.BytesIO(figure_png)).width / _DENSITY)},
         domains={each: _scores([row.domains[each] for row in rows]) for each in tested} if len(tested) > 1 else {},

@@ -97,9 +97,7 @@ class Runs:
                 "checkpoint is chosen, was recomputed from their logs: it is the mean over the training domains."
                 + (f" That of {listing(pooled)} is pooled over images, as it was stored." if pooled else "")
             )
-        if idle := sum(not run.beats_start for run in self.runs):
-            notes.append(never_beat(idle, len(self.runs)))
-        return notes
+        return notes + never_beat(run.beats_start for run in self.runs)
 
     @property
     def dataset(self) -> dict[str, Any]:

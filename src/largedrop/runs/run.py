@@ -13,6 +13,7 @@ result.json              the accuracies of every method; its presence says that 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,16 @@ from .record import Record
 __all__ = ["Run"]
 
 
-def never_beat(count: int, runs: int) -> str:
-    """The sentence for ``count`` of some runs whose ``beats_start`` is False."""
-    return (
-        f"In {count} of {runs} runs fine-tuning never beat the head that it started from: the best checkpoint is that "
-        "before the first step."
-    )
+def never_beat(beats_start: Iterable[bool]) -> list[str]:
+    """A sentence that counts the runs whose ``beats_start`` is False; none where there are none."""
+    known = list(beats_start)
+    count = known.count(False)
+    if not count:
+        return []
+    return [
+        f"In {count} of {len(known)} runs fine-tuning never beat the head that it started from: the best checkpoint is "
+        "that before the first step."
+    ]
 
 
 @dataclass(frozen=True)
