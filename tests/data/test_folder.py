@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from largedrop.data.dataset import Dataset
-from largedrop.data.folder import list_images, open_folder
+from largedrop.data.folder import list_images
+from largedrop.data.listing import open_listing
 from largedrop.errors import UserError
 
 Open = Callable[..., Dataset]
@@ -41,7 +42,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def opened(tmp_path: Path) -> Open:
     """Open a folder with a cache that belongs to the test."""
-    return lambda path, **options: open_folder(path, cache=tmp_path / "cache", **options)
+    return lambda path, **options: open_listing(list_images(path), cache=tmp_path / "cache", **options)
 
 
 def error(path: str | Path) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from ..data import SOURCES
 from ..errors import UserError
 from .options import Device, listed
 
@@ -24,9 +25,7 @@ def inspect(
     ],
     data: Annotated[
         str | None,
-        typer.Option(
-            help="The images that the runs were trained on, a folder domain/class/image; 'emoji' need not be named."
-        ),
+        typer.Option(help=f"The images that the runs were trained on: {SOURCES}, which need not be named."),
     ] = None,
     output: Annotated[
         Path | None,

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..config import ABOUT, KINDS, RECIPES, defaults_of, problems_of
+from ..data import SOURCES
 from ..errors import UserError
 
 __all__ = ["listed", "option", "rates", "run_options"]
@@ -79,7 +80,7 @@ def _rate(text: str) -> float:
     return float(rate)
 
 
-Data = Annotated[str, typer.Argument(help="A folder domain/class/image, or 'emoji'.", metavar="DATA")]
+Data = Annotated[str, typer.Argument(help=f"What to train on: {SOURCES}.", metavar="DATA")]
 
 Recipe = Annotated[
     str, typer.Option(help="Where the defaults come from: 'short' (minutes) or 'paper' (10,000 steps at 224 pixels).")

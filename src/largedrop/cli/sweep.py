@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..config import Config
+from ..data import SOURCES
 from ..errors import UserError, one_of
 from .options import Device, DryRun, Jobs, Precision, SkipBad
 
@@ -33,7 +34,7 @@ def sweep(
         str | None, typer.Argument(help="A name that --list shows, or a TOML file of your own.", metavar="PRESET")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="A folder domain/class/image, or 'emoji'.", metavar="DATA", show_default=False)
+        str | None, typer.Option(help=f"What to train on: {SOURCES}.", metavar="DATA", show_default=False)
     ] = None,
     output: Annotated[
         Path | None,

@@ -1,14 +1,24 @@
-"""Datasets of several domains: open a folder or a known name, and split it."""
+"""Datasets of several domains: open a folder or a known name, and split it.
+
+To add a source: a file of its own here that gives a ``Dataset`` (a list of files becomes one by ``listing``), and its
+line in ``open_dataset`` and ``SOURCES``.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .cache import Progress
 from .dataset import Dataset, Split
-from .folder import open_folder
 
-__all__ = ["Dataset", "Split", "open_dataset"]
+if TYPE_CHECKING:
+    from .cache import Progress
+
+__all__ = ["SOURCES", "Dataset", "Split", "open_dataset"]
+
+
+SOURCES = "a folder domain/class/image, or 'emoji'"
+"""What ``open_dataset`` takes, for the command line's help."""
 
 
 def open_dataset(
@@ -32,8 +42,12 @@ def open_dataset(
         UserError: there is no such dataset, it is not laid out as expected, images cannot be decoded, or the cache
             cannot be written; all that is wrong is named at once.
     """
-    if source == "emoji":
-        from .emoji import load_emoji
+    # Imported late, since --help shows ``SOURCES`` and should not wait for decoders.
+    from .emoji import load_emoji
+    from .folder import list_images
+    from .listing import open_listing
 
+    if source == "emoji":
         return load_emoji()
-    return open_folder(source, bound=bound, skip_bad_images=skip_bad_images, cache=cache, progress=progress)
+    listing = list_images(source)
+    return open_listing(listing, bound=bound, skip_bad_images=skip_bad_images, cache=cache, progress=progress)

@@ -1,22 +1,19 @@
-"""A folder ``domain/class/image`` as a dataset."""
+"""The images of a folder ``domain/class/image``."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import UserError, nearest
-from .cache import Progress, open_images
-from .dataset import Dataset, IntArray, check_names
+from .dataset import check_names
 from .images import EXTENSIONS
+from .listing import Listing, make_listing
 
-__all__ = ["Listing", "fingerprint", "list_images", "open_folder"]
+__all__ = ["list_images"]
 
 
 _LAYOUT = "expects domain/class/image"
@@ -27,29 +24,6 @@ _IGNORED = frozenset({"__MACOSX", "@eaDir"})
 
 
 @dataclass(frozen=True)
-class Listing:
-    """The image files of a folder ``domain/class/image``, none of them opened yet.
-
-    Attributes:
-        root: the folder.
-        domains: names of the domains, sorted.
-        classes: names of the classes, sorted; every domain has all of them.
-        keys: ``domain/class/path``, sorted by domain, class and path, (n,).
-        paths: the files, (n,).
-        labels: class of each image, (n,).
-        domain_ids: domain of each image, (n,).
-    """
-
-    root: Path
-    domains: tuple[str, ...]
-    classes: tuple[str, ...]
-    keys: tuple[str, ...]
-    paths: tuple[Path, ...]
-    labels: IntArray
-    domain_ids: IntArray
-
-
-@dataclass(frozen=True)
 class _Entry:
     """A file or folder: its path, and its name as every machine writes it."""
 
@@ -57,61 +31,11 @@ class _Entry:
     path: Path
 
 
-def open_folder(
-    path: str | Path,
-    *,
-    bound: int = 320,
-    skip_bad_images: bool = False,
-    cache: Path | None = None,
-    progress: Progress | None = None,
-) -> Dataset:
-    """Open a folder ``domain/class/image`` as a dataset; images in folders inside a class folder belong to the class.
-
-    Args:
-        path: the folder. Hidden files and folders, and files that are not named like an image, are ignored.
-        bound: images whose shorter side is longer are shrunk to it, in pixels.
-        skip_bad_images: leave out images that cannot be decoded, instead of raising.
-        cache: folder of the decoded images; ``entries.cache_folder()`` where None.
-        progress: called with (done, n) while images are decoded, which happens once.
-
-    Raises:
-        UserError: the folder is not laid out so, images cannot be decoded, or the cache cannot be written; all that
-            is wrong is named at once.
-    """
-    listing = list_images(path)
-    opened = open_images(
-        listing.keys, listing.paths, bound=bound, skip_bad_images=skip_bad_images, cache=cache, progress=progress
-    )
-    kept = np.array(opened.kept, dtype=np.int64)
-    keys = tuple(listing.keys[position] for position in opened.kept)
-    labels, domain_ids = listing.labels[kept], listing.domain_ids[kept]
-    if opened.skipped:
-        counts = _counts(listing.domains, listing.classes, labels, domain_ids)
-        _raise(listing.root, _few_images(counts, "usable image", skipped=len(opened.skipped)))
-    return Dataset(
-        name=listing.root.name,
-        classes=listing.classes,
-        domains=listing.domains,
-        labels=labels,
-        domain_ids=domain_ids,
-        groups=np.arange(len(keys), dtype=np.int64),
-        keys=keys,
-        images=opened.images,
-        fingerprint=fingerprint(keys, opened.digests),
-        skipped=opened.skipped,
-    )
-
-
-def fingerprint(keys: Sequence[str], digests: Sequence[str]) -> str:
-    """SHA-256, hexadecimal, of every image's key and of the digest of its file's contents."""
-    total = hashlib.sha256()
-    for key, digest in zip(keys, digests, strict=True):
-        total.update(f"{key}\0{digest}\n".encode())
-    return total.hexdigest()
-
-
 def list_images(path: str | Path) -> Listing:
     """List the images of a folder ``domain/class/image`` without opening any.
+
+    Images in folders inside a class folder belong to the class. Hidden files and folders, and files that are not named
+    like an image, are ignored.
 
     Raises:
         UserError: there is no such folder, or it is not laid out so; all that is wrong is named at once.
@@ -120,35 +44,14 @@ def list_images(path: str | Path) -> Listing:
     problems: list[str] = []
     domains = _domains(root, problems)
     check_names("domain", (domain.name for domain, _ in domains))
-    found: dict[tuple[str, str], list[_Entry]] = {}
+    found: dict[tuple[str, str], list[tuple[str, Path]]] = {}
     for domain, class_folders in domains:
         check_names("class", (folder.name for folder in class_folders))
         for folder in class_folders:
             visited = {_identity(above) for above in (root, domain.path, folder.path)}
             images = _walk(folder.path, f"{domain.name}/{folder.name}", visited, problems)
-            found[domain.name, folder.name] = sorted(images, key=lambda image: image.name)
-    classes = sorted({name for _, name in found})
-    problems += _missing_classes([domain.name for domain, folders in domains if folders], classes, found)
-    if not problems and len(classes) < 2:
-        problems.append(f"has only the class '{classes[0]}'; at least two are needed")
-    problems += _few_images({key: len(images) for key, images in found.items()}, "image")
-    _raise(root, problems)
-    rows = [
-        (image, class_id, domain_id)
-        for domain_id, (domain, _) in enumerate(domains)
-        for class_id, name in enumerate(classes)
-        for image in found[domain.name, name]
-    ]
-    check_names("image", (image.name for image, _, _ in rows))
-    return Listing(
-        root=root,
-        domains=tuple(domain.name for domain, _ in domains),
-        classes=tuple(classes),
-        keys=tuple(image.name for image, _, _ in rows),
-        paths=tuple(image.path for image, _, _ in rows),
-        labels=np.array([class_id for _, class_id, _ in rows], dtype=np.int64),
-        domain_ids=np.array([domain_id for _, _, domain_id in rows], dtype=np.int64),
-    )
+            found[domain.name, folder.name] = [(image.name, image.path) for image in images]
+    return make_listing(root, found, problems)
 
 
 def _existing(path: Path) -> Path:
@@ -193,41 +96,6 @@ def _domains(root: Path, problems: list[str]) -> list[tuple[_Entry, list[_Entry]
             tail = ", but images directly in it" if folder.name in loose else ""
             problems.append(f"the domain '{folder.name}' has no class folders{tail}")
     return [(folder, class_folders) for folder, (class_folders, _) in read]
-
-
-def _missing_classes(
-    domains: Sequence[str], classes: Sequence[str], found: dict[tuple[str, str], list[_Entry]]
-) -> Iterator[str]:
-    for domain in domains:
-        if missing := [name for name in classes if (domain, name) not in found]:
-            names = ", ".join(f"'{name}'" for name in missing)
-            yield f"the domain '{domain}' lacks the class{'es' * (len(missing) > 1)} {names} that other domains have"
-
-
-def _few_images(counts: dict[tuple[str, str], int], noun: str, skipped: int = 0) -> list[str]:
-    after = f" after {skipped} bad {'image was' if skipped == 1 else 'images were'} skipped" if skipped else ""
-    return [
-        f"{domain}/{name} has {count or 'no'} {noun}{'' if count == 1 else 's'}{after}; at least two are needed"
-        for (domain, name), count in counts.items()
-        if count < 2
-    ]
-
-
-def _counts(
-    domains: Sequence[str], classes: Sequence[str], labels: IntArray, domain_ids: IntArray
-) -> dict[tuple[str, str], int]:
-    table = np.bincount(domain_ids * len(classes) + labels, minlength=len(domains) * len(classes))
-    pairs = [(domain, name) for domain in domains for name in classes]
-    return dict(zip(pairs, table.tolist(), strict=True))
-
-
-def _raise(root: Path, problems: Sequence[str], most: int = 20) -> None:
-    if len(problems) == 1:
-        raise UserError(f"{root}: {problems[0]}")
-    if problems:
-        more = [f"… and {len(problems) - most} more"] if len(problems) > most else []
-        lines = [f"{root} has {len(problems)} problems:", *problems[:most], *more]
-        raise UserError("\n  ".join(lines))
 
 
 def _walk(folder: Path, key: str, visited: set[tuple[int, int]], problems: list[str]) -> Iterator[_Entry]:

@@ -1,0 +1,164 @@
+"""A list of image files with their classes and domains, and the dataset made of it: what a source of files gives."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from .cache import Progress, open_images
+from .dataset import Dataset, IntArray, check_names
+
+__all__ = ["Listing", "make_listing", "open_listing"]
+
+
+Found = Mapping[tuple[str, str], Sequence[tuple[str, Path]]]
+"""Key and file of every image, by domain and class."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Image files with their classes and domains, none of them opened yet.
+
+    Attributes:
+        root: what names the dataset: the folder that the images are in, or the file that lists them.
+        domains: names of the domains, sorted.
+        classes: names of the classes, sorted; every domain has all of them.
+        keys: ``domain/class/path``, a name for each image that is the same on every machine; sorted by domain, class
+            and path, (n,).
+        paths: the files, (n,).
+        labels: class of each image, (n,).
+        domain_ids: domain of each image, (n,).
+    """
+
+    root: Path
+    domains: tuple[str, ...]
+    classes: tuple[str, ...]
+    keys: tuple[str, ...]
+    paths: tuple[Path, ...]
+    labels: IntArray
+    domain_ids: IntArray
+
+
+def make_listing(root: Path, found: Found, problems: Sequence[str] = ()) -> Listing:
+    """Put images in order, and see that each domain has two or more of each class.
+
+    Args:
+        root: see ``Listing``.
+        found: the images, in any order; at least one.
+        problems: what has been found to be wrong already, to be told with the rest.
+
+    Raises:
+        UserError: all that is wrong, at once.
+    """
+    classes = sorted({name for _, name in found})
+    domains = sorted({domain for domain, _ in found})
+    problems = [*problems, *_missing_classes(found, domains, classes)]
+    if not problems and len(classes) < 2:
+        problems.append(f"has only the class '{classes[0]}'; at least two are needed")
+    problems += _few_images({pair: len(images) for pair, images in found.items()}, "image")
+    _raise(root, problems)
+    rows = [
+        (key, path, class_id, domain_id)
+        for domain_id, domain in enumerate(domains)
+        for class_id, name in enumerate(classes)
+        for key, path in sorted(found[domain, name])
+    ]
+    check_names("image", (key for key, *_ in rows))
+    return Listing(
+        root=root,
+        domains=tuple(domains),
+        classes=tuple(classes),
+        keys=tuple(key for key, *_ in rows),
+        paths=tuple(path for _, path, *_ in rows),
+        labels=np.array([class_id for *_, class_id, _ in rows], dtype=np.int64),
+        domain_ids=np.array([domain_id for *_, domain_id in rows], dtype=np.int64),
+    )
+
+
+def open_listing(
+    listing: Listing,
+    *,
+    bound: int = 320,
+    skip_bad_images: bool = False,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Decode the images of a list, once, and make a dataset of them.
+
+    Args:
+        listing: the images.
+        bound: images whose shorter side is longer are shrunk to it, in pixels.
+        skip_bad_images: leave out images that cannot be decoded, instead of raising.
+        cache: folder of the decoded images; ``entries.cache_folder()`` where None.
+        progress: called with (done, n) while images are decoded, which happens once.
+
+    Raises:
+        UserError: images cannot be decoded, or the cache cannot be written; all that is wrong is named at once.
+    """
+    opened = open_images(
+        listing.keys, listing.paths, bound=bound, skip_bad_images=skip_bad_images, cache=cache, progress=progress
+    )
+    kept = np.array(opened.kept, dtype=np.int64)
+    keys = tuple(listing.keys[position] for position in opened.kept)
+    labels, domain_ids = listing.labels[kept], listing.domain_ids[kept]
+    if opened.skipped:
+        counts = _counts(listing.domains, listing.classes, labels, domain_ids)
+        _raise(listing.root, _few_images(counts, "usable image", skipped=len(opened.skipped)))
+    return Dataset(
+        name=listing.root.name,
+        classes=listing.classes,
+        domains=listing.domains,
+        labels=labels,
+        domain_ids=domain_ids,
+        groups=np.arange(len(keys), dtype=np.int64),
+        keys=keys,
+        images=opened.images,
+        fingerprint=_fingerprint(keys, opened.digests),
+        skipped=opened.skipped,
+    )
+
+
+def _fingerprint(keys: Sequence[str], digests: Sequence[str]) -> str:
+    """SHA-256, hexadecimal, of every image's key and of the digest of its file's contents."""
+    total = hashlib.sha256()
+    for key, digest in zip(keys, digests, strict=True):
+        total.update(f"{key}\0{digest}\n".encode())
+    return total.hexdigest()
+
+
+def _missing_classes(found: Found, domains: Sequence[str], classes: Sequence[str]) -> Iterator[str]:
+    for domain in domains:
+        if missing := [name for name in classes if (domain, name) not in found]:
+            names = ", ".join(f"'{name}'" for name in missing)
+            yield f"the domain '{domain}' lacks the class{'es' * (len(missing) > 1)} {names} that other domains have"
+
+
+def _few_images(counts: dict[tuple[str, str], int], noun: str, skipped: int = 0) -> list[str]:
+    after = f" after {skipped} bad {'image was' if skipped == 1 else 'images were'} skipped" if skipped else ""
+    return [
+        f"{domain}/{name} has {count or 'no'} {noun}{'' if count == 1 else 's'}{after}; at least two are needed"
+        for (domain, name), count in counts.items()
+        if count < 2
+    ]
+
+
+def _counts(
+    domains: Sequence[str], classes: Sequence[str], labels: IntArray, domain_ids: IntArray
+) -> dict[tuple[str, str], int]:
+    table = np.bincount(domain_ids * len(classes) + labels, minlength=len(domains) * len(classes))
+    pairs = [(domain, name) for domain in domains for name in classes]
+    return dict(zip(pairs, table.tolist(), strict=True))
+
+
+def _raise(root: Path, problems: Sequence[str], most: int = 20) -> None:
+    if len(problems) == 1:
+        raise UserError(f"{root}: {problems[0]}")
+    if problems:
+        more = [f"… and {len(problems) - most} more"] if len(problems) > most else []
+        lines = [f"{root} has {len(problems)} problems:", *problems[:most], *more]
+        raise UserError("\n  ".join(lines))
