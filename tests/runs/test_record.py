@@ -37,11 +37,6 @@ def test_results_survive_the_file(tmp_path: Path) -> None:
     assert content["command"] == "largedrop compare emoji"
 
 
-def test_record_turns_numpy_numbers_into_plain_ones() -> None:
-    entry = Record("fine-tuning", np.float32(0.5), "a", np.int64(1), np.float32(0.5), np.float64(1), np.int64(2), 1)  # type: ignore[arg-type]
-    assert json.loads(json.dumps(entry.to_json()))["iid_accuracy"] == 0.5
-
-
 def test_all_that_is_wrong_with_a_record_is_told_at_once() -> None:
     content = whole() | {
         "method": "ensembel",

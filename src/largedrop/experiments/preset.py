@@ -99,11 +99,6 @@ class Scale:
         left_out = ["left_out"] if self.leave_out else []
         return (*first, "test_domain", *left_out, *(name for name in names if name not in first))
 
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Of the runs."""
-        return tuple(self.values("seed"))
-
     def values(self, name: str) -> list[Any]:
         """Every value that the runs have of a field, that of the recipe where the preset has none."""
         found = [variant[name] for variant in self.variants if name in variant]
@@ -123,7 +118,6 @@ class Preset:
         path: of the file.
         title: a line that says what is compared.
         figure: what it reproduces; empty where it does not say.
-        header: the comment at the top of the file, without its marks.
         full: what is trained as the paper has it.
         small: what is trained at ``--scale small``; None where the file has no ``[small]``.
     """
@@ -132,7 +126,6 @@ class Preset:
     path: Path
     title: str
     figure: str
-    header: str
     full: Scale
     small: Scale | None
 
@@ -187,7 +180,6 @@ def read_preset(source: str | Path) -> Preset:
         path=path,
         title=content["title"],
         figure=content.get("figure", ""),
-        header=_header(written),
         full=_scale(content),
         small=_scale(_merged(content, content["small"])) if "small" in content else None,
     )
@@ -253,11 +245,6 @@ def _merged(content: Mapping[str, Any], small: Mapping[str, Any]) -> dict[str, A
         kept = {name: value for name, value in content.get(part, {}).items() if name not in named}
         merged[part] = {**kept, **small.get(part, {})}
     return merged
-
-
-def _header(written: str) -> str:
-    lines = itertools.takewhile(lambda line: line.startswith("#"), written.splitlines())
-    return "\n".join(line.removeprefix("#").removeprefix(" ") for line in lines)
 
 
 def _by_number(name: str) -> tuple[str, int]:

@@ -63,12 +63,10 @@ class Features:
     Attributes:
         values: (images, sum(taps.widths)), memory-mapped. A change would be seen in this process and never on disk.
         taps: which columns are whose; the last tap is the representation.
-        largest: the largest absolute value.
     """
 
     values: Half
     taps: Taps
-    largest: float
 
     @property
     def representation(self) -> Half:
@@ -265,15 +263,14 @@ class FeatureStore:
 
     def _assemble(self, building: Path, key: dict[str, Any], taps: Taps) -> None:
         """Make an entry of the pieces in ``building``."""
-        check, largest, rows = 0, 0.0, 0
+        check, rows = 0, 0
         with replacing(building / "features.bin") as temporary, open(temporary, "wb") as file:
             for start in range(0, len(self.data), _PIECE):
                 values = np.load(_piece_path(building, start), allow_pickle=False)
                 content = values.tobytes()
                 check, rows = zlib.crc32(content, check), rows + len(values)
-                largest = max(largest, float(np.abs(values).max()))
                 file.write(content)
-        header = {"key": key, "data": self.data.name, "check": check, "rows": rows, "largest": largest}
+        header = {"key": key, "data": self.data.name, "check": check, "rows": rows}
         write_json(
             building / "entry.json",
             {**header, "names": list(taps.names), "widths": list(taps.widths), "last": taps.last},
@@ -365,7 +362,7 @@ def _load(path: Path, images: int) -> Features:
         values = np.memmap(path / "features.bin", np.float16, "c", shape=(images, sum(taps.widths)))
         if _checked(values) != header["check"]:
             raise ValueError("changed")
-        return Features(values, taps, float(header["largest"]))
+        return Features(values, taps)
     except (OSError, UserError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"the stored features in {path} are damaged") from error
 

@@ -26,4 +26,4 @@ def report_sweep(planned: SweepPlan) -> list[Path]:
     if not any((entry.folder / "result.json").is_file() for entry in planned.entries):
         return []
     runs = read_runs(planned.folder / "runs", only=names)
-    return write_report(runs, planned.report, seeds=planned.preset.scale(planned.scale).seeds)
+    return write_report(runs, planned.report, seeds=planned.preset.scale(planned.scale).values("seed"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +61,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON types; ``from_json`` reads it back."""
-        return {
-            "method": self.method,
-            "dropout": float(self.dropout),
-            "test_domain": self.test_domain,
-            "seed": int(self.seed),
-            "iid_accuracy": float(self.iid_accuracy),
-            "ood_accuracy": float(self.ood_accuracy),
-            "steps": int(self.steps),
-            "seconds": float(self.seconds),
-            "settings": dict(self.settings),
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, content: Any, where: str) -> Record:
