@@ -155,7 +155,7 @@ def test_bad_images_are_all_named(tmp_path: Path, files: Files, decoded: list[st
         with pytest.raises(UserError) as caught:
             open_images(keys, paths, bound=320, cache=tmp_path / "cache")
         assert str(caught.value) == (
-            "2 of 6 images cannot be decoded; --skip-bad-images (skip_bad_images=True) leaves them out:\n"
+            "2 of 6 images cannot be decoded; --skip-bad-images (skip_bad_images=True) skips them:\n"
             f"  {paths[1]}: the file is empty\n"
             f"  {paths[4]}: not an image of a known format"
         )

@@ -140,7 +140,7 @@ def test_bad_images_raise_or_are_skipped(root: Path, opened: Open) -> None:
     with pytest.raises(UserError) as caught:
         opened(root)
     assert str(caught.value) == (
-        "2 of 10 images cannot be decoded; --skip-bad-images (skip_bad_images=True) leaves them out:\n"
+        "2 of 10 images cannot be decoded; --skip-bad-images (skip_bad_images=True) skips them:\n"
         f"  {root}/art/dog/c.jpg: not an image of a known format\n"
         f"  {root}/photo/cat/c.png: cannot be read: No such file or directory"
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .dataset import Dataset, Split
 
 if TYPE_CHECKING:
-    from .cache import Progress
+    from .cache import ProgressCallback
 
 __all__ = ["SOURCES", "Dataset", "Split", "open_dataset"]
 
@@ -27,20 +27,20 @@ def open_dataset(
     bound: int = 320,
     skip_bad_images: bool = False,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Dataset:
     """Open a dataset by name or from a folder ``domain/class/image``.
 
     Args:
         source: ``"emoji"``, the dataset that comes with the package, or a folder (``"./emoji"`` is one).
-        bound: images whose shorter side is longer are shrunk to it, in pixels; ``emoji`` is kept as it is.
-        skip_bad_images: leave out images that cannot be decoded, instead of raising.
-        cache: folder of the decoded images; $LARGEDROP_CACHE, or else largedrop in ~/.cache, where None.
-        progress: called with (images done, images in all) while images are decoded, which happens once.
+        bound: largest length of an image's shorter side, in pixels; longer ones are shrunk to it. ``emoji`` is not.
+        skip_bad_images: skip images that cannot be decoded, instead of raising.
+        cache: folder of the decoded images; where None, $LARGEDROP_CACHE, or else largedrop in ~/.cache.
+        progress: called with (images done, images in total) while images are decoded, which happens once.
 
     Raises:
-        UserError: there is no such dataset, it is not laid out as expected, images cannot be decoded, or the cache
-            cannot be written; all that is wrong is named at once.
+        UserError: there is no such dataset, its layout is not domain/class/image, images cannot be decoded, or the
+            cache cannot be written; the message lists all errors.
     """
     # Imported late, since --help shows ``SOURCES`` and should not wait for decoders.
     from .emoji import load_emoji

@@ -1,6 +1,6 @@
-"""Images decoded once: a memory-mapped uint8 file that is named after what is in the image files.
+"""Images decoded once into a memory-mapped uint8 file, named after a digest of the image files' contents.
 
-<cache>/digests/<folder>.json      contents' digests by path, size and modification time, so none is read twice
+<cache>/digests/<folder>.json      contents' digests by path, size and modification time, so no file is read twice
 <cache>/images/<key>/pixels.bin    the pixels of all images, one after the other
                      index.npy     (n, 3) int64: where each image starts, its height and its width
                      entry.json    format version, bound, and which images could not be decoded and why
@@ -32,33 +32,33 @@ from ..files import read_json, write_json, write_text
 from .entries import aside, cache_errors, cache_folder, install, sweep
 from .images import BadImage, decode, opened, pillow_settings
 
-__all__ = ["CachedImages", "Opened", "Progress", "open_images"]
+__all__ = ["CachedImages", "Opened", "ProgressCallback", "open_images"]
 
 
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all) while images are decoded."""
+ProgressCallback = Callable[[int, int], None]
+"""Called with (images done, images in total) while images are decoded."""
 
 
 _FORMAT = 1
-"""Version of an entry's files and of what ``decode`` makes of an image; raise it when either changes."""
+"""Version of an entry's files and of ``decode``'s results; to be raised when either changes."""
 
 
 _GRANULARITY = 2.0
-"""A file changed less than this many seconds ago may change again without a new modification time (FAT's is 2 s)."""
+"""Within this many seconds a file may change twice under one modification time (FAT's resolution is 2 s)."""
 
 
 Item = TypeVar("Item")
 
-Result = TypeVar("Result")
+Output = TypeVar("Output")
 
 
 class CachedImages:
     """The decoded images of one cache entry: ``images[i]`` is a read-only uint8 array (height, width, 3), RGB.
 
     Attributes:
-        bound: images whose shorter side was longer than this were shrunk to it, in pixels.
-        bad: position among the files that were given, and reason, of each that could not be decoded; the images are
-            those of the other files, in order.
+        bound: largest length of an image's shorter side, in pixels.
+        bad: index among the files, and reason, of each file that cannot be decoded; the images are those of the other
+            files, in order.
     """
 
     bound: int
@@ -68,8 +68,8 @@ class CachedImages:
         """Open the entry in ``folder``.
 
         Raises:
-            ValueError: the entry is damaged or of another format.
-            OSError: there is none, or it cannot be read.
+            ValueError: the entry is damaged or has another format.
+            OSError: the entry does not exist or cannot be read.
         """
         self._folder = folder
         pixels = folder / "pixels.bin"
@@ -77,10 +77,10 @@ class CachedImages:
             header = read_json(folder / "entry.json")
             self._index = np.load(folder / "index.npy", allow_pickle=False)
             self.bound = int(header["bound"])
-            self.bad = tuple((int(position), str(reason)) for position, reason in header["bad"])
+            self.bad = tuple((int(index), str(reason)) for index, reason in header["bad"])
             count, size = int(header["images"]), int(header["bytes"])
             whole = header["format"] == _FORMAT and _consistent(self._index, count - len(self.bad), size)
-            # What one Pillow cannot decode, another may: only the verdicts of this one count.
+            # What one version of Pillow cannot decode, another may: only verdicts of this version count.
             whole = whole and (not self.bad or header["pillow"] == PIL.__version__)
         except (UserError, KeyError, TypeError, EOFError) as error:
             raise ValueError(f"{folder} is not a cache entry") from error
@@ -108,9 +108,9 @@ class Opened:
 
     Attributes:
         images: the images that could be decoded, in order.
-        kept: their positions among the files that were given, ascending.
-        digests: SHA-256 of their files' contents, hexadecimal.
-        skipped: ``key: reason`` of each image that was left out.
+        kept: index among the files of each image, ascending, (images,).
+        digests: SHA-256 of each image's file, hexadecimal, (images,).
+        skipped: ``key: reason`` of each image that was skipped.
     """
 
     images: CachedImages
@@ -121,7 +121,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class _File:
-    """A file as it was when its contents were digested; ``bad`` where they could not be read."""
+    """A file when its contents were digested: ``settled`` unless just modified, ``bad`` where they cannot be read."""
 
     path: Path
     stamp: str
@@ -137,20 +137,20 @@ def open_images(
     bound: int,
     skip_bad_images: bool = False,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Opened:
     """Open image files from the cache, decoding them into it where it does not have them yet.
 
     Args:
-        keys: name of each image that does not depend on the machine, (n,).
-        paths: file of each image, (n,).
-        bound: images whose shorter side is longer are shrunk to it, in pixels.
-        skip_bad_images: leave out images that cannot be decoded, instead of raising.
+        keys: machine-independent name of each image, (n,).
+        paths: path of each image, (n,).
+        bound: largest length of an image's shorter side, in pixels; longer ones are shrunk to it.
+        skip_bad_images: skip images that cannot be decoded, instead of raising.
         cache: folder of the cache; ``cache_folder()`` where None.
-        progress: called with (done, n) while images are decoded.
+        progress: called with (images done, n) while images are decoded.
 
     Raises:
-        UserError: images cannot be decoded (all are named at once), the cache cannot be written, or a file changed
+        UserError: images cannot be decoded (the message lists them), the cache cannot be written, or a file changed
             while it was read.
     """
     if bound < 1:
@@ -165,21 +165,19 @@ def open_images(
         images = _build(entry, files, bound, progress)
     reasons = dict(images.bad)
     if reasons and not skip_bad_images:
-        raise _bad_images([f"{files[position].path}: {reason}" for position, reason in images.bad], len(files))
-    kept = tuple(position for position in range(len(files)) if position not in reasons)
+        raise _bad_images([f"{files[index].path}: {reason}" for index, reason in images.bad], len(files))
+    kept = tuple(index for index in range(len(files)) if index not in reasons)
     return Opened(
         images=images,
         kept=kept,
-        digests=tuple(files[position].digest for position in kept),
-        skipped=tuple(f"{keys[position]}: {reason}" for position, reason in images.bad),
+        digests=tuple(files[index].digest for index in kept),
+        skipped=tuple(f"{keys[index]}: {reason}" for index, reason in images.bad),
     )
 
 
 def _bad_images(lines: list[str], count: int, most: int = 10) -> UserError:
     more = [f"… and {len(lines) - most} more"] if len(lines) > most else []
-    first = (
-        f"{len(lines)} of {count} images cannot be decoded; --skip-bad-images (skip_bad_images=True) leaves them out"
-    )
+    first = f"{len(lines)} of {count} images cannot be decoded; --skip-bad-images (skip_bad_images=True) skips them"
     return UserError("\n  ".join([f"{first}:", *lines[:most], *more]))
 
 
@@ -191,7 +189,7 @@ def _entry_name(keys: Sequence[str], files: Sequence[_File], bound: int) -> str:
 
 
 def _digested(paths: Sequence[Path], folder: Path) -> list[_File]:
-    """Digest every file, reading only those that are new or changed since the last time."""
+    """Digest every file; only files that are new or have changed since the last call are read."""
     name = hashlib.sha256(os.path.commonpath([path.parent for path in paths]).encode("utf-8", "surrogateescape"))
     store = folder / f"{name.hexdigest()[:40]}.json"
     known = _remembered(store)
@@ -202,9 +200,9 @@ def _digested(paths: Sequence[Path], folder: Path) -> list[_File]:
             files += chunk
     found = {str(file.path): f"{file.stamp} {file.digest}" for file in files if file.settled}
     if found != known:
-        # A failure only loses time; where the images have to be written too, that says what is wrong.
+        # A failure costs time only; if the images cannot be written either, that raises.
         with suppress(UserError):
-            # JSON in ASCII: a path may hold bytes that are no UTF-8.
+            # JSON in ASCII: a path may contain bytes that are not UTF-8.
             write_text(store, json.dumps({"format": 1, "files": found}))
     return files
 
@@ -223,7 +221,7 @@ def _digest_all(known: dict[str, str], paths: Sequence[Path]) -> list[_File]:
 
 
 def _digest(path: Path, remembered: str) -> _File:
-    """Digest one file's contents, or take the digest from ``remembered`` where the stamp is still the same."""
+    """Digest one file's contents, or take the digest from ``remembered`` where size and modification time agree."""
     try:
         now = time.time()
         stamp, modified = _stamp(path)
@@ -254,7 +252,7 @@ def _load(entry: Path) -> CachedImages | None:
 
 
 def _consistent(index: Any, count: int, size: int) -> bool:
-    """Whether ``index`` places ``count`` images one after the other in ``size`` bytes."""
+    """Whether ``index`` describes ``count`` images, one after the other, in ``size`` bytes."""
     if index.dtype != np.int64 or index.shape != (count, 3) or (index[:, 1:] < 1).any():
         return False
     ends = np.cumsum(index[:, 1] * index[:, 2] * 3)
@@ -262,8 +260,8 @@ def _consistent(index: Any, count: int, size: int) -> bool:
     return bool(np.array_equal(index[:, 0], starts[:-1]) and starts[-1] == size)
 
 
-def _build(entry: Path, files: Sequence[_File], bound: int, progress: Progress | None) -> CachedImages:
-    """Decode ``files`` into a folder of this process's own, which then takes the name ``entry``."""
+def _build(entry: Path, files: Sequence[_File], bound: int, progress: ProgressCallback | None) -> CachedImages:
+    """Decode ``files`` into a temporary folder, which is then renamed to ``entry``."""
     temporary, writing = aside(entry), partial(cache_errors, "the image cache", entry.parent.parent)
     try:
         with writing():
@@ -292,23 +290,23 @@ def _decode_all(
     bound: int,
     pixels: FileIO,
     writing: Callable[[], AbstractContextManager[None]],
-    progress: Progress | None,
+    progress: ProgressCallback | None,
 ) -> tuple[list[tuple[int, int, int]], list[tuple[int, str]], int]:
     """Append the pixels of every image to a file; return the rows of the index, the bad images, and the bytes."""
     rows: list[tuple[int, int, int]] = []
     bad: list[tuple[int, str]] = []
     size = 0
     with pillow_settings(), closing(_in_order(partial(_decode, bound), files)) as results:
-        for position, image in enumerate(results):
+        for index, image in enumerate(results):
             if isinstance(image, BadImage):
-                bad.append((position, image.reason))
+                bad.append((index, image.reason))
             else:
                 with writing():
                     _append(pixels, image)
                 rows.append((size, image.shape[0], image.shape[1]))
                 size += image.nbytes
             if progress is not None:
-                progress(position + 1, len(files))
+                progress(index + 1, len(files))
     return rows, bad, size
 
 
@@ -319,7 +317,7 @@ def _decode(bound: int, file: _File) -> npt.NDArray[np.uint8] | BadImage:
         image: npt.NDArray[np.uint8] | BadImage = decode(file.path, bound)
     except BadImage as error:
         image = error
-    # An entry is named after the contents that were digested, so it must not hold others.
+    # An entry is named after the digested contents, so it must not contain others.
     try:
         same = _stamp(file.path)[0] == file.stamp
     except OSError:
@@ -335,13 +333,13 @@ def _append(file: FileIO, image: npt.NDArray[np.uint8]) -> None:
         rest = rest[file.write(rest) :]
 
 
-def _in_order(work: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:
+def _in_order(work: Callable[[Item], Output], items: Sequence[Item]) -> Generator[Output, None, None]:
     """Yield ``work(item)`` in the order of ``items``, computed by threads that run only a little ahead.
 
     Pillow, hashlib and reading release the interpreter's lock. Close the iterator to stop early.
     """
     workers = os.cpu_count() or 1
-    pending: deque[Future[Result]] = deque()
+    pending: deque[Future[Output]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="largedrop")
     try:
         for item in items:

@@ -22,7 +22,7 @@ class Images(Protocol):
     """Decoded images: ``images[i]`` is a read-only uint8 array (height, width, 3), RGB; no access decodes anything."""
 
     bound: int
-    """Images whose shorter side was longer than this were shrunk to it when they were decoded, in pixels."""
+    """Largest length of an image's shorter side, in pixels; longer ones were shrunk to it when decoded."""
 
     def __len__(self) -> int: ...
 
@@ -31,10 +31,15 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """Which images a run trains on, selects on and is tested on; indices into the dataset, ascending.
+    """Which images a run trains on, selects on and is tested on: indices into the dataset, ascending.
 
-    ``train`` has one array per training domain, in the order of ``train_domains``; ``iid`` is what was held out of all
-    of them, and ``iid_domains`` has each one's index into ``train_domains``; ``ood`` is the whole of the test domain.
+    Attributes:
+        train_domains: names of the training domains.
+        test_domain: name of the test domain.
+        train: indices of the training images, one array per training domain.
+        iid: indices of the held-out images of all training domains, (n_iid,).
+        iid_domains: index into ``train_domains`` of each held-out image, (n_iid,).
+        ood: indices of all images of the test domain, (n_ood,).
     """
 
     train_domains: tuple[str, ...]
@@ -50,17 +55,17 @@ class Dataset:
     """Labelled images of several domains.
 
     Attributes:
-        name: what the user called it (a folder's name, or ``emoji``).
-        classes: names of the classes, sorted; labels index into them.
-        domains: names of the domains; ``domain_ids`` index into them.
-        labels: class of each image, (n,).
-        domain_ids: domain of each image, (n,).
-        groups: images with the same number show the same thing and stay on one side of the i.i.d. split, (n,).
-            In a folder every image is its own group; in ``emoji`` a group is one emoji drawn in every style.
-        keys: a name for each image that does not depend on the machine, ``domain/class/file``.
+        name: name of the folder, or ``emoji``.
+        classes: names of the classes, sorted.
+        domains: names of the domains.
+        labels: index into ``classes`` of each image, (n,).
+        domain_ids: index into ``domains`` of each image, (n,).
+        groups: number of the thing that each image shows, (n,); images with the same number stay on one side of the
+            i.i.d. split. In a folder every image has its own; in ``emoji`` it is the emoji, drawn in every style.
+        keys: machine-independent name of each image, ``domain/class/file``, (n,).
         images: the decoded images.
         fingerprint: hexadecimal digest of keys, labels, domains, groups and image contents.
-        skipped: images left out because they could not be decoded, with the reason.
+        skipped: ``key: reason`` of each image that was skipped because it cannot be decoded.
     """
 
     name: str
@@ -82,7 +87,7 @@ class Dataset:
         return np.flatnonzero(self.domain_ids == self.domain_index(domain)).astype(np.int64)
 
     def domain_index(self, domain: str) -> int:
-        """Position of ``domain`` in ``domains``.
+        """Index of ``domain`` in ``domains``.
 
         Raises:
             UserError: there is no such domain.
@@ -92,16 +97,21 @@ class Dataset:
         return self.domains.index(domain)
 
     def split(self, test_domain: str, seed: int, held_out: float = 0.2, left_out: str = "") -> Split:
-        """Hold ``held_out`` of every training domain out for the i.i.d. score; the test domain is never trained on.
+        """Split into training images, images held out for the i.i.d. score, and the test domain.
 
-        The share is taken within each class of each domain (at least one image is held out and at least one is left),
-        or, where a group spans several domains, within each class over all of them, so that no group is on both sides.
-        Which are held out depends on ``seed`` alone, not on the test domain, so that standard errors over seeds contain
-        this choice; by the README of the paper's public code, all seeds share one split. No image of ``left_out`` is
-        anywhere.
+        Images are held out class by class within each domain (at least one image is held out and one is trained on);
+        where groups span several domains, class by class over all domains, so that no group is on both sides. Which
+        images are held out depends on ``seed`` alone, not on the test domain, so that standard errors over seeds
+        contain this choice; by the README of the paper's public code, all seeds share one split.
+
+        Args:
+            test_domain: name of the domain to test on; none of its images is in ``train`` or ``iid``.
+            seed: seed of the choice of held-out images.
+            held_out: fraction of each training domain's images to hold out.
+            left_out: name of a domain whose images are in no part of the split; empty for none.
 
         Raises:
-            UserError: unknown domains, or no other domain is left to train on.
+            UserError: a domain is unknown, or no domain remains to train on.
         """
         self.domain_index(test_domain)
         if left_out:

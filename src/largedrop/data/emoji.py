@@ -32,7 +32,7 @@ _SHA256 = "f18165a40e9743068bbde1c44b595fa425222c676308faae3007ef158a997509"
 
 
 _UNSHRUNK = 1 << 16
-"""No drawing is this large, and none was shrunk: a network may see them enlarged to any size."""
+"""Larger than any drawing, as none was shrunk: a network may take them enlarged to any size."""
 
 
 class _Pictures:

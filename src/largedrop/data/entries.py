@@ -1,4 +1,4 @@
-"""Entries of the cache on disk: folders that are built aside and installed whole, as ``files`` writes files."""
+"""Folders of the cache on disk: built under a temporary name, then renamed, so that a reader sees whole ones only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["aside", "cache_errors", "cache_folder", "install", "sweep"]
 _BUILDING = ".building-"
 
 _STALE = 24 * 3600.0
-"""Folders being built that were untouched for this many seconds are left-overs of a process that was killed."""
+"""A temporary folder unchanged for this many seconds was left by a killed process."""
 
 
 Entry = TypeVar("Entry")
@@ -29,7 +29,7 @@ def cache_folder() -> Path:
     """$LARGEDROP_CACHE, or else largedrop in $XDG_CACHE_HOME or in ~/.cache.
 
     Raises:
-        UserError: none is set and there is no home folder.
+        UserError: neither variable is set and there is no home folder.
     """
     if chosen := os.environ.get("LARGEDROP_CACHE"):
         return Path(chosen).expanduser().absolute()
@@ -43,20 +43,20 @@ def cache_folder() -> Path:
 
 
 def aside(entry: Path, name: str = "") -> Path:
-    """The folder in which ``entry`` is built: one by that name, or one that no other process has."""
+    """The temporary folder in which ``entry`` is built, named after ``name``, or uniquely where it is empty."""
     return entry.parent / f"{_BUILDING}{name or uuid.uuid4().hex}"
 
 
 def install(built: Path, entry: Path, load: Callable[[Path], Entry]) -> Entry:
-    """Give a finished folder its name, unless another process has; a damaged entry of that name gives way.
+    """Rename a finished folder to ``entry``; a damaged entry of that name is replaced, an intact one is used.
 
     Args:
         built: the finished folder, beside ``entry``.
-        entry: the name that it takes.
+        entry: path of the entry.
         load: opens an entry; raises OSError or ValueError where it is damaged.
 
     Returns:
-        The entry, opened: the one that was built, or the other process's.
+        The opened entry: the one that was built, or one that another process installed first.
 
     Raises:
         UserError: other processes keep replacing it.
@@ -82,7 +82,7 @@ def install(built: Path, entry: Path, load: Callable[[Path], Entry]) -> Entry:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes were building in ``folder``; what may still be built stays."""
+    """Remove the temporary folders in ``folder`` that killed processes left."""
     for path in folder.glob(f"{_BUILDING}*"):
         try:
             touched = max(child.stat().st_mtime for child in (path, *path.iterdir()))
@@ -94,7 +94,7 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def cache_errors(what: str, folder: Path) -> Iterator[None]:
-    """Turn a failure to write ``what`` into ``folder`` into one line that says how to move the cache."""
+    """Turn a failure to write ``what`` into ``folder`` into a UserError that says how to move the cache."""
     try:
         yield
     except (OSError, UserError) as error:

@@ -34,11 +34,11 @@ class _Entry:
 def list_images(path: str | Path) -> Listing:
     """List the images of a folder ``domain/class/image`` without opening any.
 
-    Images in folders inside a class folder belong to the class. Hidden files and folders, and files that are not named
-    like an image, are ignored.
+    Images in folders inside a class folder belong to the class. Hidden files and folders, and files without an image's
+    suffix, are ignored.
 
     Raises:
-        UserError: there is no such folder, or it is not laid out so; all that is wrong is named at once.
+        UserError: there is no such folder, or its layout is another; the message lists all errors.
     """
     root = _existing(Path(path).expanduser())
     problems: list[str] = []
@@ -55,7 +55,7 @@ def list_images(path: str | Path) -> Listing:
 
 
 def _existing(path: Path) -> Path:
-    """``path`` as an absolute folder, or a UserError that says what is there instead."""
+    """``path`` as an absolute path of a folder; a UserError says what is there instead."""
     absolute = path.absolute()
     if ".." in absolute.parts:
         absolute = absolute.resolve()  # so that it has a name
@@ -76,7 +76,7 @@ def _existing(path: Path) -> Path:
 
 
 def _domains(root: Path, problems: list[str]) -> list[tuple[_Entry, list[_Entry]]]:
-    """Each domain and its class folders; ``problems`` says what is wrong with the upper two levels."""
+    """Each domain and its class folders; appends what is wrong with these two levels to ``problems``."""
     top = _scan(root, root.name, problems)
     if top is None:
         return []
@@ -99,7 +99,7 @@ def _domains(root: Path, problems: list[str]) -> list[tuple[_Entry, list[_Entry]
 
 
 def _walk(folder: Path, key: str, visited: set[tuple[int, int]], problems: list[str]) -> Iterator[_Entry]:
-    """The images in ``folder`` and below, each named by its key; a folder that links lead back to is entered once."""
+    """The images in ``folder`` and below, named by their keys; a folder that a link leads back to is entered once."""
     inside = _scan(folder, key, problems)
     if inside is None:
         return

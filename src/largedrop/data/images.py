@@ -25,7 +25,7 @@ _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k")
 _OTHERS = (".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 
 EXTENSIONS = frozenset((*_JPEG, *_OTHERS))
-"""What the name of an image file ends with, in lower case."""
+"""Suffixes of image files, in lower case."""
 
 
 PIXEL_LIMIT = 500_000_000
@@ -33,7 +33,7 @@ PIXEL_LIMIT = 500_000_000
 
 
 _LARGE = 64_000_000
-"""Images with more pixels than this are decoded one at a time, so that many threads do not hold many of them."""
+"""Images with more pixels than this are decoded one at a time, to bound the memory of all threads together."""
 
 
 # Named one by one, because Pillow recognises contents and not names: a file of another of its formats may start an
@@ -62,8 +62,8 @@ class BadImage(UserError):  # noqa: N818  # a verdict on a file; callers collect
     """A file that cannot be decoded as an image.
 
     Attributes:
-        path: the file.
-        reason: what is wrong with it, in one line that does not name the file.
+        path: path of the file.
+        reason: what is wrong, in one line that does not name the file.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -82,12 +82,11 @@ def decode(path: Path, bound: int | None = None) -> npt.NDArray[np.uint8]:
     0 to 1, 0 to 255 or 0 to 65535, the first that holds them; other ranges are stretched from least to greatest.
 
     Args:
-        path: the file; its contents say the format, not its name.
-        bound: an image whose shorter side is longer than this is shrunk until it equals it, in pixels; no image is
-            enlarged. None keeps every size.
+        path: path of the file; the format is recognised by its contents, not by its name.
+        bound: largest length of the shorter side, in pixels; longer ones are shrunk to it. None keeps every size.
 
     Returns:
-        array (height, width, 3), uint8.
+        uint8 (height, width, 3).
 
     Raises:
         BadImage: the file is unreadable, empty, truncated, too large, or not an image.
@@ -111,7 +110,7 @@ def decode(path: Path, bound: int | None = None) -> npt.NDArray[np.uint8]:
 
 
 def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """An opened picture as ``decode`` would give it: RGB, upright, on white; uint8 (height, width, 3)."""
+    """An opened Pillow image in the form that ``decode`` returns: RGB, upright, on white; uint8 (height, width, 3)."""
     with pillow_settings():
         return _pixels(Path(getattr(image, "filename", "") or "the image"), image, None)
 
@@ -183,7 +182,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     """Open the file for reading.
 
     Raises:
-        BadImage: it cannot be opened, is empty, or is a pipe or a device, which would block for ever.
+        BadImage: the file cannot be opened, is empty, or is a pipe or a device, which would block for ever.
     """
     try:
         status = path.stat()
@@ -212,7 +211,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Settings:
-    """Counts who decodes: the first sets the process-wide settings, the last one puts them back."""
+    """Counts the threads that decode: the first changes Pillow's process-wide settings, the last restores them."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -247,8 +246,8 @@ _settings = _Settings()
 def pillow_settings() -> Iterator[None]:
     """Hold Pillow's settings for decoding: ``PIXEL_LIMIT``, truncated files refused, none of its warnings.
 
-    Pillow keeps them for the whole process, so the settings from before return when the last thread leaves. ``decode``
-    holds them by itself; whoever decodes many images holds them around all, so that they do not change back and forth.
+    They hold for the whole process, so they are restored when the last thread leaves. ``decode`` enters this by itself;
+    code that decodes many images enters it once around all, so that the settings do not change back and forth.
     """
     _settings.enter()
     try:

@@ -1,4 +1,4 @@
-"""A list of image files with their classes and domains, and the dataset made of it: what a source of files gives."""
+"""A list of image files with their classes and domains, and the dataset that is made from it."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from .cache import Progress, open_images
+from .cache import ProgressCallback, open_images
 from .dataset import Dataset, IntArray, check_names
 
 __all__ = ["Listing", "make_listing", "open_listing"]
 
 
 Found = Mapping[tuple[str, str], Sequence[tuple[str, Path]]]
-"""Key and file of every image, by domain and class."""
+"""Key and path of every image, by domain and class."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Image files with their classes and domains, none of them opened yet.
+    """Image files with their classes and domains, not opened yet.
 
     Attributes:
-        root: what names the dataset: the folder that the images are in, or the file that lists them.
+        root: the folder of the images, or the file that lists them; its name is the dataset's.
         domains: names of the domains, sorted.
-        classes: names of the classes, sorted; every domain has all of them.
-        keys: ``domain/class/path``, a name for each image that is the same on every machine; sorted by domain, class
-            and path, (n,).
-        paths: the files, (n,).
-        labels: class of each image, (n,).
-        domain_ids: domain of each image, (n,).
+        classes: names of the classes, sorted; every domain has every class.
+        keys: machine-independent name of each image, ``domain/class/path``, sorted by domain, class and path, (n,).
+        paths: path of each image, (n,).
+        labels: index into ``classes`` of each image, (n,).
+        domain_ids: index into ``domains`` of each image, (n,).
     """
 
     root: Path
@@ -45,15 +44,15 @@ class Listing:
 
 
 def make_listing(root: Path, found: Found, problems: Sequence[str] = ()) -> Listing:
-    """Put images in order, and see that each domain has two or more of each class.
+    """Sort images into a list, and check that each domain has at least two of each class.
 
     Args:
-        root: see ``Listing``.
-        found: the images, in any order; at least one.
-        problems: what has been found to be wrong already, to be told with the rest.
+        root: the folder of the images, or the file that lists them.
+        found: the images, at least one, in any order.
+        problems: errors found before, for the same message.
 
     Raises:
-        UserError: all that is wrong, at once.
+        UserError: there are errors; the message lists all.
     """
     classes = sorted({name for _, name in found})
     domains = sorted({domain for domain, _ in found})
@@ -86,25 +85,25 @@ def open_listing(
     bound: int = 320,
     skip_bad_images: bool = False,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Dataset:
     """Decode the images of a list, once, and make a dataset of them.
 
     Args:
         listing: the images.
-        bound: images whose shorter side is longer are shrunk to it, in pixels.
-        skip_bad_images: leave out images that cannot be decoded, instead of raising.
+        bound: largest length of an image's shorter side, in pixels; longer ones are shrunk to it.
+        skip_bad_images: skip images that cannot be decoded, instead of raising.
         cache: folder of the decoded images; ``entries.cache_folder()`` where None.
-        progress: called with (done, n) while images are decoded, which happens once.
+        progress: called with (images done, images in total) while images are decoded.
 
     Raises:
-        UserError: images cannot be decoded, or the cache cannot be written; all that is wrong is named at once.
+        UserError: images cannot be decoded, or the cache cannot be written; the message lists all errors.
     """
     opened = open_images(
         listing.keys, listing.paths, bound=bound, skip_bad_images=skip_bad_images, cache=cache, progress=progress
     )
     kept = np.array(opened.kept, dtype=np.int64)
-    keys = tuple(listing.keys[position] for position in opened.kept)
+    keys = tuple(listing.keys[index] for index in opened.kept)
     labels, domain_ids = listing.labels[kept], listing.domain_ids[kept]
     if opened.skipped:
         counts = _counts(listing.domains, listing.classes, labels, domain_ids)

@@ -1,4 +1,4 @@
-"""Randomness that is a function of what it is for, never of how often a process was restarted or of its workers."""
+"""Random streams that are a function of their purpose, seed and step, not of restarts or worker processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images are in which batch: a function of (seed, step), so that a run can go on anywhere."""
+"""Which images are in which batch: a function of (seed, step), so that a run can be resumed at any step."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def batch_indices(domains: tuple[IntArray, ...], batch: int, seed: int, step: in
 
 
 def batches(domains: tuple[IntArray, ...], batch: int, seed: int, first: int, last: int) -> IntArray:
-    """For some steps, ``batch`` images of each training domain, concatenated in the order of the domains.
+    """The batches of the steps ``first`` to ``last`` − 1, each with ``batch`` images of each training domain.
 
-    Each domain is gone through in an order that is shuffled anew for every epoch of its own, so that small domains come
-    round more often than large ones and every domain weighs the same.
+    Each domain is traversed in an order that is shuffled for each of its epochs, so that small domains are repeated
+    more often than large ones and every domain has the same weight.
 
     Args:
-        domains: the training images of each domain.
-        batch: images from each domain.
-        seed: of the run.
-        first: step of the run, from 0.
-        last: the step after the last.
+        domains: indices of the training images, one array per domain.
+        batch: number of images per domain.
+        seed: the run's seed.
+        first: first step, counted from 0.
+        last: end of the steps, exclusive.
 
     Returns:
-        Indices into the dataset, (last - first, len(domains) × batch).
+        Indices into the dataset, domain after domain, (last - first, len(domains) × batch).
     """
     parts = []
     for number, indices in enumerate(domains):

@@ -161,9 +161,7 @@ def test_where_nothing_can_be_kept_a_warning_says_so() -> None:
 
     names: dict[str, Callable[[npt.NDArray[np.int64]], None]] = {}
     exec("def double(numbers): numbers[0] *= 2", names)  # of no file, so numba finds no place for it
-    with pytest.warns(
-        RuntimeWarning, match="kernels cannot be kept, so every process compiles them anew: cannot cache"
-    ):
+    with pytest.warns(RuntimeWarning, match="kernels cannot be cached, so every process compiles them: cannot cache"):
         compiled = kernels._outer(types.int64[::1])(names["double"])
     numbers = np.array([21])
     compiled(numbers)

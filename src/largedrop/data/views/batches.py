@@ -1,4 +1,4 @@
-"""Batches of a dataset's images as a network takes them, on the device that it computes on."""
+"""Batches of a dataset's images as a network's input, on the network's device."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["HostViews", "InputSpec", "ResidentViews", "Views", "open_views"]
 
 
 class InputSpec(Protocol):
-    """What a network takes as its input: the part of ``models.network.Spec`` that views depend on."""
+    """Size and normalisation of a network's input: the part of ``models.network.Spec`` that views depend on."""
 
     @property
     def size(self) -> int:
@@ -33,18 +33,18 @@ class InputSpec(Protocol):
 
     @property
     def mean(self) -> Sequence[float]:
-        """Per channel, subtracted from pixels in [0, 1]."""
+        """Per-channel mean, subtracted from inputs in [0, 1]."""
 
     @property
     def std(self) -> Sequence[float]:
-        """Per channel, divides what remains."""
+        """Per-channel standard deviation, by which the centred inputs are divided."""
 
 
 class Views(Protocol):
-    """Batches of a dataset's images as a network takes them, float32 (n, 3, size, size), channels last, normalised.
+    """Batches of a dataset's images as a network's input: normalised float32 (n, 3, size, size), channels last.
 
-    A training step asks for its views in two parts: ``inputs`` is what the host prepares for a step, ``finish`` makes
-    the batch of it on the device, inside the recorded step where there is one (``training.graph``).
+    A training step makes its views in two parts: ``inputs`` on the host, then ``finish`` on the device, inside the
+    recorded step where there is one (``training.graph``).
     """
 
     data: Dataset
@@ -60,22 +60,22 @@ class Views(Protocol):
 
 
 class HostViews:
-    """Made on the processor from the memory-mapped cache, by compiled kernels, and sent to the device."""
+    """Views made on the processor from the memory-mapped cache, by compiled kernels, and copied to the device."""
 
     def __init__(self, data: Dataset, device: torch.device | None = None) -> None:
         self.data = data
         self.device = device or torch.device("cpu")
 
     def inputs(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
-        """The finished training views, on the device."""
+        """The training views, on the device; nothing is left for ``finish``."""
         return self.training(indices, spec, seed, step)
 
     def finish(self, inputs: Tensor, spec: InputSpec) -> Tensor:
-        """Nothing is left to do."""
+        """``inputs`` themselves."""
         return inputs
 
     def training(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
-        """Training views, whose draws are a function of ``seed``, ``step`` and the position among ``indices``."""
+        """Training views, whose draws are a function of ``seed``, ``step`` and the index into ``indices``."""
         images = [self.data.images[int(index)] for index in indices]
         return self._sent(training_batch(images, spec.size, seed, step, spec.mean, spec.std))
 
@@ -89,7 +89,7 @@ class HostViews:
 
 
 class ResidentViews:
-    """Made on the GPU from images that lie in its memory; the host only draws what is random."""
+    """Views made on the GPU from images in its memory; the host draws the random numbers only."""
 
     def __init__(self, data: Dataset, device: torch.device) -> None:
         self.data = data
@@ -107,7 +107,7 @@ class ResidentViews:
         return packed_training_batch(self.images, inputs, spec.size, spec.mean, spec.std)
 
     def training(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
-        """Training views, whose draws are a function of ``seed``, ``step`` and the position among ``indices``."""
+        """Training views, whose draws are a function of ``seed``, ``step`` and the index into ``indices``."""
         return self.finish(to_device(self.inputs(indices, spec, seed, step), self.device), spec)
 
     def evaluation(self, indices: IntArray, spec: InputSpec) -> Tensor:
@@ -116,7 +116,7 @@ class ResidentViews:
 
 
 def open_views(data: Dataset, device: torch.device, reporter: Reporter = SILENT) -> Views:
-    """In the GPU's memory where the device is one and they fit, else made on the processor, as a note then says."""
+    """Views made on the GPU where the device is one and has room for the images; else on the processor, with a note."""
     if device.type != "cuda":
         return HostViews(data, device)
     try:

@@ -1,4 +1,4 @@
-"""Changes of colour on a batch of images in torch, on any device, with a factor for each image.
+"""Changes of colour of a batch of images in torch, on any device, with one factor for each image.
 
 The same formulas as torchvision's ``adjust_brightness``, ``adjust_contrast``, ``adjust_saturation``, ``adjust_hue`` and
 ``rgb_to_grayscale`` on floating-point images. ``device`` uses them where the pixels are in a GPU's memory; ``kernels``
@@ -21,7 +21,7 @@ LUMA = (0.2989, 0.587, 0.114)
 
 @torch.no_grad()
 def apply_colour(images: Tensor, factors: Tensor, order: Tensor, grey: Tensor) -> Tensor:
-    """The changes of colour that were drawn for each image, each operation on the whole batch.
+    """Apply the changes of colour that were drawn for each image, each operation on the whole batch.
 
     No shape depends on the draws and nothing is indexed, so a CUDA graph can hold it. Brightness, contrast and
     saturation all blend an image with another (black, its mean grey, its grey), and a factor of 1 leaves it exactly as
@@ -29,10 +29,11 @@ def apply_colour(images: Tensor, factors: Tensor, order: Tensor, grey: Tensor) -
     more, and the hue, the slowest of the four, is turned only once.
 
     Args:
-        images: float32 in [0, 1], (n, 3, height, width); left as they are.
-        factors: brightness, contrast, saturation (1 is neutral) and hue shift (in turns), float32 (n, 4).
-        order: the order in which those four are applied, int64 (n, 4).
-        grey: which are turned grey at last, bool (n,).
+        images: float32 in [0, 1], (n, 3, height, width); not modified.
+        factors: factors of brightness, contrast and saturation (1 is the identity), and hue shift (in turns), float32
+            (n, 4).
+        order: order in which the four changes are applied, int64 (n, 4).
+        grey: whether each image is converted to greyscale at the end, bool (n,).
 
     Returns:
         float32 in [0, 1], (n, 3, height, width).
@@ -70,12 +71,12 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def greyscale(images: Tensor) -> Tensor:
-    """The grey of images, (n, 3, height, width), in all three channels."""
+    """The grey value of images, (n, 3, height, width), in all three channels."""
     return _luma(images).expand_as(images)
 
 
 def _blended(images: Tensor, factors: Tensor, kind: Tensor, active: Tensor) -> Tensor:
-    """Apply operation ``kind``, (n,), to the images that are ``active``, (n,); none of those is ``HUE``."""
+    """Apply operation ``kind``, (n,), not ``HUE``, to the images that are ``active``, (n,)."""
     factor = factors.gather(1, kind[:, None])[:, 0].masked_fill(~active, 1.0).view(-1, 1, 1, 1)
     kind = kind.view(-1, 1, 1, 1)
     luma = _luma(images)

@@ -1,7 +1,7 @@
-"""Images that live in a device's memory, and their views computed there, a batch at a time, without waiting for it.
+"""Images in a device's memory, and their views computed there, a batch at a time, without synchronisation.
 
-The views are those of ``host.augment`` and ``host.evaluation_view``: the same draws, made on the host as a function of
-(seed, step), and the same pixels. Resizing is done as torch's uint8 kernel on the processor does it: the triangle
+The views equal those of ``host.augment`` and ``host.evaluation_view``: the same draws, made on the host as a function
+of (seed, step), and the same pixels. Resizing is done as torch's uint8 kernel on the processor does it: the triangle
 filter's weights are rounded to 16-bit fixed point, and the rows are resized and rounded to whole grey levels before the
 columns are. Sums of whole numbers do not depend on their order, so the result is the processor's bit for bit, whatever
 else is in the batch, and no setting for matrix products (TF32) can change it.
@@ -40,19 +40,19 @@ STAGING = 64 << 20
 """Bytes of each of the two buffers that pixels pass through on their way to the device."""
 
 KEPT = 2 << 30
-"""Bytes of the device's memory that the images leave free where no limit is given: with less, no network trains."""
+"""Bytes of the device's memory that the images leave free where no limit is given: training needs at least as much."""
 
 SCRATCH = 1 << 30
-"""Bytes that resizing may take at a time; a batch of larger images is resized in parts (of a fixed size each)."""
+"""Bytes that resizing may use at once; a batch that needs more is resized in parts of a fixed size."""
 
 SCRATCH_PER_PIXEL = 8 + 3 + 2 * 3 * 4
-"""Bytes for each pixel of the rows that are being resized: where it is read, the bytes read, and two int32 sums."""
+"""Bytes for each pixel of the rows being resized: its index, its three bytes, and two int32 sums per channel."""
 
 GIB = 1 << 30
 
 
 PRECISION, LARGEST_SHIFT = 15, 22
-"""Bits of a weight in fixed point, and the most by which it is scaled up, as in torch's kernel."""
+"""Bits of a weight in fixed point, and the largest shift by which it is scaled, as in torch's kernel."""
 
 
 class ResidentImages:
@@ -60,11 +60,11 @@ class ResidentImages:
 
     Attributes:
         pixels: RGB, row by row, uint8 (3 × pixels in all,).
-        index: where each image starts (in pixels, not bytes), its height, its width; int64 (images, 3), on the device.
+        index: first pixel, height and width of each image, int64 (images, 3), on the device.
         shapes: height and width of each image, int64 (images, 2), on the host.
         tallest: the largest height, in pixels.
         widest: the largest width, in pixels.
-        device: where the pixels are.
+        device: device of the pixels.
     """
 
     def __init__(
@@ -76,15 +76,15 @@ class ResidentImages:
         """Copy the images to the device.
 
         Args:
-            images: of a dataset.
-            device: where to; on the processor, where this is for tests, memory is not checked unless a limit is given.
-            limit_bytes: the most that the pixels may take; all that is free but ``KEPT`` where None.
+            images: the dataset's images.
+            device: target device; on the processor (in tests) the memory is checked only where a limit is given.
+            limit_bytes: largest size of the pixels, in bytes; where None, the free memory less ``KEPT``.
 
         Raises:
-            UserError: they do not fit.
+            UserError: the images do not fit.
         """
         count = len(images)
-        shapes = [images[position].shape[:2] for position in range(count)]
+        shapes = [images[index].shape[:2] for index in range(count)]
         self.shapes: npt.NDArray[np.int64] = np.array(shapes, dtype=np.int64).reshape(count, 2)
         self.tallest, self.widest = (int(side) for side in self.shapes.max(axis=0, initial=1))
         areas = self.shapes.prod(axis=1)
@@ -111,16 +111,16 @@ def device_evaluation_batch(
 
     Args:
         resident: the images.
-        indices: of the batch's images, (n,), on the host.
+        indices: indices of the batch's images, (n,), on the host.
         size: side of the views, in pixels.
-        mean: per channel, subtracted from pixels in [0, 1].
-        std: per channel, divides the difference.
+        mean: per-channel mean, subtracted from inputs in [0, 1].
+        std: per-channel standard deviation, by which the centred inputs are divided.
 
     Returns:
         float32 (n, 3, size, size), channels last in memory, on the device.
 
     Raises:
-        ValueError: an index is not that of an image.
+        ValueError: an index is out of range.
     """
     _check_indices(resident, indices)
     chosen = to_device(torch.from_numpy(np.asarray(indices, dtype=np.int64)), resident.device)
@@ -130,14 +130,14 @@ def device_evaluation_batch(
 
 
 def pack_draws(resident: ResidentImages, indices: IntArray, draws: Draws) -> Tensor:
-    """All that a training batch is made from, in one tensor on the host, for ``packed_training_batch``.
+    """Indices and draws of a training batch in one tensor on the host, for ``packed_training_batch``.
 
     Returns:
         index, box (4), flip, factors (4), order (4), grey: float64 (n, 15), exact for whole numbers below 2⁵³.
 
     Raises:
-        ValueError: an index is not that of an image, or a crop is not inside its image. On the device, where checking
-            would have to wait, it would end the process or read another image's pixels.
+        ValueError: an index is out of range, or a crop is not inside its image. Checked on the host, since on the
+            device a wrong index ends the process with an assertion or reads another image's pixels.
     """
     _check_indices(resident, indices)
     corner, sides = draws.box[:, :2], draws.box[:, 2:]
@@ -156,14 +156,14 @@ def packed_training_batch(
 ) -> Tensor:
     """The training views of a batch: ``host.augment`` of images in the device's memory, normalised.
 
-    A CUDA graph can hold all of it, with ``packed`` as its input.
+    A CUDA graph can record it, with ``packed`` as the graph's input.
 
     Args:
         resident: the images.
         packed: from ``pack_draws``, float64 (n, 15), on the device.
         size: side of the views, in pixels.
-        mean: per channel, subtracted from pixels in [0, 1].
-        std: per channel, divides the difference.
+        mean: per-channel mean, subtracted from inputs in [0, 1].
+        std: per-channel standard deviation, by which the centred inputs are divided.
 
     Returns:
         float32 (n, 3, size, size), channels last in memory, on the device.
@@ -182,10 +182,10 @@ def crop_resize(
 
     Args:
         resident: the images.
-        indices: int64 (n,), on their device; not checked, since that would wait for the device.
-        boxes: top, left, height, width of each crop, in pixels, int64 (n, 4); inside its image, likewise not checked.
+        indices: indices of the images, int64 (n,), on the device; not checked, since that would synchronise.
+        boxes: top, left, height, width of each crop, in pixels, int64 (n, 4); not checked either.
         size: side of the result, in pixels.
-        flip: which are mirrored, bool (n,); none where None.
+        flip: whether each image is mirrored, bool (n,); None for no mirroring.
 
     Returns:
         float32 in [0, 1], (n, 3, size, size), contiguous.
@@ -197,7 +197,7 @@ def crop_resize(
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a small tensor from the host; to a GPU from pinned memory, so that the host does not wait for it.
 
-    torch keeps the pinned block until the copy is done, and uses it again then.
+    torch keeps the pinned block until the copy is done.
     """
     if device.type != "cuda":
         return tensor.to(device)
@@ -261,14 +261,14 @@ def _levels(total: Tensor, shift: Tensor) -> Tensor:
 
 
 def _filter(length: Tensor, size: int, longest: int, flip: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The triangle filter that resizes ``length`` pixels, (n,), none above ``longest``, to ``size``.
+    """The triangle filter that resizes ``length`` ≤ ``longest`` pixels, (n,), to ``size``.
 
-    Computed in float64, from which torch's uint8 kernel makes its fixed point too. A mirrored image has its outputs in
-    the other order.
+    Computed in float64 and rounded to fixed point, as in torch's uint8 kernel. A mirrored image has its outputs in
+    reverse order.
 
     Returns:
-        The pixels that each output reads, int64 (n, size, taps), counted from the first; their weights, int32 (n, size,
-        taps); and the bits by which those are scaled up, int32 (n,).
+        Index of each pixel that an output reads, int64 (n, size, taps); weights, int32 (n, size, taps); and the shift
+        by which the weights are scaled, in bits, int32 (n,).
     """
     output = torch.arange(size, device=length.device).expand(len(length), size)
     if flip is not None:
@@ -297,7 +297,7 @@ def _check_indices(resident: ResidentImages, indices: IntArray) -> None:
 
 
 def _free_bytes(device: torch.device) -> int | None:
-    """What torch can still allocate on a GPU, in bytes; None on the processor."""
+    """Memory that torch can still allocate on a GPU, in bytes; None on the processor."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
@@ -324,8 +324,8 @@ def _no_room(needed: int, room: int, device: torch.device) -> UserError:
 def _upload(images: Images, target: Tensor) -> None:
     """Copy images one after the other into ``target``, through two buffers that are filled and sent in turn.
 
-    One large copy from pinned memory takes a fraction of the time of one copy for each image, and while one buffer is
-    on its way the other is filled.
+    One large copy from pinned memory takes a fraction of the time of one copy per image, and while one buffer is
+    copied the other is filled.
     """
     cuda, length = target.device.type == "cuda", min(STAGING, len(target))
     buffers = [torch.empty(length, dtype=torch.uint8, pin_memory=cuda) for _ in range(2)]

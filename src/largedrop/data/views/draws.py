@@ -1,11 +1,11 @@
-"""What is random in the paper's training view, drawn for each image of a batch; no pixel is touched here.
+"""The random numbers of the paper's training view, drawn for each image of a batch.
 
 Random resized crop (area 0.7 to 1.0, aspect 3/4 to 4/3), horizontal flip with probability 0.5, colour jitter of 0.3 in
 brightness, contrast, saturation and hue in random order, greyscale with probability 0.1: the same distribution as
 torchvision's ``RandomResizedCrop``, ``RandomHorizontalFlip``, ``ColorJitter(0.3, 0.3, 0.3, 0.3)`` and
-``RandomGrayscale(0.1)`` in the public code. The draws are a function of (seed, step, position in the batch).
+``RandomGrayscale(0.1)`` in the public code. The draws are a function of (seed, step, index in the batch).
 
-``host`` applies the draws on the processor, ``device`` where the images are in a device's memory.
+``host`` applies the draws on the processor, ``device`` on a GPU that holds the images.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ JITTER = 0.3
 GREYSCALE = 0.1
 
 ATTEMPTS = 10
-"""How many crops are drawn before the central one is taken, as in torchvision."""
+"""Number of crops that are drawn before the central one is taken, as in torchvision."""
 
 
 FloatArray = npt.NDArray[np.float64]
@@ -42,14 +42,14 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Draws:
-    """What was drawn for each of n images.
+    """The draws for each of n images.
 
     Attributes:
         box: top, left, height, width of the crop, in pixels, (n, 4).
-        flip: whether it is mirrored, (n,).
-        factors: brightness, contrast, saturation (1 leaves the image as it is) and hue shift (in turns), (n, 4).
-        order: the order in which those four are applied, (n, 4).
-        grey: whether it is turned grey at last, (n,).
+        flip: whether the image is mirrored, (n,).
+        factors: factors of brightness, contrast and saturation (1 is the identity), and hue shift (in turns), (n, 4).
+        order: order in which the four changes of colour are applied, (n, 4).
+        grey: whether the image is converted to greyscale at the end, (n,).
     """
 
     box: IntArray
@@ -64,8 +64,8 @@ def draw(shapes: Sequence[tuple[int, int]], seed: int, step: int) -> Draws:
 
     Args:
         shapes: height and width of each image, in pixels.
-        seed: of the run.
-        step: of the run; together they fix the draws.
+        seed: the run's seed.
+        step: the run's step; the draws are a function of both.
     """
     rng = generator("augment", seed, step)
     count = len(shapes)

@@ -1,6 +1,6 @@
 """Training and evaluation views, made on the processor.
 
-The training view is the image cropped, mirrored and changed in colour as ``draws`` says, the evaluation view the whole
+The training view is the image cropped, mirrored and changed in colour by ``draws``, the evaluation view the whole
 image; both are resized to a square and normalised, by the compiled ``kernels``.
 """
 
@@ -33,17 +33,17 @@ def training_batch(
 
     Args:
         images: RGB arrays (height, width, 3), of any sizes.
-        size: side of the result, in pixels.
-        seed: of the run.
-        step: of the run; together they fix the draws.
-        mean: per channel, subtracted from pixels in [0, 1].
-        std: per channel, divides the difference.
+        size: side of the views, in pixels.
+        seed: the run's seed.
+        step: the run's step; the draws are a function of both.
+        mean: per-channel mean, subtracted from inputs in [0, 1].
+        std: per-channel standard deviation, by which the centred inputs are divided.
 
     Returns:
         float32 (n, 3, size, size), channels last in memory.
 
     Raises:
-        ValueError: an image is not RGB in bytes, ``size`` is not positive, or ``mean`` or ``std`` has not three values.
+        ValueError: an image is not uint8 RGB, ``size`` is not positive, or ``mean`` or ``std`` has not three values.
     """
     return augment(images, size, draw([(image.shape[0], image.shape[1]) for image in images], seed, step), mean, std)
 
@@ -55,25 +55,24 @@ def augment(
     mean: Sequence[float] = (0, 0, 0),
     std: Sequence[float] = (1, 1, 1),
 ) -> Tensor:
-    """Apply the draws, on the processor.
+    """The training views of ``images`` under ``draws``, on the processor.
 
-    The images are shared between as many threads as torch uses; the result does not depend on their number. The first
+    The images are distributed over as many threads as torch uses; the result does not depend on their number. The first
     call may compile for some seconds, see ``kernels``.
 
     Args:
         images: RGB arrays (height, width, 3), of any sizes.
-        size: side of the result, in pixels.
-        draws: of as many images.
-        mean: per channel, subtracted from pixels in [0, 1].
-        std: per channel, divides the difference.
+        size: side of the views, in pixels.
+        draws: draws for the n images.
+        mean: per-channel mean, subtracted from inputs in [0, 1].
+        std: per-channel standard deviation, by which the centred inputs are divided.
 
     Returns:
-        float32, in [0, 1] before ``mean`` and ``std``, (n, 3, size, size), channels last in memory.
+        float32 (n, 3, size, size), channels last in memory.
 
     Raises:
-        ValueError: an image is not RGB in bytes, a crop does not lie in its image, an order is not one of the four
-            changes, ``size`` is not positive, there are not as many draws as images, or ``mean`` or ``std`` has not
-            three values.
+        ValueError: an image is not uint8 RGB, a crop is not inside its image, an order is not a permutation of the four
+            changes, ``size`` is not positive, or the numbers of draws, means or standard deviations do not match.
     """
     if len(draws.box) != len(images):
         raise ValueError(f"{len(draws.box)} draws for {len(images)} images")
@@ -87,35 +86,35 @@ def evaluation_view(images: Sequence[npt.NDArray[np.uint8]], size: int) -> Tenso
 
     Args:
         images: RGB arrays (height, width, 3), of any sizes.
-        size: in pixels.
+        size: side of the views, in pixels.
 
     Returns:
         uint8 (n, 3, size, size), channels last in memory.
     """
     result = torch.empty((len(images), 3, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
-    for position, image in enumerate(images):
-        result[position] = resize(image, size)
+    for index, image in enumerate(images):
+        result[index] = resize(image, size)
     return result
 
 
 def evaluation_batch(
     images: Sequence[npt.NDArray[np.uint8]], size: int, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """The evaluation views of some images, normalised: ``normalise(evaluation_view(images, size), mean, std)``, faster.
+    """The evaluation views of images, normalised: ``normalise(evaluation_view(images, size), mean, std)``, faster.
 
-    The images are shared between as many threads as torch uses; the result does not depend on their number.
+    The images are distributed over as many threads as torch uses; the result does not depend on their number.
 
     Args:
         images: RGB arrays (height, width, 3), of any sizes.
-        size: in pixels.
-        mean: per channel, subtracted from pixels in [0, 1].
-        std: per channel, divides the difference.
+        size: side of the views, in pixels.
+        mean: per-channel mean, subtracted from inputs in [0, 1].
+        std: per-channel standard deviation, by which the centred inputs are divided.
 
     Returns:
         float32 (n, 3, size, size), channels last in memory.
 
     Raises:
-        ValueError: an image is not RGB in bytes, ``size`` is not positive, or ``mean`` or ``std`` has not three values.
+        ValueError: an image is not uint8 RGB, ``size`` is not positive, or ``mean`` or ``std`` has not three values.
     """
     count = len(images)
     box = np.array([(0, 0, *image.shape[:2]) for image in images], dtype=np.int64).reshape(count, 4)
@@ -138,37 +137,37 @@ def render(
 
     Args:
         images: RGB arrays (height, width, 3), of any sizes.
-        size: side of the result, in pixels.
-        mean: per channel, subtracted from pixels in [0, 1].
-        std: per channel, divides the difference.
+        size: side of the views, in pixels.
+        mean: per-channel mean, subtracted from inputs in [0, 1].
+        std: per-channel standard deviation, by which the centred inputs are divided.
         box: top, left, height, width of the crop, in pixels, (n, 4).
-        flip: whether an image is mirrored, (n,).
-        order: changes of colour in the order in which they are made, each at most once; (n, changes).
-        factors: of the four changes, see ``draws.Draws``; (n, 4).
-        grey: whether an image is turned grey at last, (n,).
+        flip: whether each image is mirrored, (n,).
+        order: kinds of the changes of colour, in their order, each at most once, (n, changes).
+        factors: factors of brightness, contrast and saturation, and hue shift (in turns), (n, 4).
+        grey: whether each image is converted to greyscale at the end, (n,).
 
     Returns:
         float32 (n, 3, size, size), channels last in memory.
 
     Raises:
-        ValueError: an image is not RGB in bytes, a box does not lie in its image, ``size`` is not positive, ``mean``
-            or ``std`` has not three values, or an image has not four factors.
+        ValueError: an image is not uint8 RGB, a box is not inside its image, ``size`` is not positive, ``mean`` or
+            ``std`` has not three values, or ``factors`` not four for each image.
     """
     if size < 1:
         raise ValueError(f"the size must be positive, not {size}")
     if not len(mean) == len(std) == 3:
-        raise ValueError(f"expected the mean and deviation of three channels, not {len(mean)} and {len(std)}")
+        raise ValueError(f"mean and std must have three values each, not {len(mean)} and {len(std)}")
     for image, (top, left, height, width) in zip(images, box.tolist(), strict=True):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"not an RGB image of bytes: {image.dtype} {image.shape}")
+            raise ValueError(f"an image must be uint8 (height, width, 3), not {image.dtype} {image.shape}")
         inside = top + height <= image.shape[0] and left + width <= image.shape[1]
         if min(top, left) < 0 or min(height, width) < 1 or not inside:
-            raise ValueError(f"the crop {(top, left, height, width)} is not in an image of {image.shape[:2]}")
-    # Copies that can be written to, and lie as the kernels need them.
+            raise ValueError(f"the crop {(top, left, height, width)} is not inside an image of {image.shape[:2]}")
+    # Copies that are writable and contiguous, as the kernels need them.
     boxes, orders = np.array(box, dtype=np.int64, order="C"), np.array(order, dtype=np.int64, order="C")
     changes = np.array(factors, dtype=np.float64, order="C")
     if changes.shape != (len(images), 4):
-        raise ValueError(f"expected four factors for each of {len(images)} images, not {changes.shape}")
+        raise ValueError(f"factors must be ({len(images)}, 4), not {changes.shape}")
     result = torch.empty((len(images), size * size, 3), dtype=torch.float32, device="cpu")
     views = result.view(len(images), size, size, 3).permute(0, 3, 1, 2)
     if not len(images):
@@ -180,11 +179,11 @@ def render(
         for numbers in zip(*((1 / by, -average / by) for average, by in zip(mean, std, strict=True)), strict=True)
     )
     target = result.numpy()
-    positions = itertools.count()  # whoever is free takes the next image
+    indices = itertools.count()  # a free thread takes the next image
 
     def work() -> None:
         scratch = kernels.scratch_memory(boxes[:, 2:], size)
-        while (i := next(positions)) < len(images):
+        while (i := next(indices)) < len(images):
             pixels = np.ascontiguousarray(images[i]).reshape(len(images[i]), -1)
             mirrored, greyed = bool(flip[i]), bool(grey[i])
             kernels.view(
@@ -202,21 +201,21 @@ def render(
 
 
 def resize(image: npt.NDArray[np.uint8], size: int) -> Tensor:
-    """One RGB array (height, width, 3) to uint8 (3, size, size)."""
+    """Resize one RGB array (height, width, 3) to uint8 (3, size, size)."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # a copy: the cache is read-only
     if image.shape[:2] == (size, size):
         return pixels[0]
-    # Channels last in memory, as the pixels lie, is what torch has its fast uint8 kernel for.
+    # torch's fast uint8 kernel needs channels last in memory, which the pixels have.
     return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Scale to [0, 1] where ``images`` are uint8, then subtract ``mean`` and divide by ``std`` channel by channel.
+    """Scale uint8 images to [0, 1]; subtract the mean and divide by the standard deviation of each channel.
 
     Args:
         images: uint8 in [0, 255] or float in [0, 1], (n, 3, height, width).
-        mean: per channel, subtracted from values in [0, 1].
-        std: per channel, divides the difference.
+        mean: per-channel mean, subtracted from inputs in [0, 1].
+        std: per-channel standard deviation, by which the centred inputs are divided.
 
     Returns:
         float32 (n, 3, height, width), channels last in memory.

@@ -1,4 +1,4 @@
-"""From decoded images to a normalised batch on the processor, one image at a time, compiled by numba.
+"""Kernels, compiled by numba, that make one image's normalised view on the processor.
 
 Crop, resize, mirror, change colours, normalise: an image goes through the caches once, rather than the batch through
 the memory a dozen times. The resizing has the bits of torch's uint8 kernel (bilinear with antialiasing), colours have
@@ -34,7 +34,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Bytes = npt.NDArray[np.uint8]
 
 Words = npt.NDArray[np.uint64]
-"""Eight bytes each, which are moved at once where bytes are transposed."""
+"""Words of eight bytes, the unit in which bytes are transposed."""
 
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
@@ -62,19 +62,19 @@ _OPTIONS: Any = {"nogil": True, "error_model": "numpy"}  # no fastmath: results 
 
 
 def _inner(function: Function) -> Function:
-    """Compile as a part of what calls it."""
+    """Compile as a part of its caller."""
     return cast(Function, numba.njit(**_OPTIONS)(function))
 
 
 def _outer(*signature: Any) -> Callable[[Function], Function]:
-    """Compile at once, or read what was compiled before."""
+    """Compile at definition, or load the kernel from numba's cache."""
 
     def compiled(function: Function) -> Function:
         try:
             return cast(Function, numba.njit(types.void(*signature), cache=True, **_OPTIONS)(function))
         except (OSError, RuntimeError) as error:  # an error of the function itself comes again below
             warnings.warn(
-                f"the compiled image kernels cannot be kept, so every process compiles them anew: {error}",
+                f"the compiled image kernels cannot be cached, so every process compiles them: {error}",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -264,7 +264,7 @@ def _hue(red: Floats, green: Floats, blue: Floats, shift: float) -> None:
 
 @_inner
 def _adjust(red: Floats, green: Floats, blue: Floats, kinds: Longs, factors: Doubles) -> None:
-    """Everything but contrast, in the order of ``kinds``."""
+    """Apply the changes of colour except contrast, in the order of ``kinds``."""
     for kind in kinds:
         if kind == BRIGHTNESS:
             _brightness(red, green, blue, np.float32(factors[kind]))
@@ -278,7 +278,7 @@ def _adjust(red: Floats, green: Floats, blue: Floats, kinds: Longs, factors: Dou
 def _finish(
     red: Floats, green: Floats, blue: Floats, grey: bool, scale: Floats, offset: Floats, result: Floats
 ) -> None:
-    """Turn grey if asked, normalise, and put the channels together: (pixels, 3)."""
+    """Convert to greyscale where ``grey``, normalise, and interleave the channels: (pixels, 3)."""
     if grey:
         for i in range(red.shape[0]):
             red[i] = _RED * red[i] + _GREEN * green[i] + _BLUE * blue[i]
@@ -292,10 +292,10 @@ def _finish(
 
 
 def _layout(height: int, width: int, size: int) -> tuple[int, int, int, tuple[int, int, int, int, int]]:
-    """What is needed for a box of ``height`` × ``width``.
+    """Sizes of the memory for a box of ``height`` × ``width``.
 
     Returns:
-        words in a row of it; ``size`` rounded up to whole words; rows of the planes; words of each scratch array.
+        words in a row of the box; ``size`` rounded up to whole words; rows of the planes; words of each scratch array.
     """
     words, side, tall = -(-3 * width // 8), -(-size // 8) * 8, -(-height // STRIP) * STRIP + TAPS
     columns = (8 * words + 3 * TAPS) * (STRIP // 8)
@@ -331,15 +331,15 @@ def view(
     Args:
         image: red, green, blue of each pixel, (height, 3 width).
         box: top, left, height, width of the crop, in pixels, (4,).
-        size: side of the result, in pixels.
-        flip: whether it is mirrored.
-        order: the kinds of change, each at most once, in the order in which they are applied.
-        factors: of each kind, (4,).
-        grey: whether it is turned grey at last.
-        scale: by which values in [0, 1] are multiplied, for each channel, (3,).
-        offset: added then, for each channel, (3,).
-        scratch: from ``scratch_memory``, not used by another thread.
-        result: written to, (size², 3).
+        size: side of the view, in pixels.
+        flip: whether the image is mirrored.
+        order: kinds of the changes of colour, in their order, each at most once.
+        factors: factor of each kind, (4,).
+        grey: whether the image is converted to greyscale at the end.
+        scale: per-channel factor of values in [0, 1], (3,).
+        offset: per-channel offset, added after ``scale``, (3,).
+        scratch: memory from ``scratch_memory``, not used by another thread.
+        result: receives the view, (size², 3).
     """
     words, side, tall, lengths = _compiled_layout(box[2], box[3], size)
     ends = np.cumsum(np.array(lengths))
@@ -354,9 +354,9 @@ def view(
     plane_bytes = planes.view(np.uint8)
     sums = np.empty(size, np.int32)
     before = len(order)
-    for number in range(len(order)):
-        if order[number] == CONTRAST:
-            before = number
+    for index in range(len(order)):
+        if order[index] == CONTRAST:
+            before = index
     chunk = size * max(1, CHUNK // size)
     greys = np.zeros(chunk, np.float32)  # a sum for each position in a chunk, since adding up a chunk is slow
     for start in range(0, size * size, chunk):
@@ -396,5 +396,5 @@ def view(
 
 
 def scratch_memory(boxes: Longs, size: int) -> Words:
-    """What ``view`` works in, enough for boxes of each of some heights and widths, (n, 2)."""
+    """Scratch memory for ``view``, large enough for each of the boxes, given by height and width, (n, 2)."""
     return np.empty(max(sum(_layout(height, width, size)[3]) for height, width in boxes.tolist()), np.uint64)
