@@ -55,7 +55,7 @@ class Point:
 
     Attributes:
         rate: λ.
-        iid: accuracy on held-out images of the domains that were trained on.
+        iid: accuracy on held-out images, the mean over the domains that were trained on.
         ood: accuracy on a domain that was not; None where none could be held out.
         gain: ``ood`` over that without dropout, paired by domain and seed; None at rate 0.
         above: held-out domains that gain.
@@ -79,8 +79,8 @@ class Curves:
         train_domains: that were looked at.
         held_out: those of them that were held out in turn.
         seeds: of the i.i.d. splits.
-        iid: accuracy on held-out images of the domains trained on, (rates, held-out domains, seeds); (rates, 1, seeds)
-            where no domain could be held out.
+        iid: accuracy on held-out images, the mean over the domains trained on, (rates, held-out domains, seeds);
+            (rates, 1, seeds) where no domain could be held out.
         ood: accuracy on the held-out domain, (rates, held-out domains, seeds).
         notes: what a reader should know of them, in lines.
     """

@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..runs.estimate import Estimate, listing, percent
 from ..runs.interpolation import KINDS as INTERPOLATED
 from ..runs.methods import method_of
+from ..runs.run import never_beat
 from .drawing.figures import Curve, alpha_figure
 from .drawing.panels import draw_line, legend_below, panels_of
 from .drawing.style import face_of
@@ -177,6 +178,7 @@ def _notes(comparison: Comparison) -> list[str]:
     for rate in comparison.rates:
         if cells := [f"{domain}, seed {seed}" for domain, seed in rate.missing]:
             lines.append(f"Missing of {_rate_name(rate)}, whose seeds are left out: {'; '.join(cells)}.")
+    lines += never_beat(each.run.beats_start for each in runs)
     lines += [note for each in runs for note in each.notes]
     return lines
 

@@ -42,7 +42,7 @@ class Record:
         dropout: rate on the representation, 0 ≤ rate < 1.
         test_domain: the domain that the run never saw.
         seed: of the split, the sample order, the augmentation and the dropout masks.
-        iid_accuracy: on the held-out images of the training domains, fraction in [0, 1].
+        iid_accuracy: on the held-out images, the mean over the training domains, fraction in [0, 1].
         ood_accuracy: on the test domain, fraction in [0, 1].
         steps: optimiser steps that were run.
         seconds: wall-clock time of the run.

@@ -106,7 +106,7 @@ class Swad:
         Args:
             step: of the evaluation.
             state: the weights, or the mean of those after every step since the last evaluation; copied.
-            loss: on held-out images of the training domains.
+            loss: on held-out images; in a run the mean over the training domains.
 
         Raises:
             UserError: the loss or a weight is not finite, the weights are of another network, or the step is not later
