@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from ..config import Config
 from ..data import SOURCES
 from ..errors import UserError, one_of
+from ..report.text import Table, render
 from .options import Device, DryRun, Jobs, Precision, SkipBad
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def sweep(
     planned = plan_sweep(read, scale, opened, output, device=place, precision=precision, weights=weights or ())
     say(console, read.title, _summary(planned))
     if dry_run:
-        console.print(_table(planned, chosen))
+        render([_table(planned, chosen)], console)
         return
     _run(console, planned, opened, place, jobs)
 
@@ -140,30 +139,26 @@ def _afterwards(console: Console, planned: SweepPlan, data: Any, place: Any) -> 
 
 def _list(console: Console) -> None:
     from ..experiments.preset import FOLDER, preset_names, read_preset
+    from .terminal import say
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for head in ("preset", "figure", "full", "small"):
-        table.add_column(head, no_wrap=True)
-    table.add_column("what")
-    for name in preset_names():
-        preset = read_preset(name)
-        small = "–" if preset.small is None else _cost(preset.small)
-        table.add_row(name, preset.figure, _cost(preset.full), small, preset.title)
-    console.print(table)
-    console.print(
+    presets = [read_preset(name) for name in preset_names()]
+    rows = [(each.name, each.figure, _cost(each.full), _cost(each.small), each.title) for each in presets]
+    render([Table("", ("preset", "figure", "full", "small", "what"), rows, (), left=5)], console)
+    say(
+        console,
+        "",
         f"full, small: runs × steps of each, with {LISTED_DOMAINS} test domains. What two presets share is trained "
-        "once where they have the same --output.\nExpected numbers and the whole cost stand at the top of the files in "
-        f"{FOLDER}",
-        highlight=False,
-        soft_wrap=True,
+        "once where they have the same --output.",
+        f"Expected numbers and the whole cost stand at the top of the files in {FOLDER}",
     )
 
 
-def _cost(scale: Scale) -> str:
+def _cost(scale: Scale | None) -> str:
+    if scale is None:
+        return "–"
     runs = scale.runs([str(number) for number in range(LISTED_DOMAINS)])
-    found = scale.values("steps")
-    steps = found[0] if len(found) == 1 else None
-    return f"{len(runs)}" + (f" × {steps:,}" if steps is not None else "")
+    steps = scale.values("steps")
+    return f"{len(runs)} × {steps[0]:,}" if len(steps) == 1 else f"{len(runs)}"
 
 
 def _summary(planned: SweepPlan) -> str:
@@ -195,19 +190,17 @@ def _bytes(size: float) -> str:
 
 
 def _table(planned: SweepPlan, scale: Scale) -> Table:
+    from ..runs.record import shown
     from ..selection.groups import without_followers
 
     varied = [name for name in scale.varied if name != "steps"]
     names = without_followers(varied, [entry.config.to_json() for entry in planned.entries])
-    heads = ("", *(name.replace("_", " ") for name in names), "steps")
-    table = Table(*heads, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for head in ("disk", ""):
-        table.add_column(head, no_wrap=True)
-    for number, entry in enumerate(planned.entries, 1):
-        values = (getattr(entry.config, name) for name in names)
-        shown = (f"{value:g}" if isinstance(value, (int, float)) else str(value) for value in values)
-        table.add_row(str(number), *shown, f"{entry.config.steps:,}", _bytes(entry.size), entry.state)
-    return table
+    heads = ("", *(name.replace("_", " ") for name in names), "steps", "disk", "")
+    rows = []
+    for number, (config, size, state) in enumerate(((e.config, e.size, e.state) for e in planned.entries), 1):
+        values = (shown(getattr(config, name)) for name in names)
+        rows.append((str(number), *values, f"{config.steps:,}", _bytes(size), state))
+    return Table("", heads, rows, (), left=1 + len(names))
 
 
 def _named(config: Config) -> str:
