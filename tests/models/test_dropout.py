@@ -93,9 +93,9 @@ def test_repr_says_the_rate() -> None:
 @pytest.mark.parametrize(
     ("rate", "text"),
     [
-        (1.0, "the dropout rate must be in [0, 1), not 1.0: at 1 nothing would be left to learn from"),
-        (-0.1, "the dropout rate must be in [0, 1), not -0.1: at 1 nothing would be left to learn from"),
-        (math.nan, "the dropout rate must be in [0, 1), not nan: at 1 nothing would be left to learn from"),
+        (1.0, "the dropout rate must be in [0, 1), not 1.0: at 1 every unit is zero"),
+        (-0.1, "the dropout rate must be in [0, 1), not -0.1: at 1 every unit is zero"),
+        (math.nan, "the dropout rate must be in [0, 1), not nan: at 1 every unit is zero"),
         ("x", "the dropout rate must be a number in [0, 1), not 'x'"),
         (None, "the dropout rate must be a number in [0, 1), not None"),
     ],

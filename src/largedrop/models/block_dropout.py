@@ -1,9 +1,9 @@
 """Dropout of whole residual blocks, or stochastic depth (Huang et al., 2016): the paper's figure 10, appendix C.
 
-In training, the residual branch f of a block x + f(x) is left out with probability ``rate``, for every example anew,
-and divided by 1 − ``rate`` where it stays, so that its expectation is f(x). The paper gives one probability per curve
-(0.1, 0.2 or 0.3), so every block has the same rate; Huang et al. raise it linearly with depth. The paper's public code
-draws once for a whole batch, and does not scale a branch that stays.
+In training, the residual branch f of a block x + f(x) is dropped with probability ``rate``, independently for every
+example, and divided by 1 − ``rate`` where it is kept, so that its expectation is f(x). The paper gives one probability
+per curve (0.1, 0.2 or 0.3), so every block has the same rate; Huang et al. raise it linearly with depth. The paper's
+public code draws once for a whole batch, and does not scale a branch that is kept.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BRANCH_ENDS: dict[type[nn.Module], tuple[str, ...]] = {
 """torchvision's blocks without such a slot, each with the layers whose output it adds to its shortcut."""
 
 SKIPS = ("use_res_connect", "apply_residual")
-"""What these blocks call the flag that says whether they have a shortcut."""
+"""Names of these blocks' flag for a shortcut."""
 
 
 def drop_rows(branch: Tensor, rate: float) -> Tensor:
@@ -53,8 +53,8 @@ class BlockDropout(nn.Module):
     """Fills a block's slot for stochastic depth. No parameters, no buffers; the identity in evaluation mode.
 
     Args:
-        rate: share of the examples whose branch is left out, in (0, 1).
-        branches: how many use it in a forward pass (two, where a transformer block has one slot for both).
+        rate: share of the examples whose branch is dropped, in (0, 1).
+        branches: number of calls in a forward pass (two where a transformer block has one slot for both branches).
         empty: whether the slot held None before.
     """
 
@@ -85,10 +85,10 @@ class _BranchHook:
 def set_block_dropout(module: nn.Module, rate: float, example: Tensor | None = None) -> int:
     """Drop the residual branches of a network at ``rate``, the same for each, in place.
 
-    Calling it again changes the rate; a rate of 0 removes it, and any stochastic depth that the network had of its own,
-    so that the rate asked for is the rate in force. State dicts, and outputs in evaluation mode, stay as they are to
-    the bit. What is dropped comes from torch's global generator of the device, one draw per branch and example. It may
-    be called before or after ``fold_batchnorm``.
+    Calling it again changes the rate; a rate of 0 removes block dropout, and the network's own stochastic depth, so
+    that ``rate`` is the only one. State dicts, and outputs in evaluation mode, do not change by a bit. The draws come
+    from torch's global generator of the device, one per branch and example. It may be called before or after
+    ``fold_batchnorm``.
 
     It works on two kinds of networks:
 
@@ -97,14 +97,14 @@ def set_block_dropout(module: nn.Module, rate: float, example: Tensor | None = N
       MobileNetV2 to V4, ConvNeXt, ViT, Swin, MLP-Mixer and others; torchvision's EfficientNet, ConvNeXt, Swin and
       MaxViT. Each slot is tried in one forward pass: it is used where it is reached and read, and where the block's
       output still depends on its input when the branch is zero. So blocks without a shortcut (a MobileNet's with a
-      stride) keep their branch, without which nothing would be left of them.
+      stride) keep their branch.
     - torchvision's ResNet, ResNeXt, RegNet, MobileNetV2, MobileNetV3, MNASNet and ViT, whose blocks are known.
 
-    Others (VGG, DenseNet, ShuffleNet, DPN, …) have no residual block that is known, and are refused.
+    Networks without a known residual block (VGG, DenseNet, ShuffleNet, DPN, …) are refused.
 
     Args:
         module: the network, changed in place.
-        rate: share of the examples whose branch is left out, in [0, 1); the paper's are 0.1, 0.2 and 0.3.
+        rate: share of the examples whose branch is dropped, in [0, 1); the paper's are 0.1, 0.2 and 0.3.
         example: an input for the forward pass, (batch, channels, height, width); by default one black image of the size
             that the network was pretrained at (timm's ``pretrained_cfg``) or of 64 pixels.
 
@@ -198,7 +198,7 @@ def _is_slot(child: object) -> bool:
 
 
 def _known_branches(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Every block that is known by its class and has a shortcut, with each of the layers at the end of its branches."""
+    """Every block of a known class with a shortcut, paired with the last layer of each of its branches."""
     for block in module.modules():
         if all(bool(getattr(block, name, True)) for name in SKIPS):
             for name in BRANCH_ENDS.get(type(block), ()):
@@ -206,7 +206,7 @@ def _known_branches(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
 
 
 class _Probe(nn.Module):
-    """Counts its calls; where it is ``silent``, it gives zeros for its input and keeps them, to see who reads them."""
+    """Counts its calls; where it is ``silent``, it returns zeros and keeps them, to see whether they are read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -257,7 +257,7 @@ def _residual(module: nn.Module, slots: list[_Slot], example: Tensor | None) -> 
 
 
 def _is_residual(slot: _Slot, probe: _Probe, inputs: dict[nn.Module, tuple[Any, Any]]) -> bool:
-    """Whether the block reads what the (silent) slot gives, and its output still changes with its input."""
+    """Whether the block reads the zeros of the silent slot, and its output still depends on its input."""
     block = slot.blocks[-1]
     if isinstance(block, nn.Sequential) or block not in inputs:  # the branch itself; the shortcut is around it
         block = slot.blocks[-2] if len(slot.blocks) > 1 else block

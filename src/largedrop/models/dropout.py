@@ -26,14 +26,14 @@ def check_rate(rate: float) -> float:
     except (TypeError, ValueError):
         raise UserError(f"the dropout rate must be a number in [0, 1), not {rate!r}") from None
     if not 0.0 <= value < 1.0:
-        raise UserError(f"the dropout rate must be in [0, 1), not {rate}: at 1 nothing would be left to learn from")
+        raise UserError(f"the dropout rate must be in [0, 1), not {rate}: at 1 every unit is zero")
     return value
 
 
 class RepresentationDropout(nn.Module):
     """Zero each unit of a representation with probability ``rate`` and divide the others by 1 − ``rate``.
 
-    The mask is drawn anew for every example and call, from torch's global generator; the identity in evaluation mode.
+    A new mask is drawn for every example and call, from torch's global generator; the identity in evaluation mode.
     Unlike ``torch.nn.Dropout``, it refuses a rate of 1.
 
     Raises:
@@ -54,7 +54,7 @@ class RepresentationDropout(nn.Module):
 
 
 class _InputDropout:
-    """A forward pre-hook that drops out what a head reads. A hook leaves the names in the state dict as they are."""
+    """A forward pre-hook that drops units of a head's input; a hook does not change the names in the state dict."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
@@ -64,23 +64,23 @@ class _InputDropout:
 
 
 def set_dropout(module: nn.Module, rate: float, head: str | None = None) -> nn.Module:
-    """Put dropout at ``rate`` on the representation of any classifier, in place: on what its last linear layer reads.
+    """Put dropout at ``rate`` on the representation of any classifier, the input of its last linear layer, in place.
 
     Works on networks of timm, torchvision and transformers, and on any module with a linear head. Calling it again
-    changes the rate; a rate of 0 removes it. State dicts keep their names. A dropout that the network has of its own
-    before the head (timm's ``head_drop``, the ``Dropout`` in torchvision's ``classifier``) is set to 0, so that
-    the rate asked for is the rate in force.
+    changes the rate; a rate of 0 removes the dropout. State dicts keep their names. The network's own dropout before
+    the head (timm's ``head_drop``, the ``Dropout`` in torchvision's ``classifier``) is set to 0, so that ``rate`` is
+    the only one.
 
     Args:
         module: the network, changed in place.
-        rate: λ in [0, 1), the share of units that are zeroed.
-        head: dotted name of the head inside ``module``; found by its usual names where it is not given.
+        rate: dropout rate λ in [0, 1), the share of units that are zeroed.
+        head: dotted name of the head inside ``module``; where None, found by its usual names.
 
     Returns:
         The same module.
 
     Raises:
-        UserError: the rate is not in [0, 1), or there is no such head, or none can be found.
+        UserError: the rate is not in [0, 1), there is no head of that name, or none is found.
     """
     rate = check_rate(rate)
     own = [child for child in module.modules() if isinstance(child, RepresentationDropout)]
@@ -116,7 +116,7 @@ def _find_head(module: nn.Module, name: str | None) -> tuple[str, nn.Module]:
             if child is found and not isinstance(child, nn.Identity):
                 return _last_linear(key, child)
     if isinstance(module, nn.Sequential) and len(module):
-        with suppress(UserError):  # which names the layers of the last part, not of the whole
+        with suppress(UserError):  # its message names the layers of the last part only
             key, target = _find_head(module[-1], None)
             return f"{len(module) - 1}.{key}".strip("."), target
     for key in HEAD_NAMES:
@@ -129,7 +129,7 @@ def _find_head(module: nn.Module, name: str | None) -> tuple[str, nn.Module]:
 
 
 def _last_linear(name: str, head: nn.Module) -> tuple[str, nn.Module]:
-    """The last linear layer of a head that is a sequence, with its dotted name; a head without one is taken whole."""
+    """The last linear layer of a head, with its dotted name; the head itself where it contains none."""
     if isinstance(head, nn.Linear):
         return name, head
     linear = [(key, child) for key, child in head.named_modules() if isinstance(child, nn.Linear)]
@@ -140,7 +140,7 @@ def _last_linear(name: str, head: nn.Module) -> tuple[str, nn.Module]:
 
 
 def _silence_own_dropout(module: nn.Module, head: str) -> None:
-    """Set to 0 the dropout that stands directly before the head: the field's three ways of writing it."""
+    """Set the dropout directly before the head to 0, in the forms of timm, transformers and torchvision."""
     children = dict(module.named_modules())
     parts = head.split(".")
     above = [module, *(children[".".join(parts[:depth])] for depth in range(1, len(parts)))]

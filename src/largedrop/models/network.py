@@ -1,4 +1,4 @@
-"""A network in two parts, as the paper sees it: a representation Φ(x), dropout on it, and a linear head."""
+"""A network as the paper describes it: backbone to the representation Φ(x), dropout on Φ(x), and a linear head."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Network", "Spec", "Transform"]
 
 @dataclass(frozen=True)
 class Spec:
-    """What a checkpoint's header says: all that is needed to build the network again and to prepare its inputs.
+    """Architecture, classes and input normalisation of a network: the header of its checkpoints.
 
     Attributes:
         model: name of the architecture, as in timm.
@@ -28,9 +28,9 @@ class Spec:
         classes: names of the classes, in the order of the logits.
         size: side of the square input, in pixels.
         mean: per-channel mean, subtracted from inputs in [0, 1].
-        std: per-channel standard deviation, divides the difference.
-        dropout: λ in [0, 1).
-        freeze_batchnorm: whether the running statistics stay at their pretrained values in training.
+        std: per-channel standard deviation, by which the centred inputs are divided.
+        dropout: dropout rate λ in [0, 1).
+        freeze_batchnorm: whether batch norms keep their pretrained running statistics in training.
     """
 
     model: str
@@ -43,7 +43,7 @@ class Spec:
     freeze_batchnorm: bool = True
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary that JSON can write."""
+        """The fields as a dictionary for JSON."""
         return asdict(self)
 
     @classmethod
@@ -51,7 +51,7 @@ class Spec:
         """The inverse of ``to_json``.
 
         Raises:
-            KeyError, TypeError, ValueError: a field is missing or of the wrong kind.
+            KeyError, TypeError, ValueError: a field is missing or has the wrong type.
         """
         red, green, blue = (float(value) for value in content["mean"])
         deviations = tuple(float(value) for value in content["std"])
@@ -70,16 +70,16 @@ class Spec:
 
 
 class Transform:
-    """The evaluation view of an image: resized to a square, scaled to [0, 1], normalised as the weights want it."""
+    """The evaluation view of an image: resized to a square, scaled to [0, 1], normalised as in ``spec``."""
 
     def __init__(self, spec: Spec) -> None:
         self.size, self.mean, self.std = spec.size, spec.mean, spec.std
 
     def __call__(self, image: Image.Image | npt.NDArray[np.uint8] | str | Path) -> Tensor:
-        """Turn a picture, an RGB array (height, width, 3) or a path into float32 (3, size, size).
+        """Turn a Pillow image, an RGB array (height, width, 3) or a path into float32 (3, size, size).
 
         Raises:
-            UserError: the file is no readable image.
+            UserError: the file is not a readable image.
         """
         from ..data.images import decode, to_rgb
 
@@ -98,7 +98,7 @@ class Network(nn.Module):
     Args:
         backbone: maps normalised images (batch, 3, size, size) to the representation (batch, units).
         units: width of the representation.
-        spec: what is recorded of it.
+        spec: architecture, classes and normalisation.
     """
 
     def __init__(self, backbone: nn.Module, units: int, spec: Spec) -> None:
@@ -115,7 +115,7 @@ class Network(nn.Module):
 
     @property
     def transform(self) -> Transform:
-        """From a picture to what ``forward`` takes (less the batch dimension)."""
+        """The function from an image to one input of ``forward``, (3, size, size)."""
         return Transform(self.spec)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ class Network(nn.Module):
         return representation
 
     def train(self, mode: bool = True) -> Network:
-        """Set the mode; frozen batch norms stay in evaluation mode, their scale and shift still learn."""
+        """Set the mode; frozen batch norms stay in evaluation mode, their scale and shift are still trained."""
         super().train(mode)
         if self.spec.freeze_batchnorm:
             for module in self.modules():

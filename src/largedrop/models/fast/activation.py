@@ -1,7 +1,7 @@
-"""Activations and pooling that keep for the backward pass only what the layers around them keep anyway.
+"""Activations and pooling that save for the backward pass only tensors that the adjacent layers save anyway.
 
-torch's ``hardtanh`` keeps its input: in place it has to copy it first, which costs a pass over the activation and as
-much memory again. Its gradient can be told from the output alone: it is zero where that is 0 or 6.
+torch's ``hardtanh`` saves its input; in place it has to copy it first, which costs a pass over the activation and as
+much memory again. Its gradient follows from the output alone: it is zero where the output is 0 or 6.
 
 torch's ``max_pool2d`` keeps the index of each maximum, in 8 bytes for each pixel of the output: a quarter as large as
 everything else that a ResNet's stem keeps. Finding the indices again takes the time of one forward pass.

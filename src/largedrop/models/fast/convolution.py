@@ -1,8 +1,8 @@
-"""Convolution on the processor whose gradients each take the fastest kernel there is for them.
+"""Convolution on the processor with the fastest kernel for each of its gradients.
 
 The library's forward kernels are fast in every type and layout, but some of its backward kernels fall back to a
-reference implementation that takes 10 to 100 times as long. Which ones was measured over shapes
-(``benchmarks/depthwise.py``), and each has a detour through fast kernels that computes the same sums:
+reference implementation that takes 10 to 100 times as long. Which of them do was measured over shapes
+(``benchmarks/depthwise.py``), and each is replaced by fast kernels that compute the same sums:
 
 =========================================  ============================================================================
 gradient                                   instead
@@ -14,7 +14,7 @@ depthwise, weight, small maps              zeros around the input written out, w
 1 × 1, weight, few pixels                  one matrix product
 =========================================  ============================================================================
 
-The choice depends on shapes and types alone, never on a timing of the moment, so results stay reproducible.
+The choice depends on shapes and types alone, never on timings at run time, so results stay reproducible.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["conv2d", "folded_conv2d", "is_depthwise"]
 
 
 Pads = tuple[int, int, int, int]
-"""Zeros at the left, right, top and bottom, in pixels; negative ones crop."""
+"""Zeros at the left, right, top and bottom, in pixels; negative values crop."""
 
 Pair = tuple[int, int]
 
@@ -50,16 +50,16 @@ FEW_PIXELS = 4096
 def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, pads: Pads, dilation: Pair = (1, 1), groups: int = 1
 ) -> Tensor:
-    """Convolve, as ``torch.nn.functional.conv2d`` does on ``x`` with zeros around it; differentiable once.
+    """``torch.nn.functional.conv2d`` of ``x`` with zeros around it; differentiable once.
 
     Args:
-        x: (batch, channels, height, width).
-        weight: (channels out, channels / groups, kernel height, kernel width), of the same type as ``x``.
-        bias: (channels out,) or None.
-        stride: in pixels, downwards and to the right.
+        x: input, (batch, channels, height, width).
+        weight: kernels, (channels out, channels / groups, kernel height, kernel width), in the type of ``x``.
+        bias: bias, (channels out,), or None.
+        stride: vertical and horizontal stride, in pixels.
         pads: zeros at the left, right, top and bottom, in pixels.
-        dilation: in pixels.
-        groups: into which the channels are split.
+        dilation: vertical and horizontal dilation, in pixels.
+        groups: number of groups of channels.
 
     Returns:
         (batch, channels out, height', width').
@@ -88,19 +88,19 @@ def folded_conv2d(
     Differentiable once.
 
     With W' = W·γ/σ and b' = β + (c − μ)·γ/σ, the gradients are ∂W = ∂W'·γ/σ, ∂β = ∂b', ∂c = ∂b'·γ/σ and
-    ∂γ = (Σ ∂W'·W + ∂b'·(c − μ))/σ; written out they take half of the passes over the weights that autograd's take.
+    ∂γ = (Σ ∂W'·W + ∂b'·(c − μ))/σ, which takes half as many passes over the weights as autograd.
 
     Args:
-        x: (batch, channels, height, width); its type is that of the computation.
+        x: input, (batch, channels, height, width), in the type of the computation.
         weight: W, (channels out, channels / groups, kernel height, kernel width).
-        bias: c, (channels out,) or None for zeros.
+        bias: c, (channels out,), or None for zeros.
         scale: γ, (channels out,).
         shift: β, (channels out,).
         statistics: μ and 1/σ, (channels out,) each.
-        stride: in pixels, downwards and to the right.
+        stride: vertical and horizontal stride, in pixels.
         pads: zeros at the left, right, top and bottom, in pixels.
-        dilation: in pixels.
-        groups: into which the channels are split.
+        dilation: vertical and horizontal dilation, in pixels.
+        groups: number of groups of channels.
         activation: ``none``, ``relu`` or ``relu6``.
     """
     result: Tensor = _Folded.apply(  # type: ignore[no-untyped-call]
@@ -121,7 +121,7 @@ class _Convolution(torch.autograd.Function):
         dilation: Pair,
         groups: int,
     ) -> Tensor:
-        # Without its zeros: the input is the output of the layer before, which is kept anyway.
+        # The unpadded input is the output of the layer before, which is kept anyway.
         ctx.save_for_backward(x, weight)
         ctx.geometry = stride, pads, dilation, groups
         return _forward(x, weight, bias, ctx.geometry)
@@ -156,7 +156,7 @@ class _Folded(torch.autograd.Function):
         kernel = (weight * factor[:, None, None, None]).to(x.dtype)
         ctx.geometry, ctx.activation = (stride, pads, dilation, groups), activation
         output = _forward(x, kernel, torch.addcmul(shift, offset, factor).to(x.dtype), ctx.geometry, activation)
-        # An activation's gradient can be told from its output, which the next layer keeps anyway.
+        # An activation's gradient follows from its output, which the next layer keeps anyway.
         kept = () if activation == "none" else (output,)
         ctx.save_for_backward(x, weight, kernel, factor, offset, inverse, *kept)
         return output
@@ -181,7 +181,7 @@ class _Folded(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Activation:
-    """How an activation is computed inside the library's kernel, after a convolution in place, and backwards."""
+    """An activation: its name and scalars in the library's fused kernel, in-place forward, and backward."""
 
     name: str
     scalars: tuple[float, ...]
@@ -213,7 +213,7 @@ def _forward(
         return F.conv2d(padded, weight, bias, stride, padding, dilation, groups)
     follower = _ACTIVATIONS[activation]
     if x.dtype in _FUSED and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        # With the same bits, in the convolution's own pass: a pass of its own takes a fifth of a forward pass's time.
+        # The same bits in the convolution's own pass; a separate pass takes a fifth of a forward pass's time.
         fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
             padded, weight, bias, padding, stride, dilation, groups, follower.name, follower.scalars, ""
         )
@@ -229,11 +229,11 @@ def _gradients(
     x: Tensor,
     weight: Tensor,
     geometry: Geometry,
-    wanted: tuple[bool, bool, bool],
+    needed: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of input, weight and bias, those that are ``wanted``, each by its fastest kernel."""
+    """Gradients of input, weight and bias, where ``needed``, each by its fastest kernel."""
     stride, pads, dilation, groups = geometry
-    need_x, need_weight, need_bias = wanted
+    need_x, need_weight, need_bias = needed
     of_x = of_weight = of_bias = None
     small = is_depthwise(weight, groups) and dilation == (1, 1)
     if small and not _has_fast_kernels(weight, x, stride, pads):
@@ -260,12 +260,12 @@ def _gradients(
 
 
 def is_depthwise(weight: Tensor, groups: int) -> bool:
-    """Whether each channel has a kernel of its own."""
+    """Whether each channel has its own kernel."""
     return groups == weight.shape[0] > 1 and weight.shape[1] == 1
 
 
 def _padding(x: Tensor, pads: Pads) -> tuple[Tensor, Pair]:
-    """The padding that the library's kernels can do themselves, or zeros put around ``x`` where it is lopsided."""
+    """``x`` and the padding for the library's kernels; zeros are put around ``x`` where the padding is asymmetric."""
     left, right, top, bottom = pads
     if left == right >= 0 and top == bottom >= 0:
         return x, (top, left)
@@ -291,11 +291,11 @@ def _library(
     padding: Pair,
     dilation: Pair,
     groups: int,
-    wanted: tuple[bool, bool, bool],
+    needed: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of input, weight and bias by the library's own kernels, those that are ``wanted``."""
+    """Gradients of input, weight and bias, where ``needed``, by the library's own kernels."""
     result: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
-        gradient, x, weight, [weight.shape[0]], stride, padding, dilation, False, [0, 0], groups, wanted
+        gradient, x, weight, [weight.shape[0]], stride, padding, dilation, False, [0, 0], groups, needed
     )
     return result
 

@@ -2,7 +2,7 @@
 
 With frozen statistics, y = γ·(conv(x; W) + c − μ)/σ + β is conv(x; W·γ/σ) + β + (c − μ)·γ/σ, where σ² is the running
 variance plus ε and c the convolution's own bias. The folded weight is computed inside the graph at each step, so W, c,
-γ and β get the gradients that they would have had, while the normalisation's passes over the activations are gone.
+γ and β get the same gradients as unfolded, without the normalisation's passes over the activations.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ __all__ = ["Folding", "fold_batchnorm", "speed_up", "speed_up_depthwise"]
 
 
 def speed_up(network: Network) -> None:
-    """Give the layers of a network the fast forms that they have, in place: the same numbers in less time.
+    """Replace layers of a network by their faster forms, in place; outputs and gradients stay the same.
 
-    Its batch norms are folded where it freezes them, and its depthwise convolutions get the fast gradients.
+    Frozen batch norms are folded, and depthwise convolutions get the fast gradients.
     """
     if network.spec.freeze_batchnorm:
         size = network.spec.size
@@ -49,7 +49,7 @@ class Folding:
         return len(self.pairs)
 
     def remove(self) -> None:
-        """Give every layer its own forward back; may be called twice."""
+        """Restore the original forward of every layer; may be called twice."""
         for layer in (*(layer for pair in self.pairs for layer in pair), *self.activations):
             layer.__dict__.pop("forward", None)
         self.pairs, self.activations = [], []
@@ -79,7 +79,7 @@ def fold_batchnorm(module: nn.Module, example: Tensor | None = None) -> Folding:
             that the network was pretrained at (timm's ``pretrained_cfg``) or of 64 pixels.
 
     Returns:
-        The handle that undoes it.
+        A handle whose ``remove()`` undoes it.
 
     Raises:
         UserError: the network cannot take the default example.
@@ -116,7 +116,7 @@ def speed_up_depthwise(module: nn.Module) -> int:
     """Give the depthwise convolutions that no batch norm was folded into (ConvNeXt's) the fast gradients, in place.
 
     Returns:
-        How many there are.
+        Number of these convolutions.
     """
     found = [
         child
@@ -131,7 +131,7 @@ def speed_up_depthwise(module: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class _FastConvolution:
-    """The convolution itself, with the fast gradients on the processor."""
+    """The convolution with the fast gradients on the processor."""
 
     conv: nn.Conv2d
 
@@ -184,7 +184,7 @@ class _FoldedConvolution:
 
 @dataclass(frozen=True)
 class _Remainder:
-    """What is left of a batch norm once its scale and shift are in the convolution: nothing, or timm's activation."""
+    """The rest of a batch norm whose scale and shift are in the convolution: the identity, or timm's activation."""
 
     folded: _FoldedConvolution
 
@@ -244,7 +244,7 @@ def _geometry(conv: nn.Conv2d, x: Tensor) -> tuple[Any, Any, Any, int]:
 
 
 def _pads(conv: nn.Conv2d, x: Tensor) -> tuple[int, int, int, int]:
-    """Zeros at the left, right, top and bottom: the convolution's own, or as many as TensorFlow puts there."""
+    """Zeros at the left, right, top and bottom: the convolution's own padding, or TensorFlow's ``SAME``."""
     if not isinstance(conv, Conv2dSame):
         assert not isinstance(conv.padding, str)
         down, across = conv.padding
@@ -328,9 +328,9 @@ class _Reads(Watch):
             self._normed[id(output)] = layer
 
     def activation_of(self, norm: nn.BatchNorm2d) -> nn.Module | None:
-        """The layer that reads the output of ``norm`` before anything else does, where nothing else reads it too.
+        """The activation layer that is the only reader of the output of ``norm``, or None.
 
-        One that works in place is the first reader, and the others read what it made of it.
+        One that works in place need only be the first reader, since the others read its result.
         """
         layer, output = self._first_readers.get(norm, (None, 0))
         if layer is None or self.calls[layer] != 1 or "forward" in layer.__dict__:
