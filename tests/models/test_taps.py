@@ -270,7 +270,7 @@ def test_a_block_that_is_not_reached_is_told() -> None:
     net, batch = Toy(), images(16)
     taps = find_taps(net, batch)
     net.chosen = lambda x: [net.blocks[2]]  # type: ignore[method-assign]
-    with pytest.raises(UserError, match=r"Toy did not reach its block blocks\.0"):
+    with pytest.raises(UserError, match=r"the block blocks\.0 of Toy was not reached"):
         tapped(net, batch, taps)
     assert not any(layer._forward_hooks for layer in net.modules())
 
