@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from typing import Any
@@ -280,7 +281,7 @@ def test_advise_opens_features_and_counts_its_work(data: ld.Dataset) -> None:
 
 
 def shown(found: Advice) -> str:
-    console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(record=True, width=200, file=io.StringIO())
     render_advice(found, console)
     console.file.close()
     return console.export_text()

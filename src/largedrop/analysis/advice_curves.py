@@ -101,17 +101,14 @@ class Curves:
     def point(self, rate: float) -> Point:
         """What was measured at one of the rates."""
         place = self.rates.index(rate)
-        gains = self.gains[place]
-        iid = Estimate.of(self.iid[place].mean(1).tolist())
-        if iid is None:
-            raise ValueError("there are no seeds")
+        gains, held = self.gains[place], bool(self.held_out)
         return Point(
             rate,
-            iid,
-            Estimate.of(self.ood[place].mean(1).tolist()),
-            Estimate.of(gains.mean(1).tolist()) if rate else None,
+            Estimate.of(self.iid[place].mean(1)),
+            Estimate.of(self.ood[place].mean(1)) if held else None,
+            Estimate.of(gains.mean(1)) if held and rate else None,
             int((gains.mean(1) > 0).sum()),
-            Estimate.of(gains.mean(0).tolist()) if rate and len(gains) else None,
+            Estimate.of(gains.mean(0)) if held and rate else None,
         )
 
 
