@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tests.helpers import TINY, Watch
 
 import largedrop as ld
-from largedrop.analysis.across import Results, across, across_cost, average_final, mean_outputs
+from largedrop.analysis.across import across, across_cost
 from largedrop.config import Config
 from largedrop.data.dataset import Dataset
 from largedrop.data.views.host import evaluation_view, normalise
@@ -60,8 +60,14 @@ def runs_of(folder: Path) -> list[Run]:
     return [Run.open(path) for path in sorted((folder / "runs").iterdir())]
 
 
-def done(data: Dataset, folder: Path, **more: Any) -> Results:
+def done(data: Dataset, folder: Path, **more: Any) -> list[str]:
+    """What could not be computed."""
     return across(runs_of(folder), data, folder, device=CPU, **more)
+
+
+def written(folder: Path) -> dict[Path, int]:
+    """The results there, and when they were written."""
+    return {path: path.stat().st_mtime_ns for path in (folder / "across").glob("*.json")}
 
 
 def stored(folder: Path, method: str, domain: str, seed: int | str) -> tuple[Across, Path]:
@@ -88,22 +94,6 @@ def scored(path: Path, data: Dataset, indices: Any) -> float:
     return mean_over(data, indices, found)
 
 
-def test_an_ensemble_is_the_mean_of_a_loop() -> None:
-    rng = np.random.default_rng(0)
-    tables = [rng.normal(size=(7, 3)).astype(np.float16) for _ in range(5)]
-    wanted = np.zeros((7, 3))
-    for row in range(7):
-        for column in range(3):
-            wanted[row, column] = sum(float(table[row, column]) for table in tables) / 5
-    found = mean_outputs(tables)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
-    with pytest.raises(UserError, match=r"^an ensemble needs logits of one shape, not \(7, 3\) and \(2, 3\)$"):
-        mean_outputs([tables[0], tables[1][:2]])
-    with pytest.raises(UserError, match=r"^an ensemble needs members$"):
-        mean_outputs([])
-
-
 def test_groups_are_what_the_paper_averages(trained: tuple[Dataset, Path]) -> None:
     runs = runs_of(trained[1])
     groups = groups_of((run.folder.name, run.config) for run in runs)
@@ -113,7 +103,7 @@ def test_groups_are_what_the_paper_averages(trained: tuple[Dataset, Path]) -> No
     ]
     assert all(not group.missing for group in groups)
     first = groups[0]
-    assert [runs[place].config.lr for place in first.places] == [1e-4, 1e-3]
+    assert [run.config.lr for name in first.names for run in runs if run.folder.name == name] == [1e-4, 1e-3]
     assert "lr" not in dict(first.settings)
     assert dict(first.settings)["weight_decay"] == 1e-2  # the same in all: nothing that was tuned
     assert methods_of(first) == ("ensemble-across", "weight-average-across", "greedy-soup")
@@ -148,12 +138,12 @@ def test_every_result_against_a_loop(sweep: tuple[Dataset, Path]) -> None:
     data, folder = sweep
     work: list[float] = []
     cost = across_cost(runs_of(folder), data, folder)
-    results = done(data, folder, reporter=Watch(advance=work.append))
-    assert results.computed == len(results.found) == 4 * 3 + 2
+    refused = done(data, folder, reporter=Watch(advance=work.append))
+    assert len(written(folder)) == 4 * 3 + 2
     assert sum(work) == cost
     # Random weights differ between seeds, so that their average over every seed is refused.
-    assert len(results.refused) == 2
-    assert results.refused[0] == (
+    assert len(refused) == 2
+    assert refused[0] == (
         "weight-average-across, dropout 0, test domain ink, every seed: these weights were fine-tuned from different "
         "ones (random weights of seed 0 and random weights of seed 1): their average means nothing"
     )
@@ -210,11 +200,9 @@ def test_the_soup_is_greedy_and_says_why(sweep: tuple[Dataset, Path]) -> None:
 
 def test_what_is_stored_is_not_computed_again(sweep: tuple[Dataset, Path]) -> None:
     data, folder = sweep
-    first = done(data, folder)
+    done(data, folder)
     before = {path: path.stat().st_mtime_ns for path in (folder / "across").iterdir()}
-    again = done(data, folder)
-    assert again.computed == 0
-    assert sorted(again.found, key=lambda each: each.stem) == sorted(first.found, key=lambda each: each.stem)
+    done(data, folder)
     assert {path: path.stat().st_mtime_ns for path in (folder / "across").iterdir()} == before
     assert across_cost(runs_of(folder), data, folder) == 0
     # A damaged result, a lost checkpoint, and a member that was trained anew with another outcome.
@@ -223,7 +211,9 @@ def test_what_is_stored_is_not_computed_again(sweep: tuple[Dataset, Path]) -> No
     changed = next(run for run in runs_of(folder) if (run.config.test_domain, run.config.seed) == ("photo", 0))
     changed.result["log"][-1]["ood_accuracy"] = 0.125
     (changed.folder / "result.json").write_text(json.dumps(changed.result))
-    assert done(data, folder).computed == 2 + 4
+    results = written(folder)
+    done(data, folder)
+    assert sum(results.get(path) != time for path, time in written(folder).items()) == 2 + 4
     assert sorted(before) == sorted((folder / "across").iterdir())
 
 
@@ -240,12 +230,12 @@ def test_members_that_cannot_be_used_are_named(sweep: tuple[Dataset, Path]) -> N
     outputs, _ = read_tensors(place, "outputs")
     outputs["ood"][0, 0] = torch.inf
     write_tensors(place, outputs, "outputs", {"step": 2})
-    results = done(data, folder)
-    assert [line for line in results.refused if "not finite" in line] == [
+    refused = done(data, folder)
+    assert [line for line in refused if "not finite" in line] == [
         f"ensemble-across, dropout 0, test domain photo, {seeds}: {endless.folder.name}: its outputs are not finite"
         for seeds in ("seed 0", "every seed")
     ]
-    told = [line for line in results.refused if "test domain ink, seed" in line]
+    told = [line for line in refused if "test domain ink, seed" in line]
     assert told[0] == (
         f"weight-average-across, dropout 0, test domain ink, seed 0: {old.folder.name} (of an older version?) has no "
         "final.safetensors; train anew in another folder"
@@ -253,37 +243,35 @@ def test_members_that_cannot_be_used_are_named(sweep: tuple[Dataset, Path]) -> N
     assert len(told) == 4
     assert all("these weights are of different networks: only one has 'head.bias'" in line for line in told[2:])
     assert stored(folder, "ensemble-across", "ink", 0)[0].ood_accuracy >= 0
-    assert results.computed == 4 * 3 + 2 - 4 - 2
+    assert len(written(folder)) == 4 * 3 + 2 - 4 - 2
 
 
-def test_an_average_of_other_weights_is_refused(sweep: tuple[Dataset, Path]) -> None:
-    _, folder = sweep
-    one, other = [run for run in runs_of(folder) if run.config.test_domain == "ink" and run.config.lr == 1e-3]
-    with pytest.raises(UserError, match="fine-tuned from different ones"):
-        average_final([one, other])
-    with pytest.raises(UserError, match="there are no weights to average"):
-        average_final([])
-    pretrained = [
-        Run(run.folder, replace(run.config, weights="pretrained", weights_digest="same"), run.result)
-        for run in (one, other)
-    ]
-    found = average_final(pretrained)
-    wanted = (load_file(one.final)["head.weight"] + load_file(other.final)["head.weight"]) / 2
-    torch.testing.assert_close(found["head.weight"], wanted)
-
-
-def test_another_dataset_and_interruption(sweep: tuple[Dataset, Path]) -> None:
+def test_weights_of_every_seed_are_averaged_where_they_began_from_the_same(sweep: tuple[Dataset, Path]) -> None:
     data, folder = sweep
-    runs = runs_of(folder)
-    odd = Run(runs[0].folder, replace(runs[0].config, fingerprint="beef" * 16), runs[0].result)
-    with pytest.raises(UserError, match=f"{runs[0].folder.name} is not a run on {data.name}"):
-        across([odd, *runs[1:]], data, folder, device=CPU)
+    runs = [
+        replace(run, config=replace(run.config, weights="pretrained", weights_digest="same"))
+        for run in runs_of(folder)
+        if run.config.test_domain == "ink"
+    ]
+    assert across(runs, data, folder, device=CPU) == []
+    found, path = stored(folder, "weight-average-across", "ink", "all")
+    mean = load_file(path.with_suffix(".safetensors"))["head.weight"]
+    torch.testing.assert_close(mean, torch.stack([load_file(run.final)["head.weight"] for run in runs]).mean(0))
+    assert found.iid_accuracy is None
+    wanted = scored(path.with_suffix(".safetensors"), data, data.indices("ink"))
+    assert found.ood_accuracy == pytest.approx(wanted, abs=1e-12)
+
+
+def test_interruption(sweep: tuple[Dataset, Path]) -> None:
+    data, folder = sweep
     asked = iter([False] * 5)
     with pytest.raises(Interrupted):
         done(data, folder, reporter=Watch(stopped=lambda: next(asked, True)))
-    kept = len(list((folder / "across").glob("*.json")))
-    assert 0 < kept < 14
-    assert done(data, folder).computed == 14 - kept
+    before = written(folder)
+    assert 0 < len(before) < 14
+    done(data, folder)
+    assert len(written(folder)) == 14
+    assert before.items() <= written(folder).items()
 
 
 def test_results_edited_by_hand_are_refused(sweep: tuple[Dataset, Path]) -> None:

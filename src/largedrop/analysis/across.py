@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ from torch import Tensor
 
 from .._version import __version__
 from ..config import Config
-from ..data.dataset import Dataset, IntArray, Split
+from ..data.dataset import Dataset, Split
 from ..data.views.batches import Views, open_views
 from ..errors import UserError
 from ..files import write_json
 from ..models.fast.folding import speed_up
-from ..models.network import Network
 from ..reporter import SILENT, Reporter
 from ..runs.across import FOLDER, Across, Group, groups_of, methods_of
 from ..runs.checkpoint import load_model, read_tensors, save_model
@@ -30,22 +30,7 @@ from ..training.averaging import WeightAverage, check_finite, check_origins
 from ..training.evaluation import accuracy, iid_accuracy, logits
 from ..training.soup import Candidate, greedy_soup
 
-__all__ = ["Results", "across", "across_cost", "average_final", "mean_outputs"]
-
-
-@dataclass(frozen=True)
-class Results:
-    """What ``across`` made and found.
-
-    Attributes:
-        found: every result, as stored.
-        computed: how many of them were computed now.
-        refused: what could not be computed, with the reason, a line each.
-    """
-
-    found: tuple[Across, ...]
-    computed: int
-    refused: tuple[str, ...]
+__all__ = ["across", "across_cost"]
 
 
 @dataclass(frozen=True)
@@ -57,15 +42,15 @@ class _Task:
     runs: tuple[Run, ...]
     path: Path
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The images that it is scored on; of every seed together there are no held-out ones."""
+        return ("ood",) if self.group.seed is None else ("iid", "ood")
+
 
 def across(
-    runs: Sequence[Run],
-    data: Dataset,
-    folder: Path,
-    *,
-    device: torch.device,
-    reporter: Reporter = SILENT,
-) -> Results:
+    runs: Sequence[Run], data: Dataset, folder: Path, *, device: torch.device, reporter: Reporter = SILENT
+) -> list[str]:
     """The methods across trajectories (section 4.1), for every group of ``runs`` (see ``groups_of``).
 
     ``ensemble-across`` averages the logits of the final checkpoints; ``weight-average-across`` their weights, uniformly
@@ -77,40 +62,30 @@ def across(
     accuracies since.
 
     Args:
-        runs: finished, of ``data``.
+        runs: finished, of ``data``, in folders of different names.
         data: the dataset.
         folder: the sweep's.
         device: where to compute.
         reporter: told of the work, in the unit of ``across_cost``, and asked between evaluations whether to stop.
 
+    Returns:
+        What could not be computed, with the reason, a line each.
+
     Raises:
-        UserError: a run is of other data, or a file cannot be written. What is wrong with single runs is told in
-            ``refused``.
+        UserError: a file cannot be written.
         Interrupted: the reporter said so.
     """
-    other = [run.folder.name for run in runs if run.config.fingerprint != data.fingerprint]
-    if other:
-        raise UserError(f"{other[0]} is not a run on {data.name} (and {len(other) - 1} more)")
-    tasks, found, refused = _tasks(runs, folder)
-    evaluator: _Evaluator | None = None
-    made: list[Across] = []
+    tasks, refused = _tasks(runs, folder)
+    if not tasks:
+        return refused
+    views = open_views(data, device, reporter)
     for task in tasks:
         reporter.raise_if_stopped(f"stopped before {task.path.stem}")
-        if evaluator is None or evaluator.lacks(task):
-            views = evaluator.views if evaluator else open_views(data, device, reporter)
-            evaluator = _Evaluator(data, views, reporter)
         try:
-            result, state = _computed(task, evaluator)
+            _compute(task, data, views, reporter)
         except UserError as error:
             refused.append(f"{task.method}, {task.group}: {error}")
-            continue
-        if state is not None:
-            about = {"largedrop": __version__, "domains": list(data.domains), **result.to_json()}
-            network = evaluator.network(task.runs[0])
-            save_model(task.path.with_suffix(".safetensors"), network, about, dict(state))
-        write_json(task.path, result.to_json())
-        made.append(result)
-    return Results((*found, *made), len(made), tuple(refused))
+    return refused
 
 
 def across_cost(runs: Sequence[Run], data: Dataset, folder: Path) -> float:
@@ -119,171 +94,89 @@ def across_cost(runs: Sequence[Run], data: Dataset, folder: Path) -> float:
     for task in _tasks(runs, folder)[0]:
         split = task.runs[0].config.split_of(data)
         if task.method == "weight-average-across":
-            total += len(split.ood) + (len(split.iid) if task.group.seed is not None else 0)
+            total += sum(len(getattr(split, part)) for part in task.parts)
         elif task.method == "greedy-soup":
             total += len(split.ood) + len(split.iid) * (len(task.runs) - 1)
     return total
 
 
-def mean_outputs(outputs: Sequence[npt.NDArray[np.floating[Any]]]) -> npt.NDArray[np.float32]:
-    """The ensemble of some members' logits, each (n, classes): their mean, in float32.
-
-    Raises:
-        UserError: there are none, or their shapes differ.
-    """
-    shapes = dict.fromkeys(each.shape for each in outputs)
-    if len(shapes) != 1:
-        told = " and ".join(map(str, shapes))
-        raise UserError(f"an ensemble needs logits of one shape, not {told}" if told else "an ensemble needs members")
-    total = np.zeros(outputs[0].shape, dtype=np.float32)
-    for each in outputs:
-        total += each.astype(np.float32)
-    return total / np.float32(len(outputs))
-
-
-def average_final(runs: Sequence[Run], pause: Callable[[], None] | None = None) -> dict[str, Tensor]:
-    """The uniform average of the final weights of several runs; one of them is in memory at a time.
-
-    Args:
-        runs: finished.
-        pause: called before each is read.
-
-    Raises:
-        UserError: there are none, one has no final checkpoint or a damaged one, or they are of different networks or
-            began from different weights.
-    """
-    if not runs:
-        raise UserError("there are no weights to average")
-    check_origins([_origin(run.config) for run in runs], len(runs))
-    average = WeightAverage()
-    for run in runs:
-        if pause is not None:
-            pause()
-        try:
-            average.add(_weights(run))
-        except UserError as error:
-            raise UserError(f"{run.folder.name}: {error}") from error
-    return average.mean
-
-
-class _Evaluator:
-    """A network whose weights are replaced by those that are to be scored."""
-
-    def __init__(self, data: Dataset, views: Views, reporter: Reporter) -> None:
-        self.data = data
-        self.views = views
-        self.reporter = reporter
-        self._network: Network | None = None
-        self._of: tuple[Any, ...] | None = None
-
-    def lacks(self, task: _Task) -> bool:
-        """Whether the network is of another kind than the task's runs."""
-        return self._of is not None and self._of != task.runs[0].config.network_key
-
-    def network(self, run: Run) -> Network:
-        """That of ``run``, built once; the weights are whatever was scored last."""
-        if self._network is None:
-            network = load_model(run.final).to(self.views.device)
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            speed_up(network)
-            self._network, self._of = network, run.config.network_key
-        return self._network
-
-    def iid(self, run: Run, state: Mapping[str, Tensor], split: Split) -> float:
-        """I.i.d. accuracy of the weights ``state`` in the network of ``run``."""
-        view = run.config.steps if run.config.held_out_view == "training" else 0
-        outputs = self._outputs(run, state, split.iid, view)
-        return iid_accuracy(outputs, self.data.labels[split.iid], split.iid_domains)
-
-    def ood(self, run: Run, state: Mapping[str, Tensor], split: Split) -> float:
-        """O.o.d. accuracy likewise."""
-        return accuracy(self._outputs(run, state, split.ood), self.data.labels[split.ood])
-
-    def _outputs(
-        self, run: Run, state: Mapping[str, Tensor], indices: IntArray, view: int = 0
-    ) -> npt.NDArray[np.float16]:
-        self.pause()
-        network = self.network(run)
-        network.load_state_dict(state)
-        return logits(network, self.views, indices, run.config.precision, self.reporter, view)
-
-    def pause(self) -> None:
-        """Raise Interrupted where the user wants to stop."""
-        self.reporter.raise_if_stopped("stopped; what is finished is kept")
-
-
-def _tasks(runs: Sequence[Run], folder: Path) -> tuple[list[_Task], list[Across], list[str]]:
-    """What is to be computed, what is stored, and what cannot be computed."""
+def _tasks(runs: Sequence[Run], folder: Path) -> tuple[list[_Task], list[str]]:
+    """What is to be computed, and what cannot be."""
+    by_name = {run.folder.name: run for run in runs}
     tasks: list[_Task] = []
-    found: list[Across] = []
     refused: list[str] = []
-    for group in groups_of((run.folder.name, run.config) for run in runs):
-        members = tuple(runs[place] for place in group.places)
+    for group in groups_of((name, run.config) for name, run in by_name.items()):
+        members = tuple(by_name[name] for name in group.names)
         if group.missing:
             refused.append(f"{group}: {_some(group.missing)} {'is' if len(group.missing) == 1 else 'are'} missing")
             continue
         for method in methods_of(group):
-            path = folder / FOLDER / f"{group.stem(method)}.json"
+            task = _Task(method, group, members, folder / FOLDER / f"{group.stem(method)}.json")
             try:
-                stored = _stored(path, members)
-                if stored is not None:
-                    found.append(stored)
-                    continue
-                if method != "ensemble-across":
-                    _refuse(members)
-                tasks.append(_Task(method, group, members, path))
+                if not _is_stored(task):
+                    _refuse(task)
+                    tasks.append(task)
             except UserError as error:
                 refused.append(f"{method}, {group}: {error}")
-    # Networks of one kind follow each other, so that each is built once.
-    return sorted(tasks, key=lambda task: tuple(map(str, task.runs[0].config.network_key))), found, refused
+    return tasks, refused
 
 
-def _stored(path: Path, members: Sequence[Run]) -> Across | None:
-    """The result at ``path``, if it is whole and its members still are what they were."""
-    if not path.is_file():
-        return None
+def _is_stored(task: _Task) -> bool:
+    """Whether its result is there and whole, and its members still are what they were."""
+    if not task.path.is_file():
+        return False
     try:
-        found = Across.read(path)
+        found = Across.read(task.path)
     except UserError:
-        return None  # it is computed anew, and replaced
+        return False  # it is computed anew, and replaced
     at = dict(zip(found.members, found.scores, strict=True))
-    same = all(at.get(run.folder.name) == _final_scores(run) for run in members)
-    whole = found.method == "ensemble-across" or path.with_suffix(".safetensors").is_file()
-    return found if same and whole else None
+    same = all(at.get(run.folder.name) == _final_scores(run) for run in task.runs)
+    return same and (task.method == "ensemble-across" or task.path.with_suffix(".safetensors").is_file())
 
 
-def _refuse(members: Sequence[Run]) -> None:
-    """Raise UserError where the weights of ``members`` are not there, or cannot be averaged."""
-    lacking = [run.folder.name for run in members if not run.final.is_file()]
+def _refuse(task: _Task) -> None:
+    """Raise UserError where weights are to be averaged that are not there, or do not belong together."""
+    if task.method == "ensemble-across":
+        return
+    lacking = [run.folder.name for run in task.runs if not run.final.is_file()]
     if lacking:
         told = f"{_some(lacking)} (of an older version?) {'has' if len(lacking) == 1 else 'have'}"
         raise UserError(f"{told} no final.safetensors; train anew in another folder")
-    check_origins([_origin(run.config) for run in members], len(members))
+    check_origins([_origin(run.config) for run in task.runs], len(task.runs))
 
 
-def _computed(task: _Task, evaluator: _Evaluator) -> tuple[Across, Mapping[str, Tensor] | None]:
-    """The result, and the weights where it is about weights."""
+def _compute(task: _Task, data: Dataset, views: Views, reporter: Reporter) -> None:
+    """Compute a result and store it, with the weights where it is about weights."""
     began = time.monotonic()
-    log: list[dict[str, Any]] = []
-    run, data = task.runs[0], evaluator.data
+    run = task.runs[0]
     split = run.config.split_of(data)
-    state: Mapping[str, Tensor] | None = None
-    iid: float | None = None
+    log: tuple[dict[str, Any], ...] = ()
     if task.method == "ensemble-across":
-        iid, ood = _ensemble(task, data, split)
-    elif task.method == "weight-average-across":
-        state = average_final(task.runs, evaluator.pause)
-        if task.group.seed is not None:
-            iid = evaluator.iid(run, state, split)
-        ood = evaluator.ood(run, state, split)
+        scores = {part: _accuracy(part, _mean_outputs(task, part, data, split), data, split) for part in task.parts}
     else:
-        candidates = [
-            Candidate(each.folder.name, each.final, _final_scores(each)[0], _origin(each.config)) for each in task.runs
-        ]
-        soup = greedy_soup(candidates, lambda weights: evaluator.iid(run, weights, split))
-        state, iid = soup.state, soup.score
-        ood = evaluator.ood(run, state, split)
-        log = [asdict(entry) for entry in soup.log]
+        network = load_model(run.final).to(views.device)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        speed_up(network)
+
+        def score(part: str, state: Mapping[str, Tensor]) -> float:
+            reporter.raise_if_stopped("stopped; what is finished is kept")
+            network.load_state_dict(state)
+            view = run.config.steps if part == "iid" and run.config.held_out_view == "training" else 0
+            outputs = logits(network, views, getattr(split, part), run.config.precision, reporter, view)
+            return _accuracy(part, outputs, data, split)
+
+        if task.method == "weight-average-across":
+            state = _average(task.runs, reporter)
+            scores = {part: score(part, state) for part in task.parts}
+        else:
+            candidates = [
+                Candidate(each.folder.name, each.final, _final_scores(each)[0], _origin(each.config))
+                for each in task.runs
+            ]
+            soup = greedy_soup(candidates, partial(score, "iid"))
+            state, log = soup.state, tuple(asdict(entry) for entry in soup.log)
+            scores = {"iid": soup.score, "ood": score("ood", state)}
+    seconds = sum(float(each.result["methods"]["fine-tuning"]["seconds"]) for each in task.runs)
     found = Across(
         method=task.method,
         test_domain=task.group.test_domain,
@@ -292,36 +185,51 @@ def _computed(task: _Task, evaluator: _Evaluator) -> tuple[Across, Mapping[str, 
         settings=dict(task.group.settings),
         members=task.group.names,
         scores=tuple(_final_scores(each) for each in task.runs),
-        iid_accuracy=iid,
-        ood_accuracy=ood,
-        log=tuple(log),
+        iid_accuracy=scores.get("iid"),
+        ood_accuracy=scores["ood"],
+        log=log,
         steps=sum(each.config.steps for each in task.runs),
-        seconds=round(time.monotonic() - began + sum(_seconds(each) for each in task.runs), 3),
+        seconds=round(time.monotonic() - began + seconds, 3),
     )
-    return found, state
+    if task.method != "ensemble-across":
+        about = {"largedrop": __version__, "domains": list(data.domains), **found.to_json()}
+        save_model(task.path.with_suffix(".safetensors"), network, about, state)
+    write_json(task.path, found.to_json())
 
 
-def _ensemble(task: _Task, data: Dataset, split: Split) -> tuple[float | None, float]:
-    tables: dict[str, list[npt.NDArray[np.float16]]] = {"iid": [], "ood": []}
+def _accuracy(part: str, outputs: npt.NDArray[np.floating], data: Dataset, split: Split) -> float:
+    """Accuracy of logits on the ``iid`` or the ``ood`` images."""
+    if part == "iid":
+        return iid_accuracy(outputs, data.labels[split.iid], split.iid_domains)
+    return accuracy(outputs, data.labels[split.ood])
+
+
+def _mean_outputs(task: _Task, part: str, data: Dataset, split: Split) -> npt.NDArray[np.float32]:
+    """The ensemble: the mean of the members' stored logits on the ``iid`` or the ``ood`` images, (n, classes)."""
+    shape = (len(getattr(split, part)), len(data.classes))
+    members = []
     for run in task.runs:
         tensors, _ = read_tensors(run.folder / "outputs" / f"{run.config.steps:06d}.safetensors", "outputs")
-        own = split if task.group.seed is not None else run.config.split_of(data)
-        for part, indices in (("iid", own.iid), ("ood", own.ood)):
-            if part not in tensors or tensors[part].shape != (len(indices), len(data.classes)):
-                raise UserError(f"{run.folder.name}: its outputs are not those of {len(indices)} '{part}' images")
-            if not bool(tensors[part].isfinite().all()):
-                raise UserError(f"{run.folder.name}: its outputs are not finite")
-            tables[part].append(tensors[part].numpy())
-    ood = accuracy(mean_outputs(tables["ood"]), data.labels[split.ood])
-    if task.group.seed is None:
-        return None, ood
-    return iid_accuracy(mean_outputs(tables["iid"]), data.labels[split.iid], split.iid_domains), ood
+        if part not in tensors or tensors[part].shape != shape:
+            raise UserError(f"{run.folder.name}: its outputs are not those of {shape[0]} '{part}' images")
+        if not bool(tensors[part].isfinite().all()):
+            raise UserError(f"{run.folder.name}: its outputs are not finite")
+        members.append(tensors[part].numpy())
+    return np.asarray(np.mean(members, axis=0, dtype=np.float32))
 
 
-def _weights(run: Run) -> Mapping[str, Tensor]:
-    state, _ = read_tensors(run.final, "model")
-    check_finite(state)
-    return state
+def _average(runs: Sequence[Run], reporter: Reporter) -> dict[str, Tensor]:
+    """The uniform average of the final weights of several runs; one of them is in memory at a time."""
+    average = WeightAverage()
+    for run in runs:
+        reporter.raise_if_stopped("stopped; what is finished is kept")
+        try:
+            state, _ = read_tensors(run.final, "model")
+            check_finite(state)
+            average.add(state)
+        except UserError as error:
+            raise UserError(f"{run.folder.name}: {error}") from error
+    return average.mean
 
 
 def _origin(config: Config) -> str:
@@ -344,10 +252,5 @@ def _final_scores(run: Run) -> tuple[float, float]:
         raise UserError(f"{run.folder.name}: its result.json has no log of the last step") from error
 
 
-def _seconds(run: Run) -> float:
-    return float(run.result["methods"]["fine-tuning"]["seconds"])
-
-
-def _some(names: Iterable[str], most: int = 3) -> str:
-    names = list(names)
+def _some(names: Sequence[str], most: int = 3) -> str:
     return "; ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -10,7 +10,7 @@ import torch
 from ..data.dataset import Dataset
 from ..data.views.batches import open_views
 from ..errors import UserError
-from ..reporter import SILENT, Reporter
+from ..reporter import Reporter
 from ..runs.interpolation import FILE
 from ..runs.run import Run
 from ..training.features import FeatureCache
@@ -27,7 +27,7 @@ def afterwards(
     folder: Path,
     *,
     device: torch.device,
-    reporter: Reporter = SILENT,
+    reporter: Reporter,
 ) -> list[str]:
     """Compute what a preset names under ``afterwards``, as far as it is not stored yet.
 
@@ -47,14 +47,12 @@ def afterwards(
         Interrupted: the reporter said so.
     """
     whole = _whole(runs)
-    refused: list[str] = []
-    if "across" in names and whole:
-        refused += across(whole, data, folder, device=device, reporter=reporter).refused
+    refused = across(whole, data, folder, device=device, reporter=reporter) if "across" in names else []
     if "interpolation" in names and whole:
         features = FeatureCache(open_views(data, device, reporter), reporter)
         for run in whole:
             try:
-                interpolate_run(run, data, device=device, features=features, reporter=reporter)
+                interpolate_run(run, data, features, reporter=reporter)
             except UserError as error:
                 refused.append(f"interpolation: {error}")
     return refused

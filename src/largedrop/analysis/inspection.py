@@ -207,7 +207,7 @@ def _interpolation(run: Run, data: Dataset, features: FeatureCache, reporter: Re
     if (run.folder / FILE).is_file():
         return Interpolation.read(run.folder / FILE)
     which = "final" if run.final.is_file() else "best"
-    return interpolate_run(run, data, features=features, which=which, reporter=reporter)
+    return interpolate_run(run, data, features, which=which, reporter=reporter)
 
 
 def _sample(indices: IntArray, most: int, name: str, seed: int) -> IntArray:

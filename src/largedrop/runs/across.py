@@ -47,8 +47,7 @@ class Group:
         seed: of all of them; None for a group of every seed.
         dropout: of all of them.
         settings: (name, value) of the other fields of the config that they share.
-        places: positions of the members among the runs that were given, by seed and tuned settings.
-        names: of the members, in that order.
+        names: of the members, by seed and tuned settings.
         missing: the runs that other seeds or test domains of the same settings have and this group lacks.
     """
 
@@ -56,7 +55,6 @@ class Group:
     seed: int | None
     dropout: float
     settings: tuple[tuple[str, Any], ...]
-    places: tuple[int, ...]
     names: tuple[str, ...]
     missing: tuple[str, ...] = ()
 
@@ -178,23 +176,19 @@ def groups_of(runs: Iterable[tuple[str, Config]]) -> list[Group]:
     Returns:
         By settings, test domain and seed, those of every seed last; also those from which members are missing.
     """
-    runs = list(runs)
-    families: dict[Any, list[int]] = {}
-    for place, (_, config) in enumerate(runs):
+    families: dict[Any, list[tuple[str, Config]]] = {}
+    for name, config in runs:
         if config.fit == "all":
-            families.setdefault(config.family_key, []).append(place)
-    found: list[Group] = []
-    for places in families.values():
-        found += _groups(runs, places)
-    return found
+            families.setdefault(config.family_key, []).append((name, config))
+    return [group for family in families.values() for group in _groups(family)]
 
 
-def read_across(places: Iterable[Path]) -> tuple[dict[str, Across], dict[str, str]]:
+def read_across(folders: Iterable[Path]) -> tuple[dict[str, Across], dict[str, str]]:
     """The results in some folders by their stems, and by file name why others cannot be used."""
     found: dict[str, Across] = {}
     damaged: dict[str, str] = {}
-    for place in places:
-        for path in sorted(place.glob("*.json")):
+    for folder in folders:
+        for path in sorted(folder.glob("*.json")):
             if not is_leftover(path):
                 try:
                     found[path.stem] = Across.read(path)
@@ -250,30 +244,29 @@ def matched(
     return tuple(found), (*lines, *lacking)
 
 
-def _groups(runs: list[tuple[str, Config]], places: list[int]) -> list[Group]:
-    grid = sorted({_tuned(runs[place][1]) for place in places})
+def _groups(family: list[tuple[str, Config]]) -> list[Group]:
+    """The groups of runs that differ in test domain, seed and what is tuned alone."""
+    grid = sorted({_tuned(config) for _, config in family})
     if len(grid) < 2:
         return []
     varied = [name for number, name in enumerate(TUNED) if len({values[number] for values in grid}) > 1]
-    first = runs[places[0]][1]
+    first = family[0][1]
     settings = tuple((name, value) for name, value in first.settings.items() if name not in varied)
-    at: dict[tuple[str, int], dict[Any, int]] = {}
-    for place in places:
-        config = runs[place][1]
-        at.setdefault((config.test_domain, config.seed), {}).setdefault(_tuned(config), place)
+    at: dict[tuple[str, int], dict[Any, str]] = {}
+    for name, config in family:
+        at.setdefault((config.test_domain, config.seed), {}).setdefault(_tuned(config), name)
     domains = list(dict.fromkeys(domain for domain, _ in at))
     seeds = sorted({seed for _, seed in at})
 
     def group(domain: str, own: list[int], seed: int | None) -> Group:
-        members = [place for each in own for _, place in sorted(at.get((domain, each), {}).items())]
+        names = tuple(name for each in own for _, name in sorted(at.get((domain, each), {}).items()))
         missing = tuple(
             ", ".join([*(text for name, text in _told(values) if name in varied), f"seed {each}"])
             for each in own
             for values in grid
             if values not in at.get((domain, each), {})
         )
-        names = tuple(runs[place][0] for place in members)
-        return Group(domain, seed, first.dropout, settings, tuple(members), names, missing)
+        return Group(domain, seed, first.dropout, settings, names, missing)
 
     made = [group(domain, [seed], seed) for domain in domains for seed in seeds]
     if len(seeds) > 1:

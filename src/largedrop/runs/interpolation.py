@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,9 @@ class Interpolation:
         except (KeyError, TypeError, ValueError) as error:
             told = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
             raise UserError(f"{where}: {told}") from error
-        check_alphas(found.alphas, where)
+        if not alphas or not all(0 <= alpha <= 1 for alpha in alphas) or list(alphas) != sorted(set(alphas)):
+            told = ", ".join(f"{alpha:g}" for alpha in alphas)
+            raise UserError(f"{where}: α must be ascending numbers from 0 to 1, not {told}")
         if not all(0 <= value <= 1 for kind in KINDS for pair in found.of(kind) for value in pair):
             raise UserError(f"{where}: an accuracy is no fraction from 0 to 1")
         return found
@@ -89,9 +90,3 @@ class Interpolation:
             UserError: it cannot be read or is damaged.
         """
         return cls.from_json(read_json(path, path.name), path.name)
-
-
-def check_alphas(alphas: Sequence[float], where: str = "interpolation") -> None:
-    """Raise UserError unless ``alphas`` are ascending, in [0, 1] and at least one."""
-    if not alphas or not all(0 <= alpha <= 1 for alpha in alphas) or list(alphas) != sorted(set(alphas)):
-        raise UserError(f"{where}: α must be ascending numbers from 0 to 1, not {', '.join(f'{a:g}' for a in alphas)}")
