@@ -134,7 +134,7 @@ def test_all_problems_at_once() -> None:
         ),
         (
             {"fit": "probe", "objective": "irm", "block_dropout": 0.1, "swad": True, "optimizer": "adamw"},
-            "objective 'irm' does not go with fit 'probe'; block-dropout 0.1 does not go with fit 'probe'; "
+            "block-dropout 0.1 does not go with fit 'probe'; objective 'irm' does not go with fit 'probe'; "
             "swad True does not go with fit 'probe'; optimizer 'adamw' does not go with fit 'probe'",
         ),
         ({"fit": "probe", "v_start": "normal"}, "v-start 'normal' does not go with fit 'probe', which has no v"),

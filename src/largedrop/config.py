@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar, get_args, get_type_hints
 from . import valid
 from .errors import UserError, one_of
 from .files import fitting
+from .recipes import LINEAR, RECIPES
 from .valid import About, fields_in
 
 __all__ = ["ABOUT", "RECIPES", "About", "Config", "defaults_of", "make_config"]
@@ -111,14 +112,20 @@ class Config:
         valid.choice("warm", "random"),
         "warm",
     )
-    head_lr_multiplier: float = _method("Learning rate of the head over that of the rest.", valid.ABOVE_0, 1.0)
+    head_lr_multiplier: float = _method(
+        "Learning rate of the head over that of the rest.", valid.ABOVE_0, 1.0, fine_tuning=True
+    )
     block_dropout: float = _method(
-        "Share of the residual branches left out in training (stochastic depth), in [0, 1).", valid.RATE, 0.0
+        "Share of the residual branches left out in training (stochastic depth), in [0, 1).",
+        valid.RATE,
+        0.0,
+        fine_tuning=True,
     )
     objective: str = _method(
         f"What is minimised: {valid.choice(*OBJECTIVES)[0]}; 'erm' is cross-entropy alone.",
         valid.choice(*OBJECTIVES),
         "erm",
+        fine_tuning=True,
     )
     penalty: float | None = _method(
         "Weight of the objective's penalty; where none is given, DomainBed's.", valid.FROM_0, None
@@ -130,7 +137,11 @@ class Config:
         unit="steps",
     )
     swad: bool = _method(
-        "Keep SWAD's dense average of the weights too (Cha et al., 2021).", valid.SWITCH, False, later=True
+        "Keep SWAD's dense average of the weights too (Cha et al., 2021).",
+        valid.SWITCH,
+        False,
+        fine_tuning=True,
+        later=True,
     )
 
     steps: int = _schedule("Optimiser steps.", valid.COUNT_FROM_1, 300, unit="steps")
@@ -163,6 +174,7 @@ class Config:
         "View of the held-out images: 'evaluation', or 'training' as the paper's public code has it.",
         valid.choice("evaluation", "training"),
         "evaluation",
+        fine_tuning=True,
         scored=True,
     )
     precision: str = _view(
@@ -294,40 +306,6 @@ def _told(content: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in content.items() if name not in LATER or value != LATER[name]}
 
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "short": {},
-    "paper": {
-        "head": "random",
-        "steps": 10_000,
-        "batch": 32,
-        "optimizer": "sgd",
-        "lr": 1e-3,
-        "weight_decay": 5e-5,
-        "eval_every": 300,
-        "size": 224,
-    },
-}
-"""Defaults by name. ``short`` is for minutes on a processor and starts from a head fitted on cached features;
-``paper`` is the protocol of Zhang & Bottou (2024), section 4.1, with the middle of its weight decays."""
-
-
-_SHORT_LINEAR = {
-    "optimizer": "sgd",
-    "head": "random",
-    "lr": 3e-3,
-    "weight_decay": 1e-4,
-    "steps": 2_000,
-    "batch": 32,
-    "eval_every": 100,
-}
-
-LINEAR: dict[str, dict[str, dict[str, Any]]] = {
-    "short": {"linear": _SHORT_LINEAR, "probe": _SHORT_LINEAR},
-    "paper": {"linear": {"v_start": "normal"}},
-}
-"""What changes in a recipe by what is trained. Linear fits are cheap and need larger learning rates."""
-
-
 def defaults_of(recipe: str, fit: str = "all") -> dict[str, Any]:
     """The value of every field that has a default, in a recipe.
 
@@ -376,13 +354,9 @@ def _contradictions(config: Config) -> Iterator[str]:
             yield f"networks side by side ('{config.model}') are for linear fits and probes, not for fine-tuning"
         return
     wanted = {
-        "objective": "erm",
-        "block_dropout": 0,
-        "swad": False,
+        **{name: _DEFAULTS[name] for name, about in ABOUT.items() if about.fine_tuning},
         "optimizer": "lbfgs" if (config.fit, config.optimizer) == ("probe", "lbfgs") else "sgd",
         "head": "random",
-        "head_lr_multiplier": 1,
-        "held_out_view": "evaluation",
     }
     for name, neutral in wanted.items():
         if getattr(config, name) != neutral:

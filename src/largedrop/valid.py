@@ -49,6 +49,7 @@ class About:
         scored: accuracies of runs with other values are of other images or views, so that no report can have both.
         later: it came after the first runs; at its default it is no part of a digest, so that those runs keep theirs.
         tuned: the paper chooses among its values (section 4.1), and compares the others.
+        fine_tuning: only fine-tuning uses it; with linear fits and probes it must be at its default.
     """
 
     group: str
@@ -61,6 +62,7 @@ class About:
     scored: bool = False
     later: bool = False
     tuned: bool = False
+    fine_tuning: bool = False
 
     @property
     def option(self) -> bool:

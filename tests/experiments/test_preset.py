@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from largedrop.config import Config, make_config
+from largedrop.config import OBJECTIVES, Config, make_config
 from largedrop.errors import UserError
 from largedrop.experiments.preset import FOLDER, Preset, Scale, preset_names, read_preset, with_weights
 from largedrop.experiments.preset_problems import FIELDS
+from largedrop.valid import choice
 
 FOUR = ("art_painting", "cartoon", "photo", "sketch")
 SIX = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
@@ -282,7 +283,7 @@ objective = "irmv1"
         "  afterwards: nothing is called 'acros'; did you mean 'across'? (there are: across, interpolation)",
         "  small.jobs: unknown key; there are: recipe, settings, grid, variants, test_domains, leave_out, afterwards",
         "  small.settings.held_out: held-out must be in (0, 1), not 2.0",
-        "  small.settings.objective: objective must be 'erm', 'coral', 'vrex', 'irm' or 'mldg', not 'irmv1'",
+        f"  small.settings.objective: objective must be {choice(*OBJECTIVES)[0]}, not 'irmv1'",
         "  small.test_domains: an empty list leaves nothing to run",
         "  small.afterwards: must be a list of names, not 'across'",
     ]

@@ -11,6 +11,7 @@ import pytest
 
 from largedrop.data.dataset import Dataset
 from largedrop.errors import UserError
+from largedrop.runs.methods import METHODS
 from largedrop.runs.record import Record, describe, write_results
 
 
@@ -51,8 +52,7 @@ def test_all_that_is_wrong_with_a_record_is_told_at_once() -> None:
         Record.from_json(content, "results.json, records[4]")
     assert str(caught.value) == (
         "results.json, records[4]: unknown field 'spam'; "
-        "'method' is \"ensembel\", did you mean 'ensemble'? (there are: fine-tuning, ensemble, weight-average, "
-        "swad, ensemble-across, weight-average-across, greedy-soup, linear-fine-tuning, linear-probe); "
+        f"'method' is \"ensembel\", did you mean 'ensemble'? (there are: {', '.join(METHODS)}); "
         "'dropout' is 1.0, want a rate, at least 0 and less than 1; 'test_domain' is missing; "
         "'seed' is true, want a whole number, at least 0; 'ood_accuracy' is 72.7, want a fraction from 0 to 1, not %; "
         "'steps' is -1, want a whole number, at least 0"
