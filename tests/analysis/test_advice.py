@@ -123,7 +123,7 @@ def test_two_unseen_domains_and_groups_over_domains() -> None:
 
 def test_estimates_are_over_domains_paired_and_over_splits() -> None:
     ood = np.array([[[0.5, 0.6], [0.3, 0.2]], [[0.7, 0.7], [0.2, 0.4]]])
-    point = Curves((0.0, 0.9), ("a", "b"), ("a", "b"), (0, 1), ood, ood).point(0.9)
+    point = Curves((0.0, 0.9), ("a", "b"), ("a", "b"), (0, 1), ood, ood).points[1]
     assert point.gain == Estimate(0.1, 0.05, 2)  # 0.15 and 0.05
     assert point.by_seed == Estimate(0.1, 0.05, 2)  # (0.2 − 0.1) / 2 and (0.1 + 0.2) / 2
     assert point.ood == Estimate(0.5, 0.2, 2)
@@ -253,7 +253,6 @@ def test_mistakes() -> None:
     for settings, message in (
         ({"rates": (0.0,)}, "no dropout rate above 0"),
         ({"rates": (0.5, 1.0)}, r"\[0, 1\)"),
-        ({"seeds": ()}, "no seed"),
         ({"unseen": ["fotos"]}, "did you mean 'photo'"),
         ({"unseen": list(ALIKE)}, "has no domain to learn from"),
     ):

@@ -53,7 +53,7 @@ class Advice:
     @property
     def point(self) -> Point | None:
         """The measurement at ``rate``; None where that rate was not measured."""
-        return self.curves.point(self.rate) if self.rate in self.curves.rates else None
+        return next((point for point in self.curves.points if point.rate == self.rate), None)
 
 
 def advise(
@@ -105,15 +105,7 @@ def advise(
     features = FeatureStore(data, open_views(data, device, reporter), reporter=seen).features(config, count=1)
     reporter.skip(len(data) - seen.done)  # what was on disk
     unseen = [domain for domain in (config.test_domain, left_out) if domain]
-    curves = measure(
-        data,
-        features.representation,
-        unseen=unseen,
-        rates=chosen,
-        seeds=seeds,
-        held_out=config.held_out,
-        reporter=reporter,
-    )
+    curves = measure(data, features.representation, unseen=unseen, rates=chosen, seeds=seeds, reporter=reporter)
     depends = [name for name, about in ABOUT.items() if about.group == "data" or about.features]
     about = {name: getattr(config, name) for name in depends if name != "seed"}  # the splits have seeds of their own
     return recommend(curves, about)
@@ -138,18 +130,19 @@ def recommend(curves: Curves, about: Mapping[str, Any] | None = None) -> Advice:
             f"{why}, and i.i.d. accuracy does not say what a new domain needs: the rate is the paper's, by its own "
             "experiments and not by these data.",
         )
-    measured = {rate: curves.point(rate) for rate in curves.rates[1:]}
+    measured = {point.rate: point for point in curves.points[1:]}
     gains = {rate: (point.gain.mean, point.gain.error or 0.0) for rate, point in measured.items() if point.gain}
     supported = [rate for rate, (mean, error) in gains.items() if mean > error]
     if supported:
         rate = _nearest(_as_good_as_best(curves, supported))
         return made(rate, "use", f"{_told(measured[rate])}.")
-    if all(mean < -error for mean, error in gains.values()):
+    harmless = [rate for rate, (mean, error) in gains.items() if mean >= -error]
+    if not harmless:
         least = max(gains, key=lambda rate: gains[rate][0])
         return made(
             0.0, "avoid", f"every rate loses more than one standard error; least does {_told(measured[least])}."
         )
-    rate = _nearest([rate for rate, (mean, error) in gains.items() if mean >= -error])
+    rate = _nearest(harmless)
     return made(
         rate,
         "cannot tell",

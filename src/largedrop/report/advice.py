@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 from rich.console import Console
 
 from ..analysis.advice import Advice
-from ..analysis.advice_curves import Point
 from ..runs.estimate import Estimate, estimate_json, listing, percent, points
 from ..runs.methods import METHODS, PLAIN, method_of
 from ..runs.record import Record
@@ -59,15 +58,15 @@ def render_advice(advice: Advice, console: Console) -> None:
     n = len(curves.held_out)
     heads = ["dropout", "i.i.d.", *(["domain held out", "gain", "gains on"] if n else [])]
     rows = []
-    for rate in curves.rates:
-        point = curves.point(rate)
-        gain = ("baseline", "") if rate == 0 else (points(point.gain), f"{point.above} of {n}")
-        cells = [f"{rate:g}{' ←' * (rate == advice.rate)}", percent(point.iid), percent(point.ood), *gain]
+    for point in curves.points:
+        gain = ("baseline", "") if point.rate == 0 else (points(point.gain), f"{point.above} of {n}")
+        cells = [f"{point.rate:g}{' ←' * (point.rate == advice.rate)}", percent(point.iid), percent(point.ood), *gain]
         rows.append(cells[: len(heads)])
     advised = [index for index, rate in enumerate(curves.rates) if rate == advice.rate]
     strong = frozenset((row, column) for row in advised for column in range(len(heads)))
     render([Table("", heads, rows, (), strong=strong)], console)
-    for line in (f"{heading(advice)} {_capital(advice.reason)}", *_reading(advice), CAVEAT):
+    reason = advice.reason[:1].upper() + advice.reason[1:]
+    for line in (f"{heading(advice)} {reason}", *_reading(advice), CAVEAT):
         console.print(line, highlight=False, markup=False)
 
 
@@ -87,11 +86,16 @@ def advice_json(advice: Advice) -> dict[str, Any]:
         "notes": list(curves.notes),
         "rates": [
             {
-                **_point_json(curves.point(rate)),
-                "iid_accuracies": curves.iid[index].tolist(),
-                "held_out_domain_accuracies": dict(zip(curves.held_out, curves.ood[index].tolist(), strict=True)),
+                "dropout": point.rate,
+                "iid_accuracy": estimate_json(point.iid),
+                "held_out_domain_accuracy": estimate_json(point.ood),
+                "gain": estimate_json(point.gain),
+                "gain_over_splits": estimate_json(point.by_seed),
+                "domains_that_gain": point.above,
+                "iid_accuracies": iid.tolist(),
+                "held_out_domain_accuracies": dict(zip(curves.held_out, ood.tolist(), strict=True)),
             }
-            for index, rate in enumerate(curves.rates)
+            for point, iid, ood in zip(curves.points, curves.iid, curves.ood, strict=True)
         ],
     }
 
@@ -104,7 +108,7 @@ def advice_figure(advice: Advice, *, title: str = "") -> Figure:
     names = ["accuracy of linear heads", *(["gain on the domain held out"] if held else [])]
     figure, panels = panels_of(names, title, width=4.3, height=3.5)
     accuracy = panels[0]
-    means = [curves.point(rate) for rate in curves.rates]
+    means = curves.points
     draw_line(accuracy, at, [each.iid for each in means], name="iid", **_IID)
     if held:
         draw_line(accuracy, at, [each.ood for each in means if each.ood], name="ood", **_OOD)
@@ -172,34 +176,16 @@ def _name_lines(axes: Axes, at: Sequence[float], ends: dict[str, float]) -> None
 
 
 def _reading(advice: Advice) -> list[str]:
-    curves = advice.curves
+    curves, point = advice.curves, advice.point
     seeds = f"{len(curves.seeds)} split{'s' * (len(curves.seeds) > 1)}"
-    lines = []
+    lines = [f"Of {listing(curves.train_domains)}, over {seeds}."]
     if curves.held_out:
-        lines.append(
+        lines = [
             f"Each of {listing(curves.held_out)} was held out in turn, over {seeds}; ± is the standard error over "
             f"these {len(curves.held_out)} domains, gains paired."
-        )
-    else:
-        lines.append(f"Of {listing(curves.train_domains)}, over {seeds}.")
-    point = advice.point
-    if point is not None and point.by_seed is not None and point.by_seed.n > 1:
+        ]
+    if point and point.by_seed and point.by_seed.n > 1:
         lines.append(f"For these domains alone, over the splits, the gain is {points(point.by_seed)}.")
     if unseen := [advice.about[name] for name in ("test_domain", "left_out") if advice.about.get(name)]:
         lines.append(f"Nothing of {listing(unseen)} was looked at.")
     return [*lines, *curves.notes]
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _point_json(point: Point) -> dict[str, Any]:
-    return {
-        "dropout": point.rate,
-        "iid_accuracy": estimate_json(point.iid),
-        "held_out_domain_accuracy": estimate_json(point.ood),
-        "gain": estimate_json(point.gain),
-        "gain_over_splits": estimate_json(point.by_seed),
-        "domains_that_gain": point.above,
-    }
