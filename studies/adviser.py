@@ -201,8 +201,8 @@ def main() -> None:
     given = parser.parse_args()
     console = Console(stderr=True)
     found = read_runs(given.runs)
-    for problem in found.problems:
-        console.print(f"left out {problem}", highlight=False, soft_wrap=True)
+    for entry in found.unusable:
+        console.print(f"unusable: {entry}", highlight=False, soft_wrap=True)
     scores = scores_of(found.records, given.method)
     first: Config = found.runs[0].config
     if len({(run.config.model, run.config.size, run.config.weights_digest) for run in found.runs}) > 1:

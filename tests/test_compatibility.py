@@ -55,7 +55,7 @@ def old(tmp_path: Path) -> Path:
 def test_every_run_is_read_with_its_accuracy_by_domain() -> None:
     runs = read_runs(OLD)
     assert len(runs.runs) == 18
-    assert runs.problems == ()
+    assert runs.unusable == ()
     assert runs.protocol == 2
     anew = {}
     for run in runs.runs:

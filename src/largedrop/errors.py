@@ -1,4 +1,4 @@
-"""The errors that a user can cause, each with one clear line."""
+"""Errors that a user can cause, and the nearest valid name for messages."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ __all__ = ["CollapseError", "Interrupted", "UserError", "nearest", "one_of"]
 
 
 class UserError(Exception):
-    """Something the user can put right: what is wrong, where, and what to do.
+    """An error that the user can correct; the message says what is wrong, where, and what to do.
 
     The command line prints the message and exits with code 2; nothing that was written before is lost.
     """
 
 
 class CollapseError(UserError):
-    """A fine-tuning has collapsed or diverged, and going on would waste the user's time."""
+    """A fine-tuning has collapsed or diverged, so it is stopped."""
 
 
 class Interrupted(Exception):  # noqa: N818  # nothing went wrong
-    """A run was asked to stop; its state is on disk, and the same call goes on where it was."""
+    """A run was stopped on request; its state is on disk, and the same call resumes it."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """The entry of ``valid`` that looks most like ``name``, or None where none does."""
+    """The entry of ``valid`` that is most similar to ``name``; None where none is similar."""
     valid = list(valid)
     folded = {entry.casefold(): entry for entry in reversed(valid)}
     matches = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
@@ -32,7 +32,7 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
 
 
 def one_of(name: str, valid: Iterable[str], most: int = 12) -> str:
-    """The tail of a message about an unknown ``name``: the nearest valid one, and what is valid.
+    """The end of a message about an unknown ``name``: the nearest valid name, and the valid names.
 
     >>> one_of("skech", ["art_painting", "sketch"])
     "did you mean 'sketch'? (there are: art_painting, sketch)"

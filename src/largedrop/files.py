@@ -1,4 +1,4 @@
-"""Files written whole: a temporary file beside the target, fsync, rename. A reader never sees half of one."""
+"""Files that are written whole (a temporary file, fsync, rename), and JSON files that are read with one message."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = [
 
 
 MOST_BYTES = 255
-"""In the name of a file or a folder, on all common file systems."""
+"""Longest name of a file or folder on common file systems."""
 
 
 def fitting(name: str, tail: str = "") -> str:
-    """``name + tail`` where a file system takes that as a name; else the end of ``name`` gives way to a digest of it.
+    """``name + tail``; where that is too long for a file's name, the end of ``name`` is replaced by a digest.
 
     >>> fitting("sketch", "-s0")
     'sketch-s0'
@@ -49,7 +49,7 @@ def fitting(name: str, tail: str = "") -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; on success it is flushed to disk and takes the name ``path``.
 
-    On any exception the temporary file is removed and ``path`` is left as it was.
+    On any exception the temporary file is removed and ``path`` is unchanged.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
@@ -101,7 +101,7 @@ def json_text(content: Any) -> str:
 def is_leftover(path: Path) -> bool:
     """Whether ``path`` is a temporary file of ``replacing``, or of safetensors, which names its own ``.tmpXXXXXX``.
 
-    Where nobody is writing, its process was killed.
+    Such a file was left by a killed process, unless another process is writing now.
     """
     return path.name.startswith(".tmp") or (path.name.startswith(".") and path.suffix == ".tmp")
 
@@ -127,11 +127,11 @@ def read_json(path: Path, name: str = "") -> dict[str, Any]:
     """Read a JSON object.
 
     Args:
-        path: of the file.
-        name: what a message calls it; its path where empty.
+        path: path of the file.
+        name: name of the file in messages; its path where empty.
 
     Raises:
-        UserError: it is missing, cannot be read, or holds something else.
+        UserError: the file is missing, cannot be read, or does not contain a JSON object.
     """
     try:
         content = path.read_bytes()
@@ -141,15 +141,15 @@ def read_json(path: Path, name: str = "") -> dict[str, Any]:
 
 
 def parse_json(content: bytes, name: str) -> dict[str, Any]:
-    """A JSON object from the content of the file ``name``.
+    """The JSON object in ``content``, the bytes of the file ``name``.
 
     Raises:
-        UserError: it is something else.
+        UserError: ``content`` is not JSON, or not an object.
     """
     try:
         parsed = json.loads(content)
     except ValueError as error:
         raise UserError(f"{name} is not JSON: {error}") from error
     if not isinstance(parsed, dict):
-        raise UserError(f"{name} holds no object")
+        raise UserError(f"{name} is not a JSON object")
     return parsed

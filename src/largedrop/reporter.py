@@ -1,4 +1,4 @@
-"""What long work tells whoever waits for it, and how it is asked to stop."""
+"""The reporter: receives the progress of long work, and can ask it to stop."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ __all__ = ["SILENT", "Relay", "Reporter"]
 
 
 class Reporter:
-    """Hears of progress and does nothing about it; a terminal, a pipe or a caller's function overrides what it needs.
+    """A reporter that ignores everything; subclasses for a terminal, a pipe or a callback override methods.
 
-    The unit of work is that of ``training.loop.cost``, evaluated images, unless a function says otherwise.
+    The unit of work is the evaluated image, as in ``training.loop.cost``, unless a function says otherwise.
     """
 
     def advance(self, work: float) -> None:
-        """Work that was done since the last call; less than 0 where some of it was lost."""
+        """``work`` was done since the last call; negative where work was lost."""
 
     def skip(self, work: float) -> None:
-        """Work that was there already, and took no time."""
+        """``work`` had been done before, and took no time."""
         self.advance(work)
 
     def begin(self, config: Config) -> None:
-        """A run is about to be trained, or read where it is finished."""
+        """The run of ``config`` is about to be trained, or read where it is finished."""
 
     def note(self, text: str) -> None:
-        """A line that a user should know of."""
+        """``text`` is a line for the user."""
 
     def failed(self, config: Config, reason: str) -> None:
-        """A run has collapsed or failed, and what happened, in a line."""
+        """The run of ``config`` has collapsed or failed; ``reason`` is one line."""
 
     def stopped(self) -> bool:
-        """Whether the user has asked to stop; asked often."""
+        """Whether the user has asked to stop; called often."""
         return False
 
     def raise_if_stopped(self, text: str) -> None:
@@ -45,15 +45,15 @@ class Reporter:
 
 
 SILENT = Reporter()
-"""Tells nobody, and never stops."""
+"""Ignores everything, and never asks to stop."""
 
 
 class Relay(Reporter):
-    """Passes all on to another reporter, and counts the work.
+    """Passes every call on to another reporter, and counts the work.
 
     Args:
-        to: the other.
-        scale: what a unit of this one's work is in the other's.
+        to: the other reporter.
+        scale: factor from this reporter's unit of work to that of ``to``.
     """
 
     def __init__(self, to: Reporter, scale: float = 1.0) -> None:
@@ -61,27 +61,27 @@ class Relay(Reporter):
         self.done = 0.0
 
     def advance(self, work: float) -> None:
-        """Pass it on, in the other's unit."""
+        """Pass ``work`` on, in the unit of ``to``."""
         self.done += work
         self.to.advance(work * self.scale)
 
     def skip(self, work: float) -> None:
-        """Pass it on, in the other's unit."""
+        """Pass ``work`` on, in the unit of ``to``."""
         self.done += work
         self.to.skip(work * self.scale)
 
     def begin(self, config: Config) -> None:
-        """Pass it on."""
+        """Pass the call on."""
         self.to.begin(config)
 
     def note(self, text: str) -> None:
-        """Pass it on."""
+        """Pass the call on."""
         self.to.note(text)
 
     def failed(self, config: Config, reason: str) -> None:
-        """Pass it on."""
+        """Pass the call on."""
         self.to.failed(config, reason)
 
     def stopped(self) -> bool:
-        """As the other says."""
+        """Whether ``to`` asks to stop."""
         return self.to.stopped()

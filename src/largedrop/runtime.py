@@ -1,4 +1,4 @@
-"""What a process uses: how many threads of torch, and memory that the C library keeps."""
+"""Resources of the process: torch's threads, and freed memory that the C library keeps."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ __all__ = ["keep_freed_memory", "one_thread"]
 
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""Numbers of mallopt's parameters, from malloc.h of the GNU C library."""
+"""mallopt's parameters, from malloc.h of the GNU C library."""
 
 
 @cache
 def keep_freed_memory() -> bool:
     """Let the C library keep freed memory for the next allocation, for the rest of the process.
 
-    By default the GNU C library maps every block of more than 32 MB anew and gives it back when it is freed. A training
-    step frees and takes the same activations again and again, and each time the kernel has to clear every page: at a
-    batch of 96 images that took as long as the computation (docs/performance.md). The process then holds on to its peak
+    By default the GNU C library maps a block of more than 32 MB at each allocation and unmaps it when it is freed. Each
+    training step allocates and frees the same activations, and every time the kernel has to clear every page: at a
+    batch of 96 images that took as long as the computation (docs/performance.md). The process then keeps its peak
     memory until it ends.
 
     Returns:
-        Whether it was done: False where the C library is another one.
+        Whether the setting was made: False with another C library.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -37,11 +37,10 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread for the time of the block.
+    """Limit torch to one thread within the block.
 
-    Operations of a fraction of a millisecond gain nothing from a second core, and where another process is busy on that
-    core they wait for it at every single one: 12 images' hue took 3 ms on one thread and 340 ms on two
-    (docs/performance.md).
+    Operations of a fraction of a millisecond gain nothing from a second core, and wait at each of them where another
+    process uses that core: the hue of 12 images took 3 ms on one thread and 340 ms on two (docs/performance.md).
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -285,7 +285,7 @@ def test_results_edited_by_hand_are_refused(sweep: tuple[Dataset, Path]) -> None
     for changes, text in (
         ({"format": 99}, "written by a newer largedrop"),
         ({"iid_accuracy": 0.5}, "only members of every seed have no i.i.d. accuracy"),
-        ({"ood_accuracy": 97.0}, "'ood_accuracy' is 97.0, want a fraction"),
+        ({"ood_accuracy": 97.0}, "'ood_accuracy' must be a fraction"),
         ({"method": "ensemble"}, "'ensemble' is no method across trajectories"),
         ({"members": content["members"][1:]}, "it was edited or renamed"),
     ):
@@ -298,7 +298,7 @@ def test_results_edited_by_hand_are_refused(sweep: tuple[Dataset, Path]) -> None
     with pytest.raises(UserError, match="'log' is missing"):
         Across.read(path)
     runs = read_runs(folder)
-    assert [(problem.name, problem.kind) for problem in runs.problems] == [(f"across/{path.name}", "damaged")]
+    assert [(entry.name, entry.kind) for entry in runs.unusable] == [(f"across/{path.name}", "damaged")]
     assert len(runs.across) == 13
     assert runs.not_across == (
         "dropout 0: ensemble-across (1 of 6 groups), weight-average-across (2 of 6 groups); largedrop sweep computes "

@@ -158,7 +158,7 @@ def test_damaged_files() -> None:
         ({"format": 99}, "x: written by a newer largedrop (format 99, this reads 2)"),
         ({"alphas": [0, 2]}, "x: α must be ascending numbers from 0 to 1, not 0, 2"),
         ({"alphas": [0.5, 0.1]}, "x: α must be ascending numbers from 0 to 1, not 0.5, 0.1"),
-        ({"weights": {"iid": [0.5, 90.0], "ood": [0.4, 0.2]}}, "x: an accuracy is no fraction from 0 to 1"),
+        ({"weights": {"iid": [0.5, 90.0], "ood": [0.4, 0.2]}}, "x: an accuracy must be a fraction from 0 to 1"),
         ({"weights": {"iid": [0.5], "ood": [0.4, 0.2]}}, "x: zip() argument 2 is shorter than argument 1"),
         ({"weights": {"iid": [0.5, 0.1]}}, "x: 'ood' is missing"),
     ):
@@ -232,7 +232,7 @@ def test_the_report_draws_figure_1(trained: tuple[Dataset, Path], tmp_path: Path
             assert mean[kind]["ood"][place]["n"] == 2
     (runs[0].folder / "interpolation.json").write_text('{"alphas": [0]}')
     again = read_runs(tmp_path / "runs")
-    assert [(problem.name, problem.kind, problem.reason) for problem in again.problems] == [
+    assert [(entry.name, entry.kind, entry.reason) for entry in again.unusable] == [
         (f"{runs[0].folder.name}/interpolation.json", "damaged", "'weights' is missing")
     ]
     assert len(again.runs) == 4  # the run itself is used

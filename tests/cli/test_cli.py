@@ -374,7 +374,7 @@ class TestMistakes:
     def test_output_with_other_files(self, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "thesis.tex").write_text("precious")
         said = one_line(capsys, "train", toy, "--test-domain", "photo", "--output", tmp_path, *FAST)
-        assert said == f"{tmp_path} holds other files (thesis.tex, …) and no comparison; name another --output"
+        assert said == f"{tmp_path} contains other files (thesis.tex, …) and no comparison; name another --output"
 
     def test_output_that_cannot_be_written(self, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "file").write_text("")

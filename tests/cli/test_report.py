@@ -67,6 +67,4 @@ def test_runs_of_two_datasets_are_not_mixed(runs: Path, tmp_path: Path, capsys: 
     assert main([*arguments, *FAST]) == 0
     capsys.readouterr()
     said = complaint(capsys, "report", both)
-    assert said.startswith(
-        "these runs cannot stand in one report; read each side by itself\ndifferent dataset:\n  toy0 ("
-    )
+    assert said.startswith("these runs cannot be in one report; read each side by itself\ndifferent dataset:\n  toy0 (")

@@ -191,4 +191,4 @@ class TestMistakes:
         self, toy: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         said = one_line(capsys, "sweep", mine, "--data", toy, "--output", tmp_path, *RUN)
-        assert said == f"{tmp_path} holds other files (mine.toml, …) and no sweep; name another --output"
+        assert said == f"{tmp_path} contains other files (mine.toml, …) and no sweep; name another --output"

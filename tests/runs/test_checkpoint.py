@@ -127,12 +127,12 @@ def test_a_truncated_file(path: Path, length: float) -> None:
     content = path.read_bytes()
     end = int(length * len(content)) if isinstance(length, float) else length
     path.write_bytes(content[:end])
-    assert refusal(path).startswith(f"{path} is damaged or no safetensors file: ")
+    assert refusal(path).startswith(f"{path} is damaged or not a safetensors file: ")
 
 
 def test_a_file_with_something_after_its_end(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
-    assert refusal(path).startswith(f"{path} is damaged or no safetensors file: ")
+    assert refusal(path).startswith(f"{path} is damaged or not a safetensors file: ")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_file_with_something_after_its_end(path: Path) -> None:
 def test_a_foreign_file(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file({"head.weight": torch.zeros(3, 4)}, path, metadata=metadata)
-    assert refusal(path) == f"{path} was not written by largedrop: its header does not say what network it holds"
+    assert refusal(path) == f"{path} was not written by largedrop: its header does not describe a network"
 
 
 def test_another_kind(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_nothing_is_unpickled(tmp_path: Path, write: Any) -> None:
     path = tmp_path / "model.pt"
     with path.open("wb") as file:
         write(Payload(tmp_path / "made"), file)
-    assert refusal(path).startswith(f"{path} is damaged or no safetensors file: ")
+    assert refusal(path).startswith(f"{path} is damaged or not a safetensors file: ")
     assert not (tmp_path / "made").exists()
     if write is pickle.dump:
         pickle.loads(path.read_bytes())  # noqa: S301  # the payload is live

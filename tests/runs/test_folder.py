@@ -26,13 +26,13 @@ def test_a_folder_is_claimed_once_and_for_one_config(config: Config, tmp_path: P
     for _ in range(2):
         with claimed(folder, config):
             assert sorted(entry.name for entry in folder.iterdir()) == [".lock", "config.json"]
-            assert refusal(folder, config) == f"another process is at work in {folder}"
+            assert refusal(folder, config) == f"another process is using {folder}"
         assert json.loads((folder / "config.json").read_text()) == {"protocol": PROTOCOL, **config.to_json()}
 
 
 def test_another_process_is_at_work(config: Config, tmp_path: Path) -> None:
     with filelock.FileLock(tmp_path / ".lock"):
-        assert refusal(tmp_path, config) == f"another process is at work in {tmp_path}"
+        assert refusal(tmp_path, config) == f"another process is using {tmp_path}"
     with claimed(tmp_path, config):
         pass
 
@@ -91,7 +91,8 @@ def test_what_was_begun_by_another_protocol_is_not_gone_on_with(
 def test_other_files_are_left_alone(config: Config, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     assert (
-        refusal(tmp_path, config) == f"{tmp_path} holds other files (thesis.tex, …) and no run; name another --output"
+        refusal(tmp_path, config)
+        == f"{tmp_path} contains other files (thesis.tex, …) and no run; name another --output"
     )
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
     file = tmp_path / "thesis.tex"

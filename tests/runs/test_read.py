@@ -20,8 +20,8 @@ from largedrop.runs.read import read_runs
 from largedrop.runs.stored import _numbers
 
 
-def problems(folder: Path) -> dict[str, str]:
-    return {problem.name: f"{problem.kind}: {problem.reason}" for problem in read_runs(folder).problems}
+def unusable(folder: Path) -> dict[str, str]:
+    return {entry.name: f"{entry.kind}: {entry.reason}" for entry in read_runs(folder).unusable}
 
 
 def test_runs_are_read_wherever_they_lie(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_runs_are_read_wherever_they_lie(tmp_path: Path) -> None:
     runs = read_runs(tmp_path)
     assert [run.name for run in runs.runs] == [f"a/{two.run_name}", f"b/runs/{one.run_name}"]
     assert [run.config for run in runs.runs] == [two, one]
-    assert runs.problems == ()
+    assert runs.unusable == ()
     assert runs.dataset == {"name": "pacs_copy", "fingerprint": "f00d" * 16}
     first = runs.records[0]
     assert (first.method, first.dropout, first.test_domain, first.seed) == ("fine-tuning", 0.9, "photo", 1)
@@ -71,27 +71,27 @@ def test_what_is_left_out_is_named_with_its_reason(tmp_path: Path) -> None:
     store(tmp_path, config(), bad, "percent")
     wrong = store(tmp_path, config(), result(0.9, 0.7), "range")
     (wrong / "config.json").write_text(json.dumps({**config().to_json(), "lr": -1, "batch": 0}))
-    found = problems(tmp_path)
+    found = unusable(tmp_path)
     assert found == {
-        "unfinished": "unfinished: there is no result.json yet; run it again to go on where it was",
+        "unfinished": "unfinished: there is no result.json yet; run it again to resume it",
         "killed": "half-written: it ended while result.json was being written; run it again",
         "cut": "half-written: result.json ends in the middle, after 21 bytes",
         "empty": "half-written: result.json ends in the middle, after 0 bytes",
         "garbled": "damaged: result.json is not JSON: Expecting property name enclosed in double quotes: line 1 column "
         "2 (char 1)",
-        "list": "damaged: result.json holds no object",
+        "list": "damaged: result.json is not a JSON object",
         "folder": "damaged: result.json cannot be read: Is a directory",
         "orphan": "damaged: there is a result.json but no config.json",
         "begun": "half-written: its config.json was never finished",
         "later": f"newer version: written by largedrop 90.10.0, and this is {__version__}; update it",
         "methodless": "damaged: result.json has no 'methods'",
         "lineless": "damaged: result.json has no line in its log for its best step (600)",
-        "percent": "damaged: result.json, ensemble: 'iid_accuracy' is 97.5, want a fraction from 0 to 1, not %; "
-        "'ood_accuracy' is missing; result.json, ensembel: 'method' is \"ensembel\", did you mean 'ensemble'? "
-        f"(there are: {', '.join(METHODS)})",
+        "percent": "damaged: result.json, ensemble: 'iid_accuracy' must be a fraction from 0 to 1 (not %), not 97.5; "
+        "'ood_accuracy' is missing; result.json, ensembel: 'method' must be the name of a method, not \"ensembel\"; "
+        f"did you mean 'ensemble'? (there are: {', '.join(METHODS)})",
         "range": "damaged: config.json: batch must be a whole number, 1 or more, not 0; lr must be above 0, not -1",
     }
-    assert str(read_runs(tmp_path).problems[0]).startswith("begun: half-written: ")
+    assert str(read_runs(tmp_path).unusable[0]).startswith("begun: half-written: ")
     assert all("\n" not in reason for reason in found.values())
 
 
@@ -110,14 +110,14 @@ def test_edited_by_hand(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**odd.to_json(), "learning_rate": 1}))
     store(tmp_path, config(seed=5), result(0.9, 0.7), "a-name-of-my-own")
     digest = config(seed=1, lr=0.5).digest()
-    assert problems(tmp_path) == {
+    assert unusable(tmp_path) == {
         edited.run_name: f"edited by hand: its config hashes to {digest}, not to the {edited.digest()} of its "
         "folder's name",
         better.run_name: "edited by hand: its fine-tuning has ood_accuracy 0.99, and its log at step 300 0.7",
         longer.run_name: "edited by hand: its result is of 50 steps, and its config of 10000",
-        odd.run_name: problems(tmp_path)[odd.run_name],
+        odd.run_name: unusable(tmp_path)[odd.run_name],
     }
-    assert problems(tmp_path)[odd.run_name].startswith("edited by hand: config.json: unknown setting 'learning_rate'; ")
+    assert unusable(tmp_path)[odd.run_name].startswith("edited by hand: config.json: unknown setting 'learning_rate'; ")
     assert {run.name for run in read_runs(tmp_path).runs} == {config(seed=99).run_name, "a-name-of-my-own"}
 
 
@@ -127,7 +127,7 @@ def test_a_config_of_another_version_is_no_edited_one(tmp_path: Path) -> None:
     name = f"pacs_copy-photo-d0-s1-{digest_of(content, PROTOCOL)}"
     content["protocol"] = PROTOCOL
     (store(tmp_path, config(seed=1), result(0.9, 0.7), name) / "config.json").write_text(json.dumps(content))
-    assert problems(tmp_path)[name].startswith("newer version: its config has 'a_later_field', which largedrop ")
+    assert unusable(tmp_path)[name].startswith("newer version: its config has 'a_later_field', which largedrop ")
     # A run of before a field was added: its name is the hash of the fields that it had.
     fewer = config(seed=2).to_json()
     del fewer["held_out_view"]
@@ -136,7 +136,7 @@ def test_a_config_of_another_version_is_no_edited_one(tmp_path: Path) -> None:
         folder = store(tmp_path, config(seed=2), result(0.9, 0.7), name)
         (folder / "config.json").write_text(json.dumps({**fewer, **more}))
     assert old in [run.name for run in read_runs(tmp_path).runs]
-    assert problems(tmp_path)[older] == (
+    assert unusable(tmp_path)[older] == (
         "older protocol: of protocol 1, and now the same config trains differently; run it again"
     )
     for protocol, said in (
@@ -144,14 +144,14 @@ def test_a_config_of_another_version_is_no_edited_one(tmp_path: Path) -> None:
         ("x", "damaged: config.json: protocol must"),
     ):
         (tmp_path / older / "config.json").write_text(json.dumps({**fewer, "protocol": protocol}))
-        assert problems(tmp_path)[older].startswith(said)
+        assert unusable(tmp_path)[older].startswith(said)
 
 
 def test_copies_are_used_once_and_contradictions_refused(tmp_path: Path) -> None:
     store(tmp_path / "a", config(), result(0.9, 0.7))
     store(tmp_path / "b", config(), result(0.9, 0.7))
     name = config().run_name
-    assert problems(tmp_path) == {f"b/{name}": f"copy: the same run as a/{name}, which is used"}
+    assert unusable(tmp_path) == {f"b/{name}": f"copy: the same run as a/{name}, which is used"}
     store(tmp_path / "c", config(), result(0.9, 0.71))
     with pytest.raises(UserError) as caught:
         read_runs(tmp_path)
@@ -178,7 +178,7 @@ def test_other_datasets_and_splits_are_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         read_runs(tmp_path)
     assert str(caught.value) == (
-        "these runs cannot stand in one report; read each side by itself\n"
+        "these runs cannot be in one report; read each side by itself\n"
         "different dataset:\n"
         "  pacs_copy (f00df00df00d): p0, p1, p2, … and 3 more runs\n"
         "  vlcs (beefbeefbeef): v\n"

@@ -52,21 +52,22 @@ def test_all_that_is_wrong_with_a_record_is_told_at_once() -> None:
         Record.from_json(content, "results.json, records[4]")
     assert str(caught.value) == (
         "results.json, records[4]: unknown field 'spam'; "
-        f"'method' is \"ensembel\", did you mean 'ensemble'? (there are: {', '.join(METHODS)}); "
-        "'dropout' is 1.0, want a rate, at least 0 and less than 1; 'test_domain' is missing; "
-        "'seed' is true, want a whole number, at least 0; 'ood_accuracy' is 72.7, want a fraction from 0 to 1, not %; "
-        "'steps' is -1, want a whole number, at least 0"
+        "'method' must be the name of a method, not \"ensembel\"; "
+        f"did you mean 'ensemble'? (there are: {', '.join(METHODS)}); "
+        "'dropout' must be a number in [0, 1), not 1.0; 'test_domain' is missing; "
+        "'seed' must be a whole number, 0 or more, not true; 'ood_accuracy' must be a fraction from 0 to 1 (not %), "
+        "not 72.7; 'steps' must be a whole number, 0 or more, not -1"
     )
 
 
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("method", 3, "'method' is 3, want the name of a method"),
-        ("test_domain", "", "'test_domain' is \"\", want a name"),
-        ("iid_accuracy", float("nan"), "'iid_accuracy' is NaN, want a fraction from 0 to 1, not %"),
-        ("seconds", float("inf"), "'seconds' is Infinity, want a number, at least 0"),
-        ("settings", [], "'settings' is [], want an object"),
+        ("method", 3, "'method' must be the name of a method, not 3"),
+        ("test_domain", "", "'test_domain' must be a name, not \"\""),
+        ("iid_accuracy", float("nan"), "'iid_accuracy' must be a fraction from 0 to 1 (not %), not NaN"),
+        ("seconds", float("inf"), "'seconds' must be a number, 0 or more, not Infinity"),
+        ("settings", [], "'settings' must be an object, not []"),
         ("iid_acuracy", 1, "unknown field 'iid_acuracy', did you mean 'iid_accuracy'?"),
     ],
 )
@@ -83,7 +84,7 @@ def test_settings_may_be_absent() -> None:
 
 
 def test_entry_that_is_no_object() -> None:
-    with pytest.raises(UserError, match=r"^here: want an object with method, dropout, test_domain"):
+    with pytest.raises(UserError, match=r"^here: must be an object with method, dropout, test_domain"):
         Record.from_json([], "here")
 
 

@@ -68,7 +68,7 @@ def test_opening_a_damaged_run(finished: Path, name: str, before: str) -> None:
     (finished / name).write_bytes(b"\xff\xfe{")
     assert opening(finished).startswith(f"{start}{finished / name} is not JSON: ")
     (finished / name).write_text("3")
-    assert opening(finished) == f"{start}{finished / name} holds no object"
+    assert opening(finished) == f"{start}{finished / name} is not a JSON object"
 
 
 def test_opening_a_run_of_a_newer_version(config: Config, finished: Path) -> None:

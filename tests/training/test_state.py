@@ -132,7 +132,7 @@ def test_a_damaged_state(config: Config, saved: Path, length: int) -> None:
     path = saved / FILE
     path.write_bytes(path.read_bytes()[:length])
     text = refusal(Run(config), saved)
-    assert text.startswith(f"{path} is damaged or no safetensors file: ")
+    assert text.startswith(f"{path} is damaged or not a safetensors file: ")
     assert text.endswith(f"; remove {saved} to start this run anew")
 
 

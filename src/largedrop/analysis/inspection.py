@@ -108,7 +108,7 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
         if not (folder / "config.json").is_file():
             stored = read_runs(folder)
             paths = [folder / each.name for each in stored.runs]
-            problems += map(str, stored.problems)
+            problems += map(str, stored.unusable)
         runs |= {path.resolve(): Run.open(path) for path in paths}
     first, *others = runs.values()
     for run in others:

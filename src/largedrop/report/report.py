@@ -107,7 +107,7 @@ def write_report(
             "seeds": list(rows[0].averages.seeds),
             "runs": len(runs.runs),
             "protocol": runs.protocol,
-            "left_out": [{"run": each.name, "kind": each.kind, "reason": each.reason} for each in runs.problems],
+            "left_out": [{"run": each.name, "kind": each.kind, "reason": each.reason} for each in runs.unusable],
             "rows": [row_json(row, theirs.get(row.group)) for row in rows],
             "across_every_seed": [result.to_json() for result in across],
             "not_computed": list(runs.not_across),
@@ -150,7 +150,7 @@ def _markdown(
     if runs.not_across:
         parts += _section("Not computed across trajectories", runs.not_across, len(runs.not_across))
     parts += _section("Missing runs", missing_lines(missing), len(missing))
-    parts += _section("Runs left out", [str(problem) for problem in runs.problems], len(runs.problems))
+    parts += _section("Unusable runs", list(map(str, runs.unusable)), len(runs.unusable))
     return "\n".join(parts)
 
 

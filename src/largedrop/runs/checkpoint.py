@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors with a JSON header. Nothing is ever unpickled, and every file is written whole."""
+"""Checkpoints: safetensors files with a JSON header, written whole, and read without unpickling."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], kind: str, header: dic
     """Write named tensors and a JSON header to ``path`` whole.
 
     Args:
-        path: of the file.
-        tensors: of any device and layout; stored contiguous.
-        kind: what the file is, checked when it is read.
-        header: any JSON.
+        path: path of the file.
+        tensors: tensors by name, on any device and in any layout; stored contiguous.
+        kind: kind of file, checked when it is read.
+        header: further fields of the header, as JSON types.
 
     Raises:
         UserError: the file cannot be written.
@@ -44,10 +44,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], kind: str, header: dic
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what ``write_tensors`` wrote.
+    """Tensors and header of a file from ``write_tensors``.
 
     Raises:
-        UserError: no such file, a damaged or foreign one, one of another kind or of a newer version.
+        UserError: the file is missing, damaged, of another program or kind, or of a newer version.
     """
     path = Path(path)
     if not path.is_file():
@@ -55,14 +55,14 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise UserError(f"{path} is damaged or not a safetensors file: {error}") from error
     try:
         header = json.loads(metadata["largedrop"])
         found, version = str(header["kind"]), int(header["version"])
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path} was not written by largedrop: its header does not say what network it holds") from None
+        raise UserError(f"{path} was not written by largedrop: its header does not describe a network") from None
     if version > VERSION:
         raise UserError(f"{path} was written by a newer largedrop (format {version}, this one reads {VERSION})")
     if found != kind:
@@ -71,13 +71,13 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
 
 
 def save_model(path: Path, network: Network, about: dict[str, Any], state: dict[str, Tensor] | None = None) -> None:
-    """Write a network that ``load_model`` can build anew.
+    """Write a network for ``load_model``.
 
     Args:
-        path: of the file.
-        network: whose spec, and weights unless ``state`` is given, are written.
-        about: any JSON: config, step, accuracies.
-        state: other weights of the same network.
+        path: path of the file.
+        network: network whose spec is written.
+        about: config, step, accuracies and the like, as JSON types.
+        state: weights to write; where None, the network's own.
     """
     write_tensors(path, state or network.state_dict(), "model", {"spec": network.spec.to_json(), "about": about})
 
@@ -88,7 +88,7 @@ def load_model(path: str | Path) -> Network:
     ``model(model.transform(image)[None])`` gives the logits, (1, classes).
 
     Raises:
-        UserError: no such file, a damaged or foreign one, or one of another kind or of a newer version.
+        UserError: the file is missing, damaged, of another program or kind, or of a newer version.
     """
     path = Path(path)
     tensors, header = read_tensors(path, "model")
@@ -107,8 +107,8 @@ def load_model(path: str | Path) -> Network:
 
 
 def misfit(error: Exception) -> str:
-    """The first thing that is wrong with a state dict, in a line of moderate length."""
+    """The first error in torch's message about a state dict, in at most 161 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # torch puts a heading above its list of problems.
+    # torch puts a heading above its list of errors.
     first = next((line for line in lines if not line.startswith("Error(s) in loading")), type(error).__name__)
     return first if len(first) <= 160 else f"{first[:160]}…"

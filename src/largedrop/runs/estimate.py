@@ -1,4 +1,4 @@
-"""A mean over seeds with its standard error, and how it and other numbers are written."""
+"""A mean over seeds with its standard error, and the text for accuracies, gains, lists and durations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Estimate", "duration", "estimate_json", "listing", "percent", "point
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over ``n`` seeds (a fraction, not %) and its standard error, None where one seed cannot tell."""
+    """A mean over ``n`` seeds, a fraction, and its standard error, None for one seed."""
 
     mean: float
     error: float | None
@@ -23,7 +23,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float] | npt.NDArray[np.float64]) -> Estimate:
-        """Mean and standard error (ddof = 1) of ``values``, of which there is one at least.
+        """Mean and standard error (ddof = 1) of at least one value.
 
         >>> Estimate.of([0.5, 0.7])
         Estimate(mean=0.6, error=0.1, n=2)
@@ -35,12 +35,12 @@ class Estimate:
 
 
 def estimate_json(estimate: Estimate | None) -> dict[str, Any] | None:
-    """Mean, standard error and n, or None for what is not known."""
+    """Mean, standard error and n as a dictionary; None for None."""
     return None if estimate is None else {"mean": estimate.mean, "error": estimate.error, "n": estimate.n}
 
 
 def percent(estimate: Estimate | None) -> str:
-    """An accuracy and its standard error in %, ``–`` for what is not known.
+    """An accuracy and its standard error in %; ``–`` where it is unknown.
 
     >>> percent(Estimate(0.727, 0.004, 3)), percent(Estimate(0.727, None, 1)), percent(None)
     ('72.7 ± 0.4', '72.7 ± –', '–')
@@ -58,7 +58,7 @@ def points(estimate: Estimate | None) -> str:
     """
     if estimate is None:
         return "–"
-    # A difference that rounds to nothing has no sign to show.
+    # A difference that rounds to 0.0 is shown without a sign.
     mean = f"{100 * estimate.mean:+.1f}"
     return f"{'0.0' if mean in ('+0.0', '-0.0') else mean.replace('-', '−')} ± {_error(estimate)}"
 
@@ -73,7 +73,7 @@ def listing(names: Sequence[str]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Time as a person says it.
+    """A time in hours, minutes or seconds.
 
     >>> duration(42), duration(200), duration(7300)
     ('42 s', '3 min 20 s', '2 h 1 min')

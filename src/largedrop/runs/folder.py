@@ -1,4 +1,4 @@
-"""Folders that belong to one thing, a run, a comparison or the sweeps of a dataset, and to one process at a time."""
+"""Ownership of folders: each belongs to one run, comparison or dataset's sweeps, and to one process at a time."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ __all__ = ["claim", "claimed", "owned"]
 LOCK = ".lock"
 
 MOST_NAMED = 4
-"""Differences that a message names."""
+"""Number of differences in a message."""
 
 NOTHING: Mapping[str, Any] = {}
 
 
 @contextmanager
 def claimed(folder: Path, config: Config) -> Iterator[None]:
-    """While in it, ``folder`` is the one of the run of ``config``, and of no other process.
+    """Within the block, ``folder`` belongs to the run of ``config`` and is locked against other processes.
 
-    What a killed process left half-written there is removed.
+    Temporary files that killed processes left are removed.
 
     Raises:
-        UserError: as ``owned``, or it cannot be written, or another process is at work in it.
+        UserError: see ``owned``; or the folder cannot be written, or another process has locked it.
     """
     claim(folder, "config.json", "run", config.to_json())
     lock = filelock.FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise UserError(f"another process is at work in {folder}") from None
+        raise UserError(f"another process is using {folder}") from None
     except OSError as error:
         raise UserError(f"cannot write {folder / LOCK}: {error.strerror or error}") from error
     try:
@@ -52,10 +52,10 @@ def claimed(folder: Path, config: Config) -> Iterator[None]:
 
 
 def claim(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: Mapping[str, Any] = NOTHING) -> None:
-    """Make a folder that of a run, a comparison or sweeps, or see that it already is; see ``owned``.
+    """Claim a new folder for a run, a comparison or sweeps, or check that it belongs to it; arguments as in ``owned``.
 
     Raises:
-        UserError: as ``owned``, or it cannot be written.
+        UserError: see ``owned``; or the folder cannot be written.
     """
     if not owned(folder, file, owner, facts, about):
         write_json(folder / file, {"protocol": PROTOCOL, **about, **facts})
@@ -65,15 +65,15 @@ def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
     """Whether a folder already belongs to a run, a comparison or sweeps; False where it is new.
 
     Args:
-        folder: it.
-        file: name of the JSON file in it that says what it belongs to.
-        owner: what that is, for messages: ``run``, ``comparison`` or ``sweep``.
-        facts: what the file must say.
-        about: what it says besides, which may differ.
+        folder: path of the folder.
+        file: name of the JSON file in the folder that identifies its owner.
+        owner: kind of owner, for messages: ``run``, ``comparison`` or ``sweep``.
+        facts: fields of the file that must be equal.
+        about: further fields of the file, which may differ.
 
     Raises:
-        UserError: it belongs to another one (what differs is named) or to one of another protocol, holds something
-            else, or cannot be read.
+        UserError: the folder belongs to another owner (the message names the differences) or protocol, contains other
+            files, or cannot be read.
     """
     try:
         if (folder / file).is_file():
@@ -88,7 +88,7 @@ def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
         raise UserError(f"cannot read {folder}: {error.strerror or error}") from error
     others = sorted(entry.name for entry in inside if entry.name != LOCK and not is_leftover(entry))
     if others:
-        raise UserError(f"{folder} holds other files ({others[0]}, …) and no {owner}; name another --output")
+        raise UserError(f"{folder} contains other files ({others[0]}, …) and no {owner}; name another --output")
     return False
 
 
@@ -108,5 +108,5 @@ def _compare(
 
 
 def _told(value: Any) -> str:
-    """A value in a message; a digest by its first digits."""
+    """A value for a message; a digest is cut to its first digits."""
     return repr(re.sub("^([0-9a-f]{12})[0-9a-f]{28,}$", r"\1…", value) if isinstance(value, str) else value)

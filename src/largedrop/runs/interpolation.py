@@ -1,4 +1,4 @@
-"""Accuracies between the pretrained and the fine-tuned network, as a run stores them."""
+"""Accuracies between the pretrained and the fine-tuned network: the file interpolation.json in a run's folder."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["FILE", "KINDS", "Interpolation"]
 
 
 FILE = "interpolation.json"
-"""In a run's folder."""
+"""Name of the file in a run's folder."""
 
 
 KINDS = ("weights", "representations")
-"""What is interpolated: all weights, or the representations and the last layers."""
+"""Kinds of interpolation: of all weights, or of the representations and the last layers."""
 
 
 FORMAT = 2
-"""In format 1 i.i.d. accuracy is pooled over images, from 2 on it is the mean over the training domains."""
+"""Format of the file: in 1 i.i.d. accuracy is pooled over images, in 2 it is the mean over the training domains."""
 
 SCORES = ("iid", "ood")
 
@@ -31,10 +31,10 @@ class Interpolation:
     """Accuracies of α · pretrained + (1 − α) · fine-tuned (figure 1, appendix A.1), as fractions.
 
     Attributes:
-        which: checkpoint at α = 0: ``final`` or ``best``.
-        alphas: ascending in [0, 1]; 1 is the pretrained network with a linear head fitted on its representation.
-        weights: (i.i.d., o.o.d.) at each α where all weights are interpolated.
-        representations: the same where Φ and the last layer are.
+        which: the fine-tuned checkpoint, at α = 0: ``final`` or ``best``.
+        alphas: ascending in [0, 1]; at 1, the pretrained network with a linear head fitted on its representation.
+        weights: (i.i.d., o.o.d.) accuracy at each α, all weights interpolated.
+        representations: (i.i.d., o.o.d.) accuracy at each α, Φ and the last layer interpolated.
     """
 
     which: str
@@ -49,7 +49,7 @@ class Interpolation:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; ``from_json`` reads them back."""
         kinds = {
-            kind: {name: [pair[place] for pair in self.of(kind)] for place, name in enumerate(SCORES)} for kind in KINDS
+            kind: {name: [pair[index] for pair in self.of(kind)] for index, name in enumerate(SCORES)} for kind in KINDS
         }
         return {"format": FORMAT, "which": self.which, "alphas": list(self.alphas), **kinds}
 
@@ -58,7 +58,7 @@ class Interpolation:
         """Check ``content`` and make an interpolation of it.
 
         Raises:
-            UserError: it is of a newer version, or something is missing or out of range.
+            UserError: the file is of a newer version, or a value is missing or out of range.
         """
         if isinstance(content.get("format"), int) and content["format"] > FORMAT:
             raise UserError(f"{where}: written by a newer largedrop (format {content['format']}, this reads {FORMAT})")
@@ -79,7 +79,7 @@ class Interpolation:
             told = ", ".join(f"{alpha:g}" for alpha in alphas)
             raise UserError(f"{where}: α must be ascending numbers from 0 to 1, not {told}")
         if not all(0 <= value <= 1 for kind in KINDS for pair in found.of(kind) for value in pair):
-            raise UserError(f"{where}: an accuracy is no fraction from 0 to 1")
+            raise UserError(f"{where}: an accuracy must be a fraction from 0 to 1")
         return found
 
     @classmethod
@@ -87,6 +87,6 @@ class Interpolation:
         """Read a stored interpolation.
 
         Raises:
-            UserError: it cannot be read or is damaged.
+            UserError: the file cannot be read or is damaged.
         """
         return cls.from_json(read_json(path, path.name), path.name)

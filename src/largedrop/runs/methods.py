@@ -1,4 +1,4 @@
-"""The methods that a result can be of: one table of their names, their looks in figures and their explanations."""
+"""The methods: one table of their names, markers, colours and explanations."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ __all__ = ["METHODS", "PLAIN", "Method", "checkpoint_method", "method_of", "orde
 
 @dataclass(frozen=True)
 class Method:
-    """How a result was made from trained weights, and how it is shown.
+    """A way to make predictions from trained weights, and its appearance in reports.
 
     Attributes:
-        name: in records, tables and file names.
-        label: in sentences and titles.
-        marker: matplotlib's name of it.
-        colour: as ``#rrggbb``.
-        line: matplotlib's style of the outline of its cloud.
+        name: name in records, tables and file names.
+        label: name in sentences and titles.
+        marker: matplotlib's marker.
+        colour: colour, ``#rrggbb``.
+        line: matplotlib's line style of the cloud's outline.
         explanation: one or two sentences for readers of a report.
-        across: whether it is over the final checkpoints of several trajectories (section 4.1, "all trajectories").
-        fit: ``Config.fit`` of the run whose checkpoint of best i.i.d. accuracy it is; None for averages.
+        across: whether it combines final checkpoints of several trajectories (section 4.1, "all trajectories").
+        fit: ``Config.fit`` of the runs whose checkpoint of best i.i.d. accuracy it is; None for averages.
     """
 
     name: str
@@ -124,11 +124,11 @@ METHODS = {
         ),
     )
 }
-"""By name, in the order of every table."""
+"""Methods by name, in the order of every table."""
 
 
 PLAIN = replace(METHODS["fine-tuning"], label="plain fine-tuning", marker="o", colour="#0072B2")
-"""Fine-tuning at rate 0, which gains are taken against, in sentences and figures."""
+"""Fine-tuning at rate 0, the baseline of gains, with its label and colour."""
 
 
 def method_of(name: str, dropout: float) -> Method:

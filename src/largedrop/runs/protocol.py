@@ -1,4 +1,4 @@
-"""Which protocol (``config.PROTOCOL``) a stored run is of, and what its numbers mean.
+"""The protocol (``config.PROTOCOL``) of a stored run, and how its result is read.
 
 3   i.i.d. accuracy is the mean over the training domains; the network before the first step is evaluated too
 2   i.i.d. accuracy is pooled over the images of all training domains
@@ -28,7 +28,7 @@ _NAMED = re.compile(r"-d[0-9.e+-]+-s[0-9]+-([0-9a-f]{12})$")
 
 
 class UnusableError(UserError):
-    """A run that cannot be read; ``kind`` is one of ``runs.stored.KINDS``."""
+    """A run that is unusable; ``kind`` is one of ``runs.stored.UNUSABLE_KINDS``."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
@@ -38,16 +38,16 @@ class UnusableError(UserError):
 def read_config(content: Mapping[str, Any], name: str) -> tuple[Config, int]:
     """A run's config and protocol.
 
-    Up to protocol 2 a config.json does not say which protocol it is of, but the digest in its folder's name does; a
-    folder that was named by a person is then taken for one of protocol 2.
+    Up to protocol 2 a config.json does not contain its protocol, which then follows from the digest in the folder's
+    name; a folder that a person named is taken for protocol 2.
 
     Args:
-        content: of its config.json.
-        name: of its folder.
+        content: content of config.json.
+        name: name of the run's folder.
 
     Raises:
-        UnusableError: the config is damaged, of a newer version or a protocol before ``OLDEST``, or its fields do not
-            hash to the digest in ``name``.
+        UnusableError: the config is damaged, of a newer version or a protocol before ``OLDEST``, or its digest is not
+            the one in ``name``.
     """
     stored = {field: value for field, value in content.items() if field != "protocol"}
     stated = content.get("protocol")
@@ -59,12 +59,12 @@ def read_config(content: Mapping[str, Any], name: str) -> tuple[Config, int]:
         )
     candidates = range(OLDEST, -1, -1) if stated is None else [stated]
     named = _NAMED.search(name)
-    # An older version may have known fewer fields, so it is the stored fields that made the name.
+    # An older version may have had fewer fields, so the name is the digest of the stored fields.
     fitting = [number for number in candidates if not named or digest_of(stored, number) == named[1]]
     unknown = sorted(set(stored) - set(ABOUT))
     if named and fitting and unknown:
         raise UnusableError(
-            "newer version", f"its config has '{unknown[0]}', which largedrop {__version__} does not know; update it"
+            "newer version", f"its config has '{unknown[0]}', which largedrop {__version__} lacks; update it"
         )
     try:
         config = Config.from_json(stored)
@@ -81,14 +81,14 @@ def read_config(content: Mapping[str, Any], name: str) -> tuple[Config, int]:
 
 
 def refuse_older(content: Mapping[str, Any], folder: Path) -> None:
-    """See that what was begun in a folder is of this version's protocol.
+    """Check that the runs in a folder are of this version's protocol.
 
     Args:
-        content: of the config.json, comparison.json or sweep.json that says so.
-        folder: in which that file is.
+        content: content of config.json, comparison.json or sweep.json.
+        folder: path of the folder with that file.
 
     Raises:
-        UserError: it is of another protocol.
+        UserError: the protocol is another.
     """
     theirs = content.get("protocol", f"{OLDEST} or older")
     if theirs != PROTOCOL:
@@ -99,9 +99,9 @@ def refuse_older(content: Mapping[str, Any], folder: Path) -> None:
 
 
 def iid_accuracy_of(line: Mapping[str, Any]) -> float:
-    """I.i.d. accuracy in a line of a fine-tuning's log, of protocol 2 or later: the mean over the training domains.
+    """I.i.d. accuracy in a line of a log of protocol 2 or later: the mean over the training domains.
 
-    Rounded as ``training.evaluation.mean_over_domains`` is, so that ties are the same.
+    Rounded as in ``training.evaluation.mean_over_domains``, so that ties are the same.
     """
     return round(fmean(line["iid_by_domain"].values()), 12)
 
@@ -109,9 +109,9 @@ def iid_accuracy_of(line: Mapping[str, Any]) -> float:
 def methods_of(result: Mapping[str, Any], protocol: int) -> dict[str, Any]:
     """The methods of a result.json by name, each with ``iid_accuracy``, ``ood_accuracy``, ``steps`` and ``seconds``.
 
-    In a result of protocol 2 the checkpoint of fine-tuning is chosen anew from the log, by the mean over the training
-    domains (the earliest of equal ones). The i.i.d. accuracies of the other methods stay pooled over images, since none
-    by domain was stored.
+    In a result of protocol 2 the checkpoint of fine-tuning is selected again from the log, by the mean over the
+    training domains (in a tie, the earliest). The i.i.d. accuracies of the other methods stay pooled over images, since
+    those by domain were not stored.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError: the log is damaged.
@@ -128,18 +128,18 @@ def records_of(config: Config, result: Mapping[str, Any], protocol: int, setting
     """One record for each method of a result.json.
 
     Args:
-        config: of the run.
-        result: the content of its result.json.
-        protocol: by which it was trained.
-        settings: the config's; all records share the object.
+        config: config of the run.
+        result: content of result.json.
+        protocol: protocol of the training.
+        settings: the config's settings; all records share this object.
 
     Raises:
-        UnusableError: the result is damaged; all that is wrong with it.
+        UnusableError: the result is damaged; the message lists all errors.
     """
     try:
         methods = methods_of(result, protocol)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = "result.json: its log does not say the i.i.d. accuracy by domain"
+        reason = "result.json: its log has no i.i.d. accuracy by domain"
         raise UnusableError("damaged", reason) from error
     common = {**{name: getattr(config, name) for name in VARIED}, "settings": settings}
     records, wrong = [], []

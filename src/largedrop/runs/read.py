@@ -1,4 +1,4 @@
-"""Thousands of stored runs, read at once: what each reached, and which of them cannot be used and why."""
+"""All stored runs below a folder: the records of the finished ones, and the unusable ones with the reason."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from .methods import order
 from .protocol import UnusableError
 from .record import Record, shown
 from .run import never_beat
-from .stored import Problem, Stored, read_stored
+from .stored import Stored, Unusable, read_stored
 
 __all__ = ["Runs", "read_runs"]
 
 
 FILES = ("config.json", "result.json")
-"""One of them makes a folder that of a run."""
+"""A folder with one of these files is a run's."""
 
 
 THREADS = 8
-"""Files are read in so many threads, which hides a network's latency; on a local disk it changes little."""
+"""Number of threads that read files, to hide a network's latency; on a local disk it matters little."""
 
 
 _BATCH = 256
-"""Runs whose files are in memory at a time."""
+"""Number of runs whose files are in memory at once."""
 
 
 _MOST_NAMED = 12
@@ -45,18 +45,18 @@ _TOLD = 3
 
 @dataclass(frozen=True)
 class Runs:
-    """What ``read_runs`` found.
+    """The stored runs below a folder.
 
     Attributes:
-        folder: that was read.
-        runs: finished ones, by name; all of one dataset, split, class list and protocol.
-        problems: those that are left out, by name.
-        stored_across: results across trajectories that lie there, by their files' stems, of whatever runs.
+        folder: path of the folder that was read.
+        runs: the finished runs, sorted by name; all of one dataset, split, class list and protocol.
+        unusable: the unusable runs, sorted by name.
+        stored_across: the stored results across trajectories, of any runs, by their files' stems.
     """
 
     folder: Path
     runs: tuple[Stored, ...]
-    problems: tuple[Problem, ...]
+    unusable: tuple[Unusable, ...]
     stored_across: Mapping[str, Across] = field(default_factory=dict)
 
     @cached_property
@@ -65,28 +65,28 @@ class Runs:
 
     @property
     def across(self) -> tuple[Across, ...]:
-        """The results across trajectories whose members are a whole group among the runs."""
+        """The results across trajectories whose members are a complete group of ``runs``."""
         return self._across[0]
 
     @property
     def not_across(self) -> tuple[str, ...]:
-        """The groups of the runs for which there is no such result, in lines; none where there is none of any group."""
+        """The groups of ``runs`` without a result across trajectories, in lines; empty where no group has one."""
         return self._across[1] if self.stored_across else ()
 
     @cached_property
     def records(self) -> list[Record]:
-        """One for each run and method, and for each seed's result across trajectories."""
+        """One record for each run and method, and for each result across trajectories of one seed."""
         own = [record for run in self.runs for record in run.records]
         return own + [result.record for result in self.across if result.seed is not None]
 
     @property
     def protocol(self) -> int:
-        """By which all of the runs were trained."""
+        """The protocol of all runs."""
         return self.runs[0].protocol
 
     @property
     def notes(self) -> list[str]:
-        """What a reader should know of the accuracies, in sentences."""
+        """Sentences about the accuracies, for readers of a report."""
         notes = []
         if self.protocol != PROTOCOL:
             pooled = sorted({record.method for record in self.records} - {"fine-tuning"}, key=order)
@@ -101,63 +101,63 @@ class Runs:
 
     @property
     def dataset(self) -> dict[str, Any]:
-        """What the runs say of their dataset: at least ``name`` and ``fingerprint``."""
+        """Facts about the dataset from the runs: at least ``name`` and ``fingerprint``."""
         known = next((dict(run.dataset) for run in self.runs if run.dataset), {})
         first = self.runs[0].config
         return {"name": first.data, "fingerprint": first.fingerprint, **known}
 
 
 def read_runs(folder: str | Path, *, only: Collection[str] | None = None) -> Runs:
-    """Read every finished run below ``folder``; of each run only its config, result and interpolation are opened.
+    """Read every finished run below ``folder``; only configs, results and interpolations are opened.
 
-    A run is any folder that holds one of those files; folders whose names begin with a dot are not entered. A run is
-    left out, and listed with the reason, where it is unfinished, half-written, damaged, of a newer version or of a
-    protocol before 2, edited by hand (its config no longer hashes to its folder's name, or its result contradicts its
-    own log), or the same as another one. Results across trajectories are read where they lie in a folder ``across``,
-    below ``folder`` or, where that is a sweep's ``runs``, beside it.
+    A run is any folder with a config.json or result.json; folders whose names begin with a dot are not entered. A run
+    is unusable, and listed with the reason, if it is unfinished, half-written, damaged, of a newer version or of a
+    protocol before 2, edited by hand (its config's digest is not the one in its folder's name, or its result
+    contradicts its log), or a copy of another. Results across trajectories are read from folders ``across`` below
+    ``folder`` or, where it is a sweep's ``runs``, beside it.
 
     Args:
-        folder: that is read.
-        only: names of the runs' own folders; others are passed over. None for all.
+        folder: path of the folder.
+        only: names of the runs' own folders; others are ignored. None for all.
 
     Raises:
         UserError: no such folder; no usable run in it; runs of different datasets, class lists, splits or protocols; or
-            two runs of one config with different results. The runs of each side are named.
+            two runs of one config with different results. The message names the runs of each side.
     """
     folder = Path(folder)
     try:
         if not folder.is_dir():
             raise UserError(f"no folder {folder}" + (" (it is a file)" if folder.exists() else ""))
-    except OSError as error:  # too long a name
+    except OSError as error:  # the name is too long
         raise UserError(f"cannot read {folder}: {error.strerror or error}") from error
     beside = folder.resolve().parent / ACROSS
     others = [beside] if folder.resolve().name == "runs" and beside.is_dir() else []
-    places = [(path, names) for path, names in _places(folder, others) if only is None or path.name in only]
+    folders = [(path, names) for path, names in _run_folders(folder, others) if only is None or path.name in only]
     shared: dict[str, dict[str, Any]] = {}
-    found: list[Stored | Problem] = []
+    found: list[Stored | Unusable] = []
     with ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(places), _BATCH):
-            batch = places[start : start + _BATCH]
+        for start in range(0, len(folders), _BATCH):
+            batch = folders[start : start + _BATCH]
             contents = pool.map(_contents, (path for path, _ in batch))
             for (path, names), texts in zip(batch, contents, strict=True):
                 name = path.relative_to(folder).as_posix() if path != folder else folder.resolve().name
                 found += _run(path, name, names, texts, shared)
     across, damaged = read_across(others)
-    problems = [entry for entry in found if isinstance(entry, Problem)]
+    unusable = [entry for entry in found if isinstance(entry, Unusable)]
     runs, copies = _without_copies([entry for entry in found if isinstance(entry, Stored)])
-    problems += [*copies, *(Problem(f"{ACROSS}/{name}", "damaged", reason) for name, reason in damaged.items())]
-    problems.sort(key=lambda problem: problem.name)
+    unusable += [*copies, *(Unusable(f"{ACROSS}/{name}", "damaged", reason) for name, reason in damaged.items())]
+    unusable.sort(key=lambda entry: entry.name)
     if not runs:
-        listed = _cut([str(problem) for problem in problems], "runs")
+        listed = _cut(list(map(str, unusable)), "runs")
         raise UserError("\n".join([f"no finished run in {folder}", *listed]))
     _refuse_mixed(runs)
-    return Runs(folder, tuple(runs), tuple(problems), across)
+    return Runs(folder, tuple(runs), tuple(unusable), across)
 
 
-def _places(folder: Path, others: list[Path]) -> Iterator[tuple[Path, frozenset[str]]]:
-    """Every run's folder at or below ``folder``, in order, with the names of what lies in it.
+def _run_folders(folder: Path, others: list[Path]) -> Iterator[tuple[Path, frozenset[str]]]:
+    """Every run's folder at or below ``folder``, in order, with the names of its files.
 
-    Folders of results across trajectories are added to ``others``.
+    Appends folders of results across trajectories to ``others``.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [folder]
@@ -169,7 +169,7 @@ def _places(folder: Path, others: list[Path]) -> Iterator[tuple[Path, frozenset[
                 inside = list(entries)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-        if (about.st_dev, about.st_ino) in seen:  # a link back
+        if (about.st_dev, about.st_ino) in seen:  # reached by a link before
             continue
         seen.add((about.st_dev, about.st_ino))
         names = frozenset(entry.name for entry in inside)
@@ -194,23 +194,23 @@ def _contents(path: Path) -> dict[str, bytes | OSError]:
 
 def _run(
     path: Path, name: str, inside: frozenset[str], contents: Mapping[str, bytes | OSError], shared: dict[str, Any]
-) -> list[Stored | Problem]:
-    """The run in ``path``, with the interpolation that lies there, and what is the matter with them."""
+) -> list[Stored | Unusable]:
+    """The run in ``path`` with its interpolation, and an entry for each of the two that is unusable."""
     try:
         run = read_stored(path, name, {file: contents[file] for file in FILES if file in inside}, shared)
     except UnusableError as error:
-        return [Problem(name, error.kind, str(error))]
+        return [Unusable(name, error.kind, str(error))]
     if INTERPOLATION not in inside:
         return [run]
     try:
         return [replace(run, interpolation=Interpolation.read(path / INTERPOLATION))]
-    except UserError as error:  # it is left out, not the run
+    except UserError as error:  # the run itself is usable
         reason = str(error).removeprefix(INTERPOLATION).lstrip(" :")
-        return [run, Problem(f"{name}/{INTERPOLATION}", "damaged", reason)]
+        return [run, Unusable(f"{name}/{INTERPOLATION}", "damaged", reason)]
 
 
-def _without_copies(runs: list[Stored]) -> tuple[list[Stored], list[Problem]]:
-    """The runs, each config once.
+def _without_copies(runs: list[Stored]) -> tuple[list[Stored], list[Unusable]]:
+    """The runs, each config once, and the copies.
 
     Raises:
         UserError: two runs of one config have different results.
@@ -225,7 +225,7 @@ def _without_copies(runs: list[Stored]) -> tuple[list[Stored], list[Problem]]:
             (each.method, each.iid_accuracy, each.ood_accuracy) for each in first.records
         ]
         if same:
-            copies.append(Problem(run.name, "copy", f"the same run as {first.name}, which is used"))
+            copies.append(Unusable(run.name, "copy", f"the same run as {first.name}, which is used"))
         else:
             contradicting.append(f"{first.name} and {run.name}")
     if contradicting:
@@ -237,7 +237,7 @@ def _without_copies(runs: list[Stored]) -> tuple[list[Stored], list[Problem]]:
 
 
 def _refuse_mixed(runs: Iterable[Stored]) -> None:
-    """Raise UserError where ``runs`` cannot stand in one report: all that differs, with the runs of each side."""
+    """Raise UserError where ``runs`` cannot be in one report; the message lists the differences and their runs."""
     scored = [name for name, about in ABOUT.items() if about.scored]
     sides: dict[str, dict[str, list[str]]] = {what: {} for what in ("dataset", "class list", *scored, "protocol")}
     for run in runs:
@@ -261,7 +261,7 @@ def _refuse_mixed(runs: Iterable[Stored]) -> None:
             ]
             lines += [f"different {what}:", *told]
     if lines:
-        raise UserError("\n".join(["these runs cannot stand in one report; read each side by itself", *lines]))
+        raise UserError("\n".join(["these runs cannot be in one report; read each side by itself", *lines]))
 
 
 def _cut(entries: list[str], what: str, most: int = _MOST_NAMED) -> list[str]:

@@ -1,4 +1,4 @@
-"""One row of results: what a method reached in a run; and the file that rows are written to."""
+"""The record, one method's accuracies in one run, and the file results.json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Record", "describe", "write_results"]
 
 
 def shown(value: Any) -> str:
-    """A setting's value as people write it.
+    """The value of a setting as text for people.
 
     >>> shown(5e-05), shown(True), shown((1, 2)), shown(None)
     ('5e-05', 'true', '1/2', 'none')
@@ -35,18 +35,18 @@ def shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """What one run of one method reached, at its checkpoint of best i.i.d. accuracy.
+    """The accuracies of one method in one run.
 
     Attributes:
-        method: one of ``METHODS``.
-        dropout: rate on the representation, 0 ≤ rate < 1.
-        test_domain: the domain that the run never saw.
-        seed: of the split, the sample order, the augmentation and the dropout masks.
-        iid_accuracy: on the held-out images, the mean over the training domains, fraction in [0, 1].
-        ood_accuracy: on the test domain, fraction in [0, 1].
-        steps: optimiser steps that were run.
+        method: name of the method, one of ``METHODS``.
+        dropout: dropout rate on the representation, in [0, 1).
+        test_domain: name of the domain that the run was not trained on.
+        seed: seed of the split, the sample order, the augmentation and the dropout masks.
+        iid_accuracy: accuracy on the held-out images, mean over the training domains, fraction in [0, 1].
+        ood_accuracy: accuracy on the test domain, fraction in [0, 1].
+        steps: number of optimiser steps.
         seconds: wall-clock time of the run.
-        settings: whatever else names the run (learning rate, batch size, ...), as JSON can hold it.
+        settings: the config's other fields (learning rate, batch size, …), as JSON types.
     """
 
     method: str
@@ -68,11 +68,11 @@ class Record:
         """Check ``content`` and make a record of it.
 
         Args:
-            content: what ``to_json`` gave.
-            where: what to call the entry in a message: file and position.
+            content: object from ``to_json``.
+            where: name of the entry in messages: file and index.
 
         Raises:
-            UserError: all that is wrong with the entry, each naming its field.
+            UserError: fields are invalid; the message names each.
         """
         problems = _problems(content)
         if problems:
@@ -82,7 +82,7 @@ class Record:
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """The facts about ``dataset`` that results and pages keep, as JSON can hold them."""
+    """The facts about ``dataset`` in results and pages, as JSON types."""
     return {
         "name": dataset.name,
         "images": len(dataset),
@@ -96,14 +96,14 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 def write_results(
     path: Path, records: Iterable[Record], *, dataset: dict[str, Any], failed: list[dict[str, Any]], command: str
 ) -> None:
-    """Write ``records`` and where they come from to the JSON file ``path``, whole.
+    """Write ``records`` and their origin to the JSON file ``path``, whole.
 
     Args:
-        path: the file; replaced where it exists.
-        records: what was measured.
-        dataset: facts about the data, as ``describe`` gives them.
-        failed: one entry for each run that gave no record: what names it, and its ``error``.
-        command: the command line that did it all.
+        path: path of the file; replaced where it exists.
+        records: records in the order of the file.
+        dataset: facts about the data from ``describe``.
+        failed: one entry for each run without a record: the fields that identify it, and its ``error``.
+        command: command line that made the records.
 
     Raises:
         UserError: the file cannot be written.
@@ -120,27 +120,26 @@ def write_results(
 
 
 def _problems(content: Any) -> list[str]:
-    """All that is wrong with a record as JSON holds it."""
+    """What is wrong with a record in JSON, one message for each field."""
     if not isinstance(content, Mapping):
-        return [f"want an object with {', '.join(_CHECKS)}"]
+        return [f"must be an object with {', '.join(_CHECKS)}"]
     problems = []
     for name in content:
         if name not in _CHECKS:
             close = nearest(str(name), _CHECKS)
             problems.append(f"unknown field '{name}'" + (f", did you mean '{close}'?" if close else ""))
-    for name, (valid, want) in _CHECKS.items():
+    for name, (valid, expected) in _CHECKS.items():
         if name not in content:
             if name != "settings":
                 problems.append(f"'{name}' is missing")
         elif not valid(content[name]):
-            if name == "method" and isinstance(content[name], str):
-                want = one_of(content[name], METHODS)
-            problems.append(f"'{name}' is {json.dumps(content[name], ensure_ascii=False)}, {want}")
+            known = f"; {one_of(content[name], METHODS)}" if name == "method" and isinstance(content[name], str) else ""
+            problems.append(f"'{name}' must be {expected}, not {json.dumps(content[name], ensure_ascii=False)}{known}")
     return problems
 
 
 def _is_number(value: Any) -> bool:
-    # Python's bool is an int, and JSON's true is no number.
+    # Python's bool is an int, but JSON's true is not a number.
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -155,13 +154,13 @@ def _is_fraction(value: Any) -> bool:
 _FLOATS = ("dropout", "iid_accuracy", "ood_accuracy", "seconds")
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "method": (lambda value: value in METHODS, "want the name of a method"),
-    "dropout": (lambda value: _is_fraction(value) and value < 1, "want a rate, at least 0 and less than 1"),
-    "test_domain": (lambda value: isinstance(value, str) and value != "", "want a name"),
-    "seed": (_is_count, "want a whole number, at least 0"),
-    "iid_accuracy": (_is_fraction, "want a fraction from 0 to 1, not %"),
-    "ood_accuracy": (_is_fraction, "want a fraction from 0 to 1, not %"),
-    "steps": (_is_count, "want a whole number, at least 0"),
-    "seconds": (lambda value: _is_number(value) and 0 <= value < math.inf, "want a number, at least 0"),
-    "settings": (lambda value: isinstance(value, dict), "want an object"),
+    "method": (lambda value: value in METHODS, "the name of a method"),
+    "dropout": (lambda value: _is_fraction(value) and value < 1, "a number in [0, 1)"),
+    "test_domain": (lambda value: isinstance(value, str) and value != "", "a name"),
+    "seed": (_is_count, "a whole number, 0 or more"),
+    "iid_accuracy": (_is_fraction, "a fraction from 0 to 1 (not %)"),
+    "ood_accuracy": (_is_fraction, "a fraction from 0 to 1 (not %)"),
+    "steps": (_is_count, "a whole number, 0 or more"),
+    "seconds": (lambda value: _is_number(value) and 0 <= value < math.inf, "a number, 0 or more"),
+    "settings": (lambda value: isinstance(value, dict), "an object"),
 }

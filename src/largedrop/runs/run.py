@@ -1,14 +1,14 @@
-"""A run: one folder with a fine-tuning's config, its trajectory, its checkpoints and, once it is finished, its result.
+"""A run: one folder with a config, a log, logits, checkpoints and, once it is finished, a result.
 
-config.json              what the run is a function of, and the protocol by which it is trained
-log.json                 one entry per evaluation, so far
+config.json              the config, and the protocol of its training
+log.json                 one entry per evaluation so far
 outputs/000050.safetensors   logits on the i.i.d. and o.o.d. images after step 50 (0: before the first), float16
-resume.safetensors       all that is needed to go on; gone once the run is finished
+resume.safetensors       the state for resuming; deleted once the run is finished
 best.safetensors         the checkpoint of best i.i.d. accuracy
 average.safetensors      the average of the weights at all evaluations after the first step
 final.safetensors        the weights after the last step
 swad.safetensors         SWAD's average, where the config asks for it
-result.json              the accuracies of every method; its presence says that the run is finished
+result.json              the result: accuracies of every method; written last, so it marks a finished run
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Run:
     """A finished fine-tuning.
 
     Attributes:
-        folder: where its files are.
-        config: what it is a function of.
-        result: the content of ``result.json``.
-        protocol: by which it was trained; its ``records`` are read accordingly.
+        folder: path of the run's folder.
+        config: config of the run.
+        result: content of ``result.json``.
+        protocol: protocol of the training, by which ``records`` are read.
     """
 
     folder: Path
@@ -57,9 +57,9 @@ class Run:
 
     @property
     def best(self) -> Path:
-        """The checkpoint of best i.i.d. accuracy, for ``load_model``; of equal ones the earliest.
+        """The checkpoint of best i.i.d. accuracy, for ``load_model``; in a tie, the earliest.
 
-        In a run of protocol 2 it is that of best accuracy pooled over images, which need not be that of the record.
+        In a run of protocol 2 its accuracy pooled over images is best, so the record may be of another checkpoint.
         """
         return self.folder / "best.safetensors"
 
@@ -80,7 +80,7 @@ class Run:
 
     @property
     def beats_start(self) -> bool:
-        """Whether a checkpoint after the first step is the best; if not, it is the head that the run started from."""
+        """Whether the best checkpoint is later than step 0, at which the network has its starting head."""
         return self.result.get("best_step") != 0
 
     @property
@@ -97,7 +97,7 @@ class Run:
         """Open a finished run.
 
         Raises:
-            UserError: there is none in ``folder``, its files are damaged, or this version cannot read its protocol.
+            UserError: ``folder`` has no finished run, its files are damaged, or its protocol cannot be read.
         """
         folder = Path(folder)
         if not (folder / "result.json").is_file():

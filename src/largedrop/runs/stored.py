@@ -1,4 +1,4 @@
-"""One stored run: what it reached, or why it cannot be used."""
+"""One stored run as it is read: its records, or the reason why it is unusable."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .interpolation import Interpolation
 from .protocol import UnusableError, read_config, records_of
 from .record import Record
 
-__all__ = ["KINDS", "Problem", "Stored", "read_stored"]
+__all__ = ["UNUSABLE_KINDS", "Stored", "Unusable", "read_stored"]
 
 
-KINDS = ("unfinished", "half-written", "damaged", "newer version", "older protocol", "edited by hand", "copy")
-"""What can be the matter with a run that is left out."""
+UNUSABLE_KINDS = ("unfinished", "half-written", "damaged", "newer version", "older protocol", "edited by hand", "copy")
+"""Kinds of unusable runs."""
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A run that is left out: its folder below the one that was read, one of ``KINDS``, and the reason in a line."""
+class Unusable:
+    """An unusable run: its folder relative to the one that was read, its kind, and the reason in one line."""
 
     name: str
     kind: str
@@ -41,13 +41,13 @@ class Stored:
     """A finished run, without its log.
 
     Attributes:
-        name: its folder below the one that was read.
-        config: what it is a function of.
-        records: one for each method; ``settings`` are the config's, with ``steps``.
-        dataset: facts about the data where the run's result holds them (``describe``'s, under ``dataset``), else empty.
-        protocol: by which it was trained.
+        name: path of the run's folder, relative to the one that was read.
+        config: config of the run.
+        records: one record for each method.
+        dataset: facts about the data from the result (see ``record.describe``); empty where it has none.
+        protocol: protocol of the training.
         beats_start: see ``Run.beats_start``.
-        interpolation: between the pretrained network and this one, where it was computed.
+        interpolation: the run's interpolation; None where it was not computed.
     """
 
     name: str
@@ -65,13 +65,13 @@ def read_stored(
     """The run in a folder, without its interpolation.
 
     Args:
-        path: of the folder.
-        name: what the run is called.
-        contents: of its config.json and result.json, as far as they are there.
-        shared: settings by their JSON: thousands of runs have few, and share them.
+        path: path of the folder.
+        name: name of the run in messages.
+        contents: contents of config.json and result.json, or the errors of reading them, where the files exist.
+        shared: settings by their JSON, so that thousands of runs share few objects.
 
     Raises:
-        UnusableError: it cannot be used.
+        UnusableError: the run is unusable.
     """
     parsed = {file: _parsed(file, content) for file, content in contents.items()}
     if "config.json" not in parsed:
@@ -81,14 +81,14 @@ def read_stored(
     if "result.json" not in parsed:
         if any(is_leftover(entry) for entry in path.glob(".result.json.*")):
             raise UnusableError("half-written", "it ended while result.json was being written; run it again")
-        raise UnusableError("unfinished", "there is no result.json yet; run it again to go on where it was")
+        raise UnusableError("unfinished", "there is no result.json yet; run it again to resume it")
     result = parsed["result.json"]
     theirs = result.get("largedrop")
     if isinstance(theirs, str) and _numbers(theirs) > _numbers(__version__):
         raise UnusableError("newer version", f"written by largedrop {theirs}, and this is {__version__}; update it")
     config, protocol = read_config(parsed["config.json"], path.resolve().name)
     _check(config, result)
-    settings = config.settings  # with the fields that are newer than the run
+    settings = config.settings  # including fields that are newer than the run
     settings = shared.setdefault(json.dumps(settings, sort_keys=True), settings)
     records = tuple(records_of(config, result, protocol, settings))
     dataset = result.get("dataset", {})
@@ -102,13 +102,13 @@ def _parsed(file: str, content: bytes | OSError) -> dict[str, Any]:
     try:
         return parse_json(content, file)
     except UserError as error:
-        if error.__cause__ is not None and not content.rstrip().endswith(b"}"):  # it is no JSON
+        if error.__cause__ is not None and not content.rstrip().endswith(b"}"):  # not JSON
             raise UnusableError("half-written", f"{file} ends in the middle, after {len(content)} bytes") from error
         raise UnusableError("damaged", str(error)) from error
 
 
 def _check(config: Config, result: dict[str, Any]) -> None:
-    """See that ``result`` is as the run left it: its fine-tuning is the line of its log at the best step."""
+    """Check that ``result`` was not edited: its fine-tuning has the accuracies of its log at the best step."""
     methods, log = result.get("methods"), result.get("log")
     if not isinstance(methods, dict) or not methods:
         raise UnusableError("damaged", "result.json has no 'methods'")
@@ -130,5 +130,5 @@ def _check(config: Config, result: dict[str, Any]) -> None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, to compare: ``0.10.2rc1`` → (0, 10, 2); a name has none and is never newer."""
+    """The leading numbers of a version, for comparison: ``0.10.2rc1`` → (0, 10, 2); a name has none."""
     return tuple(int(part) for part in re.findall(r"\d+", re.match(r"[\d.]*", version)[0]))  # type: ignore[index]
