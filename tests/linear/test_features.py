@@ -46,15 +46,17 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "BATCH", 8)
 
 
-class Asked:
-    """Makes networks, and counts how many."""
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """The configs whose networks are made."""
+    configs: list[Config] = []
 
-    def __init__(self, data: ld.Dataset) -> None:
-        self.data, self.configs = data, list[Config]()
+    def make(config: Config, classes: tuple[str, ...]) -> Network:
+        configs.append(config)
+        return create_network(config, classes)
 
-    def __call__(self, config: Config) -> Network:
-        self.configs.append(config)
-        return create_network(config, self.data.classes)
+    monkeypatch.setattr(module, "create_network", make)
+    return configs
 
 
 def opened(data: ld.Dataset, folder: Path, **settings: Any) -> FeatureStore:
@@ -115,14 +117,14 @@ def test_bfloat16(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     assert 0 < error < 0.05
 
 
-def test_computed_once(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
-    asked, done = Asked(data), list[int]()
+def test_computed_once(data: ld.Dataset, config: Config, tmp_path: Path, asked: list[Config]) -> None:
+    done: list[float] = []
     store = opened(data, tmp_path, reporter=Watch(advance=done.append))
-    first = store.features(config, asked)
+    first = store.features(config)
     assert sum(done) == 54
-    assert store.features(config, asked) is first
-    again = opened(data, tmp_path, reporter=Watch(advance=done.append)).features(config, asked)
-    assert len(asked.configs) == 1
+    assert store.features(config) is first
+    again = opened(data, tmp_path, reporter=Watch(advance=done.append)).features(config)
+    assert len(asked) == 1
     assert sum(done) == 54
     assert again.taps == first.taps
     np.testing.assert_array_equal(again.values, first.values)
@@ -134,20 +136,20 @@ def test_the_users_cache(data: ld.Dataset, config: Config, tmp_path: Path, monke
     assert (entry(tmp_path / "chosen") / "features.bin").stat().st_size == 54 * 256 * 2
 
 
-def test_what_features_depend_on(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
-    asked, lines = Asked(data), list[str]()
+def test_what_features_depend_on(data: ld.Dataset, config: Config, tmp_path: Path, asked: list[Config]) -> None:
+    lines: list[str] = []
     store = opened(data, tmp_path, reporter=Watch(note=lines.append))
-    store.features(config, asked)
+    store.features(config)
     for same in (
         {"dropout": 0.1, "test_domain": "ink", "lr": 1.0, "held_out": 0.3, "block_dropout": 0.2},
         {"steps": 1},
     ):
-        store.features(replace(config, **same), asked)
-    assert len(asked.configs) == 1
+        store.features(replace(config, **same))
+    assert len(asked) == 1
     others: list[dict[str, Any]] = [{"size": 40}, {"seed": 1}, {"model": "test_resnet"}, {"precision": "bfloat16"}]
     for number, other in enumerate(others):
-        store.features(replace(config, **other), asked)
-        assert len(asked.configs) == number + 2
+        store.features(replace(config, **other))
+        assert len(asked) == number + 2
     assert lines == []
 
 
@@ -210,17 +212,17 @@ def wide(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [truncate, flip, empty, header, half, wide])
 def test_damage_is_said_and_mended(
-    data: ld.Dataset, config: Config, tmp_path: Path, damage: Callable[[Path], None]
+    data: ld.Dataset, config: Config, tmp_path: Path, asked: list[Config], damage: Callable[[Path], None]
 ) -> None:
     before = opened(data, tmp_path).features(config).values.copy()
     damage(entry(tmp_path))
-    asked, lines = Asked(data), list[str]()
-    after = opened(data, tmp_path, reporter=Watch(note=lines.append)).features(config, asked)
+    lines: list[str] = []
+    after = opened(data, tmp_path, reporter=Watch(note=lines.append)).features(config)
     assert lines == [f"the stored features in {entry(tmp_path)} are damaged; they are computed anew"]
-    assert len(asked.configs) == 1
+    assert len(asked) == 2
     np.testing.assert_array_equal(after.values, before)
-    opened(data, tmp_path, reporter=Watch(note=lines.append)).features(config, asked)
-    assert len(lines) == len(asked.configs) == 1
+    opened(data, tmp_path, reporter=Watch(note=lines.append)).features(config)
+    assert (len(lines), len(asked)) == (1, 2)
 
 
 class Breaking(HostViews):
@@ -297,46 +299,49 @@ def test_a_cache_that_is_a_file(data: ld.Dataset, config: Config, tmp_path: Path
     ],
 )
 def test_features_that_float16_cannot_hold(
-    data: ld.Dataset, config: Config, tmp_path: Path, scale: float, message: str
+    data: ld.Dataset, config: Config, tmp_path: Path, scale: float, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def scaled(config: Config) -> Network:
-        network = create_network(config, data.classes)
+    def scaled(config: Config, classes: tuple[str, ...]) -> Network:
+        network = create_network(config, classes)
         with torch.no_grad():
             network.get_parameter("backbone.bn2.weight").mul_(scale)
         return network
 
+    monkeypatch.setattr(module, "create_network", scaled)
     with pytest.raises(UserError, match=message):
-        opened(data, tmp_path).features(config, scaled)
+        opened(data, tmp_path).features(config)
     assert not list((tmp_path / "features").glob("[!.]*"))
 
 
-def test_a_second_process_waits_and_uses_the_result(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+def test_a_second_process_waits_and_uses_the_result(
+    data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inside, waiting, lines = threading.Event(), threading.Event(), list[str]()
     found: list[Features] = []
 
-    def slowly(config: Config) -> Network:
+    def slowly(config: Config, classes: tuple[str, ...]) -> Network:
+        assert not inside.is_set()
         inside.set()
         assert waiting.wait(60)
-        return create_network(config, data.classes)
+        return create_network(config, classes)
 
     def note(line: str) -> None:
         lines.append(line)
         waiting.set()
 
-    asked = Asked(data)
-    first = threading.Thread(target=lambda: found.append(opened(data, tmp_path).features(config, slowly)))
+    monkeypatch.setattr(module, "create_network", slowly)
+    first = threading.Thread(target=lambda: found.append(opened(data, tmp_path).features(config)))
     first.start()
     assert inside.wait(60)
-    second = opened(data, tmp_path, reporter=Watch(note=note)).features(config, asked)
+    second = opened(data, tmp_path, reporter=Watch(note=note)).features(config)
     first.join()
     assert lines == ["another process is computing these features; waiting for it"]
-    assert asked.configs == []
     np.testing.assert_array_equal(second.values, found[0].values)
 
 
 @pytest.mark.usefixtures("small_pieces")
-def test_networks_side_by_side(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
-    store, asked = opened(data, tmp_path), Asked(data)
+def test_networks_side_by_side(data: ld.Dataset, config: Config, tmp_path: Path, asked: list[Config]) -> None:
+    store = opened(data, tmp_path)
     both = replace(
         config,
         model="test_vit+test_efficientnet",
@@ -345,16 +350,16 @@ def test_networks_side_by_side(data: ld.Dataset, config: Config, tmp_path: Path)
         fit="linear",
         head="random",
     )
-    found = store.features(both, asked)
-    vit, net = (store.features(replace(both, model=m, weights_digest="random"), asked) for m in both.model.split("+"))
-    assert [config.model for config in asked.configs] == ["test_vit", "test_efficientnet"]
+    found = store.features(both)
+    vit, net = (store.features(replace(both, model=m, weights_digest="random")) for m in both.model.split("+"))
+    assert [config.model for config in asked] == ["test_vit", "test_efficientnet"]
     assert found.taps.names == ("test_vit/blocks.3", "test_vit/blocks.4", "representation")
     assert found.taps.widths == (64, 64, 64 + 256)
     np.testing.assert_array_equal(found.values, np.concatenate([vit.values, net.values], axis=1))
     np.testing.assert_array_equal(found.representation[:, 64:], net.representation)
     assert isinstance(found.values, np.memmap)
-    again = opened(data, tmp_path).features(replace(both, weights_digest=""), asked)
-    assert len(asked.configs) == 2
+    again = opened(data, tmp_path).features(replace(both, weights_digest=""))
+    assert len(asked) == 2
     np.testing.assert_array_equal(again.values, found.values)
 
 
@@ -411,13 +416,6 @@ def test_bad_configs(data: ld.Dataset, config: Config, tmp_path: Path, settings:
     )
     with pytest.raises(UserError, match=message):
         opened(data, tmp_path).features(config)
-
-
-def test_no_negative_view(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"^the view must be 0 \(evaluation\) or the number of a training view, not -1$"
-    ):
-        opened(data, tmp_path).features(config, view=-1)
 
 
 def test_weights_that_have_changed_since(data: ld.Dataset, config: Config, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import filelock
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from ..config import Config
 from ..data.dataset import Dataset
@@ -31,12 +32,11 @@ from ..data.views.batches import Views
 from ..errors import UserError
 from ..files import read_json, replacing, write_json
 from ..models.fast.folding import fold_batchnorm
-from ..models.network import Network
 from ..models.pretrained import find_weights
 from ..models.taps import REPRESENTATION, Taps, find_taps, tapped
 from ..models.tracing import evaluating
 from ..reporter import SILENT, Reporter
-from ..training.evaluation import BATCH, autocast
+from ..training.evaluation import BATCH, outputs
 from ..training.setup import create_network
 
 __all__ = ["FeatureStore", "Features", "split_model_name"]
@@ -123,13 +123,7 @@ class FeatureStore:
         self._open: dict[str, Features] = {}
         self._said: set[str] = set()
 
-    def features(
-        self,
-        config: Config,
-        network: Callable[[Config], Network] | None = None,
-        view: int = 0,
-        count: int = 3,
-    ) -> Features:
+    def features(self, config: Config, view: int = 0, count: int = 3) -> Features:
         """The features of every image, from disk where they are there, else computed.
 
         Of several networks (``a+b``), each tap is the networks' taps side by side, counted from the last, so that the
@@ -138,8 +132,6 @@ class FeatureStore:
         Args:
             config: ``model``, ``weights``, ``weights_digest`` (those of several networks joined by ``+``; found where
                 it is empty), ``size``, ``precision``, and ``seed`` where the weights are random.
-            network: makes the network of a config of one model; ``training.setup.create_network`` where None. It is
-                only called where features have to be computed.
             view: 0 is the evaluation view, k ≥ 1 the k-th training view, of the same draws as
                 ``training.evaluation.representations``.
             count: the most taps that are wanted.
@@ -148,10 +140,7 @@ class FeatureStore:
             UserError: the network cannot be had or has no linear model, features are not finite or too large, or the
                 cache cannot be written.
         """
-        if view < 0:
-            raise UserError(f"the view must be 0 (evaluation) or the number of a training view, not {view}")
-        make = network or (lambda single: create_network(single, self.data.classes))
-        parts = [self._single(part, make, view, count) for part in self._configs(config)]
+        parts = [self._single(part, view, count) for part in self._configs(config)]
         return parts[0][1] if len(parts) == 1 else self._joined(parts)
 
     def _configs(self, config: Config) -> list[Config]:
@@ -169,13 +158,11 @@ class FeatureStore:
             for model, digest in zip(models, digests, strict=True)
         ]
 
-    def _single(
-        self, config: Config, make: Callable[[Config], Network], view: int, count: int
-    ) -> tuple[dict[str, Any], Features]:
+    def _single(self, config: Config, view: int, count: int) -> tuple[dict[str, Any], Features]:
         own = config.feature_key
         own["weights"] = own.pop("weights_digest")
         key = {"format": _FORMAT, "images": self.data.fingerprint, "view": view, "taps": count, **own}
-        return key, self._entry(key, lambda folder: self._compute(config, make(config), view, count, folder))
+        return key, self._entry(key, lambda folder: self._compute(config, view, count, folder))
 
     def _joined(self, parts: list[tuple[dict[str, Any], Features]]) -> Features:
         found = [features for _, features in parts]
@@ -196,34 +183,26 @@ class FeatureStore:
 
         return self._entry({"format": _FORMAT, "joined": [key for key, _ in parts]}, write)
 
-    def _compute(self, config: Config, network: Network, view: int, count: int, folder: Path) -> Taps:
+    def _compute(self, config: Config, view: int, count: int, folder: Path) -> Taps:
         """Write the pieces that are not there yet into ``folder``."""
         device, n = self.views.device, len(self.data)
-        network.to(device)
+        network = create_network(config, self.data.classes).to(device)
         example = torch.zeros((1, 3, config.size, config.size), device=device)
         taps = find_taps(network.backbone, example, count)
-        with (
-            evaluating(network),  # so every batch norm can be folded, frozen or not
-            fold_batchnorm(network.backbone, example),
-            torch.inference_mode(),
-            autocast(config.precision, device),
-        ):
+
+        def read(images: Tensor) -> Tensor:
+            return torch.cat(tapped(network.backbone, images, taps), dim=1)
+
+        # In evaluation mode every batch norm can be folded, frozen or not.
+        with evaluating(network), fold_batchnorm(network.backbone, example):
             for first in range(0, n, _PIECE):
-                end = min(first + _PIECE, n)
+                chosen = np.arange(first, min(first + _PIECE, n), dtype=np.int64)
                 path = _piece_path(folder, first)
-                if _piece(path, end - first, sum(taps.widths)) is not None:
-                    self.reporter.skip(end - first)
+                if _piece(path, len(chosen), sum(taps.widths)) is not None:
+                    self.reporter.skip(len(chosen))
                     continue
-                parts = []
-                for start in range(first, end, BATCH):
-                    chosen = np.arange(start, min(start + BATCH, end), dtype=np.int64)
-                    spec = network.spec
-                    batch = (
-                        self.views.training(chosen, spec, view, start) if view else self.views.evaluation(chosen, spec)
-                    )
-                    parts.append(torch.cat(tapped(network.backbone, batch, taps), dim=1))
-                    self.reporter.advance(len(chosen))
-                _write_piece(path, _halved(torch.cat(parts).cpu().numpy(), taps, config.model))
+                found = outputs(network, read, self.views, chosen, config.precision, self.reporter, view, first)
+                _write_piece(path, _halved(found.numpy(), taps, config.model))
         return taps
 
     def _entry(self, key: dict[str, Any], fill: Callable[[Path], Taps]) -> Features:

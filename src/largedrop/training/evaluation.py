@@ -25,6 +25,7 @@ __all__ = [
     "iid_loss",
     "logits",
     "mean_over_domains",
+    "outputs",
     "representations",
     "scores",
 ]
@@ -52,7 +53,7 @@ def logits(
     float16, as they are stored: accuracies are computed from what is stored, so that a report and a run never disagree.
     ``view`` 0 is the evaluation view; any other number is a training view, the same for the same number.
     """
-    return _outputs(network, network.forward, views, indices, precision, reporter, view).to(torch.float16).numpy()
+    return outputs(network, network.forward, views, indices, precision, reporter, view).to(torch.float16).numpy()
 
 
 def representations(
@@ -67,7 +68,7 @@ def representations(
 
     ``view`` 0 is the evaluation view; any other number is a training view, the same for the same number.
     """
-    return _outputs(network, network.represent, views, indices, precision, reporter, view)
+    return outputs(network, network.represent, views, indices, precision, reporter, view)
 
 
 def accuracy(outputs: npt.NDArray[np.floating], labels: IntArray) -> float:
@@ -151,7 +152,7 @@ def scores(outputs: Mapping[str, npt.NDArray[np.floating]], labels: IntArray, sp
     }
 
 
-def _outputs(
+def outputs(
     network: Network,
     function: Callable[[Tensor], Tensor],
     views: Views,
@@ -159,14 +160,27 @@ def _outputs(
     precision: str,
     reporter: Reporter,
     view: int = 0,
+    first: int = 0,
 ) -> Tensor:
+    """A function of the network on some images, float32 (len(indices), ...), on the processor.
+
+    Args:
+        network: put into evaluation mode.
+        function: of a batch of images, what is computed.
+        views: of the images.
+        indices: of the images.
+        precision: as ``Config.precision``.
+        reporter: told of the number of images.
+        view: 0 for the evaluation view, or the number of a training view.
+        first: position of the first image among those that the training view is of.
+    """
     device = network.head.weight.device
     spec = network.spec
     parts = []
     with evaluating(network), torch.inference_mode(), autocast(precision, device):
         for start in range(0, len(indices), BATCH):
             chosen = indices[start : start + BATCH]
-            batch = views.training(chosen, spec, view, start) if view else views.evaluation(chosen, spec)
+            batch = views.training(chosen, spec, view, first + start) if view else views.evaluation(chosen, spec)
             parts.append(function(batch).to(torch.float32))
             reporter.advance(len(chosen))
     return torch.cat(parts).cpu()
