@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from largedrop.models.fast.convolution import conv2d
+from largedrop.models.fast.convolution import Geometry, conv2d
 from largedrop.runtime import keep_freed_memory
 from timing import alternate, parser, report
 
@@ -72,7 +72,7 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
 
 def fast(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     """Ours."""
-    return conv2d(x, weight, bias, (stride, stride), (weight.shape[2] // 2,) * 4, (1, 1), x.shape[1])
+    return conv2d(x, weight, bias, Geometry((stride, stride), (weight.shape[2] // 2,) * 4, (1, 1), x.shape[1]))
 
 
 def main() -> None:

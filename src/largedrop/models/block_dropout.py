@@ -19,6 +19,7 @@ from torchvision.models import mnasnet, mobilenetv2, mobilenetv3, regnet, resnet
 from torchvision.ops import StochasticDepth
 
 from ..errors import UserError
+from .dropout import check_rate
 from .tracing import copied, evaluating, run_example, tensors_in
 
 __all__ = ["BlockDropout", "set_block_dropout"]
@@ -115,7 +116,7 @@ def set_block_dropout(module: nn.Module, rate: float, example: Tensor | None = N
         UserError: the rate is not in [0, 1); it is not 0 and no residual block is known; or the network cannot take the
             default example.
     """
-    rate = _check_rate(rate)
+    rate = check_rate(rate, "the rate of block dropout")
     known = list(_known_branches(module))
     slots = list(_slots(module)) if rate == 0 else _residual(module, list(_slots(module)), example)
     if rate > 0 and not slots and not known:
@@ -135,16 +136,6 @@ def set_block_dropout(module: nn.Module, rate: float, example: Tensor | None = N
             layer.register_forward_hook(_BranchHook(block, rate))
         changed += rate > 0 or bool(hooks)
     return changed
-
-
-def _check_rate(rate: float) -> float:
-    try:
-        value = float(rate)
-    except (TypeError, ValueError):
-        raise UserError(f"the rate of block dropout must be a number in [0, 1), not {rate!r}") from None
-    if not 0.0 <= value < 1.0:
-        raise UserError(f"the rate of block dropout must be in [0, 1), not {rate}")
-    return value
 
 
 @dataclass

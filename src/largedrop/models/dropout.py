@@ -15,8 +15,8 @@ __all__ = ["RepresentationDropout", "check_rate", "set_dropout"]
 HEAD_NAMES = ("head", "fc", "classifier", "head.fc", "heads.head", "last_linear", "score")
 
 
-def check_rate(rate: float) -> float:
-    """Return ``rate`` as a float.
+def check_rate(rate: float, name: str = "the dropout rate") -> float:
+    """Return ``rate`` as a float; ``name`` is what a message calls it.
 
     Raises:
         UserError: the rate is not in [0, 1).
@@ -24,9 +24,9 @@ def check_rate(rate: float) -> float:
     try:
         value = float(rate)
     except (TypeError, ValueError):
-        raise UserError(f"the dropout rate must be a number in [0, 1), not {rate!r}") from None
+        raise UserError(f"{name} must be a number in [0, 1), not {rate!r}") from None
     if not 0.0 <= value < 1.0:
-        raise UserError(f"the dropout rate must be in [0, 1), not {rate}: at 1 every unit is zero")
+        raise UserError(f"{name} must be in [0, 1), not {rate}: at 1 every unit is zero")
     return value
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from largedrop.models.fast.convolution import FEW_PIXELS, conv2d, folded_conv2d
+from largedrop.models.fast.convolution import FEW_PIXELS, Geometry, conv2d, folded_conv2d
 
 Parts = tuple[Tensor, Tensor, Tensor]
 CHANNELS = 4
@@ -55,7 +55,7 @@ def test_every_geometry_has_autograds_results_in_float64(kind: str, pads: str) -
         padded = F.pad(parts[0], zeros)
         if padded.shape[2] < tall or padded.shape[3] < wide:
             continue
-        ours = conv2d(*parts, stride, zeros, (1, 1), groups)
+        ours = conv2d(*parts, Geometry(stride, zeros, (1, 1), groups))
         theirs = F.conv2d(padded, *parts[1:], stride, 0, 1, groups)
         torch.testing.assert_close(ours, theirs)
         for mine, reference in zip(gradients(ours, parts), gradients(theirs, parts), strict=True):
@@ -68,7 +68,7 @@ def test_every_geometry_has_autograds_results_in_float64(kind: str, pads: str) -
 @pytest.mark.parametrize("dilation", [(2, 2), (1, 3)])
 def test_dilated_kernels(kind: str, dilation: tuple[int, int]) -> None:
     parts, groups = tensors(kind, 3, 3, 9, 10)
-    ours = conv2d(*parts, (1, 1), (2, 2, 1, 1), dilation, groups)
+    ours = conv2d(*parts, Geometry((1, 1), (2, 2, 1, 1), dilation, groups))
     theirs = F.conv2d(*parts, 1, (1, 2), dilation, groups)
     for mine, reference in zip(gradients(ours, parts), gradients(theirs, parts), strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-11)
@@ -77,7 +77,7 @@ def test_dilated_kernels(kind: str, dilation: tuple[int, int]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_convolutions_without_bias(kind: str) -> None:
     (x, weight, _), groups = tensors(kind, 3, 3, 8, 8)
-    ours = conv2d(x, weight, None, (1, 1), (1, 1, 1, 1), (1, 1), groups)
+    ours = conv2d(x, weight, None, Geometry((1, 1), (1, 1, 1, 1), (1, 1), groups))
     theirs = F.conv2d(x, weight, None, 1, 1, 1, groups)
     for mine, reference in zip(gradients(ours, [x, weight]), gradients(theirs, [x, weight]), strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-11)
@@ -86,7 +86,7 @@ def test_convolutions_without_bias(kind: str) -> None:
 def test_one_by_one_kernels_on_either_side_of_the_matrix_product() -> None:
     for side in (int(FEW_PIXELS**0.5) // 2, int(FEW_PIXELS**0.5)):  # a batch of 2
         parts, _ = tensors("dense", 1, 1, side, side)
-        pair = conv2d(*parts, (1, 1), (0, 0, 0, 0)), F.conv2d(*parts)
+        pair = conv2d(*parts, Geometry((1, 1), (0, 0, 0, 0))), F.conv2d(*parts)
         for mine, reference in zip(*(gradients(output, parts) for output in pair), strict=True):
             torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-10)
 
@@ -97,7 +97,7 @@ def test_bfloat16_gradients_are_no_further_off_than_autograds(tall: int, stride:
     x, weight, bias = exact = [part.detach().double().requires_grad_() for part in parts]
     zeros = (tall // 2,) * 4
     truth = gradients(F.conv2d(x, weight, bias, stride, tall // 2, 1, groups), exact)
-    ours = gradients(conv2d(*parts, (stride, stride), zeros, (1, 1), groups), parts)
+    ours = gradients(conv2d(*parts, Geometry((stride, stride), zeros, (1, 1), groups)), parts)
     theirs = gradients(F.conv2d(*parts, stride, tall // 2, 1, groups), parts)
     for mine, autograds, right in zip(ours, theirs, truth, strict=True):
         assert mine.dtype == torch.bfloat16
@@ -108,7 +108,7 @@ def test_bfloat16_gradients_are_no_further_off_than_autograds(tall: int, stride:
 @pytest.mark.parametrize(("stride", "size"), list(itertools.product((1, 2), (3, 4, 6, 14))))
 def test_float32_gradients_agree_to_rounding(stride: int, size: int) -> None:
     parts, groups = tensors("depthwise", 5, 5, size, size, torch.float32)
-    ours = gradients(conv2d(*parts, (stride, stride), (2, 2, 2, 2), (1, 1), groups), parts)
+    ours = gradients(conv2d(*parts, Geometry((stride, stride), (2, 2, 2, 2), (1, 1), groups)), parts)
     theirs = gradients(F.conv2d(*parts, stride, 2, 1, groups), parts)
     for mine, reference in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-5)
@@ -130,7 +130,7 @@ def test_gradients_that_are_not_needed_are_not_computed(
         return real(*arguments)
 
     monkeypatch.setattr(torch.ops.aten, "convolution_backward", spy)
-    conv2d(*parts, (2, 2), (2, 2, 2, 2), (1, 1), groups).sum().backward()
+    conv2d(*parts, Geometry((2, 2), (2, 2, 2, 2), (1, 1), groups)).sum().backward()
     assert [part.grad is not None for part in parts] == list(needed)
     if kind == "dense":
         assert asked == [needed]
@@ -151,7 +151,7 @@ def test_wide_kernels_are_split_into_parts_that_have_fast_kernels(
         return real(*arguments)
 
     monkeypatch.setattr(torch.ops.aten, "convolution_backward", spy)
-    conv2d(*parts, (1, 1), (wide // 2,) * 4, (1, 1), groups).sum().backward()
+    conv2d(*parts, Geometry((1, 1), (wide // 2,) * 4, (1, 1), groups)).sum().backward()
     assert [found for found, _ in used] == widths
     assert {padding for _, padding in used} == {(wide // 2, 1 if wide == 3 else 0)}
 
@@ -166,7 +166,8 @@ def test_a_folded_convolution_is_the_convolution_and_its_batch_norm(kind: str, w
     leaves = [x, weight, scale.requires_grad_(), shift.requires_grad_(), *([bias] if with_bias else [])]
     given = bias if with_bias else None
     inverse = torch.rsqrt(variance + 1e-3)
-    ours = folded_conv2d(x, weight, given, scale, shift, (mean, inverse), (1, 1), (1, 1, 1, 1), (1, 1), groups)
+    half = Geometry((1, 1), (1, 1, 1, 1), (1, 1), groups)
+    ours = folded_conv2d(x, weight, given, scale, shift, (mean, inverse), half)
     theirs = F.batch_norm(F.conv2d(x, weight, given, 1, 1, 1, groups), mean, variance, scale, shift, eps=1e-3)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
     for mine, reference in zip(gradients(ours, leaves), gradients(theirs, leaves), strict=True):
@@ -177,13 +178,13 @@ def test_a_scale_of_zero_has_a_gradient() -> None:
     (x, weight, _), _ = tensors("dense", 1, 1, 2, 2)
     scale = torch.zeros(6, dtype=torch.float64, requires_grad=True)
     shift, mean, variance = torch.zeros(6).double(), torch.zeros(6).double(), torch.ones(6).double()
-    folded_conv2d(x, weight, None, scale, shift, (mean, variance), (1, 1), (0, 0, 0, 0)).sum().backward()
+    folded_conv2d(x, weight, None, scale, shift, (mean, variance), Geometry((1, 1), (0, 0, 0, 0))).sum().backward()
     torch.testing.assert_close(scale.grad, F.conv2d(x, weight).sum((0, 2, 3)))
 
 
 def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
     parts, groups = tensors("depthwise", 3, 3, 5, 5)
-    output = conv2d(*parts, (1, 1), (1, 1, 1, 1), (1, 1), groups)
+    output = conv2d(*parts, Geometry((1, 1), (1, 1, 1, 1), (1, 1), groups))
     (first,) = torch.autograd.grad(output.square().sum(), parts[:1], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
@@ -193,5 +194,5 @@ def test_the_input_is_kept_without_its_zeros() -> None:
     parts, groups = tensors("depthwise", 3, 3, 8, 8)
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.data_ptr()) or tensor, lambda t: t):
-        conv2d(*parts, (2, 2), (0, 1, 0, 1), (1, 1), groups)
+        conv2d(*parts, Geometry((2, 2), (0, 1, 0, 1), (1, 1), groups))
     assert kept == [parts[0].data_ptr(), parts[1].data_ptr()]

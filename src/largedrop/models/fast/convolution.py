@@ -21,23 +21,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-__all__ = ["conv2d", "folded_conv2d", "is_depthwise"]
+__all__ = ["Geometry", "conv2d", "folded_conv2d", "is_depthwise"]
 
 
 Pads = tuple[int, int, int, int]
-"""Zeros at the left, right, top and bottom, in pixels; negative values crop."""
 
 Pair = tuple[int, int]
 
-Geometry = tuple[Pair, Pads, Pair, int]
-"""Stride, pads, dilation and groups."""
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""Of input, weight and bias."""
+
+
+class Geometry(NamedTuple):
+    """How a convolution moves over its input.
+
+    Attributes:
+        stride: vertical and horizontal stride, in pixels.
+        pads: zeros at the left, right, top and bottom, in pixels; negative values crop.
+        dilation: vertical and horizontal dilation, in pixels.
+        groups: number of groups of channels.
+    """
+
+    stride: Pair
+    pads: Pads
+    dilation: Pair = (1, 1)
+    groups: int = 1
 
 
 WIDEST = 3
@@ -47,26 +62,19 @@ FEW_PIXELS = 4096
 """Up to this many pixels in a batch, a matrix product is the fastest weight gradient of a 1 × 1 convolution."""
 
 
-def conv2d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, pads: Pads, dilation: Pair = (1, 1), groups: int = 1
-) -> Tensor:
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """``torch.nn.functional.conv2d`` of ``x`` with zeros around it; differentiable once.
 
     Args:
         x: input, (batch, channels, height, width).
         weight: kernels, (channels out, channels / groups, kernel height, kernel width), in the type of ``x``.
         bias: bias, (channels out,), or None.
-        stride: vertical and horizontal stride, in pixels.
-        pads: zeros at the left, right, top and bottom, in pixels.
-        dilation: vertical and horizontal dilation, in pixels.
-        groups: number of groups of channels.
+        geometry: stride, pads, dilation and groups.
 
     Returns:
         (batch, channels out, height', width').
     """
-    result: Tensor = _Convolution.apply(  # type: ignore[no-untyped-call]
-        x, weight, bias, stride, pads, dilation, groups
-    )
+    result: Tensor = _Convolution.apply(x, weight, bias, geometry)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -77,10 +85,7 @@ def folded_conv2d(
     scale: Tensor,
     shift: Tensor,
     statistics: tuple[Tensor, Tensor],
-    stride: Pair,
-    pads: Pads,
-    dilation: Pair = (1, 1),
-    groups: int = 1,
+    geometry: Geometry,
     activation: str = "none",
 ) -> Tensor:
     """A convolution, the frozen batch norm after it and an activation, as one convolution on the processor.
@@ -97,41 +102,28 @@ def folded_conv2d(
         scale: γ, (channels out,).
         shift: β, (channels out,).
         statistics: μ and 1/σ, (channels out,) each.
-        stride: vertical and horizontal stride, in pixels.
-        pads: zeros at the left, right, top and bottom, in pixels.
-        dilation: vertical and horizontal dilation, in pixels.
-        groups: number of groups of channels.
+        geometry: stride, pads, dilation and groups.
         activation: ``none``, ``relu`` or ``relu6``.
     """
     result: Tensor = _Folded.apply(  # type: ignore[no-untyped-call]
-        x, weight, bias, scale, shift, *statistics, stride, pads, dilation, groups, activation
+        x, weight, bias, scale, shift, *statistics, geometry, activation
     )
     return result
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: Pair,
-        pads: Pads,
-        dilation: Pair,
-        groups: int,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
         # The unpadded input is the output of the layer before, which is kept anyway.
         ctx.save_for_backward(x, weight)
-        ctx.geometry = stride, pads, dilation, groups
-        return _forward(x, weight, bias, ctx.geometry)
+        ctx.geometry = geometry
+        return _forward(x, weight, bias, geometry)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        found = _gradients(gradient, x, weight, ctx.geometry, ctx.needs_input_grad[:3])
-        return *found, None, None, None, None
+        return *_gradients(gradient, x, weight, ctx.geometry, ctx.needs_input_grad[:3]), None
 
 
 class _Folded(torch.autograd.Function):
@@ -145,17 +137,14 @@ class _Folded(torch.autograd.Function):
         shift: Tensor,
         mean: Tensor,
         inverse: Tensor,
-        stride: Pair,
-        pads: Pads,
-        dilation: Pair,
-        groups: int,
+        geometry: Geometry,
         activation: str,
     ) -> Tensor:
         factor = scale * inverse
         offset = -mean if bias is None else bias - mean
         kernel = (weight * factor[:, None, None, None]).to(x.dtype)
-        ctx.geometry, ctx.activation = (stride, pads, dilation, groups), activation
-        output = _forward(x, kernel, torch.addcmul(shift, offset, factor).to(x.dtype), ctx.geometry, activation)
+        ctx.geometry, ctx.activation = geometry, activation
+        output = _forward(x, kernel, torch.addcmul(shift, offset, factor).to(x.dtype), geometry, activation)
         # An activation's gradient follows from its output, which the next layer keeps anyway.
         kept = () if activation == "none" else (output,)
         ctx.save_for_backward(x, weight, kernel, factor, offset, inverse, *kept)
@@ -176,7 +165,7 @@ class _Folded(torch.autograd.Function):
             of_bias = of_shift * factor if needed[1] else None
             of_weight = of_kernel * factor[:, None, None, None]
             of_scale = torch.addcmul((of_kernel * weight).sum((1, 2, 3)), of_shift, offset) * inverse
-        return of_x, of_weight, of_bias, of_scale, of_shift, *[None] * 7
+        return of_x, of_weight, of_bias, of_scale, of_shift, *[None] * 4
 
 
 @dataclass(frozen=True)
@@ -200,13 +189,7 @@ _ACTIVATIONS = {
 }
 
 
-def _forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    geometry: Geometry,
-    activation: str = "none",
-) -> Tensor:
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, activation: str = "none") -> Tensor:
     stride, pads, dilation, groups = geometry
     padded, padding = _padding(x, pads)
     if activation == "none":
@@ -225,12 +208,8 @@ _FUSED = (torch.float32, torch.bfloat16)
 
 
 def _gradients(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    geometry: Geometry,
-    needed: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, needed: tuple[bool, bool, bool]
+) -> Gradients:
     """Gradients of input, weight and bias, where ``needed``, each by its fastest kernel."""
     stride, pads, dilation, groups = geometry
     need_x, need_weight, need_bias = needed
@@ -249,9 +228,7 @@ def _gradients(
             of_weight = (rows.t() @ x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])).view_as(weight)
     else:
         padded, padding = _padding(x, pads)
-        of_x, of_weight, of_bias = _library(
-            gradient, padded, weight, stride, padding, dilation, groups, (need_x, need_weight, need_bias)
-        )
+        of_x, of_weight, of_bias = _library(gradient, padded, weight, padding, geometry, needed)
         if of_x is not None and padded is not x:
             of_x = F.pad(of_x, [-pad for pad in pads])
     if need_bias and of_bias is None:
@@ -284,17 +261,14 @@ def _has_fast_kernels(weight: Tensor, x: Tensor, stride: Pair, pads: Pads) -> bo
 
 
 def _library(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    needed: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of input, weight and bias, where ``needed``, by the library's own kernels."""
-    result: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, padding: Pair, geometry: Geometry, needed: tuple[bool, bool, bool]
+) -> Gradients:
+    """Gradients of input, weight and bias by the library's own kernels, where ``needed``.
+
+    Its ``padding`` (downwards and to the right) takes the place of the geometry's pads.
+    """
+    stride, _, dilation, groups = geometry
+    result: Gradients = torch.ops.aten.convolution_backward(
         gradient, x, weight, [weight.shape[0]], stride, padding, dilation, False, [0, 0], groups, needed
     )
     return result
@@ -342,16 +316,9 @@ def _depthwise_weight_gradient(
                 parts.append(torch.zeros_like(weight[..., start : start + columns]))
                 continue
         source = F.pad(x, (*sides, *vertical)) if any((*sides, *vertical)) else x
-        _, part, total = _library(
-            gradient,
-            source,
-            weight[..., start : start + columns],
-            stride,
-            (top if inside else 0, padding),
-            (1, 1),
-            channels,
-            (False, True, start == 0),
-        )
+        chosen, pair = weight[..., start : start + columns], (top if inside else 0, padding)
+        geometry = Geometry(stride, pads, groups=channels)
+        _, part, total = _library(gradient, source, chosen, pair, geometry, (False, True, start == 0))
         assert part is not None
         parts.append(part)
         of_bias = total if start == 0 else of_bias

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from ..network import Network
 from ..tracing import Watch, evaluating, run_example, tensors_in
 from .activation import max_pool, relu6
-from .convolution import conv2d, folded_conv2d, is_depthwise
+from .convolution import Geometry, conv2d, folded_conv2d, is_depthwise
 
 __all__ = ["Folding", "fold_batchnorm", "speed_up", "speed_up_depthwise"]
 
@@ -142,7 +142,7 @@ class _FastConvolution:
             return result
         kind = _kind(x)
         bias = None if conv.bias is None else conv.bias.to(kind)
-        return conv2d(x.to(kind), conv.weight.to(kind), bias, *_geometry(conv, x))
+        return conv2d(x.to(kind), conv.weight.to(kind), bias, _geometry(conv, x))
 
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
@@ -174,7 +174,7 @@ class _FoldedConvolution:
         if _plainly_padded(conv) and x.device.type == "cpu":
             mean, inverse, scale, shift = _parts(norm)
             geometry = _geometry(conv, x)
-            return folded_conv2d(x, conv.weight, conv.bias, scale, shift, (mean, inverse), *geometry, self.activation)
+            return folded_conv2d(x, conv.weight, conv.bias, scale, shift, (mean, inverse), geometry, self.activation)
         weight, bias = (tensor.to(x.dtype) for tensor in folded_weight(conv, norm))
         if isinstance(conv, Conv2dSame):
             x = F.pad(x, _pads(conv, x))
@@ -238,9 +238,9 @@ def _plainly_padded(conv: nn.Conv2d) -> bool:
     return isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
 
 
-def _geometry(conv: nn.Conv2d, x: Tensor) -> tuple[Any, Any, Any, int]:
-    """Stride, pads, dilation and groups, as the functions of ``convolution`` take them."""
-    return conv.stride, _pads(conv, x), conv.dilation, conv.groups
+def _geometry(conv: nn.Conv2d, x: Tensor) -> Geometry:
+    stride, dilation = (conv.stride[0], conv.stride[1]), (conv.dilation[0], conv.dilation[1])
+    return Geometry(stride, _pads(conv, x), dilation, conv.groups)
 
 
 def _pads(conv: nn.Conv2d, x: Tensor) -> tuple[int, int, int, int]:
