@@ -147,7 +147,7 @@ def test_folders_of_others(data: ld.Dataset, tmp_path: Path) -> None:
     one = config(data, "probe")
     folder = tmp_path / one.run_name
     folder.mkdir()
-    with filelock.FileLock(folder / ".lock"), pytest.raises(UserError, match="another process is at work"):
+    with filelock.FileLock(folder / ".lock"), pytest.raises(UserError, match="another process is using"):
         trained(data, tmp_path, one)
     with pytest.raises(UserError, match="fit 'all' is no linear one"):
         trained(data, tmp_path, ld.Config(data.name, data.fingerprint, "photo"))

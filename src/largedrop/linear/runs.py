@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -136,34 +136,39 @@ def _stored(
             f"the run has diverged: at step {result.diverged_at} there were weights that are not finite; "
             f"try a learning rate below {config.lr:g}"
         )
-    for name, model, entry in (
-        ("best", result.best_model, result.best),
-        ("average", result.mean_model, result.mean),
-        ("final", result.last_model, result.evaluations[-1]),
-    ):
-        _write_model(folder / f"{name}.safetensors", config, data, model, entry)
     common = {"steps": config.steps, "seconds": round(seconds, 3)}
     methods = {
         checkpoint_method(config.fit).name: {**_scores(result.best), **common},
         "ensemble": {**_of_ensemble(problem, result), **common},
         "weight-average": {**_scores(result.mean), **common},
     }
-    return _finished(folder, data, methods, result.evaluations, result.best.step)
+    kept = {
+        "best": (result.best_model, result.best),
+        "average": (result.mean_model, result.mean),
+        "final": (result.last_model, result.evaluations[-1]),
+    }
+    return _finished(config, folder, data, kept, methods, result.evaluations)
 
 
 def _finished(
+    config: Config,
     folder: Path,
     data: Dataset,
+    kept: Mapping[str, tuple[LinearModel, LinearEvaluation]],
     methods: dict[str, dict[str, float]],
     evaluations: Sequence[LinearEvaluation],
-    best_step: int,
 ) -> Run:
+    """Write a run's files: the models that are kept, with their scores, and the result last."""
+    for name, (model, entry) in kept.items():
+        tensors = {"weight": model.weight, "bias": model.bias, **({} if model.v is None else {"v": model.v})}
+        about = {"config": config.to_json(), "classes": list(data.classes), "step": entry.step, **_scores(entry)}
+        write_tensors(folder / f"{name}.safetensors", tensors, "linear", about)
     log = [asdict(entry) for entry in evaluations]
     content = {
         "largedrop": __version__,
         "dataset": describe(data),
         "methods": methods,
-        "best_step": best_step,
+        "best_step": kept["best"][1].step,
         "log": log,
     }
     write_json(folder / "log.json", {"log": log})
@@ -210,10 +215,9 @@ def _solved(
             iid_loss=iid_loss(iid, problem.labels[problem.iid], problem.iid_domains),
             iid_accuracy_pooled=accuracy(iid, problem.labels[problem.iid]),
         )
-        for name in ("best", "average", "final"):
-            _write_model(folder / f"{name}.safetensors", each, data, model, entry)
+        kept = dict.fromkeys(("best", "average", "final"), (model, entry))
         methods = {checkpoint_method(each.fit).name: {**_scores(entry), "steps": fit.iterations, "seconds": seconds}}
-        yield each, _finished(folder, data, methods, [entry], entry.step)
+        yield each, _finished(each, folder, data, kept, methods, [entry])
 
 
 def _scores(entry: LinearEvaluation) -> dict[str, float]:
@@ -224,11 +228,3 @@ def _of_ensemble(problem: Problem, result: LinearResult) -> dict[str, float]:
     if result.iid_logits is None or result.ood_logits is None:
         raise ValueError("the logits were not asked for")
     return scores({"iid": result.iid_logits.numpy(), "ood": result.ood_logits.numpy()}, problem.labels, problem)
-
-
-def _write_model(path: Path, config: Config, data: Dataset, model: LinearModel, entry: LinearEvaluation) -> None:
-    tensors = {"weight": model.weight, "bias": model.bias}
-    if model.v is not None:
-        tensors["v"] = model.v
-    about = {"config": config.to_json(), "classes": list(data.classes), "step": entry.step, **_scores(entry)}
-    write_tensors(path, tensors, "linear", about)
