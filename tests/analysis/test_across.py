@@ -22,7 +22,7 @@ from largedrop.data.dataset import Dataset
 from largedrop.data.views.host import evaluation_view, normalise
 from largedrop.errors import Interrupted, UserError
 from largedrop.report.report import write_report
-from largedrop.runs.across import Across, groups_of, methods_of
+from largedrop.runs.across import Across, groups_of, methods_across
 from largedrop.runs.checkpoint import load_model, read_tensors, write_tensors
 from largedrop.runs.read import read_runs
 from largedrop.runs.run import Run
@@ -106,8 +106,8 @@ def test_groups_are_what_the_paper_averages(trained: tuple[Dataset, Path]) -> No
     assert [run.config.lr for name in first.names for run in runs if run.folder.name == name] == [1e-4, 1e-3]
     assert "lr" not in dict(first.settings)
     assert dict(first.settings)["weight_decay"] == 1e-2  # the same in all: nothing that was tuned
-    assert methods_of(first) == ("ensemble-across", "weight-average-across", "greedy-soup")
-    assert methods_of(groups[-1]) == ("ensemble-across", "weight-average-across")
+    assert methods_across(first) == ("ensemble-across", "weight-average-across", "greedy-soup")
+    assert methods_across(groups[-1]) == ("ensemble-across", "weight-average-across")
     assert first.stem("greedy-soup") != groups_of((run.folder.name, run.config) for run in runs[1:])[0].stem(
         "greedy-soup"
     )
@@ -231,14 +231,15 @@ def test_members_that_cannot_be_used_are_named(sweep: tuple[Dataset, Path]) -> N
     outputs["ood"][0, 0] = torch.inf
     write_tensors(place, outputs, "outputs", {"step": 2})
     refused = done(data, folder)
-    assert [line for line in refused if "not finite" in line] == [
-        f"ensemble-across, dropout 0, test domain photo, {seeds}: {endless.folder.name}: its outputs are not finite"
+    assert [line for line in refused if "NaN" in line] == [
+        f"ensemble-across, dropout 0, test domain photo, {seeds}: {endless.folder.name}: its logits contain NaN or "
+        "infinity"
         for seeds in ("seed 0", "every seed")
     ]
     told = [line for line in refused if "test domain ink, seed" in line]
     assert told[0] == (
         f"weight-average-across, dropout 0, test domain ink, seed 0: {old.folder.name} (of an older version?) has no "
-        "final.safetensors; train anew in another folder"
+        "final.safetensors; train again in another folder"
     )
     assert len(told) == 4
     assert all("these weights are of different networks: only one has 'head.bias'" in line for line in told[2:])
@@ -284,9 +285,9 @@ def test_results_edited_by_hand_are_refused(sweep: tuple[Dataset, Path]) -> None
     content = json.loads(path.read_text())
     for changes, text in (
         ({"format": 99}, "written by a newer largedrop"),
-        ({"iid_accuracy": 0.5}, "only members of every seed have no i.i.d. accuracy"),
+        ({"iid_accuracy": 0.5}, "'iid_accuracy' must be null for members of every seed"),
         ({"ood_accuracy": 97.0}, "'ood_accuracy' must be a fraction"),
-        ({"method": "ensemble"}, "'ensemble' is no method across trajectories"),
+        ({"method": "ensemble"}, "'ensemble' is not a method across trajectories"),
         ({"members": content["members"][1:]}, "it was edited or renamed"),
     ):
         path.write_text(json.dumps({**content, **changes}))

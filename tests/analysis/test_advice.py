@@ -135,7 +135,7 @@ def test_of_what_gains_the_rate_nearest_to_the_papers_within_one_error_of_the_be
     # 0.9 is 1 ± 1.2 behind 0.75, paired.
     close = recommend(curves([plain, [46, 56, 66], [50, 60, 70], [50, 60.5, 66.5], [44, 51, 62]]))
     assert (close.rate, close.verdict) == (0.9, "use")
-    assert "gain +9.0 ± 1.3 points" in close.reason
+    assert "gain +9.0 ± 1.3 percentage points" in close.reason
     assert "above 0 on 3 of 3" in close.reason
     # 0.9 is 2 ± 0 behind.
     behind = recommend(curves([plain, [46, 56, 66], [50, 60, 70], [48, 58, 68], [44, 51, 62]]))
@@ -149,7 +149,7 @@ def test_dropout_that_these_data_do_not_support() -> None:
     plain = [40, 50, 60]
     worse = recommend(curves([plain, [38, 48, 58], [35, 44, 56], [30, 41, 50], [20, 30, 40]]))
     assert (worse.rate, worse.verdict) == (0.0, "avoid")
-    assert "at 0.5 linear heads gain −2.0 ± 0.0 points" in worse.reason
+    assert "at 0.5 linear heads gain −2.0 ± 0.0 percentage points" in worse.reason
     assert heading(worse) == "Do not use dropout on the representation."
     unsure = recommend(curves([plain, [42, 49, 60], [43, 47, 60], [50, 40, 58], [20, 30, 40]]))
     assert (unsure.rate, unsure.verdict) == (0.9, "cannot tell")
@@ -228,7 +228,7 @@ def test_heads_that_did_not_converge_are_named(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(module, "solve_probes", stopped)
     found = measure(data, features, rates=(0.5,), seeds=(0, 1))
-    assert found.notes == ("Heads at 0 and 0.5 did not converge; their accuracies are off.",)
+    assert found.notes == ("Heads at 0 and 0.5 did not converge; their accuracies are inexact.",)
 
 
 def test_large_domains_are_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from tests.helpers import TINY, Watch
 
 import largedrop as ld
 from largedrop.analysis.inspection import Inspection, find_runs, inspect_run, inspection_cost
-from largedrop.analysis.inspection_compare import Comparison, compare_inspections, inspection_json
+from largedrop.analysis.inspection_compare import RateComparison, compare_inspections, inspection_json
 from largedrop.data.views.batches import HostViews
 from largedrop.errors import UserError
 from largedrop.report.inspection import inspection_figure, interpolation_figure, render_comparison
@@ -148,7 +148,7 @@ def test_other_settings_are_other_comparisons(inspections: list[Inspection]) -> 
         compare_inspections([inspections[0], inspections[0]])
 
 
-def printed(comparison: Comparison) -> str:
+def printed(comparison: RateComparison) -> str:
     console = Console(width=120, record=True, file=None, quiet=False)
     with console.capture() as capture:
         render_comparison(comparison, console)

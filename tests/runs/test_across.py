@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.helpers import PACS, config, golden, result, store
 
 from largedrop.report.report import write_report
-from largedrop.runs.across import Across, groups_of, methods_of
+from largedrop.runs.across import Across, groups_of, methods_across
 from largedrop.runs.interpolation import Interpolation
 from largedrop.runs.read import read_runs
 from largedrop.selection.averages import average
@@ -34,7 +34,7 @@ def whole(root: Path) -> Path:
                         (folder / "interpolation.json").write_text(json.dumps(found.to_json()))
     (root / "across").mkdir()
     for group in groups_of(named):
-        for method in methods_of(group):
+        for method in methods_across(group):
             ood = round(VALUE[method] + 0.05 * (group.dropout > 0) - 0.1 * (group.test_domain == "sketch"), 4)
             ood = round(ood - 0.01 * (group.seed or 0), 4)
             scores = tuple((0.9, 0.8) for _ in group.names)

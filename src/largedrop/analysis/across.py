@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..files import write_json
 from ..models.fast.folding import speed_up
 from ..reporter import SILENT, Reporter
-from ..runs.across import FOLDER, Across, Group, groups_of, methods_of
+from ..runs.across import ACROSS_FOLDER, Across, RunGroup, groups_of, methods_across
 from ..runs.checkpoint import load_model, read_tensors, save_model
 from ..runs.protocol import iid_accuracy_of
 from ..runs.run import Run
@@ -34,17 +34,17 @@ __all__ = ["across", "across_cost"]
 
 
 @dataclass(frozen=True)
-class _Task:
-    """One method of one group."""
+class _Pending:
+    """A result that is to be computed: one method of one group."""
 
     method: str
-    group: Group
+    group: RunGroup
     runs: tuple[Run, ...]
     path: Path
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The images that it is scored on; of every seed together there are no held-out ones."""
+        """Parts of the split to score on; a group of every seed has no held-out images."""
         return ("ood",) if self.group.seed is None else ("iid", "ood")
 
 
@@ -53,106 +53,108 @@ def across(
 ) -> list[str]:
     """The methods across trajectories (section 4.1), for every group of ``runs`` (see ``groups_of``).
 
-    ``ensemble-across`` averages the logits of the final checkpoints; ``weight-average-across`` their weights, uniformly
-    (Ramé et al., 2022b); ``greedy-soup`` takes a checkpoint in if the i.i.d. accuracy of the average does not fall
-    (Wortsman et al., 2022a). Of every seed together there is only the o.o.d. accuracy of the first two.
+    ``ensemble-across`` averages the logits of the final checkpoints; ``weight-average-across`` averages the weights
+    uniformly (Ramé et al., 2022b); ``greedy-soup`` adds a checkpoint if the i.i.d. accuracy of the average does not
+    fall (Wortsman et al., 2022a). For a group of every seed only the first two are computed, and scored o.o.d.
 
     Each result is a file in ``folder/across``, written whole, with a checkpoint for ``load_model`` beside it where
-    weights are averaged. What is stored already is not computed again, unless it is damaged or a member has other
-    accuracies since.
+    weights are averaged. A stored result is not computed again, unless it is damaged or a member's accuracies have
+    changed.
 
     Args:
-        runs: finished, of ``data``, in folders of different names.
+        runs: finished runs on ``data``, in folders of different names.
         data: the dataset.
-        folder: the sweep's.
-        device: where to compute.
-        reporter: told of the work, in the unit of ``across_cost``, and asked between evaluations whether to stop.
+        folder: folder of the sweep.
+        device: device to compute on.
+        reporter: receives the work, in the unit of ``across_cost``; asked between evaluations whether to stop.
 
     Returns:
-        What could not be computed, with the reason, a line each.
+        One line for each result that cannot be computed, with the reason.
 
     Raises:
         UserError: a file cannot be written.
-        Interrupted: the reporter said so.
+        Interrupted: the reporter asks to stop.
     """
-    tasks, refused = _tasks(runs, folder)
-    if not tasks:
+    todo, refused = _pending(runs, folder)
+    if not todo:
         return refused
     views = open_views(data, device, reporter)
-    for task in tasks:
-        reporter.raise_if_stopped(f"stopped before {task.path.stem}")
+    for pending in todo:
+        reporter.raise_if_stopped(f"stopped before {pending.path.stem}")
         try:
-            _compute(task, data, views, reporter)
+            _compute(pending, data, views, reporter)
         except UserError as error:
-            refused.append(f"{task.method}, {task.group}: {error}")
+            refused.append(f"{pending.method}, {pending.group}: {error}")
     return refused
 
 
 def across_cost(runs: Sequence[Run], data: Dataset, folder: Path) -> float:
-    """The work that ``across`` would have to do, in evaluated images."""
+    """The work of ``across``, in evaluated images."""
     total = 0.0
-    for task in _tasks(runs, folder)[0]:
-        split = task.runs[0].config.split_of(data)
-        if task.method == "weight-average-across":
-            total += sum(len(getattr(split, part)) for part in task.parts)
-        elif task.method == "greedy-soup":
-            total += len(split.ood) + len(split.iid) * (len(task.runs) - 1)
+    for pending in _pending(runs, folder)[0]:
+        split = pending.runs[0].config.split_of(data)
+        if pending.method == "weight-average-across":
+            total += sum(len(getattr(split, part)) for part in pending.parts)
+        elif pending.method == "greedy-soup":
+            total += len(split.ood) + len(split.iid) * (len(pending.runs) - 1)
     return total
 
 
-def _tasks(runs: Sequence[Run], folder: Path) -> tuple[list[_Task], list[str]]:
-    """What is to be computed, and what cannot be."""
+def _pending(runs: Sequence[Run], folder: Path) -> tuple[list[_Pending], list[str]]:
+    """The results to be computed, and a line for each that cannot be."""
     by_name = {run.folder.name: run for run in runs}
-    tasks: list[_Task] = []
+    todo: list[_Pending] = []
     refused: list[str] = []
     for group in groups_of((name, run.config) for name, run in by_name.items()):
         members = tuple(by_name[name] for name in group.names)
         if group.missing:
             refused.append(f"{group}: {_some(group.missing)} {'is' if len(group.missing) == 1 else 'are'} missing")
             continue
-        for method in methods_of(group):
-            task = _Task(method, group, members, folder / FOLDER / f"{group.stem(method)}.json")
+        for method in methods_across(group):
+            pending = _Pending(method, group, members, folder / ACROSS_FOLDER / f"{group.stem(method)}.json")
             try:
-                if not _is_stored(task):
-                    _refuse(task)
-                    tasks.append(task)
+                if not _is_stored(pending):
+                    _refuse(pending)
+                    todo.append(pending)
             except UserError as error:
                 refused.append(f"{method}, {group}: {error}")
-    return tasks, refused
+    return todo, refused
 
 
-def _is_stored(task: _Task) -> bool:
-    """Whether its result is there and whole, and its members still are what they were."""
-    if not task.path.is_file():
+def _is_stored(pending: _Pending) -> bool:
+    """Whether the result is stored, intact, and of the members' present accuracies."""
+    if not pending.path.is_file():
         return False
     try:
-        found = Across.read(task.path)
+        found = Across.read(pending.path)
     except UserError:
-        return False  # it is computed anew, and replaced
+        return False  # it is computed again, and replaced
     at = dict(zip(found.members, found.scores, strict=True))
-    same = all(at.get(run.folder.name) == _final_scores(run) for run in task.runs)
-    return same and (task.method == "ensemble-across" or task.path.with_suffix(".safetensors").is_file())
+    same = all(at.get(run.folder.name) == _final_scores(run) for run in pending.runs)
+    return same and (pending.method == "ensemble-across" or pending.path.with_suffix(".safetensors").is_file())
 
 
-def _refuse(task: _Task) -> None:
-    """Raise UserError where weights are to be averaged that are not there, or do not belong together."""
-    if task.method == "ensemble-across":
+def _refuse(pending: _Pending) -> None:
+    """Raise UserError where weights to be averaged are missing or of different origins."""
+    if pending.method == "ensemble-across":
         return
-    lacking = [run.folder.name for run in task.runs if not run.final.is_file()]
+    lacking = [run.folder.name for run in pending.runs if not run.final.is_file()]
     if lacking:
         told = f"{_some(lacking)} (of an older version?) {'has' if len(lacking) == 1 else 'have'}"
-        raise UserError(f"{told} no final.safetensors; train anew in another folder")
-    check_origins([_origin(run.config) for run in task.runs], len(task.runs))
+        raise UserError(f"{told} no final.safetensors; train again in another folder")
+    check_origins([_origin(run.config) for run in pending.runs], len(pending.runs))
 
 
-def _compute(task: _Task, data: Dataset, views: Views, reporter: Reporter) -> None:
-    """Compute a result and store it, with the weights where it is about weights."""
+def _compute(pending: _Pending, data: Dataset, views: Views, reporter: Reporter) -> None:
+    """Compute a result and store it, with the weights where they are averaged."""
     began = time.monotonic()
-    run = task.runs[0]
+    run = pending.runs[0]
     split = run.config.split_of(data)
     log: tuple[dict[str, Any], ...] = ()
-    if task.method == "ensemble-across":
-        scores = {part: _accuracy(part, _mean_outputs(task, part, data, split), data, split) for part in task.parts}
+    if pending.method == "ensemble-across":
+        scores = {
+            part: _accuracy(part, _mean_outputs(pending, part, data, split), data, split) for part in pending.parts
+        }
     else:
         network = load_model(run.final).to(views.device)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -165,36 +167,36 @@ def _compute(task: _Task, data: Dataset, views: Views, reporter: Reporter) -> No
             outputs = logits(network, views, getattr(split, part), run.config.precision, reporter, view)
             return _accuracy(part, outputs, data, split)
 
-        if task.method == "weight-average-across":
-            state = _average(task.runs, reporter)
-            scores = {part: score(part, state) for part in task.parts}
+        if pending.method == "weight-average-across":
+            state = _average(pending.runs, reporter)
+            scores = {part: score(part, state) for part in pending.parts}
         else:
             candidates = [
                 Candidate(each.folder.name, each.final, _final_scores(each)[0], _origin(each.config))
-                for each in task.runs
+                for each in pending.runs
             ]
             soup = greedy_soup(candidates, partial(score, "iid"))
             state, log = soup.state, tuple(asdict(entry) for entry in soup.log)
             scores = {"iid": soup.score, "ood": score("ood", state)}
-    seconds = sum(float(each.result["methods"]["fine-tuning"]["seconds"]) for each in task.runs)
+    seconds = sum(float(each.result["methods"]["fine-tuning"]["seconds"]) for each in pending.runs)
     found = Across(
-        method=task.method,
-        test_domain=task.group.test_domain,
-        seed=task.group.seed,
-        dropout=task.group.dropout,
-        settings=dict(task.group.settings),
-        members=task.group.names,
-        scores=tuple(_final_scores(each) for each in task.runs),
+        method=pending.method,
+        test_domain=pending.group.test_domain,
+        seed=pending.group.seed,
+        dropout=pending.group.dropout,
+        settings=dict(pending.group.settings),
+        members=pending.group.names,
+        scores=tuple(_final_scores(each) for each in pending.runs),
         iid_accuracy=scores.get("iid"),
         ood_accuracy=scores["ood"],
         log=log,
-        steps=sum(each.config.steps for each in task.runs),
+        steps=sum(each.config.steps for each in pending.runs),
         seconds=round(time.monotonic() - began + seconds, 3),
     )
-    if task.method != "ensemble-across":
+    if pending.method != "ensemble-across":
         about = {"largedrop": __version__, "domains": list(data.domains), **found.to_json()}
-        save_model(task.path.with_suffix(".safetensors"), network, about, state)
-    write_json(task.path, found.to_json())
+        save_model(pending.path.with_suffix(".safetensors"), network, about, state)
+    write_json(pending.path, found.to_json())
 
 
 def _accuracy(part: str, outputs: npt.NDArray[np.floating], data: Dataset, split: Split) -> float:
@@ -204,22 +206,22 @@ def _accuracy(part: str, outputs: npt.NDArray[np.floating], data: Dataset, split
     return accuracy(outputs, data.labels[split.ood])
 
 
-def _mean_outputs(task: _Task, part: str, data: Dataset, split: Split) -> npt.NDArray[np.float32]:
+def _mean_outputs(pending: _Pending, part: str, data: Dataset, split: Split) -> npt.NDArray[np.float32]:
     """The ensemble: the mean of the members' stored logits on the ``iid`` or the ``ood`` images, (n, classes)."""
     shape = (len(getattr(split, part)), len(data.classes))
     members = []
-    for run in task.runs:
+    for run in pending.runs:
         tensors, _ = read_tensors(run.folder / "outputs" / f"{run.config.steps:06d}.safetensors", "outputs")
         if part not in tensors or tensors[part].shape != shape:
-            raise UserError(f"{run.folder.name}: its outputs are not those of {shape[0]} '{part}' images")
+            raise UserError(f"{run.folder.name}: its logits must be those of {shape[0]} '{part}' images")
         if not bool(tensors[part].isfinite().all()):
-            raise UserError(f"{run.folder.name}: its outputs are not finite")
+            raise UserError(f"{run.folder.name}: its logits contain NaN or infinity")
         members.append(tensors[part].numpy())
     return np.asarray(np.mean(members, axis=0, dtype=np.float32))
 
 
 def _average(runs: Sequence[Run], reporter: Reporter) -> dict[str, Tensor]:
-    """The uniform average of the final weights of several runs; one of them is in memory at a time."""
+    """The uniform average of the final weights of several runs, one checkpoint in memory at a time."""
     average = WeightAverage()
     for run in runs:
         reporter.raise_if_stopped("stopped; what is finished is kept")
@@ -233,7 +235,7 @@ def _average(runs: Sequence[Run], reporter: Reporter) -> dict[str, Tensor]:
 
 
 def _origin(config: Config) -> str:
-    """What a run was fine-tuned from: the digest of its weights, or where they are random, the seed they came from."""
+    """The origin of a run's fine-tuning: the digest of its weights or, where they are random, the seed."""
     return f"random weights of seed {config.seed}" if config.weights == "random" else config.weights_digest
 
 
@@ -241,7 +243,7 @@ def _final_scores(run: Run) -> tuple[float, float]:
     """I.i.d. and o.o.d. accuracy after the last step, from the log.
 
     Raises:
-        UserError: the run's log does not say.
+        UserError: the run's log has no last step.
     """
     try:
         last = run.result["log"][-1]

@@ -1,11 +1,11 @@
-"""Advice on the dropout rate before anything is fine-tuned, by linear heads under dropout on frozen features.
+"""Advice on the dropout rate before fine-tuning, from linear heads under dropout on frozen features.
 
 Each training domain is held out in turn (``advice_curves``). The rule: of the rates that gain more than one standard
-error over no dropout, those within one standard error of the best, and of these the one nearest to the paper's 0.9. It
-is the one-standard-error rule of Breiman et al. (1984), towards more regularisation. It was written down with some
-fine-tunings in sight, and no number in it was fitted to them; ``studies/adviser.py`` compares it with them.
+error over no dropout, keep those within one standard error of the best, and take the one nearest to the paper's 0.9. It
+is the one-standard-error rule of Breiman et al. (1984), towards more regularisation. Some fine-tunings were known when
+it was written, but no number in it was fitted to them; ``studies/adviser.py`` compares it with them.
 
-The standard errors are over the held-out domains, paired: a new domain is what the rate has to be right for.
+The standard errors are over the held-out domains, paired, since the rate is for a new domain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..data.dataset import Dataset
 from ..data.views.batches import open_views
 from ..linear.features import FeatureStore
 from ..reporter import SILENT, Relay, Reporter
-from ..runs.estimate import Estimate, points
+from ..runs.estimate import Estimate, percentage_points
 from ..training.resolve import resolve
 from .advice_curves import RATES, SEEDS, Curves, Point, check_rates, measure
 
@@ -29,19 +29,19 @@ __all__ = ["DEFAULT_RATE", "Advice", "advise", "interval_text", "recommend"]
 
 
 DEFAULT_RATE = 0.9
-"""The paper's: the best or close to it on its four datasets of 10,000 to 25,000 images (section 4.1.1, figure 3)."""
+"""The paper's rate, best or close to it on its four datasets of 10,000 to 25,000 images (section 4.1.1, figure 3)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Advice:
-    """A dropout rate, and how sure it is.
+    """A recommended dropout rate, with its reason and the curves that it is based on.
 
     Attributes:
-        rate: what ``--dropout auto`` takes.
-        verdict: ``use`` (dropout gains), ``avoid`` (it loses at every rate), or ``cannot tell``.
-        reason: in a sentence or two.
-        curves: what it is based on.
-        about: dataset, network and views, as JSON can hold them.
+        rate: the rate of ``--dropout auto``.
+        verdict: ``use`` (dropout gains), ``avoid`` (dropout loses at every rate), or ``cannot tell``.
+        reason: one or two sentences.
+        curves: the measured curves.
+        about: dataset, network and views, as JSON types.
     """
 
     rate: float
@@ -74,19 +74,19 @@ def advise(
 
     Args:
         data: the dataset.
-        test_domain: whose images are never looked at; with None, all domains are training domains.
-        left_out: another one that is never looked at; none where empty.
-        model: the network, or several as ``a+b``.
+        test_domain: name of the test domain, whose images are not used; with None, all domains are training domains.
+        left_out: name of another domain whose images are not used; empty for none.
+        model: name of the network, or several as ``a+b``.
         size: side of the images, in pixels.
-        weights: as ``Config.weights``.
-        precision: as ``Config.precision``, or ``auto``.
-        rates: λ; 0 is added.
-        seeds: of the i.i.d. splits.
-        device: that computes the features.
-        reporter: told of the work, 2 · len(data) in all, and of what a user should know about the features.
+        weights: initial weights, as in ``Config.weights``.
+        precision: precision, as in ``Config.precision``, or ``auto``.
+        rates: dropout rates λ; 0 is added.
+        seeds: seeds of the i.i.d. splits.
+        device: device that computes the features.
+        reporter: receives the work, 2 · len(data) in total, and notes about the features.
 
     Raises:
-        UserError: unknown domains, rates out of range, features that cannot be had, or too few images.
+        UserError: unknown domains, rates out of range, features that cannot be computed, or too few images.
     """
     chosen = check_rates(rates)
     config = resolve(
@@ -103,11 +103,11 @@ def advise(
     )
     seen = Relay(reporter)
     features = FeatureStore(data, open_views(data, device, reporter), reporter=seen).features(config, count=1)
-    reporter.skip(len(data) - seen.done)  # what was on disk
+    reporter.skip(len(data) - seen.done)  # the features that were on disk
     unseen = [domain for domain in (config.test_domain, left_out) if domain]
     curves = measure(data, features.representation, unseen=unseen, rates=chosen, seeds=seeds, reporter=reporter)
     depends = [name for name, about in ABOUT.items() if about.group == "data" or about.features]
-    about = {name: getattr(config, name) for name in depends if name != "seed"}  # the splits have seeds of their own
+    about = {name: getattr(config, name) for name in depends if name != "seed"}  # the splits have their own seeds
     return recommend(curves, about)
 
 
@@ -152,7 +152,7 @@ def recommend(curves: Curves, about: Mapping[str, Any] | None = None) -> Advice:
 
 
 def _as_good_as_best(curves: Curves, rates: Sequence[float]) -> list[float]:
-    """Those of ``rates`` that are within one standard error of the best of them, paired by held-out domain."""
+    """The ``rates`` within one standard error of the best, paired by held-out domain."""
     means = {rate: curves.ood[curves.rates.index(rate)].mean(1) for rate in rates}
     best = max(rates, key=lambda rate: float(means[rate].mean()))
     found = []
@@ -164,20 +164,20 @@ def _as_good_as_best(curves: Curves, rates: Sequence[float]) -> list[float]:
 
 
 def _nearest(rates: Sequence[float]) -> float:
-    """The one nearest to 0.9; of two, the lower."""
+    """The rate nearest to 0.9; in a tie, the lower."""
     return min(rates, key=lambda rate: (round(abs(rate - DEFAULT_RATE), 9), rate))
 
 
 def _told(point: Point) -> str:
     n = point.gain.n if point.gain else 0
     return (
-        f"at {point.rate:g} linear heads gain {points(point.gain)} points on held-out domains (mean ± standard error "
-        f"over {n} domains; {interval_text(point.gain)}), above 0 on {point.above} of {n}"
+        f"at {point.rate:g} linear heads gain {percentage_points(point.gain)} percentage points on held-out domains "
+        f"(mean ± standard error over {n} domains; {interval_text(point.gain)}), above 0 on {point.above} of {n}"
     )
 
 
 def interval_text(gain: Estimate | None) -> str:
-    """The interval that holds the mean over such domains with 95 %, by Student's t, in points."""
+    """The 95 % confidence interval of the mean gain over domains, by Student's t, in percentage points."""
     if gain is None or gain.error is None:
         return "no interval from one domain"
     half = _student(gain.n - 1) * gain.error

@@ -32,16 +32,16 @@ RATES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95)
 SEEDS = (0, 1)
 
 MOST_IMAGES = 4_000
-"""Of each domain, training and held-out ones each, so that large datasets take a minute too."""
+"""Largest number of training and of held-out images of each domain, so that large datasets take a minute too."""
 
 LARGE = 100_000
 
 LEAST_IMAGES = 10
-"""A domain of fewer images is trained on, but not held out: its accuracy would be anything."""
+"""A domain of fewer images is trained on, but not held out, since its accuracy would be too noisy."""
 
 TOLERANCE = 1e-5
-"""Of the heads' objective, where they count as converged. It must be small: heads without dropout converge last, and at
-1e-3 they were 2 to 8 points worse on held-out domains of PACS, which would have looked like a gain from dropout."""
+"""Relative tolerance of the heads' objective. It must be small: heads without dropout converge last, and at 1e-3 they
+were 2 to 8 percentage points worse on held-out domains of PACS, which would have looked like a gain from dropout."""
 
 
 FloatArray = npt.NDArray[np.float64]
@@ -49,15 +49,15 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Point:
-    """A rate of the curve; fractions, means over the held-out domains (each a mean over seeds) ± standard error.
+    """The accuracies at one rate: fractions, means over the held-out domains (each a mean over seeds) ± standard error.
 
     Attributes:
-        rate: λ.
-        iid: accuracy on held-out images, the mean over the domains that were trained on.
-        ood: accuracy on a domain that was not; None where none could be held out.
-        gain: ``ood`` over that without dropout, paired by domain and seed; None at rate 0.
-        above: held-out domains that gain.
-        by_seed: the gain's mean and standard error over the splits, for these domains; what more images would narrow.
+        rate: dropout rate λ.
+        iid: accuracy on held-out images, mean over the training domains.
+        ood: accuracy on the held-out domain; None where no domain could be held out.
+        gain: ``ood`` less that at rate 0, paired by domain and seed; None at rate 0.
+        above: number of held-out domains with a gain above 0.
+        by_seed: gain, mean and standard error over the splits, for these domains.
     """
 
     rate: float
@@ -73,14 +73,14 @@ class Curves:
     """Accuracies of linear heads under dropout.
 
     Attributes:
-        rates: λ, ascending, 0 first.
-        train_domains: that were looked at.
-        held_out: those of them that were held out in turn.
-        seeds: of the i.i.d. splits.
-        iid: accuracy on held-out images, the mean over the domains trained on, (rates, held-out domains, seeds);
-            (rates, 1, seeds) where no domain could be held out.
+        rates: dropout rates λ, ascending, 0 first.
+        train_domains: names of the training domains.
+        held_out: names of the training domains that were held out in turn.
+        seeds: seeds of the i.i.d. splits.
+        iid: accuracy on held-out images, mean over the training domains, (rates, held-out domains, seeds); (rates, 1,
+            seeds) where no domain could be held out.
         ood: accuracy on the held-out domain, (rates, held-out domains, seeds).
-        notes: what a reader should know of them, in lines.
+        notes: lines about the measurement for readers.
     """
 
     rates: tuple[float, ...]
@@ -98,7 +98,7 @@ class Curves:
 
     @property
     def points(self) -> tuple[Point, ...]:
-        """What was measured at each rate."""
+        """The accuracies at each rate."""
         return tuple(map(self._point, range(len(self.rates))))
 
     def _point(self, index: int) -> Point:
@@ -125,21 +125,21 @@ def measure(
     """The i.i.d. and the leave-one-domain-out accuracy of linear heads under dropout.
 
     Each training domain is held out in turn; a head is fitted on the training images of the others, as
-    ``Dataset.split`` splits them, and scored on their held-out images and on all of the held-out domain. Images of a
-    class that no other domain has are not counted, since no head could be right.
+    ``Dataset.split`` splits them, and scored on their held-out images and on the whole held-out domain. Images of a
+    class that no other domain has are not counted, since no head was trained on the class.
 
     Args:
-        data: the dataset. Nothing of the images of domains in ``unseen`` is read, neither features nor labels.
-        features: of every image of ``data``, (images, units).
-        unseen: domains that are never looked at.
-        rates: λ; 0 is added.
-        seeds: of the i.i.d. splits, at least one.
-        reporter: told of the work, len(data) in all.
+        data: the dataset.
+        features: features of every image of ``data``, (images, units).
+        unseen: names of domains whose features and labels are not read.
+        rates: dropout rates λ; 0 is added.
+        seeds: seeds of the i.i.d. splits, at least one.
+        reporter: receives the work, len(data) in total.
 
     Raises:
-        UserError: no domain is left, rates are out of range, or there are too few images.
+        UserError: no domain remains, rates are out of range, or there are too few images.
     """
-    wanted, seeds = check_rates(rates), tuple(seeds)
+    chosen, seeds = check_rates(rates), tuple(seeds)
     numbers = [data.domain_index(domain) for domain in unseen]
     rows = np.flatnonzero(~np.isin(data.domain_ids, numbers))
     known = replace(data, labels=data.labels[rows], domain_ids=data.domain_ids[rows], groups=data.groups[rows])
@@ -152,8 +152,8 @@ def measure(
         notes.append(f"Of each domain, {MOST_IMAGES:,} images at most were trained on and scored on, drawn by seed.")
     if len(rows) > LARGE:
         notes.append(
-            f"There are {len(rows):,} images. The paper finds that so many want less dropout: about 0.5 where there "
-            "were 586,000 (figure 4)."
+            f"There are {len(rows):,} images. The paper finds that less dropout is better then: about 0.5 with 586,000 "
+            "(figure 4)."
         )
 
     def read(indices: IntArray) -> tuple[Tensor, Tensor]:
@@ -162,18 +162,18 @@ def measure(
 
     everything = tuple(range(len(domains)))
     subsets = [tuple(n for n in everything if domains[n] != domain) for domain in held] or [everything]
-    iid = np.empty((len(wanted), len(subsets), len(seeds)))
-    ood = np.empty((len(wanted), len(held), len(seeds)))
+    iid = np.empty((len(chosen), len(subsets), len(seeds)))
+    ood = np.empty((len(chosen), len(held), len(seeds)))
     for column, seed in enumerate(seeds):
         out = known._held_out(seed, Config.held_out)
         train = [_some(indices[~out[indices]], seed) for indices in members.values()]
         inner = [_some(indices[out[indices]], seed) for indices in members.values()]
         if not all(any(len(inner[n]) for n in subset) for subset in subsets):
             raise UserError(f"{data.name} has too few images: none could be held out for the i.i.d. accuracy")
-        heads, more = _heads([read(part) for part in train], subsets, wanted, seed, len(data.classes))
+        heads, more = _heads([read(part) for part in train], subsets, chosen, seed, len(data.classes))
         notes += more
         for index, subset in enumerate(subsets):
-            own = heads[index * len(wanted) : (index + 1) * len(wanted)]
+            own = heads[index * len(chosen) : (index + 1) * len(chosen)]
             inside = read(np.concatenate([inner[n] for n in subset]))
             domain_of = np.repeat(subset, [len(inner[n]) for n in subset])
             iid[:, index, column] = [mean_over_domains(_right(head, *inside), domain_of) for head in own]
@@ -183,11 +183,11 @@ def measure(
                 outside = read(_some(indices[np.isin(known.labels[indices], classes)], seed))
                 ood[:, index, column] = [_right(head, *outside).mean() for head in own]
         reporter.advance(len(data) / len(seeds))
-    return Curves(wanted, domains, held, seeds, iid, ood, tuple(dict.fromkeys(notes)))
+    return Curves(chosen, domains, held, seeds, iid, ood, tuple(dict.fromkeys(notes)))
 
 
 def check_rates(rates: Iterable[float]) -> tuple[float, ...]:
-    """The rates in order, with 0; UserError where one is out of range or none is above 0."""
+    """The rates ascending, with 0; UserError where one is out of range or none is above 0."""
     found = tuple(sorted({0.0, *(check_rate(rate) for rate in rates)}))
     if len(found) < 2:
         raise UserError("there is no dropout rate above 0 to advise on")
@@ -195,7 +195,7 @@ def check_rates(rates: Iterable[float]) -> tuple[float, ...]:
 
 
 def _can_be_held_out(known: Dataset, members: Mapping[str, IntArray]) -> tuple[tuple[str, ...], list[str]]:
-    """Which domains can be held out, and what a reader should know of that."""
+    """The domains that can be held out, and lines about the others for readers."""
     held, notes = [], []
     for domain, indices in members.items() if len(members) > 1 else ():
         rest = np.concatenate([known.labels[part] for other, part in members.items() if other != domain])
@@ -231,13 +231,13 @@ def _heads(
     seed: int,
     classes: int,
 ) -> tuple[list[LinearModel], list[str]]:
-    """Heads, subset by subset and rate by rate, and what a reader should know of them.
+    """Heads, subset by subset and rate by rate, and lines about them for readers.
 
     Args:
         parts: features and labels of each domain.
-        subsets: of the domains to train on.
-        rates: λ.
-        seed: of the fits.
+        subsets: indices of the domains to train on.
+        rates: dropout rates λ.
+        seed: seed of the fits.
         classes: number of classes.
     """
     inputs, labels = ([part[which] for part in parts] for which in range(2))
@@ -245,12 +245,12 @@ def _heads(
     if classes <= MOST_CLASSES:
         fits = solve_probes(inputs, labels, classes, rates, decay, subsets, tolerance=TOLERANCE, seed=seed)
         cut = sorted({f"{fit.rate:g}" for fit in fits if fit.stopped == "limit"})
-        notes = [f"Heads at {listing(cut)} did not converge; their accuracies are off."] if cut else []
+        notes = [f"Heads at {listing(cut)} did not converge; their accuracies are inexact."] if cut else []
         return [LinearModel(fit.weight, fit.bias) for fit in fits], notes
     ends = np.cumsum([len(part) for part in labels])
     spans = [np.arange(end - len(part), end, dtype=np.int64) for end, part in zip(ends, labels, strict=True)]
-    nowhere = {"data": "", "fingerprint": "", "test_domain": ""}
-    config = make_config(**nowhere, fit="probe", weight_decay=decay, seed=seed)
+    no_data = {"data": "", "fingerprint": "", "test_domain": ""}
+    config = make_config(**no_data, fit="probe", weight_decay=decay, seed=seed)
     table, targets = torch.cat(inputs), torch.cat(labels).numpy()
     tasks = []
     for subset in subsets:
@@ -263,12 +263,12 @@ def _heads(
         raise UserError(f"linear heads diverge on these features at a learning rate of {config.lr:g}")
     note = (
         f"With {classes} classes the heads were trained by {config.steps:,} steps of gradient descent, and not to "
-        "convergence; fine-tuning more or less long may want another rate."
+        "convergence; another rate may be better for shorter or longer fine-tuning."
     )
     return [result.last_model for result in results], [note]
 
 
 def _right(head: LinearModel, features: Tensor, labels: Tensor) -> npt.NDArray[np.bool_]:
-    """Whether each of some images is classified correctly."""
+    """Whether each image is classified correctly, (n,)."""
     found: npt.NDArray[np.bool_] = (head(features).argmax(1) == labels).numpy()
     return found

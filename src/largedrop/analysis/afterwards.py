@@ -1,4 +1,4 @@
-"""What is computed from the finished runs of a sweep, besides their report."""
+"""Computations on the finished runs of a sweep, by the names under ``afterwards`` in a preset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..data.dataset import Dataset
 from ..data.views.batches import open_views
 from ..errors import UserError
 from ..reporter import Reporter
-from ..runs.interpolation import FILE
+from ..runs.interpolation import INTERPOLATION_FILE
 from ..runs.run import Run
 from ..training.features import FeatureCache
 from .across import across, across_cost
@@ -29,22 +29,22 @@ def afterwards(
     device: torch.device,
     reporter: Reporter,
 ) -> list[str]:
-    """Compute what a preset names under ``afterwards``, as far as it is not stored yet.
+    """Compute the results named under ``afterwards`` in a preset that are not stored yet.
 
     Args:
         names: ``across`` (``across.across``) and ``interpolation`` (``interpolation.interpolate_run``).
-        runs: finished ones; linear fits and those that leave a domain out are passed over.
-        data: that they were trained on.
-        folder: where ``across`` is kept.
-        device: where to compute.
-        reporter: told of the work, in evaluated images, and asked between evaluations whether to stop.
+        runs: finished runs; linear fits and runs with a left-out domain are ignored.
+        data: dataset of the runs.
+        folder: folder of the sweep.
+        device: device to compute on.
+        reporter: receives the work, in evaluated images; asked between evaluations whether to stop.
 
     Returns:
-        What could not be computed, with the reason, a line each.
+        One line for each result that cannot be computed, with the reason.
 
     Raises:
         UserError: a file cannot be read or written.
-        Interrupted: the reporter said so.
+        Interrupted: the reporter asks to stop.
     """
     whole = _whole(runs)
     refused = across(whole, data, folder, device=device, reporter=reporter) if "across" in names else []
@@ -63,11 +63,11 @@ def afterwards_cost(names: Collection[str], runs: Sequence[Run], data: Dataset, 
     whole = _whole(runs)
     total = across_cost(whole, data, folder) if "across" in names else 0.0
     if "interpolation" in names:
-        left = [run for run in whole if not (run.folder / FILE).is_file()]
+        left = [run for run in whole if not (run.folder / INTERPOLATION_FILE).is_file()]
         total += sum(interpolation_cost(run, data) for run in left) + (len(data) if left else 0)
     return total
 
 
 def _whole(runs: Sequence[Run]) -> list[Run]:
-    """The runs of whole networks on all training domains; the others serve their own ends."""
+    """The runs of whole networks on all training domains."""
     return [run for run in runs if run.config.fit == "all" and not run.config.left_out]

@@ -1,4 +1,4 @@
-"""A run inspected: how rich its representation is, how linear its fine-tuning was, and figure 1's two curves."""
+"""The inspection of a run: richness of its representation, linearity of its fine-tuning, and figure 1's curves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..models.network import Network
 from ..reporter import SILENT, Reporter
 from ..runs.checkpoint import load_model
 from ..runs.estimate import estimate_json
-from ..runs.interpolation import FILE, Interpolation
+from ..runs.interpolation import INTERPOLATION_FILE, Interpolation
 from ..runs.read import read_runs
 from ..runs.run import Run
 from ..training.evaluation import BATCH, representations
@@ -28,31 +28,31 @@ from .interpolation import interpolate_run, interpolation_cost, start_network
 from .linearity import Linearised, Linearity, linearise, measure_linearity
 from .richness import Richness, measure_richness
 
-__all__ = ["CHECKPOINTS", "KINDS", "MEASURES", "Inspection", "find_runs", "inspect_run", "inspection_cost"]
+__all__ = ["CHECKPOINTS", "MEASURES", "PARTS", "Inspection", "find_runs", "inspect_run", "inspection_cost"]
 
 
 MEASURES = ("richness", "linearity", "interpolation")
 
 CHECKPOINTS = ("best", "average", "final")
 
-KINDS = {"iid": "i.i.d.", "ood": "o.o.d."}
-"""Images that are measured on, and what they are called: held-out ones of the training domains, and the test domain."""
+PARTS = {"iid": "i.i.d.", "ood": "o.o.d."}
+"""Parts of the split that are measured on, and their labels: the held-out images, and the test domain."""
 
 
 _LINEARISED = 4
-"""An image whose linearised output is computed takes about as long as this many in evaluation."""
+"""Time of one image's linearised output, over the time of its evaluation."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was measured of a run; what was not asked for, or cannot be had, is empty.
+    """The measurements on a run; those that were not requested, or are impossible, are empty.
 
     Attributes:
-        run: that was inspected.
-        richness: by kind.
-        linearity: by kind.
-        interpolation: between the pretrained and the fine-tuned network (figure 1).
-        notes: what cannot be had, and why.
+        run: the run.
+        richness: richness of the representation, by part of the split.
+        linearity: linearity of the fine-tuning, by part of the split.
+        interpolation: interpolation between the pretrained and the fine-tuned network (figure 1).
+        notes: lines about measurements that are impossible, with the reason.
     """
 
     run: Run
@@ -63,20 +63,20 @@ class Inspection:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """Every number that a table shows, by kind and measure: ``ood.effective_rank``."""
+        """The numbers for a table, by part and measure: ``ood.effective_rank``."""
         found: dict[str, float | None] = {}
-        for kind, rich in self.richness.items():
+        for part, rich in self.richness.items():
             names = ("accuracy", "effective_rank", "participation_ratio", "correlation")
-            found |= {f"{kind}.{name}": getattr(rich, name) for name in names}
-            found |= {f"{kind}.probe_{share:g}": estimate.mean for share, estimate in rich.probes.items()}
+            found |= {f"{part}.{name}": getattr(rich, name) for name in names}
+            found |= {f"{part}.probe_{share:g}": estimate.mean for share, estimate in rich.probes.items()}
             kept = dict(zip(rich.shares, rich.kept_random, strict=True))
-            found |= {f"{kind}.head_{share:g}": kept[share].mean for share in rich.probes}
-            found |= {f"{kind}.{name}": getattr(rich, name) for name in ("removable_random", "removable_largest")}
-        for kind, linear in self.linearity.items():
-            found |= {f"{kind}.{name}": getattr(linear, name) for name in ("distance", "linear_accuracy", "agreement")}
+            found |= {f"{part}.head_{share:g}": kept[share].mean for share in rich.probes}
+            found |= {f"{part}.{name}": getattr(rich, name) for name in ("removable_random", "removable_largest")}
+        for part, linear in self.linearity.items():
+            found |= {f"{part}.{name}": getattr(linear, name) for name in ("distance", "linear_accuracy", "agreement")}
         if self.interpolation is not None:
             gaps = np.abs(np.subtract(self.interpolation.weights, self.interpolation.representations)).mean(axis=0)
-            found |= {f"{kind}.interpolation_gap": gap for kind, gap in zip(KINDS, gaps.tolist(), strict=True)}
+            found |= {f"{part}.interpolation_gap": gap for part, gap in zip(PARTS, gaps.tolist(), strict=True)}
         return {name: value for name, value in found.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
@@ -85,8 +85,8 @@ class Inspection:
         return {
             "name": self.run.folder.name,
             "config": {name: value for name, value in config.items() if value is not None},
-            "richness": {kind: _rich_json(rich) for kind, rich in self.richness.items()},
-            "linearity": {kind: asdict(linear) for kind, linear in self.linearity.items()},
+            "richness": {part: _rich_json(rich) for part, rich in self.richness.items()},
+            "linearity": {part: asdict(linear) for part, linear in self.linearity.items()},
             "interpolation": self.interpolation.to_json() if self.interpolation else None,
             "notes": list(self.notes),
         }
@@ -96,19 +96,19 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     """Open runs, given by their own folders or by folders of runs at any depth.
 
     Returns:
-        The runs, each once; and those in folders of runs that cannot be used, with the reason.
+        The runs, each once; and a line for each unusable run below the folders.
 
     Raises:
-        UserError: there is no finished run in a folder, or they are of different datasets.
+        UserError: there is no finished run in a folder, or the runs are of different datasets.
     """
     runs: dict[Path, Run] = {}
-    problems: list[str] = []
+    unusable: list[str] = []
     for folder in map(Path, folders):
         paths = [folder]
         if not (folder / "config.json").is_file():
             stored = read_runs(folder)
             paths = [folder / each.name for each in stored.runs]
-            problems += map(str, stored.unusable)
+            unusable += map(str, stored.unusable)
         runs |= {path.resolve(): Run.open(path) for path in paths}
     first, *others = runs.values()
     for run in others:
@@ -117,7 +117,7 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
                 f"these runs are of different datasets: {first.folder.name} of {first.config.data}, "
                 f"{run.folder.name} of {run.config.data}"
             )
-    return [first, *others], problems
+    return [first, *others], unusable
 
 
 def inspect_run(
@@ -134,23 +134,23 @@ def inspect_run(
     """Measure one run, in float32 and in the evaluation view.
 
     Richness and linearity are those of ``checkpoint``, on a random sample of the held-out i.i.d. images and one of the
-    o.o.d. images; probes are trained on a random sample of the images that the run trained on. The samples depend on
-    the run's seed and split alone, so that runs of different rates are measured on the same images. The interpolation
-    is that of figure 1, on all of them, and begins at the weights after the last step; it is read where the run's
-    folder has one, and stored there otherwise.
+    o.o.d. images; probes are trained on a random sample of the run's training images. The samples depend on the run's
+    seed and split alone, so that runs of different rates are measured on the same images. The interpolation is that of
+    figure 1, on all images, and begins at the weights after the last step; it is read where it is stored in the run's
+    folder, and stored otherwise.
 
     Args:
-        run: finished, of ``data``.
+        run: finished run on ``data``.
         data: the dataset.
-        features: of ``data``, shared with other runs; its device is the one that computes.
-        measures: some of ``MEASURES``.
-        checkpoint: one of ``CHECKPOINTS``.
-        images: of each sample, at most; 2 or more.
-        draws: random subsets of the units for each share, 1 or more.
-        reporter: told of the work, in the unit of ``inspection_cost``.
+        features: features of ``data`` on the device to compute on, shared between runs.
+        measures: names of measures, some of ``MEASURES``.
+        checkpoint: name of the checkpoint, one of ``CHECKPOINTS``.
+        images: largest number of images of each sample, 2 or more.
+        draws: number of random subsets of the units for each share, 1 or more.
+        reporter: receives the work, in the unit of ``inspection_cost``.
 
     Raises:
-        UserError: the run trained no network or has no such checkpoint, or a name is wrong.
+        UserError: the run has no fine-tuned network or no such checkpoint, or a name is unknown.
     """
     path = _checkpoint(run, measures, checkpoint)
     config, views = run.config, features.views
@@ -159,7 +159,7 @@ def inspect_run(
     rich: dict[str, Richness] = {}
     linear: dict[str, Linearity] = {}
     notes: tuple[str, ...] = ()
-    samples = {kind: _sample(getattr(split, kind), images, name, config.seed) for kind, name in KINDS.items()}
+    samples = {part: _sample(getattr(split, part), images, name, config.seed) for part, name in PARTS.items()}
     if "richness" in measures:
         train = _sample(np.concatenate(split.train), images, "train", config.seed)
         known, *tests = (
@@ -167,22 +167,22 @@ def inspect_run(
             for indices in (train, *samples.values())
         )
         head = [parameter.detach().cpu().numpy() for parameter in (network.head.weight, network.head.bias)]
-        rich = dict(zip(KINDS, measure_richness(known, tests, *head, draws=draws), strict=True))
+        rich = dict(zip(PARTS, measure_richness(known, tests, *head, draws=draws), strict=True))
     if "linearity" in measures and config.weights == "random":
         notes = (f"{run.folder.name}: no linearity, since its running statistics moved with its weights",)
     elif "linearity" in measures:
         start = start_network(config, data, split, features).state_dict()
-        linear = {kind: _linearity(network, start, data, indices, views, reporter) for kind, indices in samples.items()}
+        linear = {part: _linearity(network, start, data, indices, views, reporter) for part, indices in samples.items()}
     between = _interpolation(run, data, features, reporter) if "interpolation" in measures else None
     return Inspection(run, rich, linear, between, notes)
 
 
 def inspection_cost(runs: Iterable[Run], data: Dataset, measures: Sequence[str], images: int) -> float:
-    """The work of inspecting ``runs``, in evaluated images; for the time that is left."""
+    """The work of inspecting ``runs``, in evaluated images."""
     total, pretrained = 0.0, set()
     for run in runs:
         config = run.config
-        interpolates = "interpolation" in measures and not (run.folder / FILE).is_file()
+        interpolates = "interpolation" in measures and not (run.folder / INTERPOLATION_FILE).is_file()
         total += 3 * images * ("richness" in measures)
         total += 2 * _LINEARISED * images * ("linearity" in measures and config.weights != "random")
         total += interpolation_cost(run, data) if interpolates else 0
@@ -203,25 +203,25 @@ def _linearity(
 
 
 def _interpolation(run: Run, data: Dataset, features: FeatureCache, reporter: Reporter) -> Interpolation:
-    """The stored one, whatever its α; a new one from the last weights, or from the best of runs that kept no others."""
-    if (run.folder / FILE).is_file():
-        return Interpolation.read(run.folder / FILE)
+    """The stored interpolation, at any α; else a new one from the final weights or, where not kept, the best."""
+    if (run.folder / INTERPOLATION_FILE).is_file():
+        return Interpolation.read(run.folder / INTERPOLATION_FILE)
     which = "final" if run.final.is_file() else "best"
     return interpolate_run(run, data, features, which=which, reporter=reporter)
 
 
 def _sample(indices: IntArray, most: int, name: str, seed: int) -> IntArray:
-    """At most so many of ``indices``, ascending."""
+    """At most ``most`` of ``indices``, ascending."""
     if len(indices) <= most:
         return indices
     return np.sort(generator(f"inspect {name}", seed).choice(indices, most, replace=False))
 
 
 def _checkpoint(run: Run, measures: Sequence[str], checkpoint: str) -> Path:
-    """The file of ``checkpoint``.
+    """The path of ``checkpoint``.
 
     Raises:
-        UserError: ``run`` cannot be inspected in this way.
+        UserError: ``run`` cannot be inspected with these arguments.
     """
     name = run.folder.name
     for measure in measures:
@@ -233,7 +233,7 @@ def _checkpoint(run: Run, measures: Sequence[str], checkpoint: str) -> Path:
         raise UserError(f"{name} is a fit of '{run.config.fit}': it has no fine-tuned network to inspect")
     path = {"best": run.best, "average": run.average, "final": run.final}[checkpoint]
     if not path.is_file():
-        raise UserError(f"{name} has no {checkpoint}.safetensors; name another --checkpoint or train anew")
+        raise UserError(f"{name} has no {checkpoint}.safetensors; name another --checkpoint or train again")
     return path
 
 

@@ -1,4 +1,4 @@
-"""Inspected runs compared: plain against dropout, averaged over test domains and seeds."""
+"""Comparisons of inspections between dropout rates, averaged over test domains and seeds."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ..runs.estimate import Estimate, estimate_json
 from ..runs.record import shown
 from .inspection import Inspection
 
-__all__ = ["Comparison", "Rate", "compare_inspections", "inspection_json"]
+__all__ = ["Rate", "RateComparison", "compare_inspections", "inspection_json"]
 
 
 @dataclass(frozen=True)
 class Rate:
-    """The runs of one dropout rate in a comparison, which differ in test domain and seed only.
+    """The inspections at one dropout rate, which differ in test domain and seed only.
 
     Attributes:
-        dropout: their rate.
-        runs: of the seeds that have every test domain, a tuple for each seed.
-        seeds: of ``runs``.
-        missing: (test domain, seed) that other seeds or rates have; their seeds are left out.
+        dropout: the dropout rate.
+        runs: inspections of every test domain, one tuple for each complete seed.
+        seeds: the complete seeds.
+        missing: (test domain, seed) of missing inspections; their seeds are not in ``seeds``.
     """
 
     dropout: float
@@ -34,23 +34,23 @@ class Rate:
     missing: tuple[tuple[str, int], ...]
 
     def estimate(self, name: str) -> Estimate | None:
-        """Mean over the test domains within each seed, then over seeds; None where a run lacks the number."""
+        """Mean over the test domains within each seed, then over seeds; None where an inspection lacks the number."""
         return next(iter(self.curve(lambda each: [each.numbers[name]] if name in each.numbers else [])), None)
 
     def curve(self, values: Callable[[Inspection], Sequence[float]]) -> list[Estimate]:
-        """The same at each point of a curve, up to the end of the shortest."""
+        """The mean of ``estimate`` at each index of ``values``, up to the shortest length."""
         by_seed = [[float(np.mean(point)) for point in zip(*map(values, seed), strict=False)] for seed in self.runs]
         return [Estimate.of(point) for point in zip(*by_seed, strict=False)]
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Runs of the same settings but for dropout, test domain and seed.
+class RateComparison:
+    """Inspections of runs whose configs differ in dropout, test domain and seed only.
 
     Attributes:
-        settings: what tells this comparison from others, (name, value).
-        domains: test domains.
-        rates: ascending.
+        settings: (name, value) of the settings that differ from other comparisons.
+        domains: names of the test domains.
+        rates: inspections by dropout rate, ascending.
     """
 
     settings: tuple[tuple[str, Any], ...]
@@ -59,12 +59,12 @@ class Comparison:
 
     @property
     def runs(self) -> list[Inspection]:
-        """Those that are averaged."""
+        """The inspections in the means."""
         return [each for rate in self.rates for seed in rate.runs for each in seed]
 
     @property
     def title(self) -> str:
-        """The settings in words; empty where there is nothing to tell apart."""
+        """The settings as text; empty where there is one comparison."""
         return ", ".join(f"{name} {shown(value)}" for name, value in self.settings)
 
     def to_json(self) -> dict[str, Any]:
@@ -82,13 +82,13 @@ class Comparison:
         return {"settings": dict(self.settings), "domains": list(self.domains), "rates": rates}
 
 
-def compare_inspections(inspections: Sequence[Inspection]) -> list[Comparison]:
-    """Plain against dropout: runs grouped by all settings but dropout, test domain and seed.
+def compare_inspections(inspections: Sequence[Inspection]) -> list[RateComparison]:
+    """Comparisons between dropout rates, one for each value of the other settings.
 
-    Rates are compared over the same test domains, and seeds that lack one are left out of the means.
+    Rates are compared over the same test domains; seeds without an inspection of each are not in the means.
 
     Raises:
-        UserError: two runs of one config, or a rate without a seed that has every test domain.
+        UserError: two runs of one config, or a rate without a complete seed.
     """
     settings = [each.run.config.settings for each in inspections]
     varied = [name for name in settings[0] if any(other[name] != settings[0][name] for other in settings)]
@@ -99,9 +99,9 @@ def compare_inspections(inspections: Sequence[Inspection]) -> list[Comparison]:
 
 
 def inspection_json(
-    inspections: Sequence[Inspection], comparisons: Sequence[Comparison], **options: Any
+    inspections: Sequence[Inspection], comparisons: Sequence[RateComparison], **options: Any
 ) -> dict[str, Any]:
-    """All that was measured, as JSON; ``options`` say how."""
+    """The content of inspection.json; ``options`` are the command's."""
     first = inspections[0].run.config
     return {
         "format": 1,
@@ -113,7 +113,7 @@ def inspection_json(
     }
 
 
-def _comparison(key: tuple[tuple[str, Any], ...], members: list[Inspection]) -> Comparison:
+def _comparison(key: tuple[tuple[str, Any], ...], members: list[Inspection]) -> RateComparison:
     cells: dict[tuple[float, str, int], Inspection] = {}
     for each in members:
         config = each.run.config
@@ -130,8 +130,8 @@ def _comparison(key: tuple[tuple[str, Any], ...], members: list[Inspection]) -> 
         if not whole:
             raise UserError(
                 f"dropout {rate:g}: no seed has a run on every test domain ({', '.join(domains)}); "
-                "name runs of one test domain, or train those that are missing"
+                "name runs of one test domain, or train the missing ones"
             )
         runs = tuple(tuple(cells[rate, domain, seed] for domain in domains) for seed in whole)
         found.append(Rate(rate, runs, whole, missing))
-    return Comparison(key, tuple(domains), tuple(found))
+    return RateComparison(key, tuple(domains), tuple(found))

@@ -1,4 +1,4 @@
-"""Figure 1: between the pretrained and the fine-tuned network, by weights and by representations."""
+"""Figure 1: accuracies between the pretrained and the fine-tuned network, by weights and by representations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..models.fast.folding import speed_up
 from ..models.network import Network
 from ..reporter import SILENT, Reporter
 from ..runs.checkpoint import read_tensors
-from ..runs.interpolation import FILE, Interpolation
+from ..runs.interpolation import INTERPOLATION_FILE, Interpolation
 from ..runs.run import Run
 from ..training.averaging import interpolate
 from ..training.evaluation import BATCH, autocast, logits, representations, scores
@@ -38,31 +38,30 @@ def interpolate_run(
 
     Weights: α θ_pre + (1 − α) θ_ft and α ω_pre + (1 − α) ω_ft. Representations: α Φ_pre + (1 − α) Φ_ft under the
     last layer α ω_pre + (1 − α) ω_ft. The paper's pretrained CLIP has a last layer (of texts); here the pretrained
-    network gets the linear probe that a warm start is: fitted on its representation under the run's dropout, also
-    where the run itself began with a random head, which would say nothing. Images are in the evaluation view.
+    network gets a warm-start head, fitted on its representation under the run's dropout, even where the run itself
+    started from a random head. Images are in the evaluation view.
 
-    Where the folder has an interpolation with ``ALPHAS`` and this checkpoint, it is returned as it is.
+    A stored interpolation with ``ALPHAS`` and this checkpoint is returned without computation.
 
     Args:
-        run: finished, of ``data``, whose weights were trained.
+        run: finished run on ``data`` with trained weights.
         data: the dataset.
-        features: of ``data``, shared between runs, so that the pretrained network sees each image once; its device is
-            the one that computes.
+        features: features of ``data`` on the device to compute on, shared between runs, so that the pretrained network
+            processes each image once.
         which: checkpoint at α = 0: ``final`` or ``best`` (of best i.i.d. accuracy).
-        reporter: told of the work, in the unit of ``interpolation_cost``, and asked between evaluations
-            whether to stop.
+        reporter: receives the work, in the unit of ``interpolation_cost``; asked between evaluations whether to stop.
 
     Raises:
         UserError: there is no such checkpoint, or the pretrained weights are no longer those of the run.
-        Interrupted: the reporter said so.
+        Interrupted: the reporter asks to stop.
     """
     config, views = run.config, features.views
     checkpoint = {"final": run.final, "best": run.best}[which]
     if not checkpoint.is_file():
         raise UserError(
-            f"{run.folder.name} (of an older version?) has no {checkpoint.name}; train anew in another folder"
+            f"{run.folder.name} (of an older version?) has no {checkpoint.name}; train again in another folder"
         )
-    path = run.folder / FILE
+    path = run.folder / INTERPOLATION_FILE
     if path.is_file():
         try:
             stored = Interpolation.read(path)
@@ -80,7 +79,7 @@ def interpolate_run(
     speed_up(network)
 
     def load(alpha: float) -> None:
-        reporter.raise_if_stopped("stopped; an interpolation is stored when all of it is there")
+        reporter.raise_if_stopped("stopped; an interpolation is stored once it is complete")
         network.load_state_dict(interpolate(pretrained, fine_tuned, alpha))
 
     def pair(outputs: Mapping[str, npt.NDArray[np.floating]]) -> tuple[float, float]:
@@ -97,7 +96,7 @@ def interpolate_run(
         load(alpha)
         mixes = {part: alpha * before + (1 - alpha) * after for part, (before, after) in ends.items()}
         mixed.append(pair({part: _last_layer(network, mix, config.precision) for part, mix in mixes.items()}))
-        if alpha in (0.0, 1.0):  # where nothing is mixed, both are the one network or the other
+        if alpha in (0.0, 1.0):  # the unmixed networks, so both kinds are the same
             weights.append(mixed[-1])
             continue
         weights.append(
@@ -109,13 +108,13 @@ def interpolate_run(
 
 
 def interpolation_cost(run: Run, data: Dataset) -> float:
-    """The work of ``interpolate_run``, in evaluated images, besides the pretrained network's own pass."""
+    """The work of ``interpolate_run``, in evaluated images, without the pretrained network's own pass."""
     split = run.config.split_of(data)
     return (len(split.iid) + len(split.ood)) * (len(ALPHAS) - 1)
 
 
 def start_network(config: Config, data: Dataset, split: Split, features: FeatureCache) -> Network:
-    """The network that a run began with, its head drawn or, with a warm start, fitted on the features."""
+    """The network at the start of a run, its head random or, with a warm start, fitted on the features."""
     network = create_network(config, data.classes).to(features.views.device)
     if config.head == "warm":
         start_head(config, data, split, network, features)
@@ -124,7 +123,7 @@ def start_network(config: Config, data: Dataset, split: Split, features: Feature
 
 @torch.inference_mode()
 def _last_layer(network: Network, table: Tensor, precision: str) -> npt.NDArray[np.float16]:
-    """What the network's last layer gives for representations (n, units), (n, classes), as ``logits`` has it."""
+    """Logits of representations (n, units) by the network's last layer, (n, classes), as in ``logits``."""
     device = network.head.weight.device
     with autocast(precision, device):
         parts = (table[start : start + BATCH].to(device) for start in range(0, len(table), BATCH))

@@ -1,4 +1,4 @@
-"""How linear a fine-tuning was: the fine-tuned network against its first-order approximation at the start."""
+"""Linearity of a fine-tuning: the fine-tuned network against its first-order approximation at the start."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["Linearised", "Linearity", "linearise", "measure_linearity"]
 
 
 class Linearised(NamedTuple):
-    """Three networks' outputs on the same images, (n, …) each.
+    """Outputs of three networks on the same images, (n, …) each.
 
     Attributes:
-        start: f(x; w0).
-        linear: f(x; w0) + J(x; w0)(w − w0).
-        tuned: f(x; w).
+        start: output at the start, f(x; w0).
+        linear: linearised output, f(x; w0) + J(x; w0)(w − w0).
+        tuned: fine-tuned output, f(x; w).
     """
 
     start: Tensor
@@ -36,15 +36,15 @@ class Linearised(NamedTuple):
 
 @dataclass(frozen=True)
 class Linearity:
-    """How far fine-tuned outputs are from linearised ones.
+    """Distance and accuracies of fine-tuned and linearised outputs.
 
     Attributes:
-        images: that it was measured on.
-        distance: ``relative_distance`` of the logits: 0 is linear, 1 as wrong as not having moved at all.
-        accuracy: of the fine-tuned network, a fraction.
-        linear_accuracy: of the linearised one.
-        start_accuracy: before the first step.
-        agreement: share of the images that the fine-tuned and the linearised network put in the same class.
+        images: number of images.
+        distance: ``relative_distance`` of the logits: 0 where linear, 1 where as wrong as the outputs at the start.
+        accuracy: accuracy of the fine-tuned network, fraction.
+        linear_accuracy: accuracy of the linearised network, fraction.
+        start_accuracy: accuracy before the first step, fraction.
+        agreement: fraction of the images that the fine-tuned and the linearised network classify alike.
     """
 
     images: int
@@ -60,18 +60,18 @@ def linearise(
 ) -> Linearised:
     """Outputs before and after fine-tuning, and those of the first-order Taylor expansion at the start (section 3.2).
 
-    One forward-mode derivative: no Jacobian is ever there, and it costs about three forward passes. In the precision of
+    One forward-mode derivative, without the Jacobian, at the cost of about three forward passes. In the precision of
     ``start``, which should be float32 or better.
 
     Args:
-        network: in evaluation mode; its own weights are not used and stay as they are.
+        network: network in evaluation mode; its own weights are neither used nor changed.
         start: state dict w0.
         tuned: state dict w of the same network.
-        images: what it takes, (n, …).
+        images: inputs of the network, (n, …).
 
     Raises:
         UserError: the state dicts are of different networks or not finite, or their buffers differ (running statistics
-            that have moved are no weights).
+            that have moved are not weights).
     """
     check_same(start, tuned)
     for state in (start, tuned):
@@ -80,7 +80,7 @@ def linearise(
     fixed = {name: tensor for name, tensor in start.items() if name not in trained}
     for name, tensor in fixed.items():
         if tensor.is_floating_point() and not torch.equal(tensor, tuned[name].to(tensor)):
-            raise UserError(f"cannot linearise a fine-tuning that moved '{name}': running statistics are no weights")
+            raise UserError(f"cannot linearise a fine-tuning that moved '{name}': running statistics are not weights")
     weights = {name: start[name].detach() for name in trained}
     change = {name: tuned[name].detach().to(weights[name]) - weights[name] for name in trained}
 
@@ -90,7 +90,7 @@ def linearise(
 
     # The fused attention kernels have no forward-mode derivative.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-        # torch's own use, when forward mode is first asked for, of what torch has deprecated.
+        # torch's forward mode uses a function that torch has deprecated, at its first call.
         warnings.filterwarnings("ignore", r"`torch\.jit\.script` is (deprecated|not supported)", DeprecationWarning)
         at_start, slope, *_ = jvp(outputs, (weights,), (change,))
         at_end = outputs({name: weights[name] + change[name] for name in trained})
@@ -98,11 +98,10 @@ def linearise(
 
 
 def relative_distance(found: Linearised) -> float:
-    """‖f − f_lin‖ / ‖f − f(·; w0)‖ of each image, averaged over the images; 0 where nothing has moved.
+    """‖f − f_lin‖ / ‖f − f(·; w0)‖ of each image, averaged over the images whose output has moved; 0 without any.
 
-    Images whose own output has not moved are left out. How near 0 it is says how "lazy" the training was (Chizat,
-    Oyallon & Bach, 2019); the paper's figure 1 asks the same of interpolated weights.
-
+    Near 0 the training was "lazy" (Chizat, Oyallon & Bach, 2019); the paper's figure 1 asks the same of interpolated
+    weights.
     """
     tuned = found.tuned.flatten(1).double()
     moved = (tuned - found.start.flatten(1).double()).norm(dim=1)

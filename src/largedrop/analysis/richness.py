@@ -1,4 +1,4 @@
-"""How rich and how redundant a representation is: its rank, and what linear models read from a part of its units."""
+"""Richness and redundancy of a representation: its rank, and accuracies of linear models on subsets of its units."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ __all__ = ["PROBE_SHARES", "SHARES", "Richness", "measure_richness"]
 FloatArray = npt.NDArray[np.float64]
 
 Images = tuple[npt.NDArray[np.floating], IntArray]
-"""The representation of some images, (n, units), and their labels, (n,)."""
+"""Representations, (n, units), and labels, (n,), of n images."""
 
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
-"""Shares of the units that are kept, of the curves."""
+"""Shares of the units that are kept in the curves."""
 
 PROBE_SHARES = (0.1, 0.5)
-"""Shares of the units that probes are trained anew on."""
+"""Shares of the units in the subsets on which probes are trained."""
 
 FALL = 0.01
-"""Of accuracy: units count as removable until so much is lost."""
+"""Loss of accuracy, as a fraction, up to which units count as removable."""
 
 _PENALTIES = 10.0 ** np.arange(-5.0, 2.01, 0.5)
-"""Ridge penalties that are tried, over the mean eigenvalue of the Gram matrix."""
+"""Candidate ridge penalties, over the mean eigenvalue of the Gram matrix."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,20 @@ class Richness:
     """The measures of one representation on one set of images; accuracies are fractions.
 
     Attributes:
-        images: that it was measured on; ranks cannot be above ``images`` − 1.
-        units: its width.
-        constant: units with one value on all images, dead ones among them.
-        singular_values: of the centred representation, descending.
-        effective_rank: ``effective_rank`` of them.
-        participation_ratio: ``participation_ratio`` of them.
-        correlation: ``mean_correlation``.
-        accuracy: of the run's own head on all units.
-        shares: of the units that are kept, of ``kept_random`` and ``kept_smallest``.
-        kept_random: accuracy of the run's own head on random units, over random orders.
-        kept_smallest: the same where the units with the largest weights in the head are removed first.
-        removable_random: share of the units that can be removed at random before a point of accuracy is lost.
-        removable_largest: the same where the units with the largest weights are removed first.
-        probes: by share, accuracy of probes trained anew on that share of the units, over random subsets.
+        images: number of images; ranks are at most ``images`` − 1.
+        units: width of the representation.
+        constant: number of units with one value on all images, such as dead ones.
+        singular_values: singular values of the centred representation, descending.
+        effective_rank: ``effective_rank`` of the singular values.
+        participation_ratio: ``participation_ratio`` of the singular values.
+        correlation: ``mean_correlation`` of the units.
+        accuracy: accuracy of the run's own head on all units.
+        shares: shares of the units that ``kept_random`` and ``kept_smallest`` keep.
+        kept_random: accuracy of the run's own head on random units, over random orders, by share.
+        kept_smallest: accuracy without the units that have the largest weights in the head, by share.
+        removable_random: share of the units that can be removed at random for one percentage point of accuracy.
+        removable_largest: share that can be removed where the units with the largest weights go first.
+        probes: accuracy of probes trained on random subsets of the units, by share.
     """
 
     images: int
@@ -77,14 +77,14 @@ class Richness:
 def measure_richness(
     train: Images, tests: Sequence[Images], weight: npt.ArrayLike, bias: npt.ArrayLike, *, draws: int
 ) -> list[Richness]:
-    """Every measure of this module, on each of some sets of images.
+    """Every measure of this module, on each set of images.
 
     Args:
-        train: that probes are trained on.
-        tests: sets to measure on: held-out i.i.d. images, o.o.d. ones.
-        weight: of the run's head, (classes, units).
-        bias: of the run's head, (classes,).
-        draws: random subsets of each share, 1 or more.
+        train: images to train probes on.
+        tests: sets of images to measure on: held-out i.i.d. images, o.o.d. images.
+        weight: weights of the run's head, (classes, units).
+        bias: bias of the run's head, (classes,).
+        draws: number of random subsets for each share, 1 or more.
 
     Raises:
         UserError: fewer than two images in a set, or values that are not finite.
@@ -127,7 +127,7 @@ def measure_richness(
 def singular_values(table: FloatArray) -> FloatArray:
     """Singular values of a representation (n, units) less its mean, descending, (min(n, units),).
 
-    The mean is taken away because a linear model with a bias does not see it.
+    The mean is subtracted since a linear model with a bias does not depend on it.
     """
     values: FloatArray = np.linalg.svd(table - table.mean(axis=0), compute_uv=False)
     return values
@@ -160,8 +160,8 @@ def participation_ratio(values: npt.ArrayLike) -> float:
 def mean_correlation(table: FloatArray) -> float | None:
     """Mean absolute Pearson correlation between two different units of a representation (n, units), in [0, 1].
 
-    It is the redundancy of pairs (Cogswell et al., 2016, reduce the covariances that it is made of). Independent units
-    have about √(2 / (π n)), not 0. Units with one value on all images are left out; None where fewer than two vary.
+    It is the redundancy of pairs (Cogswell et al., 2016, reduce the covariances). Independent units have about
+    √(2 / (π n)), not 0. Units with one value on all images do not count; None where fewer than two vary.
     """
     varied = table[:, ~_constant(table)]
     units = varied.shape[1]
@@ -173,7 +173,7 @@ def mean_correlation(table: FloatArray) -> float | None:
 def random_orders(units: int, draws: int) -> IntArray:
     """Random orders of the units, (draws, units): the first k of each are a random subset of k.
 
-    A function of its arguments alone, so that runs are compared on the same subsets.
+    They depend on the arguments alone, so that runs are compared on the same subsets.
     """
     return np.stack([generator("subset of units", 0, draw).permutation(units) for draw in range(draws)])
 
@@ -185,8 +185,8 @@ def fit_probe(table: FloatArray, labels: IntArray, classes: int) -> tuple[FloatA
     probe has nothing to tune and no random start. Features are taken as they are, not standardised.
 
     Args:
-        table: (n, units), n ≥ 2.
-        labels: (n,).
+        table: representations, (n, units), n ≥ 2.
+        labels: class of each image, (n,).
         classes: number of classes.
 
     Returns:
@@ -194,16 +194,16 @@ def fit_probe(table: FloatArray, labels: IntArray, classes: int) -> tuple[FloatA
     """
     targets = np.eye(classes)[labels]
     middle, prior = table.mean(axis=0), targets.mean(axis=0)
-    centred, wanted = table - middle, targets - prior
+    centred, centred_targets = table - middle, targets - prior
     values, vectors = np.linalg.eigh(centred @ centred.T)
     values = np.maximum(values, 0.0)
-    projected = vectors.T @ wanted
+    projected = vectors.T @ centred_targets
     # A representation without any variance has no scale; the prior is then the probe, at any penalty.
     scale = values.mean() or 1.0
     best, chosen = math.inf, 0.0
     for penalty in scale * _PENALTIES:
         shrunk = values / (values + penalty)
-        residual = wanted - vectors @ (shrunk[:, None] * projected)
+        residual = centred_targets - vectors @ (shrunk[:, None] * projected)
         left = 1 - 1 / len(table) - np.square(vectors) @ shrunk
         error = float(np.square(residual / np.maximum(left, 1e-12)[:, None]).mean())
         if error < best:
@@ -215,15 +215,15 @@ def fit_probe(table: FloatArray, labels: IntArray, classes: int) -> tuple[FloatA
 def probe_accuracies(
     table: FloatArray, labels: IntArray, tests: Sequence[tuple[FloatArray, IntArray]], classes: int, subsets: IntArray
 ) -> FloatArray:
-    """Accuracy of probes trained anew on subsets of the units, (subsets, tests): what dropout trains for.
+    """Accuracy of probes trained on subsets of the units, (subsets, tests).
 
     Features that are useful "when added to certain subsets of the other existing features" are what the paper looks for
     (section 1, type b).
 
     Args:
-        table: representation of the images that probes are trained on, (n, units).
-        labels: (n,).
-        tests: representation and labels of each set of images that they are scored on.
+        table: representations of the probes' training images, (n, units).
+        labels: class of each training image, (n,).
+        tests: representations and labels of each set of test images.
         classes: number of classes.
         subsets: units of each subset, (subsets, k).
     """
@@ -238,16 +238,16 @@ def probe_accuracies(
 def head_curve(
     table: FloatArray, labels: IntArray, weight: FloatArray, bias: FloatArray, orders: IntArray
 ) -> FloatArray:
-    """Accuracy of a head where only the first units of an order are kept, (orders, shares); nothing is trained.
+    """Accuracy of a head on the first units of each order, (orders, shares), without training.
 
-    All other units are zeroed, and the kept ones divided by the share that is kept, as dropout does (section 3.1).
+    The other units are zeroed, and the kept units divided by their share, as in dropout (section 3.1).
 
     Args:
-        table: (n, units).
-        labels: (n,).
-        weight: of the head, (classes, units).
-        bias: of the head, (classes,).
-        orders: of the units, (orders, units); ``random_orders``, say.
+        table: representations, (n, units).
+        labels: class of each image, (n,).
+        weight: weights of the head, (classes, units).
+        bias: bias of the head, (classes,).
+        orders: orders of the units, (orders, units), such as ``random_orders``.
     """
     units = table.shape[1]
     found = np.empty((len(orders), len(SHARES)))
@@ -259,19 +259,19 @@ def head_curve(
 
 
 def removable(shares: Sequence[float], accuracies: Sequence[float]) -> float:
-    """Share of the units that can be removed before accuracy falls by a point below that of all units.
+    """Share of the units that can be removed before accuracy falls by one percentage point.
 
-    Between two shares accuracy is taken to be linear. It is the first fall that counts, coming from all units. Where
-    accuracy never falls so much, it is 1 − the smallest share.
+    Accuracy is interpolated linearly between shares, and the first fall counts, from all units on. Where accuracy does
+    not fall so much, the result is 1 − the smallest share.
 
     Args:
-        shares: kept, ascending; the last is 1.
-        accuracies: at each of them, fractions.
+        shares: shares of the units that are kept, ascending; the last is 1.
+        accuracies: accuracy at each share, fractions.
 
     >>> removable((0.0, 0.5, 1.0), (0.4, 0.78, 0.8))
     0.25
     """
-    # Accuracies are counts over a number of images: a fall of exactly a point must not hang on the last bit.
+    # Accuracies are counts over numbers of images: a fall of exactly FALL must not depend on the last bit.
     floor = accuracies[-1] - FALL - 1e-12
     for index in range(len(shares) - 2, -1, -1):
         if accuracies[index] < floor:
@@ -281,7 +281,7 @@ def removable(shares: Sequence[float], accuracies: Sequence[float]) -> float:
 
 
 def _size(share: float, units: int) -> int:
-    """Units in a subset of this share, at least one."""
+    """Number of units in a subset of this share, at least one."""
     return max(1, round(share * units))
 
 
@@ -292,7 +292,7 @@ def _constant(table: FloatArray) -> npt.NDArray[np.bool_]:
 
 def _checked(features: npt.NDArray[np.floating]) -> FloatArray:
     if len(features) < 2:
-        raise UserError(f"a representation is measured on two images or more, not {len(features)}")
+        raise UserError(f"a representation must be of two images or more, not {len(features)}")
     if not np.isfinite(features).all():
         raise UserError("the representation contains NaN or infinity")
     return features.astype(np.float64)

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from rich.console import Console
 
 from ..analysis.advice import Advice
-from ..runs.estimate import Estimate, estimate_json, listing, percent, points
+from ..runs.estimate import Estimate, estimate_json, listing, percent, percentage_points
 from ..runs.methods import METHODS, PLAIN, method_of
 from ..runs.record import Record
 from ..selection.selection import summarise
@@ -59,7 +59,7 @@ def render_advice(advice: Advice, console: Console) -> None:
     heads = ["dropout", "i.i.d.", *(["domain held out", "gain", "gains on"] if n else [])]
     rows = []
     for point in curves.points:
-        gain = ("baseline", "") if point.rate == 0 else (points(point.gain), f"{point.above} of {n}")
+        gain = ("baseline", "") if point.rate == 0 else (percentage_points(point.gain), f"{point.above} of {n}")
         cells = [f"{point.rate:g}{' ←' * (point.rate == advice.rate)}", percent(point.iid), percent(point.ood), *gain]
         rows.append(cells[: len(heads)])
     advised = [index for index, rate in enumerate(curves.rates) if rate == advice.rate]
@@ -146,7 +146,7 @@ def auto_lines(records: Sequence[Record], chosen: Mapping[str, float]) -> list[s
     lines = [f"dropout auto ({', '.join(f'{domain} {rate:g}' for domain, rate in chosen.items())}):"]
     for row in summarise([*plain, *picked]) if picked else ():
         if row.dropout == _OWN:
-            gain = f", gain {points(row.gain)}" if row.gain else ""
+            gain = f", gain {percentage_points(row.gain)}" if row.gain else ""
             lines.append(f"  {row.method}: i.i.d. {percent(row.iid)}, o.o.d. {percent(row.ood)}{gain}")
     return lines
 
@@ -185,7 +185,7 @@ def _reading(advice: Advice) -> list[str]:
             f"these {len(curves.held_out)} domains, gains paired."
         ]
     if point and point.by_seed and point.by_seed.n > 1:
-        lines.append(f"For these domains alone, over the splits, the gain is {points(point.by_seed)}.")
+        lines.append(f"For these domains alone, over the splits, the gain is {percentage_points(point.by_seed)}.")
     if unseen := [advice.about[name] for name in ("test_domain", "left_out") if advice.about.get(name)]:
         lines.append(f"Nothing of {listing(unseen)} was looked at.")
     return [*lines, *curves.notes]

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 from ..runs.across import Across
-from ..runs.estimate import Estimate, estimate_json, percent, points
+from ..runs.estimate import Estimate, estimate_json, percent, percentage_points
 from ..runs.record import shown
 from ..selection.groups import Setting
 from ..selection.row import Row
@@ -95,7 +95,11 @@ IID = Column("iid", "i.i.d.", attrgetter("iid"), error=True)
 OOD = Column("ood", "o.o.d.", attrgetter("ood"), error=True)
 
 GAIN = Column(
-    "gain", "gain", attrgetter("gain"), lambda row: "baseline" if row.baseline else points(row.gain), error=True
+    "gain",
+    "gain",
+    attrgetter("gain"),
+    lambda row: "baseline" if row.baseline else percentage_points(row.gain),
+    error=True,
 )
 
 SCORES = (IID, OOD, GAIN)
@@ -143,7 +147,7 @@ def paper_columns(beside: Mapping[Setting, Beside]) -> tuple[Column, Column, Col
     return (
         column("paper_iid", "paper i.i.d.", lambda each: each.centre.iid, _decimal),
         column("paper_ood", "paper o.o.d.", lambda each: each.centre.ood, _decimal),
-        column("difference_ood", "difference o.o.d.", lambda each: each.difference, points),
+        column("difference_ood", "difference o.o.d.", lambda each: each.difference, percentage_points),
         column("protocol_differs", "protocol differs", lambda each: "; ".join(each.differs), str),
     )
 

@@ -12,12 +12,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from rich.console import Console
 
-from ..analysis.inspection import KINDS, Inspection
-from ..analysis.inspection_compare import Comparison, Rate
+from ..analysis.inspection import PARTS, Inspection
+from ..analysis.inspection_compare import Rate, RateComparison
 from ..analysis.richness import PROBE_SHARES, SHARES
 from ..errors import UserError
 from ..runs.estimate import Estimate, listing, percent
-from ..runs.interpolation import KINDS as INTERPOLATED
+from ..runs.interpolation import INTERPOLATED
 from ..runs.methods import method_of
 from ..runs.run import never_beat
 from .drawing.figures import Curve, alpha_figure
@@ -44,11 +44,11 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def render_comparison(comparison: Comparison, console: Console) -> None:
-    """Print a table with a row for each measure and kind of images and a column for each rate, and how to read it."""
+def render_comparison(comparison: RateComparison, console: Console) -> None:
+    """Print a table, a row for each measure and part of the split, a column for each rate, and notes on its numbers."""
     rows = []
     for label, name, unit in _ROWS:
-        lines = {said: [rate.estimate(f"{kind}.{name}") for rate in comparison.rates] for kind, said in KINDS.items()}
+        lines = {said: [rate.estimate(f"{part}.{name}") for rate in comparison.rates] for part, said in PARTS.items()}
         there = {said: cells for said, cells in lines.items() if any(cells)}
         for heading, (said, cells) in zip((label, ""), there.items(), strict=False):
             rows.append([heading, said, *(_written(cell, unit) for cell in cells)])
@@ -58,18 +58,18 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def inspection_figure(comparison: Comparison, *, title: str) -> Figure:
+def inspection_figure(comparison: RateComparison, *, title: str) -> Figure:
     """Three panels: accuracy over the share of units kept on i.i.d. and on o.o.d. images, and the o.o.d. spectrum.
 
     Args:
         comparison: whose richness was measured.
         title: of the figure.
     """
-    names = [*(f"own head, {said} images" for said in KINDS.values()), "spectrum, o.o.d. images"]
+    names = [*(f"own head, {said} images" for said in PARTS.values()), "spectrum, o.o.d. images"]
     figure, panels = panels_of(names, title, width=3.6, height=3.2)
-    for kind, axes in zip(KINDS, panels[:2], strict=True):
+    for part, axes in zip(PARTS, panels[:2], strict=True):
         for rate in comparison.rates:
-            _draw_kept(axes, rate, kind)
+            _draw_kept(axes, rate, part)
         axes.set_xscale("log")
         axes.set_xticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
         axes.xaxis.minorticks_off()
@@ -94,7 +94,7 @@ def inspection_figure(comparison: Comparison, *, title: str) -> Figure:
     return figure
 
 
-def interpolation_figure(comparison: Comparison, *, title: str) -> Figure:
+def interpolation_figure(comparison: RateComparison, *, title: str) -> Figure:
     """Figure 1 for these runs: o.o.d. accuracy of interpolated weights and of interpolated representations.
 
     Args:
@@ -118,13 +118,13 @@ def _ood(each: Inspection, kind: str) -> list[float]:
     return [ood for _, ood in each.interpolation.of(kind)] if each.interpolation else []
 
 
-def _draw_kept(axes: Axes, rate: Rate, kind: str) -> None:
+def _draw_kept(axes: Axes, rate: Rate, part: str) -> None:
     shares = [100 * share for share in SHARES]
-    random = rate.curve(lambda each: [one.mean for one in each.richness[kind].kept_random])
-    smallest = rate.curve(lambda each: each.richness[kind].kept_smallest)
-    draw_line(axes, shares, random, name=f"{kind} {rate.dropout:g} random", **_look(rate))
+    random = rate.curve(lambda each: [one.mean for one in each.richness[part].kept_random])
+    smallest = rate.curve(lambda each: each.richness[part].kept_smallest)
+    draw_line(axes, shares, random, name=f"{part} {rate.dropout:g} random", **_look(rate))
     look = {**_look(rate), "linestyle": "--", "marker": "none"}
-    draw_line(axes, shares, smallest, name=f"{kind} {rate.dropout:g} largest first", **look)
+    draw_line(axes, shares, smallest, name=f"{part} {rate.dropout:g} largest first", **look)
 
 
 def _draw_spectrum(axes: Axes, rate: Rate) -> None:
@@ -160,18 +160,18 @@ def _written(cell: Estimate | None, unit: str) -> str:
     return f"{cell.mean:.{digits}f} ± {error}"
 
 
-def _notes(comparison: Comparison) -> list[str]:
+def _notes(comparison: RateComparison) -> list[str]:
     counts = "; ".join(f"{_rate_name(rate)}: n = {len(rate.seeds)}" for rate in comparison.rates)
     domains = comparison.domains
     over = f", averaged over the test domains {listing(domains)}" if len(domains) > 1 else f"; test domain {domains[0]}"
     lines = [f"Mean ± standard error over seeds ({counts}){over}."]
     runs = comparison.runs
-    rich = [each.richness[kind] for each in runs for kind in each.richness]
+    rich = [each.richness[part] for each in runs for part in each.richness]
     if rich:
         units, images = (_either(sizes) for sizes in zip(*((each.units, each.images) for each in rich), strict=True))
         lines.append(
             f"Representation of {units} units, on {images} images, which bounds the rank. Removable: until accuracy "
-            "has fallen by one point."
+            "has fallen by one percentage point."
         )
     if starts := sorted({each.interpolation.which for each in runs if each.interpolation}):
         lines.append(f"The interpolations begin at the {listing(starts)} checkpoint.")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from .._version import __version__
 from ..files import write_text
-from ..runs.estimate import Estimate, duration, listing, percent, points
+from ..runs.estimate import Estimate, duration, listing, percent, percentage_points
 from ..runs.methods import METHODS, PLAIN
 from ..runs.record import Record, shown
 from ..selection.row import Row
@@ -78,7 +78,7 @@ def headline(rows: Sequence[Row]) -> str:
     elif not _clear(gain):
         text = (
             f"{name} and plain fine-tuning cannot be told apart {where}: "
-            f"{points(gain)} points, within two standard errors"
+            f"{percentage_points(gain)} points, within two standard errors"
         )
     elif gain.mean > 0:
         text = f"{name} beats plain fine-tuning by {size} ± {100 * gain.error:.1f} points {where}"
@@ -100,7 +100,7 @@ def details(rows: Sequence[Row]) -> str:
         f"plain fine-tuning {_said(percent(baseline.iid))} %."
     )
     if len(row.test_domains) > 1:
-        gains = [f"{domain} {_said(points(score.gain))}" for domain, score in row.domains.items()]
+        gains = [f"{domain} {_said(percentage_points(score.gain))}" for domain, score in row.domains.items()]
         lines.append(f"Points gained by test domain: {listing(gains)}.")
     winners = best(rows)
     if winners and not any(rows[winner] is row for winner in winners):
@@ -223,7 +223,7 @@ def _tiles(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
         (kind, name, f"{_said(percent(each.ood))} %", f"i.i.d. {_said(percent(each.iid))} %")
         for kind, name, each in (("", PLAIN.label, baseline), ("main", f"dropout {row.dropout:g}", row))
     ]
-    return [*tiles, ("", "gain", _said(points(row.gain)), "points, paired by seed")]
+    return [*tiles, ("", "gain", _said(percentage_points(row.gain)), "points, paired by seed")]
 
 
 def _scores(rows: Sequence[Row]) -> list[_Cells]:

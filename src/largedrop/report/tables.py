@@ -9,7 +9,7 @@ from typing import Any
 
 from ..runs.across import Across
 from ..runs.estimate import listing, percent
-from ..runs.interpolation import KINDS
+from ..runs.interpolation import INTERPOLATED
 from ..runs.methods import METHODS, order
 from ..runs.record import shown
 from ..selection.averages import Missing, cut
@@ -231,7 +231,7 @@ def curves_table(means: Sequence[Mean]) -> Table:
     cells = []
     for name, mean in zip(names_of(means), means, strict=True):
         for index, score in ((1, "o.o.d."), (0, "i.i.d.")):
-            for kind in KINDS:
+            for kind in INTERPOLATED:
                 at = dict(zip(mean.alphas, (pair[index] for pair in mean.estimates[kind]), strict=True))
                 cells.append([name, kind, score, *(percent(at.get(alpha)) for alpha in alphas)])
     ends = listing(list(dict.fromkeys(mean.which for mean in means)))

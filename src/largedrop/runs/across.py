@@ -1,4 +1,4 @@
-"""Groups of trajectories that differ in what is tuned alone, and the stored results of the methods across them."""
+"""Groups of runs that differ in tuned settings only, and the stored results of methods across their trajectories."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ..files import fitting, is_leftover, read_json
 from .methods import METHODS
 from .record import Record, shown
 
-__all__ = ["FOLDER", "Across", "Group", "groups_of", "matched", "methods_of", "read_across"]
+__all__ = ["ACROSS_FOLDER", "Across", "RunGroup", "groups_of", "matched", "methods_across", "read_across"]
 
 
-FOLDER = "across"
-"""Name of the folder of their results."""
+ACROSS_FOLDER = "across"
+"""Name of the folder of the results."""
 
 
 FORMAT = 1
-"""Raised when the same members would give other results."""
+"""Format of the results; to be raised when the same members would give other results."""
 
 
 _HOW = "largedrop sweep computes them where its preset has afterwards = ['across']"
@@ -36,19 +36,19 @@ _UNSAFE = re.compile(r"[^\w.+-]+")
 
 
 @dataclass(frozen=True)
-class Group:
-    """Trajectories with one test domain that share everything but ``TUNED``, of one seed or of every seed.
+class RunGroup:
+    """Runs with one test domain whose configs differ in ``TUNED`` only, of one seed or of every seed.
 
-    Seeds hold other images out, so what one selects on, another was trained on: a group of every seed has no i.i.d.
+    Each seed holds out other images, on which runs of other seeds were trained: a group of every seed has no i.i.d.
     accuracy.
 
     Attributes:
-        test_domain: of all of them.
-        seed: of all of them; None for a group of every seed.
-        dropout: of all of them.
-        settings: (name, value) of the other fields of the config that they share.
-        names: of the members, by seed and tuned settings.
-        missing: the runs that other seeds or test domains of the same settings have and this group lacks.
+        test_domain: name of the runs' test domain.
+        seed: seed of the runs; None for a group of every seed.
+        dropout: dropout rate of the runs.
+        settings: (name, value) of the other fields that the configs share.
+        names: names of the members, sorted by seed and tuned settings.
+        missing: descriptions of runs that other seeds or test domains have and this group lacks.
     """
 
     test_domain: str
@@ -62,27 +62,27 @@ class Group:
         return f"dropout {self.dropout:g}, test domain {self.test_domain}, {_seed(self.seed)}"
 
     def stem(self, method: str) -> str:
-        """Name of the result's files, without their suffix; it changes with any member."""
+        """Name of the result's files, without suffix; a function of the method and all members."""
         return _stem(method, self.test_domain, self.dropout, self.seed, self.names)
 
 
 @dataclass(frozen=True)
 class Across:
-    """What a method reaches across the final checkpoints of a group.
+    """The result of a method across the final checkpoints of a group of runs, its members.
 
     Attributes:
-        method: one of ``METHODS``, across trajectories.
-        test_domain: of the members.
-        seed: of the members; None for members of every seed.
-        dropout: of the members.
-        settings: the other settings that they share.
-        members: their names.
+        method: name of the method, one of ``METHODS`` across trajectories.
+        test_domain: name of the members' test domain.
+        seed: seed of the members; None for members of every seed.
+        dropout: dropout rate of the members.
+        settings: the other settings that the members share.
+        members: names of the members.
         scores: (i.i.d., o.o.d.) accuracy of each member's own final checkpoint, on its own split.
-        iid_accuracy: on the held-out images, fraction; None for members of every seed, which hold other images out.
-        ood_accuracy: on the test domain, fraction.
-        log: what a greedy soup did with each member and why, as ``Tasting`` has it; else empty.
-        steps: optimiser steps of all members together.
-        seconds: of all members' training, and of this.
+        iid_accuracy: accuracy on the held-out images, fraction; None for members of every seed.
+        ood_accuracy: accuracy on the test domain, fraction.
+        log: a greedy soup's decision on each member, with the fields of ``Tasting``; else empty.
+        steps: number of optimiser steps of all members together.
+        seconds: time of all members' training and of this method.
     """
 
     method: str
@@ -100,15 +100,15 @@ class Across:
 
     @property
     def stem(self) -> str:
-        """Name of its files, without their suffix."""
+        """Name of the result's files, without suffix."""
         return _stem(self.method, self.test_domain, self.dropout, self.seed, self.members)
 
     @property
     def record(self) -> Record:
-        """As any method's record of one seed.
+        """The record of a result of one seed.
 
         Raises:
-            ValueError: it is of every seed, and has no i.i.d. accuracy.
+            ValueError: the members are of every seed, so there is no i.i.d. accuracy.
         """
         if self.seed is None or self.iid_accuracy is None:
             raise ValueError("members of every seed have no i.i.d. accuracy")
@@ -128,16 +128,16 @@ class Across:
         """Check ``content`` and make a result of it.
 
         Raises:
-            UserError: it is of a newer version, or something is missing, out of range or contradictory.
+            UserError: the file is of a newer version, or a value is missing, out of range or contradictory.
         """
         if isinstance(content.get("format"), int) and content["format"] > FORMAT:
             raise UserError(f"{where}: written by a newer largedrop (format {content['format']}, this reads {FORMAT})")
         every = content.get("seed") is None
         try:
             if content["method"] not in METHODS or not METHODS[content["method"]].across:
-                raise UserError(f"{where}: '{content['method']}' is no method across trajectories")
+                raise UserError(f"{where}: '{content['method']}' is not a method across trajectories")
             if every != (content["iid_accuracy"] is None):
-                raise UserError(f"{where}: only members of every seed have no i.i.d. accuracy, and they have none")
+                raise UserError(f"{where}: 'iid_accuracy' must be null for members of every seed, and for those alone")
             known = {entry.name: content[entry.name] for entry in fields(Record)}
             record = Record.from_json(known | ({"seed": 0, "iid_accuracy": 0.0} if every else {}), where)
             members = content["members"]
@@ -156,7 +156,7 @@ class Across:
         """Read a stored result.
 
         Raises:
-            UserError: it cannot be read, is damaged, or is not what its name says.
+            UserError: the file cannot be read, is damaged, or has another name than its members give it.
         """
         found = cls.from_json(read_json(path, path.name), path.name)
         if found.stem != path.stem:
@@ -164,17 +164,17 @@ class Across:
         return found
 
 
-def groups_of(runs: Iterable[tuple[str, Config]]) -> list[Group]:
-    """The groups of some runs: of each seed, and of every seed where there are several; two members or more.
+def groups_of(runs: Iterable[tuple[str, Config]]) -> list[RunGroup]:
+    """The groups among ``runs``, of each seed, and of every seed where there are several.
 
-    Which learning rates and weight decays a group should have is what any seed and test domain of the same settings
-    has. Runs with other fits than ``all`` have no checkpoints, and are passed over.
+    A group is complete if it has every learning rate and weight decay that any seed and test domain of the same
+    settings has. Runs with another fit than ``all`` have no checkpoints, and are ignored.
 
     Args:
-        runs: name and config of each.
+        runs: name and config of each run.
 
     Returns:
-        By settings, test domain and seed, those of every seed last; also those from which members are missing.
+        Groups with several settings, also incomplete ones, sorted by settings, test domain and seed; every seed last.
     """
     families: dict[Any, list[tuple[str, Config]]] = {}
     for name, config in runs:
@@ -184,7 +184,7 @@ def groups_of(runs: Iterable[tuple[str, Config]]) -> list[Group]:
 
 
 def read_across(folders: Iterable[Path]) -> tuple[dict[str, Across], dict[str, str]]:
-    """The results in some folders by their stems, and by file name why others cannot be used."""
+    """The results in folders, by stem; and the reasons why files are unusable, by file name."""
     found: dict[str, Across] = {}
     damaged: dict[str, str] = {}
     for folder in folders:
@@ -197,8 +197,8 @@ def read_across(folders: Iterable[Path]) -> tuple[dict[str, Across], dict[str, s
     return found, damaged
 
 
-def methods_of(group: Group) -> tuple[str, ...]:
-    """The methods across that a group allows: a soup is greedy for i.i.d. accuracy, which not every group has."""
+def methods_across(group: RunGroup) -> tuple[str, ...]:
+    """The methods across trajectories for a group; greedy soups need an i.i.d. accuracy, so one seed."""
     across = [name for name, method in METHODS.items() if method.across]
     return tuple(name for name in across if group.seed is not None or name != "greedy-soup")
 
@@ -206,13 +206,13 @@ def methods_of(group: Group) -> tuple[str, ...]:
 def matched(
     runs: Iterable[tuple[str, Config]], stored: Mapping[str, Across]
 ) -> tuple[tuple[Across, ...], tuple[str, ...]]:
-    """The stored results whose members are a whole group among ``runs``, and what is not there, in lines.
+    """The stored results whose members are a complete group among ``runs``, and lines about results that are missing.
 
     Their settings are those of the runs as this version reads them; results of the same settings share one object.
 
     Args:
-        runs: name and config of each.
-        stored: results by stem.
+        runs: name and config of each run.
+        stored: stored results, by stem.
     """
     groups = groups_of(runs)
     values: dict[str, set[Any]] = {}
@@ -230,7 +230,7 @@ def matched(
             lacking.append(f"{', '.join([str(group), *varied])}: no run with {group.missing[0]}{more}")
             continue
         family = ", ".join([f"dropout {group.dropout:g}", *varied])
-        for method in methods_of(group):
+        for method in methods_across(group):
             result = stored.get(group.stem(method))
             there.setdefault((family, method), []).append(result is not None)
             if result is not None:
@@ -244,12 +244,12 @@ def matched(
     return tuple(found), (*lines, *lacking)
 
 
-def _groups(family: list[tuple[str, Config]]) -> list[Group]:
+def _groups(family: list[tuple[str, Config]]) -> list[RunGroup]:
     """The groups of runs that differ in test domain, seed and what is tuned alone."""
     grid = sorted({_tuned(config) for _, config in family})
     if len(grid) < 2:
         return []
-    varied = [name for number, name in enumerate(TUNED) if len({values[number] for values in grid}) > 1]
+    varied = [name for index, name in enumerate(TUNED) if len({values[index] for values in grid}) > 1]
     first = family[0][1]
     settings = tuple((name, value) for name, value in first.settings.items() if name not in varied)
     at: dict[tuple[str, int], dict[Any, str]] = {}
@@ -258,7 +258,7 @@ def _groups(family: list[tuple[str, Config]]) -> list[Group]:
     domains = list(dict.fromkeys(domain for domain, _ in at))
     seeds = sorted({seed for _, seed in at})
 
-    def group(domain: str, own: list[int], seed: int | None) -> Group:
+    def group(domain: str, own: list[int], seed: int | None) -> RunGroup:
         names = tuple(name for each in own for _, name in sorted(at.get((domain, each), {}).items()))
         missing = tuple(
             ", ".join([*(text for name, text in _told(values) if name in varied), f"seed {each}"])
@@ -266,7 +266,7 @@ def _groups(family: list[tuple[str, Config]]) -> list[Group]:
             for values in grid
             if values not in at.get((domain, each), {})
         )
-        return Group(domain, seed, first.dropout, settings, names, missing)
+        return RunGroup(domain, seed, first.dropout, settings, names, missing)
 
     made = [group(domain, [seed], seed) for domain in domains for seed in seeds]
     if len(seeds) > 1:

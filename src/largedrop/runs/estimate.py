@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Estimate", "duration", "estimate_json", "listing", "percent", "points"]
+__all__ = ["Estimate", "duration", "estimate_json", "listing", "percent", "percentage_points"]
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ def percent(estimate: Estimate | None) -> str:
     return f"{100 * estimate.mean:.1f} ± {_error(estimate)}"
 
 
-def points(estimate: Estimate | None) -> str:
+def percentage_points(estimate: Estimate | None) -> str:
     """A difference and its standard error in percentage points, with its sign.
 
-    >>> points(Estimate(0.098, 0.006, 3)), points(Estimate(-0.0001, None, 1))
+    >>> percentage_points(Estimate(0.098, 0.006, 3)), percentage_points(Estimate(-0.0001, None, 1))
     ('+9.8 ± 0.6', '0.0 ± –')
     """
     if estimate is None:

@@ -9,14 +9,14 @@ from typing import Any
 from ..errors import UserError
 from ..files import read_json
 
-__all__ = ["FILE", "KINDS", "Interpolation"]
+__all__ = ["INTERPOLATED", "INTERPOLATION_FILE", "Interpolation"]
 
 
-FILE = "interpolation.json"
+INTERPOLATION_FILE = "interpolation.json"
 """Name of the file in a run's folder."""
 
 
-KINDS = ("weights", "representations")
+INTERPOLATED = ("weights", "representations")
 """Kinds of interpolation: of all weights, or of the representations and the last layers."""
 
 
@@ -43,13 +43,14 @@ class Interpolation:
     representations: tuple[tuple[float, float], ...]
 
     def of(self, kind: str) -> tuple[tuple[float, float], ...]:
-        """The accuracies of one of ``KINDS``."""
+        """The accuracies of one of ``INTERPOLATED``."""
         return self.weights if kind == "weights" else self.representations
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; ``from_json`` reads them back."""
         kinds = {
-            kind: {name: [pair[index] for pair in self.of(kind)] for index, name in enumerate(SCORES)} for kind in KINDS
+            kind: {name: [pair[index] for pair in self.of(kind)] for index, name in enumerate(SCORES)}
+            for kind in INTERPOLATED
         }
         return {"format": FORMAT, "which": self.which, "alphas": list(self.alphas), **kinds}
 
@@ -69,7 +70,7 @@ class Interpolation:
                     (float(iid), float(ood))
                     for _, iid, ood in zip(alphas, *(content[kind][name] for name in SCORES), strict=True)
                 )
-                for kind in KINDS
+                for kind in INTERPOLATED
             }
             found = cls(str(content["which"]), alphas, **pairs)
         except (KeyError, TypeError, ValueError) as error:
@@ -78,7 +79,7 @@ class Interpolation:
         if not alphas or not all(0 <= alpha <= 1 for alpha in alphas) or list(alphas) != sorted(set(alphas)):
             told = ", ".join(f"{alpha:g}" for alpha in alphas)
             raise UserError(f"{where}: α must be ascending numbers from 0 to 1, not {told}")
-        if not all(0 <= value <= 1 for kind in KINDS for pair in found.of(kind) for value in pair):
+        if not all(0 <= value <= 1 for kind in INTERPOLATED for pair in found.of(kind) for value in pair):
             raise UserError(f"{where}: an accuracy must be a fraction from 0 to 1")
         return found
 

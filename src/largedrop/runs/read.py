@@ -12,11 +12,9 @@ from typing import Any
 
 from ..config import ABOUT, PROTOCOL, Config
 from ..errors import UserError
-from .across import FOLDER as ACROSS
-from .across import Across, matched, read_across
+from .across import ACROSS_FOLDER, Across, matched, read_across
 from .estimate import listing
-from .interpolation import FILE as INTERPOLATION
-from .interpolation import Interpolation
+from .interpolation import INTERPOLATION_FILE, Interpolation
 from .methods import order
 from .protocol import UnusableError
 from .record import Record, shown
@@ -130,7 +128,7 @@ def read_runs(folder: str | Path, *, only: Collection[str] | None = None) -> Run
             raise UserError(f"no folder {folder}" + (" (it is a file)" if folder.exists() else ""))
     except OSError as error:  # the name is too long
         raise UserError(f"cannot read {folder}: {error.strerror or error}") from error
-    beside = folder.resolve().parent / ACROSS
+    beside = folder.resolve().parent / ACROSS_FOLDER
     others = [beside] if folder.resolve().name == "runs" and beside.is_dir() else []
     folders = [(path, names) for path, names in _run_folders(folder, others) if only is None or path.name in only]
     shared: dict[str, dict[str, Any]] = {}
@@ -145,7 +143,7 @@ def read_runs(folder: str | Path, *, only: Collection[str] | None = None) -> Run
     across, damaged = read_across(others)
     unusable = [entry for entry in found if isinstance(entry, Unusable)]
     runs, copies = _without_copies([entry for entry in found if isinstance(entry, Stored)])
-    unusable += [*copies, *(Unusable(f"{ACROSS}/{name}", "damaged", reason) for name, reason in damaged.items())]
+    unusable += [*copies, *(Unusable(f"{ACROSS_FOLDER}/{name}", "damaged", reason) for name, reason in damaged.items())]
     unusable.sort(key=lambda entry: entry.name)
     if not runs:
         listed = _cut(list(map(str, unusable)), "runs")
@@ -176,7 +174,7 @@ def _run_folders(folder: Path, others: list[Path]) -> Iterator[tuple[Path, froze
         if not names.isdisjoint(FILES) or any(name.startswith(".config.json.") for name in names):
             yield path, names
         else:
-            if path.name == ACROSS:
+            if path.name == ACROSS_FOLDER:
                 others.append(path)
             below = [path / entry.name for entry in inside if entry.is_dir() and not entry.name.startswith(".")]
             waiting += sorted(below, reverse=True)
@@ -200,13 +198,13 @@ def _run(
         run = read_stored(path, name, {file: contents[file] for file in FILES if file in inside}, shared)
     except UnusableError as error:
         return [Unusable(name, error.kind, str(error))]
-    if INTERPOLATION not in inside:
+    if INTERPOLATION_FILE not in inside:
         return [run]
     try:
-        return [replace(run, interpolation=Interpolation.read(path / INTERPOLATION))]
+        return [replace(run, interpolation=Interpolation.read(path / INTERPOLATION_FILE))]
     except UserError as error:  # the run itself is usable
-        reason = str(error).removeprefix(INTERPOLATION).lstrip(" :")
-        return [run, Unusable(f"{name}/{INTERPOLATION}", "damaged", reason)]
+        reason = str(error).removeprefix(INTERPOLATION_FILE).lstrip(" :")
+        return [run, Unusable(f"{name}/{INTERPOLATION_FILE}", "damaged", reason)]
 
 
 def _without_copies(runs: list[Stored]) -> tuple[list[Stored], list[Unusable]]:

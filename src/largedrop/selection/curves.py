@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..runs.estimate import Estimate, estimate_json, listing
-from ..runs.interpolation import KINDS, SCORES, Interpolation
+from ..runs.interpolation import INTERPOLATED, SCORES, Interpolation
 from ..runs.record import Record
 from .groups import Setting, left_out, settings_of
 from .row import Row
@@ -23,7 +23,7 @@ class Mean(NamedTuple):
         group: the settings that differ between the groups.
         which: checkpoint at α = 0.
         alphas: (n,).
-        estimates: of each of ``KINDS``, at each α: i.i.d. and o.o.d. accuracy.
+        estimates: of each of ``INTERPOLATED``, at each α: i.i.d. and o.o.d. accuracy.
         domains: test domains.
         missing: (test domain, seed) for which there is none, though another seed or test domain has one.
     """
@@ -48,7 +48,7 @@ class Mean(NamedTuple):
                     name: [estimate_json(pair[index]) for pair in self.estimates[kind]]
                     for index, name in enumerate(SCORES)
                 }
-                for kind in KINDS
+                for kind in INTERPOLATED
             },
             "missing": [list(pair) for pair in self.missing],
         }
@@ -77,12 +77,14 @@ def mean_curves(found: Iterable[tuple[Record, Interpolation]]) -> tuple[list[Mea
             problems.append(f"interpolation of {group}: its runs have different α or checkpoints")
             continue
         ((which, alphas),) = ends
-        rows = {kind: [_row(groups[group], kind, index) for index in range(len(alphas))] for kind in KINDS}
-        first = rows[KINDS[0]][0]
+        rows = {kind: [_row(groups[group], kind, index) for index in range(len(alphas))] for kind in INTERPOLATED}
+        first = rows[INTERPOLATED[0]][0]
         if first.n == 0:
             problems.append(f"interpolation of {group}: no seed has every test domain ({listing(first.test_domains)})")
             continue
-        estimates = {kind: tuple((row.iid, row.ood) for row in rows[kind] if row.iid and row.ood) for kind in KINDS}
+        estimates = {
+            kind: tuple((row.iid, row.ood) for row in rows[kind] if row.iid and row.ood) for kind in INTERPOLATED
+        }
         missing = tuple((run.test_domain, run.seed) for run in first.missing)
         means.append(Mean(group, which, alphas, estimates, first.test_domains, missing))
     return means, problems
