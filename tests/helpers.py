@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as V
 
@@ -19,6 +20,7 @@ from largedrop.cli import main
 from largedrop.config import PROTOCOL, Config, make_config
 from largedrop.report.published import DATASETS
 from largedrop.reporter import Reporter
+from largedrop.runs.checkpoint import read_tensors
 from largedrop.runs.record import Record
 
 TINY: dict[str, Any] = {
@@ -56,6 +58,50 @@ class Watch(Reporter):
     def __init__(self, **functions: Callable[..., Any]) -> None:
         assert set(functions) <= {"advance", "skip", "begin", "note", "failed", "stopped"}
         vars(self).update(functions)
+
+
+def stopped_at(step: int) -> Watch:
+    """Asks for a stop after the process's ``step``-th step."""
+    asked = iter(range(1, 10_000))
+    return Watch(stopped=lambda: next(asked) == step)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a run, by file and name."""
+    return {
+        f"{path.name}:{name}": tensor
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def different(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
+    """The names of the tensors that have not the same bits."""
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def timeless(content: Any) -> Any:
+    """JSON without what the clock said."""
+    if isinstance(content, dict):
+        return {name: timeless(value) for name, value in content.items() if name != "seconds"}
+    return [timeless(value) for value in content] if isinstance(content, list) else content
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Two folders of finished runs hold the same bits, but for the seconds that they took."""
+    assert files(one) == files(other)
+    results = [timeless(json.loads((folder / "result.json").read_text())) for folder in (one, other)]
+    assert results[0] == results[1]
+    assert (one / "log.json").read_bytes() == (other / "log.json").read_bytes()
+    assert different(tensors(one), tensors(other)) == []
+    for name in ("best", "average", "final"):
+        headers = [read_tensors(folder / f"{name}.safetensors", "model")[1] for folder in (one, other)]
+        assert headers[0] == headers[1]
 
 
 OPTIONS = [text for name, value in TINY.items() for text in (f"--{name.replace('_', '-')}", str(value))]

@@ -21,8 +21,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tests.helpers import TINY, Watch, make_toy
+from tests.helpers import TINY, Watch, assert_same_run, make_toy
 
 import largedrop as ld
 from largedrop.cli import main
@@ -54,26 +53,6 @@ def planned(data: ld.Dataset, *dropouts: float) -> Plan:
 
 def folder_of(root: Path, config: Config) -> Path:
     return root / "runs" / config.run_name
-
-
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a run, by file and name."""
-    return {
-        f"{path.name}:{name}": tensor
-        for path in sorted(folder.rglob("*.safetensors"))
-        for name, tensor in load_file(path).items()
-    }
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert (one / "log.json").read_bytes() == (other / "log.json").read_bytes()
-    mine, theirs = tensors(one), tensors(other)
-    assert mine.keys() == theirs.keys()
-    assert {name.partition(":")[0] for name in mine} == {
-        *("best.safetensors", "average.safetensors", "final.safetensors"),
-        *(f"{step:06d}.safetensors" for step in (0, 20, 40, 60)),
-    }
-    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
 
 
 def step_of(folder: Path) -> int:

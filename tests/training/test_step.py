@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.helpers import Watch
+from tests.helpers import Watch, assert_same_run, stopped_at
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -114,27 +113,6 @@ def test_losses_are_read_at_every_step_on_the_processor_and_seldom_on_a_gpu() ->
     assert LOOK_EVERY == {"cpu": 1, "cuda": 20}
 
 
-def tensors(folder: Path) -> dict[str, Tensor]:
-    return {
-        f"{path.name}:{name}": tensor
-        for path in sorted(folder.rglob("*.safetensors"))
-        for name, tensor in load_file(path).items()
-    }
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert (one / "log.json").read_bytes() == (other / "log.json").read_bytes()
-    mine, theirs = tensors(one), tensors(other)
-    assert mine.keys() == theirs.keys()
-    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
-
-
-def at(step: int) -> Callable[[], bool]:
-    """An answer to ``stop``, which is asked after every step."""
-    asked = iter(range(1, 10_000))
-    return lambda: next(asked) == step
-
-
 @pytest.mark.parametrize("every", [2, 7, 1000])
 def test_how_often_losses_are_read_changes_no_bit(
     data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
@@ -156,7 +134,7 @@ def test_how_often_losses_are_read_changes_no_bit(
     assert_same_run(tmp_path / "one", tmp_path / "seldom")
     reads.clear()
     with pytest.raises(Interrupted, match=r"^stopped after step 5 of 20$"):
-        train(changed, data, tmp_path / "cut", reporter=Watch(stopped=at(5)))
+        train(changed, data, tmp_path / "cut", reporter=stopped_at(5))
     assert sum(reads) == 5
     train(changed, data, tmp_path / "cut")
     assert sum(reads) == 20
@@ -200,7 +178,7 @@ def test_a_collapse_after_a_run_was_taken_up_counts_from_its_first_step(
     changed = replace(config, steps=20, eval_every=20)
     monkeypatch.setitem(LOOK_EVERY, "cpu", 7)
     with pytest.raises(Interrupted):
-        train(changed, data, tmp_path, reporter=Watch(stopped=at(4)))
+        train(changed, data, tmp_path, reporter=stopped_at(4))
     diverge(monkeypatch, 2)
     with pytest.raises(CollapseError, match=r"^the run diverged at step 6: "):
         train(changed, data, tmp_path)
@@ -222,7 +200,7 @@ def test_a_run_through_a_devices_memory(data: ld.Dataset, config: Config, tmp_pa
         load_file(tmp_path / "host" / "average.safetensors")["head.weight"],
     )
     with pytest.raises(Interrupted):
-        train(config, data, tmp_path / "cut", features=FeatureCache(views), reporter=Watch(stopped=at(3)))
+        train(config, data, tmp_path / "cut", features=FeatureCache(views), reporter=stopped_at(3))
     train(config, data, tmp_path / "cut", features=FeatureCache(ResidentViews(data, CPU)))
     assert_same_run(tmp_path / "resident", tmp_path / "cut")
 
