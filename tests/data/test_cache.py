@@ -20,25 +20,49 @@ from PIL import Image
 
 import largedrop
 from largedrop.data import cache
-from largedrop.data.cache import CachedImages, open_images
+from largedrop.data.cache import CachedImages, Opened, open_images
 from largedrop.data.images import decode
 from largedrop.errors import UserError
 
-Files = tuple[list[str], list[Path]]
 SIZES = [(8, 8), (12, 9), (30, 20), (9, 16), (8, 8), (21, 10)]
 
 
+class Store:
+    """Six PNG files of noise, not changed lately, and a cache for them."""
+
+    def __init__(self, root: Path) -> None:
+        self.cache, folder = root / "cache", root / "data"
+        folder.mkdir()
+        rng = np.random.default_rng(0)
+        self.paths = [folder / f"{number}.png" for number in range(len(SIZES))]
+        self.keys = [path.name for path in self.paths]
+        for path, (width, height) in zip(self.paths, SIZES, strict=True):
+            Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+            age(path)
+
+    def open(self, bound: int = 320, **options: Any) -> Opened:
+        return open_images(self.keys, self.paths, bound=bound, cache=self.cache, **options)
+
+    def refusal(self, bound: int = 320) -> str:
+        with pytest.raises(UserError) as caught:
+            self.open(bound)
+        return str(caught.value)
+
+    def unwritable(self, reason: str) -> str:
+        tail = "set LARGEDROP_CACHE to a folder that can be written and has room"
+        return f"cannot write the image cache in {self.cache}: {reason}; {tail}"
+
+    @property
+    def entries(self) -> list[Path]:
+        return sorted((self.cache / "images").iterdir())
+
+    def check(self, images: CachedImages, index: int) -> None:
+        np.testing.assert_array_equal(images[index], np.asarray(Image.open(self.paths[index])))
+
+
 @pytest.fixture
-def files(tmp_path: Path) -> Files:
-    """Six PNG files of noise, not changed lately; (keys, paths)."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    paths = [folder / f"{number}.png" for number in range(len(SIZES))]
-    for path, (width, height) in zip(paths, SIZES, strict=True):
-        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
-        age(path)
-    return [path.name for path in paths], paths
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
 
 
 @pytest.fixture
@@ -55,18 +79,13 @@ def age(path: Path, seconds: float = 100) -> None:
     os.utime(path, (then, then))
 
 
-def entries(folder: Path) -> list[Path]:
-    return sorted((folder / "images").iterdir())
-
-
-def test_images_are_what_the_files_hold(tmp_path: Path, files: Files) -> None:
-    keys, paths = files
-    opened = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+def test_images_are_what_the_files_hold(store: Store) -> None:
+    opened = store.open()
     assert len(opened.images) == 6
     assert opened.kept == (0, 1, 2, 3, 4, 5)
     assert opened.skipped == ()
     assert opened.images.bound == 320
-    for index, path in enumerate(paths):
+    for index, path in enumerate(store.paths):
         image = opened.images[index]
         np.testing.assert_array_equal(image, np.asarray(Image.open(path)))
         assert not image.flags.writeable
@@ -77,133 +96,118 @@ def test_images_are_what_the_files_hold(tmp_path: Path, files: Files) -> None:
         opened.images[6]
 
 
-def test_bound_is_a_part_of_the_entry(tmp_path: Path, files: Files) -> None:
-    keys, paths = files
-    small = open_images(keys, paths, bound=10, cache=tmp_path / "cache").images
+def test_bound_is_a_part_of_the_entry(store: Store) -> None:
+    small = store.open(10).images
     assert [small[index].shape[:2] for index in range(6)] == [(8, 8), (9, 12), (10, 15), (16, 9), (8, 8), (10, 21)]
     assert small.bound == 10
-    assert open_images(keys, paths, bound=320, cache=tmp_path / "cache").images[2].shape == (20, 30, 3)
-    assert len(entries(tmp_path / "cache")) == 2
-    with pytest.raises(UserError) as caught:
-        open_images(keys, paths, bound=0, cache=tmp_path / "cache")
-    assert str(caught.value) == "the bound on an image's shorter side must be at least 1 pixel, not 0"
+    assert store.open().images[2].shape == (20, 30, 3)
+    assert len(store.entries) == 2
+    assert store.refusal(0) == "the bound on an image's shorter side must be at least 1 pixel, not 0"
 
 
 def test_the_second_time_nothing_is_decoded_or_read(
-    tmp_path: Path, files: Files, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+    store: Store, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys, paths = files
     calls = []
-    first = open_images(keys, paths, bound=320, cache=tmp_path / "cache", progress=lambda *done: calls.append(done))
-    assert sorted(decoded) == keys
+    first = store.open(progress=lambda *done: calls.append(done))
+    assert sorted(decoded) == store.keys
     assert calls == [(number, 6) for number in range(1, 7)]
     decoded.clear()
     monkeypatch.setattr(cache, "opened", lambda path: pytest.fail(f"{path} was read"))
-    second = open_images(keys, paths, bound=320, cache=tmp_path / "cache", progress=lambda *done: calls.append(done))
+    second = store.open(progress=lambda *done: calls.append(done))
     assert decoded == []
     assert len(calls) == 6
     assert second.digests == first.digests
     np.testing.assert_array_equal(second.images[3], first.images[3])
 
 
-def test_a_changed_file_is_seen_and_a_touched_one_is_the_same(tmp_path: Path, files: Files, decoded: list[str]) -> None:
-    keys, paths = files
-    first = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+def test_a_changed_file_is_seen_and_a_touched_one_is_the_same(store: Store, decoded: list[str]) -> None:
+    first = store.open()
     decoded.clear()
-    age(paths[0], 50)
-    assert open_images(keys, paths, bound=320, cache=tmp_path / "cache").digests == first.digests
+    age(store.paths[0], 50)
+    assert store.open().digests == first.digests
     assert decoded == []
-    Image.new("RGB", (8, 8), "red").save(paths[0])
-    age(paths[0], 40)
-    second = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
-    assert sorted(decoded) == keys
+    Image.new("RGB", (8, 8), "red").save(store.paths[0])
+    age(store.paths[0], 40)
+    second = store.open()
+    assert sorted(decoded) == store.keys
     assert second.digests[0] != first.digests[0]
     assert second.digests[1:] == first.digests[1:]
     assert second.images[0][0, 0].tolist() == [255, 0, 0]
 
 
-def test_a_file_changed_just_now_is_digested_again(tmp_path: Path, files: Files) -> None:
-    keys, paths = files
+def test_a_file_changed_just_now_is_digested_again(store: Store) -> None:
     now = time.time() - 0.5  # the sizes and the times are the same, as on a file system that counts whole seconds
-    Image.new("RGB", (8, 8), "red").save(paths[0], "BMP")
-    os.utime(paths[0], (now, now))
-    assert open_images(keys, paths, bound=320, cache=tmp_path / "cache").images[0][0, 0].tolist() == [255, 0, 0]
-    Image.new("RGB", (8, 8), "blue").save(paths[0], "BMP")
-    os.utime(paths[0], (now, now))
-    assert open_images(keys, paths, bound=320, cache=tmp_path / "cache").images[0][0, 0].tolist() == [0, 0, 255]
+    Image.new("RGB", (8, 8), "red").save(store.paths[0], "BMP")
+    os.utime(store.paths[0], (now, now))
+    assert store.open().images[0][0, 0].tolist() == [255, 0, 0]
+    Image.new("RGB", (8, 8), "blue").save(store.paths[0], "BMP")
+    os.utime(store.paths[0], (now, now))
+    assert store.open().images[0][0, 0].tolist() == [0, 0, 255]
 
 
-def test_a_file_that_changes_while_it_is_read(tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys, paths = files
+def test_a_file_that_changes_while_it_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     real = decode
 
     def change(path: Path, bound: int) -> Any:
-        paths[2].write_bytes(b"other")
+        store.paths[2].write_bytes(b"other")
         return real(path, bound)
 
     monkeypatch.setattr(cache, "decode", change)
     with pytest.raises(UserError, match=r"\.png changed while it was being read; open the data again"):
-        open_images(keys, paths, bound=320, cache=tmp_path / "cache")
-    assert entries(tmp_path / "cache") == []
+        store.open()
+    assert store.entries == []
 
 
-def test_bad_images_are_all_named(tmp_path: Path, files: Files, decoded: list[str]) -> None:
-    keys, paths = files
-    paths[1].write_bytes(b"")
-    paths[4].write_bytes(b"rubbish")
+def test_bad_images_are_all_named(store: Store, decoded: list[str]) -> None:
+    store.paths[1].write_bytes(b"")
+    store.paths[4].write_bytes(b"rubbish")
     for attempt in range(2):
-        with pytest.raises(UserError) as caught:
-            open_images(keys, paths, bound=320, cache=tmp_path / "cache")
-        assert str(caught.value) == (
+        assert store.refusal() == (
             "2 of 6 images cannot be decoded; --skip-bad-images (skip_bad_images=True) skips them:\n"
-            f"  {paths[1]}: the file is empty\n"
-            f"  {paths[4]}: not an image of a known format"
+            f"  {store.paths[1]}: the file is empty\n"
+            f"  {store.paths[4]}: not an image of a known format"
         )
         assert len(decoded) == 5, attempt  # only the first time; the empty file not even then
-    opened = open_images(keys, paths, bound=320, cache=tmp_path / "cache", skip_bad_images=True)
+    opened = store.open(skip_bad_images=True)
     assert len(decoded) == 5
     assert opened.kept == (0, 2, 3, 5)
     assert len(opened.images) == len(opened.digests) == 4
     assert opened.skipped == ("1.png: the file is empty", "4.png: not an image of a known format")
-    np.testing.assert_array_equal(opened.images[1], np.asarray(Image.open(paths[2])))
+    np.testing.assert_array_equal(opened.images[1], np.asarray(Image.open(store.paths[2])))
 
 
-def test_ten_bad_images_are_listed_and_the_rest_counted(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{number:02}.jpg" for number in range(12)]
-    for path in paths:
+def test_ten_bad_images_are_listed_and_the_rest_counted(store: Store) -> None:
+    store.paths = [store.cache.with_name(f"{number:02}.jpg") for number in range(12)]
+    store.keys = [path.name for path in store.paths]
+    for path in store.paths:
         path.write_bytes(b"rubbish")
-    with pytest.raises(UserError) as caught:
-        open_images([path.name for path in paths], paths, bound=320, cache=tmp_path / "cache")
-    lines = str(caught.value).splitlines()
+    lines = store.refusal().splitlines()
     assert len(lines) == 12
     assert lines[0].startswith("12 of 12 images cannot be decoded; ")
-    assert lines[10] == f"  {paths[9]}: not an image of a known format"
+    assert lines[10] == f"  {store.paths[9]}: not an image of a known format"
     assert lines[11] == "  … and 2 more"
-    opened = open_images(
-        [path.name for path in paths], paths, bound=320, cache=tmp_path / "cache", skip_bad_images=True
-    )
+    opened = store.open(skip_bad_images=True)
     assert (len(opened.images), opened.kept, len(opened.skipped)) == (0, (), 12)
 
 
 def test_another_pillow_judges_bad_images_anew(
-    tmp_path: Path, files: Files, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+    store: Store, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys, paths = files
-    paths[1].write_bytes(b"rubbish")
-    open_images(keys, paths, bound=320, cache=tmp_path / "cache", skip_bad_images=True)
+    store.paths[1].write_bytes(b"rubbish")
+    store.open(skip_bad_images=True)
     decoded.clear()
     monkeypatch.setattr("PIL.__version__", "99.0")
-    open_images(keys, paths, bound=320, cache=tmp_path / "cache", skip_bad_images=True)
+    store.open(skip_bad_images=True)
     assert len(decoded) == 6
 
 
 @pytest.mark.parametrize(
     "damage", ["short pixels", "no pixels", "no index", "empty index", "bad header", "other index"]
 )
-def test_a_damaged_entry_is_rebuilt(tmp_path: Path, files: Files, decoded: list[str], damage: str) -> None:
-    keys, paths = files
-    open_images(keys, paths, bound=320, cache=tmp_path / "cache")
-    (entry,) = entries(tmp_path / "cache")
+def test_a_damaged_entry_is_rebuilt(store: Store, decoded: list[str], damage: str) -> None:
+    store.open()
+    (entry,) = store.entries
     if damage == "short pixels":
         with open(entry / "pixels.bin", "rb+") as file:
             file.truncate(100)
@@ -216,25 +220,23 @@ def test_a_damaged_entry_is_rebuilt(tmp_path: Path, files: Files, decoded: list[
     else:
         (entry / {"no pixels": "pixels.bin", "no index": "index.npy"}[damage]).unlink()
     decoded.clear()
-    images = open_images(keys, paths, bound=320, cache=tmp_path / "cache").images
+    images = store.open().images
     assert len(decoded) == 6
-    np.testing.assert_array_equal(images[3], np.asarray(Image.open(paths[3])))
-    assert entries(tmp_path / "cache") == [entry]
+    store.check(images, 3)
+    assert store.entries == [entry]
 
 
-def test_a_damaged_memory_of_digests_is_ignored(tmp_path: Path, files: Files) -> None:
-    keys, paths = files
-    first = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
-    (store,) = (tmp_path / "cache" / "digests").iterdir()
-    assert len(json.loads(store.read_text())["files"]) == 6
+def test_a_damaged_memory_of_digests_is_ignored(store: Store) -> None:
+    first = store.open()
+    (memory,) = (store.cache / "digests").iterdir()
+    assert len(json.loads(memory.read_text())["files"]) == 6
     for content in ("", "[]", '{"format": 1, "files": [1]}', '{"format": 2}'):
-        store.write_text(content)
-        assert open_images(keys, paths, bound=320, cache=tmp_path / "cache").digests == first.digests
+        memory.write_text(content)
+        assert store.open().digests == first.digests
 
 
-def test_images_are_not_copied_to_worker_processes(tmp_path: Path, files: Files) -> None:
-    keys, paths = files
-    images = open_images(keys, paths, bound=320, cache=tmp_path / "cache").images
+def test_images_are_not_copied_to_worker_processes(store: Store) -> None:
+    images = store.open().images
     pickled = pickle.dumps(images)
     assert len(pickled) < 1000
     copy = pickle.loads(pickled)  # noqa: S301  # our own
@@ -268,72 +270,47 @@ def start(folder: Path, cache: Path, wait: float) -> subprocess.Popen[str]:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_a_killed_build_is_never_used_and_is_cleaned_up_later(tmp_path: Path, files: Files, decoded: list[str]) -> None:
-    keys, paths = files
-    with start(paths[0].parent, tmp_path / "cache", 60) as process:
+def test_a_killed_build_is_never_used_and_is_cleaned_up_later(store: Store, decoded: list[str]) -> None:
+    with start(store.paths[0].parent, store.cache, 60) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "half\n"
         process.send_signal(signal.SIGKILL)
-    (left,) = entries(tmp_path / "cache")
+    (left,) = store.entries
     assert left.name.startswith(".building-")
     assert (left / "pixels.bin").stat().st_size > 0
-    images = open_images(keys, paths, bound=320, cache=tmp_path / "cache").images
+    images = store.open().images
     assert len(decoded) == 6
-    np.testing.assert_array_equal(images[5], np.asarray(Image.open(paths[5])))
-    assert left in entries(tmp_path / "cache")  # its process might still be at it
+    store.check(images, 5)
+    assert left in store.entries  # its process might still be at it
     for path in (*left.iterdir(), left):
         age(path, 25 * 3600)
-    open_images(keys, paths, bound=9, cache=tmp_path / "cache")
-    assert left not in entries(tmp_path / "cache")
-    assert len(entries(tmp_path / "cache")) == 2
+    store.open(9)
+    assert left not in store.entries
+    assert len(store.entries) == 2
 
 
-def test_two_processes_build_the_same_entry_at_once(tmp_path: Path, files: Files) -> None:
-    _, paths = files
-    processes = [start(paths[0].parent, tmp_path / "cache", 0.5) for _ in range(2)]
+def test_two_processes_build_the_same_entry_at_once(store: Store) -> None:
+    processes = [start(store.paths[0].parent, store.cache, 0.5) for _ in range(2)]
     outputs = [process.communicate(timeout=60)[0] for process in processes]
-    total = sum(int(np.asarray(Image.open(path)).astype(int).sum()) for path in paths)
+    total = sum(int(np.asarray(Image.open(path)).astype(int).sum()) for path in store.paths)
     assert outputs == [f"half\n6 {total}\n"] * 2
-    assert len(entries(tmp_path / "cache")) == 1
+    assert len(store.entries) == 1
 
 
-def test_the_second_to_finish_uses_what_the_first_made(tmp_path: Path, files: Files) -> None:
-    keys, paths = files
+def test_the_second_to_finish_uses_what_the_first_made(store: Store) -> None:
     winner = []
 
     def progress(done: int, total: int) -> None:
         if done == total:
-            winner.append(open_images(keys, paths, bound=320, cache=tmp_path / "cache").images)
+            winner.append(store.open().images)
 
-    images = open_images(keys, paths, bound=320, cache=tmp_path / "cache", progress=progress).images
+    images = store.open(progress=progress).images
     np.testing.assert_array_equal(images[4], winner[0][4])
-    assert len(entries(tmp_path / "cache")) == 1
-
-
-def test_a_full_disk(tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys, paths = files
-    real = cache._append
-    written: list[Any] = []
-
-    def append(file: Any, image: Any) -> None:
-        if len(written) == 3:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written.append(image)
-        real(file, image)
-
-    monkeypatch.setattr(cache, "_append", append)
-    with pytest.raises(UserError) as caught:
-        open_images(keys, paths, bound=320, cache=tmp_path / "cache")
-    assert str(caught.value) == (
-        f"cannot write the image cache in {tmp_path / 'cache'}: No space left on device; "
-        "set LARGEDROP_CACHE to a folder that can be written and has room"
-    )
-    assert entries(tmp_path / "cache") == []
+    assert len(store.entries) == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_for_real(tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys, paths = files
+def test_a_full_disk_for_real(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Path.mkdir
 
     def mkdir(self: Path, *args: Any, **options: Any) -> None:
@@ -342,45 +319,30 @@ def test_a_full_disk_for_real(tmp_path: Path, files: Files, monkeypatch: pytest.
             (self / "pixels.bin").symlink_to("/dev/full")
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
-    with pytest.raises(
-        UserError, match=r"^cannot write the image cache in \S+: No space left on device; set LARGEDROP"
-    ):
-        open_images(keys, paths, bound=320, cache=tmp_path / "cache")
-    assert entries(tmp_path / "cache") == []
+    assert store.refusal() == store.unwritable("No space left on device")
+    assert store.entries == []
 
 
-@pytest.mark.parametrize("place", ["fsync", "index", "entry.json"])
-def test_a_disk_that_is_full_at_the_end(
-    tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
-    """Some file systems say so only then."""
-    keys, paths = files
+@pytest.mark.parametrize("call", ["cache._append", "cache.os.fsync", "cache.np.save", "files.tempfile.mkstemp"])
+def test_a_disk_that_is_full(store: Store, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """Some file systems say so only at the end."""
 
     def full(*args: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        if place == "entry.json":
-            patch.setattr("largedrop.files.tempfile.mkstemp", full)
-        else:
-            patch.setattr(*((os, "fsync") if place == "fsync" else (np, "save")), full)
-        with pytest.raises(UserError) as caught:
-            open_images(keys, paths, bound=320, cache=tmp_path / "cache")
-    assert str(caught.value) == (
-        f"cannot write the image cache in {tmp_path / 'cache'}: No space left on device; "
-        "set LARGEDROP_CACHE to a folder that can be written and has room"
-    )
-    assert entries(tmp_path / "cache") == []
-    assert len(open_images(keys, paths, bound=320, cache=tmp_path / "cache").images) == 6
+        patch.setattr(f"largedrop.{'data.' if call.startswith('cache') else ''}{call}", full)
+        assert store.refusal() == store.unwritable("No space left on device")
+    assert store.entries == []
+    assert len(store.open().images) == 6
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
 def test_a_cache_on_a_read_only_disk_serves_what_it_has(
-    tmp_path: Path, files: Files, decoded: list[str], monkeypatch: pytest.MonkeyPatch, number: int
+    store: Store, decoded: list[str], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    keys, paths = files
-    before = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
-    for path in (tmp_path / "cache" / "digests").iterdir():
+    before = store.open()
+    for path in (store.cache / "digests").iterdir():
         path.unlink()  # so that it would be written again
     decoded.clear()
 
@@ -390,110 +352,80 @@ def test_a_cache_on_a_read_only_disk_serves_what_it_has(
     # What root may do too, unlike on such a disk.
     monkeypatch.setattr(Path, "mkdir", refuse)
     monkeypatch.setattr("largedrop.files.tempfile.mkstemp", refuse)
-    after = open_images(keys, paths, bound=320, cache=tmp_path / "cache")
+    after = store.open()
     assert after.digests == before.digests
     np.testing.assert_array_equal(after.images[2], before.images[2])
-    with pytest.raises(UserError) as caught:
-        open_images(keys, paths, bound=9, cache=tmp_path / "cache")
     reason = {errno.EACCES: "Permission denied", errno.EROFS: "Read-only file system"}[number]
-    assert str(caught.value) == (
-        f"cannot write the image cache in {tmp_path / 'cache'}: {reason}; "
-        "set LARGEDROP_CACHE to a folder that can be written and has room"
-    )
+    assert store.refusal(9) == store.unwritable(reason)
     assert decoded == []
 
 
 def test_an_entry_of_another_version_is_left_to_it(
-    tmp_path: Path, files: Files, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+    store: Store, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys, paths = files
-    open_images(keys, paths, bound=320, cache=tmp_path / "cache")
-    (entry,) = entries(tmp_path / "cache")
+    store.open()
+    (entry,) = store.entries
     decoded.clear()
     with monkeypatch.context() as patch:
         patch.setattr(cache, "_FORMAT", cache._FORMAT + 1)
         with pytest.raises(ValueError, match="is damaged"):
             CachedImages(entry)
-        images = open_images(keys, paths, bound=320, cache=tmp_path / "cache").images
+        images = store.open().images
         assert len(decoded) == 6
-        np.testing.assert_array_equal(images[3], np.asarray(Image.open(paths[3])))
-    assert len(entries(tmp_path / "cache")) == 2
-    assert len(open_images(keys, paths, bound=320, cache=tmp_path / "cache").images) == 6
+        store.check(images, 3)
+    assert len(store.entries) == 2
+    assert len(store.open().images) == 6
     assert len(decoded) == 6
 
 
 @pytest.mark.parametrize("change", [{"format": 99}, {"format": "1"}, {"format": None}, {"bound": "large"}])
 def test_an_entry_with_the_header_of_another_version_is_rebuilt(
-    tmp_path: Path, files: Files, decoded: list[str], change: dict[str, Any]
+    store: Store, decoded: list[str], change: dict[str, Any]
 ) -> None:
-    keys, paths = files
-    open_images(keys, paths, bound=320, cache=tmp_path / "cache")
-    (entry,) = entries(tmp_path / "cache")
+    store.open()
+    (entry,) = store.entries
     header = json.loads((entry / "entry.json").read_text())
     (entry / "entry.json").write_text(json.dumps({**header, **change}))
     decoded.clear()
-    images = open_images(keys, paths, bound=320, cache=tmp_path / "cache").images
+    images = store.open().images
     assert len(decoded) == 6
     assert images.bound == 320
-    assert entries(tmp_path / "cache") == [entry]
+    assert store.entries == [entry]
     assert json.loads((entry / "entry.json").read_text()) == header
 
 
 @pytest.mark.skipif(os.name != "posix", reason="an open file cannot be removed")
-def test_an_entry_that_is_removed_while_it_is_open(tmp_path: Path, files: Files, decoded: list[str]) -> None:
-    keys, paths = files
-    images = open_images(keys, paths, bound=320, cache=tmp_path / "cache").images
+def test_an_entry_that_is_removed_while_it_is_open(store: Store, decoded: list[str]) -> None:
+    images = store.open().images
     decoded.clear()
-    shutil.rmtree(tmp_path / "cache")
-    for index, path in enumerate(paths):
+    shutil.rmtree(store.cache)
+    for index, path in enumerate(store.paths):
         np.testing.assert_array_equal(images[index], np.asarray(Image.open(path)))
-    again = open_images(keys, paths, bound=320, cache=tmp_path / "cache").images
+    again = store.open().images
     assert len(decoded) == 6
     np.testing.assert_array_equal(again[5], images[5])
 
 
-def test_a_cache_that_cannot_be_created(tmp_path: Path, files: Files) -> None:
-    keys, paths = files
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError) as caught:
-        open_images(keys, paths, bound=320, cache=tmp_path / "file" / "cache")
-    assert str(caught.value) == (
-        f"cannot write the image cache in {tmp_path / 'file' / 'cache'}: Not a directory; "
-        "set LARGEDROP_CACHE to a folder that can be written and has room"
-    )
+def test_a_cache_that_cannot_be_created(store: Store) -> None:
+    store.cache.touch()
+    store.cache /= "below"
+    assert store.refusal() == store.unwritable("Not a directory")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everything")
-def test_a_read_only_cache_serves_what_it_has(tmp_path: Path, files: Files) -> None:
-    keys, paths = files
-    open_images(keys, paths, bound=320, cache=tmp_path / "cache")
-    for folder in (tmp_path / "cache" / "images", tmp_path / "cache" / "digests", tmp_path / "cache"):
-        folder.chmod(0o555)
-    try:
-        assert len(open_images(keys, paths, bound=320, cache=tmp_path / "cache").images) == 6
-        with pytest.raises(UserError, match="set LARGEDROP_CACHE"):
-            open_images(keys, paths, bound=9, cache=tmp_path / "cache")
-    finally:
-        for folder in (tmp_path / "cache", tmp_path / "cache" / "images", tmp_path / "cache" / "digests"):
-            folder.chmod(0o755)
+def test_digests_that_cannot_be_written_only_cost_time(store: Store) -> None:
+    store.cache.mkdir()
+    (store.cache / "digests").touch()
+    assert len(store.open().images) == 6
 
 
-def test_digests_that_cannot_be_written_only_cost_time(tmp_path: Path, files: Files) -> None:
-    keys, paths = files
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "digests").touch()
-    assert len(open_images(keys, paths, bound=320, cache=tmp_path / "cache").images) == 6
-
-
-def test_a_callback_that_raises_leaves_nothing(tmp_path: Path, files: Files) -> None:
-    keys, paths = files
+def test_a_callback_that_raises_leaves_nothing(store: Store) -> None:
 
     def progress(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        open_images(keys, paths, bound=320, cache=tmp_path / "cache", progress=progress)
-    assert entries(tmp_path / "cache") == []
+        store.open(progress=progress)
+    assert store.entries == []
 
 
 def test_threads_run_only_a_little_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
