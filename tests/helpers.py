@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import functional as V
 
 from largedrop.cli import main
 from largedrop.config import PROTOCOL, Config, make_config
+from largedrop.errors import UserError
 from largedrop.report.published import DATASETS
 from largedrop.reporter import Reporter
 from largedrop.runs.checkpoint import read_tensors
@@ -117,6 +118,13 @@ CHANGES: tuple[Callable[[Tensor, float], Tensor], ...] = (
     V.adjust_hue,
 )
 """Torchvision's changes of colour, at the places of ``colour.BRIGHTNESS``, ``CONTRAST``, ``SATURATION`` and ``HUE``."""
+
+
+def refusal(function: Callable[..., object], *arguments: Any, **options: Any) -> str:
+    """What the user is told by the ``UserError`` that the call raises."""
+    with pytest.raises(UserError) as caught:
+        function(*arguments, **options)
+    return str(caught.value)
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:

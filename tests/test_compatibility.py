@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tests.helpers import FAST, make_fixture_images, one_line, store
+from tests.helpers import FAST, make_fixture_images, one_line, refusal, store
 from tests.helpers import result as result_of
 
 import largedrop as ld
@@ -161,15 +161,13 @@ def test_no_run_of_it_is_taken_for_a_new_one_or_gone_on_with(
     assert run.config.run_name != folder.name
     refused = "was begun by protocol 2 or older, and this version trains by protocol 3; name another --output"
     settings = {name: getattr(run.config, name) for name in ("model", "weights", "size", "batch", "steps", "swad")}
-    with pytest.raises(UserError) as caught:
-        ld.finetune(data, "ink", output=folder, device="cpu", precision="float32", **settings)
-    assert str(caught.value) == f"{folder} {refused}"
+    said = refusal(ld.finetune, data, "ink", output=folder, device="cpu", precision="float32", **settings)
+    assert said == f"{folder} {refused}"
     arguments = ["train", str(images), "--test-domain", "ink", *FAST, "--output", str(old / "train")]
     assert one_line(capsys, *arguments) == f"{old / 'train'} {refused}"
     (folder / "result.json").unlink()  # one that was interrupted is not gone on with either
-    with pytest.raises(UserError) as caught:
-        ld.finetune(data, "ink", output=folder, device="cpu", precision="float32", **settings)
-    assert str(caught.value) == f"{folder} {refused}"
+    said = refusal(ld.finetune, data, "ink", output=folder, device="cpu", precision="float32", **settings)
+    assert said == f"{folder} {refused}"
     given = ["--data", str(images), "--scale", "small", "--device", "cpu", "--output", str(old / "sweep")]
     assert one_line(capsys, "sweep", "paper-figure-2", *given) == f"{old / 'sweep'} {refused}"
     assert PROTOCOL == 3

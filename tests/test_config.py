@@ -128,10 +128,7 @@ def test_all_problems_at_once() -> None:
             {"feature_views": 1},
             "feature-views is for linear fits and probes; fine-tuning draws new views at every step",
         ),
-        (
-            {"model": "a+b"},
-            "networks side by side ('a+b') are for linear fits and probes, not for fine-tuning",
-        ),
+        ({"model": "a+b"}, "networks side by side ('a+b') are for linear fits and probes, not for fine-tuning"),
         (
             {"fit": "probe", "objective": "irm", "block_dropout": 0.1, "swad": True, "optimizer": "adamw"},
             "block-dropout 0.1 does not go with fit 'probe'; objective 'irm' does not go with fit 'probe'; "
@@ -217,14 +214,7 @@ def test_the_short_recipe_is_the_defaults_and_settings_win_over_recipes() -> Non
 
 @pytest.mark.parametrize(
     ("steps", "every", "expected"),
-    [
-        (6, 2, (2, 4, 6)),
-        (7, 2, (2, 4, 6, 7)),
-        (5, 10, (5,)),
-        (5, 5, (5,)),
-        (1, 1, (1,)),
-        (3, 1, (1, 2, 3)),
-    ],
+    [(6, 2, (2, 4, 6)), (7, 2, (2, 4, 6, 7)), (5, 10, (5,)), (5, 5, (5,)), (1, 1, (1,)), (3, 1, (1, 2, 3))],
 )
 def test_evaluations_end_with_the_last_step(steps: int, every: int, expected: tuple[int, ...]) -> None:
     assert config(steps=steps, eval_every=every).evaluations == expected

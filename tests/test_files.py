@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.helpers import refusal
 
 from largedrop.errors import UserError
 from largedrop.files import fitting, is_leftover, read_json, replacing, write_bytes, write_json, write_text
@@ -102,9 +103,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_file(
     if old is not None:
         write_text(path, old)
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(UserError) as caught:
-        write_text(path, "new")
-    assert str(caught.value) == f"cannot write {path}: No space left on device"
+    assert refusal(write_text, path, "new") == f"cannot write {path}: No space left on device"
     assert (path.read_text() if path.exists() else None) == old
     assert names(tmp_path) == ([] if old is None else ["file"])
 
@@ -115,17 +114,14 @@ def test_a_full_disk_is_said_and_leaves_the_old_file(
 def test_a_path_below_a_file_is_said(tmp_path: Path, below: tuple[str, ...], reason: str) -> None:
     file = tmp_path / "file"
     file.write_text("kept")
-    with pytest.raises(UserError) as caught:
-        write_json(file.joinpath(*below), {})
-    assert str(caught.value) == f"cannot write {file.joinpath(*below)}: {reason.format(file=file)}"
+    said = refusal(write_json, file.joinpath(*below), {})
+    assert said == f"cannot write {file.joinpath(*below)}: {reason.format(file=file)}"
     assert file.read_text() == "kept"
 
 
 def test_a_folder_of_that_name_is_said_and_left(tmp_path: Path) -> None:
     (tmp_path / "taken" / "inside").mkdir(parents=True)
-    with pytest.raises(UserError) as caught:
-        write_text(tmp_path / "taken", "")
-    assert str(caught.value) == f"cannot write {tmp_path / 'taken'}: Is a directory"
+    assert refusal(write_text, tmp_path / "taken", "") == f"cannot write {tmp_path / 'taken'}: Is a directory"
     assert names(tmp_path) == ["taken"]
 
 
@@ -143,9 +139,7 @@ def test_json_is_read_back_and_what_is_wrong_with_it_is_said(tmp_path: Path) -> 
             with pytest.raises(UserError) as caught:
                 read_json(path, name)
             assert str(caught.value).startswith(f"{told} {said}")
-    with pytest.raises(UserError) as caught:
-        read_json(tmp_path)
-    assert str(caught.value) == f"{tmp_path} cannot be read: Is a directory"
+    assert refusal(read_json, tmp_path) == f"{tmp_path} cannot be read: Is a directory"
 
 
 def test_a_name_that_a_file_system_takes_stays_and_a_longer_one_ends_in_a_digest(tmp_path: Path) -> None:

@@ -250,10 +250,7 @@ def test_each_of_these_tests_can_fail(tmp_path: Path) -> None:
         "b.two, line 3: b may not import c (c)",
     ]
     assert circles(known) == ["a.one → b.two → a.one", "a.three → a.two → a.three"]
-    assert private(known) == [
-        "b.two, line 1: _hidden is private to a.one",
-        "b, line 3: _HIDDEN is private to files",
-    ]
+    assert private(known) == ["b.two, line 1: _hidden is private to a.one", "b, line 3: _HIDDEN is private to files"]
     assert sizes(known) == ["c holds 30 of 44 lines"]
     (tmp_path / "src" / "c.py").write_text("\n" * 401)
     assert sizes(known) == ["c has 401 lines", "c holds 401 of 415 lines"]

@@ -48,11 +48,7 @@ def test_one_run_and_some_measures(runs: Path, toy: Path, capsys: pytest.Capture
     (run,) = (runs / "runs").glob("*-oil-d0.5-*")
     assert main(["inspect", str(run), "--data", str(toy), "--measures", "richness", "--draws", "1"]) == 0
     assert "1 run of toy0; written:" in capsys.readouterr().out
-    assert {path.name for path in (run / "inspection").iterdir()} == {
-        "inspection.json",
-        "richness.png",
-        "richness.svg",
-    }
+    assert {path.name for path in (run / "inspection").iterdir()} == {"inspection.json", "richness.png", "richness.svg"}
 
 
 def test_mistakes(runs: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.helpers import refusal
 
 import largedrop.data
 from largedrop.data import Dataset, Split, open_dataset
@@ -64,8 +65,6 @@ def test_options_arrive(emoji_folder: Path, tmp_path: Path) -> None:
 
 def test_an_unknown_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError) as caught:
-        open_dataset("emojy")
-    assert str(caught.value) == (
+    assert refusal(open_dataset, "emojy") == (
         "there is no folder emojy; did you mean 'emoji'? ('emoji' names the dataset that comes with largedrop)"
     )

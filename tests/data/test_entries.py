@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.helpers import refusal
 
 from largedrop.data.entries import aside, cache_errors, cache_folder, install, sweep
 from largedrop.errors import UserError
@@ -69,9 +70,7 @@ def test_entries_that_are_damaged_again_and_again_end_in_an_error(
     entry = built(tmp_path / "entry", "x")
     folder = built(aside(entry), "2")
     monkeypatch.setattr("largedrop.data.entries.shutil.rmtree", lambda path, **options: built(entry, "x"))
-    with pytest.raises(UserError) as caught:
-        install(folder, entry, load)
-    assert str(caught.value) == f"other processes keep replacing {entry}"
+    assert refusal(install, folder, entry, load) == f"other processes keep replacing {entry}"
 
 
 def test_a_folder_that_cannot_be_renamed_is_the_systems_error(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers import TINY, Watch, assert_same_run, make_toy
+from tests.helpers import TINY, Watch, assert_same_run, make_toy, refusal
 
 import largedrop as ld
 from largedrop.cli import main
@@ -163,9 +163,7 @@ def test_when_a_process_is_killed_the_others_save_and_the_same_call_finishes(
             killed.append(saved())
             os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 
-    with pytest.raises(UserError) as caught:
-        compare(data, made, tmp_path, device=CPU, jobs=2, reporter=Watch(advance=kill))
-    assert str(caught.value) == DIED
+    assert refusal(compare, data, made, tmp_path, device=CPU, jobs=2, reporter=Watch(advance=kill)) == DIED
     assert len(killed) == 1
     assert multiprocessing.active_children() == []
     assert saved().items() - killed[0].items()  # the other has saved or, just then, finished
@@ -227,9 +225,8 @@ def test_a_command_with_jobs_is_killed_and_goes_on(
 
 @pytest.mark.parametrize("jobs", [0, -1])
 def test_fewer_than_one_job(data: ld.Dataset, tmp_path: Path, jobs: int) -> None:
-    with pytest.raises(UserError) as caught:
-        compare(data, planned(data, 0.0), tmp_path / "out", device=CPU, jobs=jobs)
-    assert str(caught.value) == f"--jobs must be 1 or more, not {jobs}"
+    said = refusal(compare, data, planned(data, 0.0), tmp_path / "out", device=CPU, jobs=jobs)
+    assert said == f"--jobs must be 1 or more, not {jobs}"
     assert not (tmp_path / "out").exists()
 
 
@@ -317,9 +314,7 @@ def test_devices_and_threads_are_shared_out(
 )
 def test_a_process_that_is_gone(data: ld.Dataset, tmp_path: Path, fakes: Any, exitcode: int, text: str) -> None:
     fakes(Fake(exitcode, []), Fake(exitcode, []))
-    with pytest.raises(UserError) as caught:
-        side_by_side(data, (0.0, 0.9), tmp_path)
-    assert str(caught.value) == text
+    assert refusal(side_by_side, data, (0.0, 0.9), tmp_path) == text
 
 
 def test_what_processes_say_of_their_views_is_told_once(data: ld.Dataset, tmp_path: Path, fakes: Any) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.helpers import TINY, Watch
+from tests.helpers import TINY, Watch, refusal
 
 import largedrop as ld
 from largedrop.config import Config
@@ -291,10 +291,7 @@ def test_a_cache_that_is_a_file(data: ld.Dataset, config: Config, tmp_path: Path
 @pytest.mark.parametrize(
     ("scale", "message"),
     [
-        (
-            1e8,
-            r"^the features of test_efficientnet at representation reach [\d.e+]+, but are stored as float16",
-        ),
+        (1e8, r"^the features of test_efficientnet at representation reach [\d.e+]+, but are stored as float16"),
         (float("nan"), "^the features of test_efficientnet at representation are not finite; try --precision float32$"),
     ],
 )
@@ -394,9 +391,7 @@ def test_split_model_name() -> None:
     ],
 )
 def test_bad_model_names(model: str, message: str) -> None:
-    with pytest.raises(UserError) as caught:
-        split_model_name(model)
-    assert str(caught.value) == message
+    assert refusal(split_model_name, model) == message
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,7 @@ def timm_net(name: str, **settings: Any) -> Callable[[], nn.Module]:
 
 REST = "representation"
 NETS: dict[str, tuple[Callable[[], nn.Module], int, Taps]] = {
-    "resnet50": (
-        timm_net("resnet50"),
-        64,
-        Taps(("layer4.0", "layer4.1", REST), (2048, 2048, 2048), "layer4.2"),
-    ),
+    "resnet50": (timm_net("resnet50"), 64, Taps(("layer4.0", "layer4.1", REST), (2048, 2048, 2048), "layer4.2")),
     "test_resnet": (timm_net("test_resnet"), 64, Taps((REST,), (96,), "layer4.0")),
     "test_efficientnet": (timm_net("test_efficientnet"), 64, Taps((REST,), (256,))),
     "tf_efficientnet_lite0": (

@@ -14,10 +14,9 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from tests.helpers import TINY
+from tests.helpers import TINY, refusal
 
 import largedrop as ld
-from largedrop.errors import UserError
 from largedrop.experiments.compare import Comparison, Plan, plan
 from largedrop.report import comparison as output
 from largedrop.report.comparison import machine, publish
@@ -144,9 +143,8 @@ def test_writing_again_replaces_and_repeats(data: ld.Dataset, planned: Plan, tmp
 
 def test_a_folder_that_cannot_be_written(data: ld.Dataset, planned: Plan, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError) as caught:
-        published(data, planned, comparison(planned), tmp_path / "file")
-    assert str(caught.value) == f"cannot write {tmp_path / 'file' / 'results.json'}: {tmp_path / 'file'} is a file"
+    said = refusal(published, data, planned, comparison(planned), tmp_path / "file")
+    assert said == f"cannot write {tmp_path / 'file' / 'results.json'}: {tmp_path / 'file'} is a file"
 
 
 def test_the_machine_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

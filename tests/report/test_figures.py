@@ -63,12 +63,7 @@ def test_a_comparison_has_a_panel_for_the_average_and_one_for_each_test_domain()
 
 
 def test_a_point_of_the_average_is_one_run_for_each_test_domain() -> None:
-    runs = [
-        record("a", 0, 0.8, 0.5),
-        record("a", 1, 0.9, 0.7),
-        record("b", 0, 0.6, 0.1),
-        record("b", 1, 0.7, 0.3),
-    ]
+    runs = [record("a", 0, 0.8, 0.5), record("a", 1, 0.9, 0.7), record("b", 0, 0.6, 0.1), record("b", 1, 0.7, 0.3)]
     figure = runs_figure(summarise(runs), title="")
     expected = [[70, 30], [75, 40], [75, 40], [80, 50]]
     np.testing.assert_allclose(clouds(figure, 0)["plain fine-tuning"].get_offsets(), expected)  # type: ignore[arg-type]
@@ -116,9 +111,6 @@ def test_a_report_draws_clouds_of_settings_with_arrows_from_plain_fine_tuning() 
 def test_what_is_not_drawn_says_why() -> None:
     many = [record("a", 0, 0.9, 0.5, lr=lr, size=size) for lr in (0.1, 0.2) for size in range(9)]
     _, undrawn = figures_of(select(average(many)), [], "toys")
-    assert undrawn == [
-        "clouds: 9 panels are too many; report fewer settings at once",
-        "paths: needs two dropout rates",
-    ]
+    assert undrawn == ["clouds: 9 panels are too many; report fewer settings at once", "paths: needs two dropout rates"]
     wide = [record(domain, 0, 0.9, 0.5, lr=lr) for domain in "abcdef" for lr in range(1, 13)]
     assert figures_of(select(average(wide)), [], "toys")[1][0] == "clouds: more than 2,000,000 combinations"

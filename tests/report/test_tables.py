@@ -99,11 +99,7 @@ def test_best_leaves_incomplete_rows_out_and_keeps_ties() -> None:
 def test_star_stands_where_records_are_missing() -> None:
     probe = summarise(RECORDS)[2]
     rows = (probe, probe.domains["photo"], probe.domains["sketch"])
-    assert [STARRED.cell(row) for row in rows] == [
-        "linear-probe *",
-        "linear-probe",
-        "linear-probe *",
-    ]
+    assert [STARRED.cell(row) for row in rows] == ["linear-probe *", "linear-probe", "linear-probe *"]
 
 
 def test_notes_of_one_seed_and_one_domain() -> None:

@@ -136,8 +136,7 @@ def test_a_file_with_something_after_its_end(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "metadata",
-    [None, {"format": "pt"}, {"largedrop": "{"}, {"largedrop": "[1]"}, {"largedrop": '{"kind": "model"}'}],
+    "metadata", [None, {"format": "pt"}, {"largedrop": "{"}, {"largedrop": "[1]"}, {"largedrop": '{"kind": "model"}'}]
 )
 def test_a_foreign_file(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     path = tmp_path / "foreign.safetensors"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.helpers import refusal
 
 from largedrop.data.dataset import Dataset
 from largedrop.errors import UserError
@@ -48,9 +49,7 @@ def test_all_that_is_wrong_with_a_record_is_told_at_once() -> None:
         "spam": 1,
     }
     del content["test_domain"]
-    with pytest.raises(UserError) as caught:
-        Record.from_json(content, "results.json, records[4]")
-    assert str(caught.value) == (
+    assert refusal(Record.from_json, content, "results.json, records[4]") == (
         "results.json, records[4]: unknown field 'spam'; "
         "'method' must be the name of a method, not \"ensembel\"; "
         f"did you mean 'ensemble'? (there are: {', '.join(METHODS)}); "
@@ -72,9 +71,7 @@ def test_all_that_is_wrong_with_a_record_is_told_at_once() -> None:
     ],
 )
 def test_field_is_refused(name: str, value: Any, told: str) -> None:
-    with pytest.raises(UserError) as caught:
-        Record.from_json(whole() | {name: value}, "here")
-    assert str(caught.value) == f"here: {told}"
+    assert refusal(Record.from_json, whole() | {name: value}, "here") == f"here: {told}"
 
 
 def test_settings_may_be_absent() -> None:

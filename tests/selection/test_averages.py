@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-from tests.helpers import TWO_SETTINGS, record
+from tests.helpers import TWO_SETTINGS, record, refusal
 
-from largedrop.errors import UserError
 from largedrop.selection.averages import Missing, average
 from largedrop.selection.groups import Setting
 
@@ -42,9 +40,7 @@ def test_a_grid_may_have_more_than_the_records() -> None:
 
 
 def test_two_records_of_one_run_are_refused() -> None:
-    with pytest.raises(UserError) as caught:
-        average([*TWO_SETTINGS, TWO_SETTINGS[0], record("b", 1, 0, 0, lr=0.5)])
-    assert str(caught.value) == (
+    assert refusal(average, [*TWO_SETTINGS, TWO_SETTINGS[0], record("b", 1, 0, 0, lr=0.5)]) == (
         "there are two records of the same run:\n"
         "fine-tuning, dropout 0, lr 0.1; test domain a, seed 0\n"
         "fine-tuning, dropout 0, lr 0.5; test domain b, seed 1"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers import refusal
 
 from largedrop.errors import UserError
 from largedrop.training import device as module
@@ -52,17 +53,14 @@ def test_named_devices(gpus: Any, name: str, index: int | None) -> None:
 )
 def test_unknown_devices(gpus: Any, name: str, tail: str) -> None:
     gpus(1)
-    with pytest.raises(UserError) as caught:
-        choose_device(name)
-    assert str(caught.value) == f"unknown device '{name}'; {tail}"
+    assert refusal(choose_device, name) == f"unknown device '{name}'; {tail}"
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:first"])
 def test_no_gpu(gpus: Any, name: str) -> None:
     gpus(0)
-    with pytest.raises(UserError) as caught:
-        choose_device(name)
-    assert str(caught.value) == f"device '{name}': this machine has no GPU that torch {torch.__version__} can use"
+    said = refusal(choose_device, name)
+    assert said == f"device '{name}': this machine has no GPU that torch {torch.__version__} can use"
 
 
 def test_too_few_gpus(gpus: Any) -> None:
@@ -129,8 +127,6 @@ def test_a_gpu_without_bfloat16_refuses_it(gpus: Any) -> None:
 
 
 def test_unknown_precisions() -> None:
-    with pytest.raises(UserError) as caught:
-        choose_precision("float16", CPU)
-    assert str(caught.value) == (
+    assert refusal(choose_precision, "float16", CPU) == (
         "unknown precision 'float16'; did you mean 'bfloat16'? (there are: auto, float32, bfloat16)"
     )

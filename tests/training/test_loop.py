@@ -114,7 +114,7 @@ def test_the_fields_of_a_result(data: ld.Dataset, config: Config, tmp_path: Path
     steps = {name: found["steps"] for name, found in result["methods"].items()}
     assert steps == {"fine-tuning": 6, "ensemble": 6, "weight-average": 6, "linear-probe": result["probe"]["steps"]}
     assert set(result["probe"]) == {
-        *("iid_accuracy", "ood_accuracy", "steps", "fit_steps", "fit_loss", "converged", "seconds"),
+        *("iid_accuracy", "ood_accuracy", "steps", "fit_steps", "fit_loss", "converged", "seconds")
     }
     scores = ["step", "iid_accuracy", "ood_accuracy", "iid_accuracy_pooled", "iid_by_domain"]
     assert list(result["log"][0]) == scores

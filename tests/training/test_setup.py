@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.helpers import refusal
 from torch import Tensor
 
 import largedrop as ld
 from largedrop.config import Config
 from largedrop.data.views.batches import HostViews
-from largedrop.errors import UserError
 from largedrop.training import setup
 from largedrop.training.features import FeatureCache
 from largedrop.training.head import HeadFit, HeadRound
@@ -58,9 +58,7 @@ def test_pretrained_weights_do_not_depend_on_the_seed_and_freeze_their_statistic
 
 
 def test_other_weights_than_the_run_began_with(config: Config) -> None:
-    with pytest.raises(UserError) as caught:
-        create_network(replace(config, weights_digest="f00d"), ("a", "b"))
-    assert str(caught.value) == (
+    assert refusal(create_network, replace(config, weights_digest="f00d"), ("a", "b")) == (
         "the weights of test_efficientnet (random) are no longer those that this run began with"
     )
 

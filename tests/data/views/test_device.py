@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from tests.helpers import refusal
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
@@ -212,9 +213,7 @@ def test_images_that_do_not_fit_are_refused_in_one_line(monkeypatch: pytest.Monk
     needed = sum(image.size for image in images)
     ResidentImages(images, CPU, limit_bytes=needed)
     monkeypatch.setattr(module, "GIB", needed)
-    with pytest.raises(UserError) as caught:
-        ResidentImages(images, CPU, limit_bytes=needed - 1)
-    assert str(caught.value) == (
+    assert refusal(ResidentImages, images, CPU, limit_bytes=needed - 1) == (
         "the images need 1.0 GiB in the memory of cpu, where 1.0 GiB are free for them; "
         "use --device cpu, or open them with a smaller bound (open_dataset(…, bound=…))"
     )

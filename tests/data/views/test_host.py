@@ -14,14 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
 from largedrop.data.views.draws import Draws, draw
-from largedrop.data.views.host import (
-    augment,
-    evaluation_batch,
-    evaluation_view,
-    normalise,
-    resize,
-    training_batch,
-)
+from largedrop.data.views.host import augment, evaluation_batch, evaluation_view, normalise, resize, training_batch
 
 SIZES = [(48, 64), (64, 48), (32, 32), (20, 90), (33, 47), (7, 5), (1, 1)]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

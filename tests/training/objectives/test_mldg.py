@@ -71,15 +71,7 @@ def test_the_loop(domains: int, inner_lr: float | None) -> None:
     result = objective.backward(net.both, images, labels, domains, 0)
     assert net.calls == [6] * (2 * domains)
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
-    wanted, inner, outer = by_hand(
-        Tiny(),
-        lambda twin, x: twin.both(x)[1],
-        images,
-        labels,
-        order,
-        rates,
-        0.5,
-    )
+    wanted, inner, outer = by_hand(Tiny(), lambda twin, x: twin.both(x)[1], images, labels, order, rates, 0.5)
     for name, found in gradients(net).items():
         torch.testing.assert_close(found, wanted[name], rtol=1e-10, atol=1e-12)
     assert float(result.loss) == pytest.approx(inner)
@@ -137,15 +129,7 @@ def test_a_folded_network() -> None:
     torch.manual_seed(5)
     objective.backward(net.both, images, labels, 3, 0)
     rates = dict.fromkeys(dict(plain.named_parameters()), 0.1)
-    wanted, *_ = by_hand(
-        plain,
-        lambda twin, x: twin.both(x)[1],
-        images,
-        labels,
-        order,
-        rates,
-        2.0,
-    )
+    wanted, *_ = by_hand(plain, lambda twin, x: twin.both(x)[1], images, labels, order, rates, 2.0)
     assert all(torch.equal(state[name], tensor) for name, tensor in net.state_dict().items())
     found = gradients(net)
     assert set(found) == set(wanted)
