@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.helpers import TINY, Watch, refusal
+from tests.helpers import Watch, refusal
 
 import largedrop as ld
 from largedrop.config import Config
@@ -29,13 +29,8 @@ from largedrop.training import evaluation
 from largedrop.training.evaluation import representations
 from largedrop.training.setup import create_network
 
+SIDE_BY_SIDE: dict[str, Any] = {"size": 160, "fit": "linear", "head": "random"}
 VIT = Taps(("blocks.3", "blocks.4", "representation"), (64, 64, 64), "blocks.5")
-
-
-@pytest.fixture
-def config(data: ld.Dataset) -> Config:
-    """A network with one tap: it has no residual blocks."""
-    return Config(data.name, data.fingerprint, "photo", **TINY, weights_digest="random")
 
 
 @pytest.fixture
@@ -140,11 +135,8 @@ def test_what_features_depend_on(data: ld.Dataset, config: Config, tmp_path: Pat
     lines: list[str] = []
     store = opened(data, tmp_path, reporter=Watch(note=lines.append))
     store.features(config)
-    for same in (
-        {"dropout": 0.1, "test_domain": "ink", "lr": 1.0, "held_out": 0.3, "block_dropout": 0.2},
-        {"steps": 1},
-    ):
-        store.features(replace(config, **same))
+    same = {"dropout": 0.1, "test_domain": "ink", "lr": 1.0, "held_out": 0.3, "block_dropout": 0.2, "steps": 1}
+    store.features(replace(config, **same))
     assert len(asked) == 1
     others: list[dict[str, Any]] = [{"size": 40}, {"seed": 1}, {"model": "test_resnet"}, {"precision": "bfloat16"}]
     for number, other in enumerate(others):
@@ -181,41 +173,26 @@ def test_other_weights_and_images_are_said(data: ld.Dataset, config: Config, tmp
     assert lines[1:] == [message.format("images")]
 
 
-def truncate(path: Path) -> None:
-    content = (path / "features.bin").read_bytes()
-    (path / "features.bin").write_bytes(content[:-2])
+DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "cut": ("features.bin", lambda content: content[:-2]),
+    "a bit flipped": ("features.bin", lambda content: content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]),
+    "another header": ("entry.json", lambda content: b"[]"),
+    "half a header": ("entry.json", lambda content: content[: len(content) // 2]),
+    "another width": ("entry.json", lambda content: json.dumps({**json.loads(content), "widths": [255]}).encode()),
+}
 
 
-def flip(path: Path) -> None:
-    content = bytearray((path / "features.bin").read_bytes())
-    content[1000] ^= 1
-    (path / "features.bin").write_bytes(bytes(content))
-
-
-def empty(path: Path) -> None:
-    (path / "features.bin").unlink()
-
-
-def header(path: Path) -> None:
-    (path / "entry.json").write_text("[]")
-
-
-def half(path: Path) -> None:
-    text = (path / "entry.json").read_text()
-    (path / "entry.json").write_text(text[: len(text) // 2])
-
-
-def wide(path: Path) -> None:
-    content = json.loads((path / "entry.json").read_text())
-    (path / "entry.json").write_text(json.dumps({**content, "widths": [255]}))
-
-
-@pytest.mark.parametrize("damage", [truncate, flip, empty, header, half, wide])
+@pytest.mark.parametrize("damage", [*DAMAGE, "gone"])
 def test_damage_is_said_and_mended(
-    data: ld.Dataset, config: Config, tmp_path: Path, asked: list[Config], damage: Callable[[Path], None]
+    data: ld.Dataset, config: Config, tmp_path: Path, asked: list[Config], damage: str
 ) -> None:
     before = opened(data, tmp_path).features(config).values.copy()
-    damage(entry(tmp_path))
+    if damage == "gone":
+        (entry(tmp_path) / "features.bin").unlink()
+    else:
+        name, change = DAMAGE[damage]
+        file = entry(tmp_path) / name
+        file.write_bytes(change(file.read_bytes()))
     lines: list[str] = []
     after = opened(data, tmp_path, reporter=Watch(note=lines.append)).features(config)
     assert lines == [f"the stored features in {entry(tmp_path)} are damaged; they are computed anew"]
@@ -267,18 +244,13 @@ def test_a_full_disk_is_one_line(
     def full(*args: Any, **settings: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(np, "save", full)
-        with pytest.raises(UserError) as caught:
-            opened(data, tmp_path).features(config)
-    assert str(caught.value) == (
-        f"cannot write the features in {tmp_path / 'features'}: No space left on device; "
-        "set LARGEDROP_CACHE to a folder that can be written and has room"
-    )
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "write_json", full)
-        with pytest.raises(UserError, match="No space left on device; set LARGEDROP_CACHE"):
-            opened(data, tmp_path).features(config)
+    for owner, call in ((np, "save"), (module, "write_json")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, call, full)
+            assert refusal(opened(data, tmp_path).features, config) == (
+                f"cannot write the features in {tmp_path / 'features'}: No space left on device; "
+                "set LARGEDROP_CACHE to a folder that can be written and has room"
+            )
     assert opened(data, tmp_path).features(config).values.shape == (54, 256)
 
 
@@ -339,14 +311,7 @@ def test_a_second_process_waits_and_uses_the_result(
 @pytest.mark.usefixtures("small_pieces")
 def test_networks_side_by_side(data: ld.Dataset, config: Config, tmp_path: Path, asked: list[Config]) -> None:
     store = opened(data, tmp_path)
-    both = replace(
-        config,
-        model="test_vit+test_efficientnet",
-        size=160,
-        weights_digest="random+random",
-        fit="linear",
-        head="random",
-    )
+    both = replace(config, model="test_vit+test_efficientnet", weights_digest="random+random", **SIDE_BY_SIDE)
     found = store.features(both)
     vit, net = (store.features(replace(both, model=m, weights_digest="random")) for m in both.model.split("+"))
     assert [config.model for config in asked] == ["test_vit", "test_efficientnet"]
@@ -363,9 +328,7 @@ def test_networks_side_by_side(data: ld.Dataset, config: Config, tmp_path: Path,
 def test_equal_taps_join_tap_by_tap(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     """Side by side, two networks of three taps are one network of three taps, as wide as both."""
     store = opened(data, tmp_path)
-    both = replace(
-        config, model="test_vit+test_vit2", size=160, weights_digest="random+random", fit="linear", head="random"
-    )
+    both = replace(config, model="test_vit+test_vit2", weights_digest="random+random", **SIDE_BY_SIDE)
     vits = [store.features(replace(both, model=name, weights_digest="random")) for name in both.model.split("+")]
     found = store.features(both)
     assert found.taps.widths == tuple(64 + width for width in vits[1].taps.widths)

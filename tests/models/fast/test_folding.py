@@ -29,6 +29,10 @@ def resnext() -> nn.Module:
     return torchvision.models.ResNet(*blocks, num_classes=5, groups=4, width_per_group=8)
 
 
+def scaleless() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.Linear(3600, 5))
+
+
 NETS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "test_efficientnet": (lambda: timm.create_model("test_efficientnet", num_classes=5), 13),
     "tf_efficientnet_lite0": (lambda: timm.create_model("tf_efficientnet_lite0", num_classes=5), 49),
@@ -39,6 +43,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "torchvision regnet_y_400mf": (lambda: torchvision.models.regnet_y_400mf(num_classes=5), 53),
     "torchvision resnext": (resnext, 17),
     "torchvision resnet18": (lambda: torchvision.models.resnet18(num_classes=5), 20),
+    "batch norm without scale and shift": (scaleless, 1),
     "torchvision mobilenet_v3_small": (lambda: torchvision.models.mobilenet_v3_small(num_classes=5, dropout=0.0), 34),
 }
 """Networks and how many batch norms each has."""
@@ -84,13 +89,15 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: f
 
 @pytest.mark.parametrize("name", NETS)
 def test_loss_and_every_gradient_are_the_unfolded_networks(name: str) -> None:
+    """In training mode as well, which leaves the running statistics alone."""
     net = build(name)
-    plain = loss_and_gradients(net)
+    state, plain = bits(net), loss_and_gradients(net)
     with fold_batchnorm(net, EXAMPLE) as folding:
         assert len(folding) == len(norms(net)) == NETS[name][1]
         for norm in norms(net):
             norm.register_forward_pre_hook(lambda layer, args: pytest.fail("normalised") if not folded(layer) else None)
-        assert_same(loss_and_gradients(net), plain)
+        assert_same(loss_and_gradients(net.train()), plain)
+    assert same_bits(bits(net), state)
 
 
 def folded(layer: nn.Module) -> bool:
@@ -199,16 +206,6 @@ def test_batch_norms_without_running_statistics_or_of_unknown_kind_are_left_alon
     assert fold_batchnorm(randomised(net), EXAMPLE).pairs == []
 
 
-def test_batch_norm_without_scale_and_shift_is_folded() -> None:
-    net = randomised(
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.Linear(3600, 5))
-    )
-    plain = loss_and_gradients(net)
-    with fold_batchnorm(net, EXAMPLE) as folding:
-        assert len(folding) == 1
-        assert_same(loss_and_gradients(net), plain)
-
-
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
 def test_networks_without_batch_norm_pass_through(name: str) -> None:
     net = timm.create_model(name, num_classes=5)
@@ -249,14 +246,6 @@ def test_a_block_that_fails_is_unfolded_too() -> None:
     assert not any(folded(child) for child in net.modules())
 
 
-def test_training_mode_leaves_the_running_statistics_alone() -> None:
-    net = build("test_efficientnet")
-    state, plain = bits(net), loss_and_gradients(net)
-    with fold_batchnorm(net, EXAMPLE):
-        assert_same(loss_and_gradients(net.train()), plain)
-    assert same_bits(bits(net), state)
-
-
 def test_weights_changed_while_folded_are_the_ones_used() -> None:
     net = build("test_resnet")
     with fold_batchnorm(net, EXAMPLE):
@@ -266,22 +255,17 @@ def test_weights_changed_while_folded_are_the_ones_used() -> None:
     torch.testing.assert_close(inside, net(IMAGES), rtol=1e-9, atol=1e-9)
 
 
-def test_folding_twice_is_harmless() -> None:
-    net = build("test_efficientnet")
-    plain = loss_and_gradients(net)
+@pytest.mark.parametrize("name", ["test_efficientnet", "activation beside the batch norm"])
+def test_folding_twice_is_harmless(name: str) -> None:
+    beside = nn.Sequential(nn.Conv2d(3, 4, 3), BatchNormAct2d(4, act_layer=nn.Tanh, inplace=False))
+    net = build(name) if name in NETS else randomised(beside)
+    plain, count = net(IMAGES), len(norms(net))
     first, second = fold_batchnorm(net, EXAMPLE), fold_batchnorm(net, EXAMPLE)
-    assert (len(first), len(second)) == (13, 0)
+    assert (len(first), len(second)) == (count, 0)
     second.remove()
-    assert_same(loss_and_gradients(net), plain)
-    first.remove()
-    assert not any(folded(child) for child in net.modules())
-
-
-def test_folding_twice_is_harmless_where_an_activation_comes_with_the_batch_norm() -> None:
-    net = randomised(nn.Sequential(nn.Conv2d(3, 4, 3), BatchNormAct2d(4, act_layer=nn.Tanh, inplace=False)))
-    plain = net(IMAGES)
-    assert (len(fold_batchnorm(net, EXAMPLE)), len(fold_batchnorm(net, EXAMPLE))) == (1, 0)
     torch.testing.assert_close(net(IMAGES), plain, rtol=1e-9, atol=1e-9)
+    first.remove()
+    assert torch.equal(net(IMAGES), plain)
 
 
 def test_a_deep_copy_of_a_folded_network_has_weights_of_its_own() -> None:
