@@ -17,7 +17,6 @@ from .valid import About, fields_in
 
 __all__ = ["ABOUT", "RECIPES", "About", "Config", "defaults_of", "make_config"]
 
-
 OBJECTIVES = ("erm", "coral", "vrex", "irm", "mldg")
 """The classes of these names are found in ``training/objectives``; torch would come into ``--help`` with them."""
 
@@ -25,7 +24,6 @@ FITS = ("all", "linear", "probe")
 
 PROTOCOL = 3
 """Raised whenever the same config would train differently, so that older runs are not taken for new ones."""
-
 
 Split = TypeVar("Split", covariant=True)
 
@@ -274,20 +272,16 @@ class Config:
 ABOUT: Mapping[str, About] = {entry.name: entry.metadata["about"] for entry in fields(Config)}
 """What is known of each field, by its name."""
 
-
 TUNED = tuple(name for name, about in ABOUT.items() if about.tuned)
 """The settings among which the paper chooses (section 4.1); all others are what it compares."""
 
-
 VARIED = tuple(name for name, about in ABOUT.items() if about.names == "run")
 """What tells the runs of one comparison apart; all else is the same."""
-
 
 KINDS: Mapping[str, tuple[type, ...]] = {
     name: get_args(hint) or (hint,) for name, hint in get_type_hints(Config).items()
 }
 """The type of each field's values, by its name; NoneType comes second where None is one of them."""
-
 
 _DEFAULTS = {entry.name: entry.default for entry in fields(Config) if entry.default is not MISSING}
 

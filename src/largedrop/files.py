@@ -25,7 +25,6 @@ __all__ = [
     "write_text",
 ]
 
-
 MOST_BYTES = 255
 """Longest name of a file or folder on common file systems."""
 

@@ -6,7 +6,6 @@ from typing import Any
 
 __all__ = ["LINEAR", "RECIPES"]
 
-
 RECIPES: dict[str, dict[str, Any]] = {
     "short": {},
     "paper": {
@@ -22,7 +21,6 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """Defaults by name. ``short`` is for minutes on a processor and starts from a head fitted on cached features;
 ``paper`` is the protocol of Zhang & Bottou (2024), section 4.1, with the middle of its weight decays."""
-
 
 _SHORT_LINEAR = {
     "optimizer": "sgd",

@@ -12,7 +12,6 @@ import torch
 
 __all__ = ["keep_freed_memory", "one_thread"]
 
-
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """mallopt's parameters, from malloc.h of the GNU C library."""
 

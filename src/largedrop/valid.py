@@ -8,10 +8,8 @@ from typing import Any
 
 __all__ = ["About", "Check", "choice", "fields_in"]
 
-
 Check = tuple[str, Callable[[Any], bool]]
 """What a value must be, in words, and whether a value of the field's type is that."""
-
 
 TEXT: Check = ("text", lambda value: True)
 NAME: Check = ("a name", lambda value: value != "")

@@ -27,7 +27,6 @@ from .advice_curves import RATES, SEEDS, Curves, Point, check_rates, measure
 
 __all__ = ["DEFAULT_RATE", "Advice", "advise", "interval_text", "recommend"]
 
-
 DEFAULT_RATE = 0.9
 """The paper's rate, best or close to it on its four datasets of 10,000 to 25,000 images (section 4.1.1, figure 3)."""
 

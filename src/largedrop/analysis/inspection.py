@@ -30,14 +30,12 @@ from .richness import Richness, measure_richness
 
 __all__ = ["CHECKPOINTS", "MEASURES", "PARTS", "Inspection", "find_runs", "inspect_run", "inspection_cost"]
 
-
 MEASURES = ("richness", "linearity", "interpolation")
 
 CHECKPOINTS = ("best", "average", "final")
 
 PARTS = {"iid": "i.i.d.", "ood": "o.o.d."}
 """Parts of the split that are measured on, and their labels: the held-out images, and the test domain."""
-
 
 _LINEARISED = 4
 """Time of one image's linearised output, over the time of its evaluation."""

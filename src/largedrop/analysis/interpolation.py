@@ -27,7 +27,6 @@ from ..training.setup import create_network, start_head
 
 __all__ = ["ALPHAS", "interpolate_run", "interpolation_cost", "start_network"]
 
-
 ALPHAS = tuple(number / 10 for number in range(11))
 
 

@@ -17,12 +17,10 @@ from ..training.evaluation import accuracy
 
 __all__ = ["PROBE_SHARES", "SHARES", "Richness", "measure_richness"]
 
-
 FloatArray = npt.NDArray[np.float64]
 
 Images = tuple[npt.NDArray[np.floating], IntArray]
 """Representations, (n, units), and labels, (n,), of n images."""
-
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
 """Shares of the units that are kept in the curves."""

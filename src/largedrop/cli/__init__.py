@@ -31,7 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-
 # Typer carries a click of its own since 0.29 and used the package click before: what its errors have in common.
 _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 

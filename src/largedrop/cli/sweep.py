@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep"]
 
-
 LAUNCHERS = ("local",)
 
 LISTED_DOMAINS = 4

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Bar", "open_images", "say"]
 
-
 LINE_EVERY = 30.0
 """Seconds between two lines where there is no terminal to draw a bar on."""
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SOURCES", "Dataset", "Split", "open_dataset"]
 
-
 SOURCES = "a folder domain/class/image, or 'emoji'"
 """What ``open_dataset`` takes, for the command line's help."""
 

@@ -34,18 +34,14 @@ from .images import BadImage, decode, opened, pillow_settings
 
 __all__ = ["CachedImages", "Opened", "ProgressCallback", "open_images"]
 
-
 ProgressCallback = Callable[[int, int], None]
 """Called with (images done, images in total) while images are decoded."""
-
 
 _FORMAT = 1
 """Version of an entry's files and of ``decode``'s results; to be raised when either changes."""
 
-
 _GRANULARITY = 2.0
 """Within this many seconds a file may change twice under one modification time (FAT's resolution is 2 s)."""
-
 
 Item = TypeVar("Item")
 

@@ -13,7 +13,6 @@ from ..errors import UserError, one_of
 
 __all__ = ["Dataset", "Images", "Split"]
 
-
 IntArray = npt.NDArray[np.int64]
 """One-dimensional array of int64."""
 

@@ -25,11 +25,9 @@ from .dataset import Dataset, Images
 
 __all__ = ["load_emoji"]
 
-
 _FILE = Path(__file__).parent / "embedded" / "emoji.bin"
 
 _SHA256 = "f18165a40e9743068bbde1c44b595fa425222c676308faae3007ef158a997509"
-
 
 _UNSHRUNK = 1 << 16
 """Larger than any drawing, as none was shrunk: a network may take them enlarged to any size."""

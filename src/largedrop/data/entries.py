@@ -15,12 +15,10 @@ from ..errors import UserError
 
 __all__ = ["aside", "cache_errors", "cache_folder", "install", "sweep"]
 
-
 _BUILDING = ".building-"
 
 _STALE = 24 * 3600.0
 """A temporary folder unchanged for this many seconds was left by a killed process."""
-
 
 Entry = TypeVar("Entry")
 

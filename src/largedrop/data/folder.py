@@ -15,9 +15,7 @@ from .listing import Listing, make_listing
 
 __all__ = ["list_images"]
 
-
 _LAYOUT = "expects domain/class/image"
-
 
 # Folders that systems put beside anyone's files, with thumbnails and copies in them.
 _IGNORED = frozenset({"__MACOSX", "@eaDir"})

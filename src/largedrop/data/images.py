@@ -19,7 +19,6 @@ from ..errors import UserError
 
 __all__ = ["EXTENSIONS", "PIXEL_LIMIT", "BadImage", "decode", "opened", "pillow_settings"]
 
-
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k")
 
 _OTHERS = (".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
@@ -27,19 +26,15 @@ _OTHERS = (".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".tif", ".tiff", "
 EXTENSIONS = frozenset((*_JPEG, *_OTHERS))
 """Suffixes of image files, in lower case."""
 
-
 PIXEL_LIMIT = 500_000_000
 """Images with more pixels than this are refused: a small file can claim a size that fills the memory."""
-
 
 _LARGE = 64_000_000
 """Images with more pixels than this are decoded one at a time, to bound the memory of all threads together."""
 
-
 # Named one by one, because Pillow recognises contents and not names: a file of another of its formats may start an
 # external program (EPS starts Ghostscript).
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
-
 
 # What undoes each EXIF orientation (1 is upright).
 _UPRIGHT = {
@@ -53,7 +48,6 @@ _UPRIGHT = {
 }
 
 _ORIENTATION_TAG = 0x0112
-
 
 _large_lock = threading.Lock()
 

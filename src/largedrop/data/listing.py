@@ -15,7 +15,6 @@ from .dataset import Dataset, IntArray, check_names
 
 __all__ = ["Listing", "make_listing", "open_listing"]
 
-
 Found = Mapping[tuple[str, str], Sequence[tuple[str, Path]]]
 """Key and path of every image, by domain and class."""
 

@@ -20,7 +20,6 @@ from ..training.loop import cost
 
 __all__ = ["Paces"]
 
-
 LINEAR = 4e-3
 """Seconds of a linear fit's unit of work, which depends little on the network; 128 of figure 8 took 35 s of a core."""
 

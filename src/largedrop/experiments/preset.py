@@ -36,10 +36,8 @@ else:
 
 __all__ = ["SCALES", "Preset", "Scale", "preset_names", "read_preset", "with_weights"]
 
-
 FOLDER = Path(__file__).parent / "presets"
 """Where the presets lie that come with the package."""
-
 
 SCALES = ("full", "small")
 

@@ -10,14 +10,11 @@ from ..errors import one_of
 
 __all__ = ["AFTERWARDS", "problems", "varying"]
 
-
 AFTERWARDS = ("across", "interpolation")
-
 
 SCALE_KEYS = ("recipe", "settings", "grid", "variants", "test_domains", "leave_out", "afterwards")
 
 KEYS = ("title", "figure", *SCALE_KEYS, "small")
-
 
 FIELDS = tuple(name for name, about in ABOUT.items() if not about.elsewhere)
 """The fields of ``Config`` that a preset can set."""

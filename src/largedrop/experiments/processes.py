@@ -30,10 +30,8 @@ from ..training.loop import train
 
 __all__ = ["ProcessFailedError", "train_side_by_side"]
 
-
 LOOK_EVERY = 0.2
 """Seconds between two looks at whether to stop, where no process says anything."""
-
 
 GOES_ON = "the same command goes on from where it was"
 

@@ -32,14 +32,11 @@ from .runner import splits_of, train_all
 
 __all__ = ["Entry", "Sweep", "SweepPlan", "plan_sweep", "run_sweep"]
 
-
 FILE = "sweep.json"
 """Marks the folder of sweeps, and says of what data."""
 
-
 TRIES = 2
 """How often a run is begun that fails for no reason that it can explain."""
-
 
 LINEAR_BYTES = 300_000
 """Of a linear fit's files, about; the features that it is trained on are in the user's cache."""

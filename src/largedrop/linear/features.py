@@ -41,17 +41,14 @@ from ..training.setup import create_network
 
 __all__ = ["FeatureStore", "Features", "split_model_name"]
 
-
 _FORMAT = 1
 """Version of the files, of the views and of what taps are; raise it when any of them changes."""
 
 _PIECE = 16 * BATCH
 """Images in a piece: what is lost at most when computing is interrupted."""
 
-
 _WHAT = "the features"
 """What cannot be written, where the cache cannot."""
-
 
 Half = npt.NDArray[np.float16]
 

@@ -33,10 +33,8 @@ from .solver.solve import solve_probes
 
 __all__ = ["train_linear_runs"]
 
-
 TOGETHER = 512
 """Runs that are trained at once; an interruption loses those that are being trained, which take seconds."""
-
 
 Task = tuple[Config, Path]
 

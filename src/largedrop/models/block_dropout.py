@@ -24,7 +24,6 @@ from .tracing import copied, evaluating, run_example, tensors_in
 
 __all__ = ["BlockDropout", "set_block_dropout"]
 
-
 SLOTS = ("drop_path", "stochastic_depth", "stochastic_dropout")
 """Names of the slots for stochastic depth, in timm and transformers, and twice in torchvision."""
 

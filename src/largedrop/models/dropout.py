@@ -11,7 +11,6 @@ from ..errors import UserError, one_of
 
 __all__ = ["RepresentationDropout", "check_rate", "set_dropout"]
 
-
 HEAD_NAMES = ("head", "fc", "classifier", "head.fc", "heads.head", "last_linear", "score")
 
 

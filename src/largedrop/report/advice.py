@@ -23,7 +23,6 @@ from .text import Table, render
 
 __all__ = ["CAVEAT", "advice_figure", "advice_json", "auto_lines", "heading", "render_advice"]
 
-
 CAVEAT = (
     "Linear heads on frozen features are a proxy. Full fine-tuning changes the features too, and gains from dropout "
     "more or less than this, and at other rates too: take the sign from here rather than the size."

@@ -12,7 +12,6 @@ from ..data.dataset import Dataset
 
 __all__ = ["Examples", "example_grid"]
 
-
 _GAP = 4
 
 

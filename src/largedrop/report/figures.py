@@ -17,7 +17,6 @@ from .drawing.figures import Bar, Curve, Stop, alpha_figure, comparison_figure, 
 
 __all__ = ["TEXTS", "figures_of", "runs_figure"]
 
-
 TEXTS = {
     "clouds": "Each dot: one setting for each test domain, averaged over the test domains; arrows between centres",
     "paths": "Centres of the clouds over dropout rates, ± standard error over seeds",
@@ -25,7 +24,6 @@ TEXTS = {
     "comparison": "O.o.d. accuracy of the selected settings, ± standard error over seeds",
 }
 """What each figure shows, by the name of its file."""
-
 
 _MOST_BARS = 40
 

@@ -27,7 +27,6 @@ from .text import Table, render
 
 __all__ = ["inspection_figure", "interpolation_figure", "render_comparison"]
 
-
 _ROWS: tuple[tuple[str, str, str], ...] = (
     ("accuracy, all units (%)", "accuracy", "%"),
     *((f"own head, random {share:.0%} of units (%)", f"head_{share:g}", "%") for share in PROBE_SHARES),

@@ -27,7 +27,6 @@ from .text import counts
 
 __all__ = ["details", "headline", "write_page"]
 
-
 _PAPER_RATE = 0.9
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy")
@@ -47,7 +46,6 @@ _GLOSSARY = {
     "± standard error": "How far the mean would typically move if everything were done again with as many other seeds. "
     "With two or three seeds it is itself rough. It says nothing about other test domains or other datasets.",
 }
-
 
 _Cells = list[tuple[str, str]]
 """A row of a table: the text of each cell, and the classes that the style sheet knows it by."""

@@ -22,9 +22,7 @@ __all__ = [
     *("beside", "differences", "recognise"),
 ]
 
-
 SOURCE = "Zhang & Bottou, arXiv 2403.00946, figures 2 and 3 (cloud centres, read off the plots)"
-
 
 _FIXED = ("weights", "steps", "size", "batch", "optimizer", "momentum", "head", "head_lr_multiplier", "decay_at")
 
@@ -34,10 +32,8 @@ PROTOCOL: dict[str, Any] = {
 }
 """Settings of the paper's runs (section 4.1, and its public code where the paper is silent)."""
 
-
 GRID: dict[str, tuple[float, ...]] = {"lr": (5e-4, 1e-3), "weight_decay": (1e-5, 5e-5, 1e-4)}
 """The 2 × 3 settings among which the paper chooses for each test domain."""
-
 
 SEEDS = 3
 
@@ -87,7 +83,6 @@ Keyboard Knives Lamp_Shade Laptop Marker Monitor Mop Mouse Mug Notebook Oven Pan
 Printer Push_Pin Radio Refrigerator Ruler Scissors Screwdriver Shelf Sink Sneakers Soda Speaker Spoon TV Table
 Telephone ToothBrush Toys Trash_Can Webcam
 """
-
 
 DATASETS = {
     dataset.name: dataset

@@ -31,7 +31,6 @@ from .text import Table, counts, escape_markdown, latex, markdown
 
 __all__ = ["FORMATS", "write_report"]
 
-
 FORMATS = ("md", "csv", "json", "tex", "png", "svg")
 
 

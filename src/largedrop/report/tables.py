@@ -41,7 +41,6 @@ __all__ = [
     *("missing_lines", "notes", "published_table", "selected_table"),
 ]
 
-
 RULE_TEXTS = {
     "iid": "for each test domain the setting of best i.i.d. accuracy, averaged over seeds (training-domain validation)",
     "leave-one-domain-out": "for each test domain the setting that does best on the other domains when trained "
@@ -49,7 +48,6 @@ RULE_TEXTS = {
     "oracle": "for each test domain the setting of best o.o.d. accuracy on that same test domain: an oracle, which "
     "looks at what it then reports, so an upper bound and no method",
 }
-
 
 _MOST_NAMED = 3
 

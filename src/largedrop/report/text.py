@@ -13,7 +13,6 @@ from rich.text import Text
 
 __all__ = ["Table", "counts", "escape_latex", "escape_markdown", "latex", "markdown", "render"]
 
-
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -36,7 +35,6 @@ _LATEX = {
     "λ": r"$\lambda$",
     "Φ": r"$\Phi$",
 }
-
 
 _LONG = 20
 """Heads of columns of numbers that are longer may go on in the next line."""

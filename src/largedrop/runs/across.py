@@ -19,14 +19,11 @@ from .record import Record, shown
 
 __all__ = ["ACROSS_FOLDER", "Across", "RunGroup", "groups_of", "matched", "methods_across", "read_across"]
 
-
 ACROSS_FOLDER = "across"
 """Name of the folder of the results."""
 
-
 FORMAT = 1
 """Format of the results; to be raised when the same members would give other results."""
-
 
 _HOW = "largedrop sweep computes them where its preset has afterwards = ['across']"
 

@@ -18,7 +18,6 @@ from ..models.pretrained import check_model
 
 __all__ = ["load_model", "read_tensors", "save_model", "write_tensors"]
 
-
 VERSION = 1
 
 

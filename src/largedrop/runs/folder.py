@@ -17,7 +17,6 @@ from .protocol import refuse_older
 
 __all__ = ["claim", "claimed", "owned"]
 
-
 LOCK = ".lock"
 
 MOST_NAMED = 4

@@ -11,14 +11,11 @@ from ..files import read_json
 
 __all__ = ["INTERPOLATED", "INTERPOLATION_FILE", "Interpolation"]
 
-
 INTERPOLATION_FILE = "interpolation.json"
 """Name of the file in a run's folder."""
 
-
 INTERPOLATED = ("weights", "representations")
 """Kinds of interpolation: of all weights, or of the representations and the last layers."""
-
 
 FORMAT = 2
 """Format of the file: in 1 i.i.d. accuracy is pooled over images, in 2 it is the mean over the training domains."""

@@ -126,7 +126,6 @@ METHODS = {
 }
 """Methods by name, in the order of every table."""
 
-
 PLAIN = replace(METHODS["fine-tuning"], label="plain fine-tuning", marker="o", colour="#0072B2")
 """Fine-tuning at rate 0, the baseline of gains, with its label and colour."""
 

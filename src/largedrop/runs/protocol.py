@@ -20,7 +20,6 @@ from .record import Record
 
 __all__ = ["UnusableError", "iid_accuracy_of", "methods_of", "read_config", "records_of", "refuse_older"]
 
-
 OLDEST = 2
 """The oldest protocol whose runs can be read."""
 

@@ -23,18 +23,14 @@ from .stored import Stored, Unusable, read_stored
 
 __all__ = ["Runs", "read_runs"]
 
-
 FILES = ("config.json", "result.json")
 """A folder with one of these files is a run's."""
-
 
 THREADS = 8
 """Number of threads that read files, to hide a network's latency; on a local disk it matters little."""
 
-
 _BATCH = 256
 """Number of runs whose files are in memory at once."""
-
 
 _MOST_NAMED = 12
 

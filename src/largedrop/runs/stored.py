@@ -19,7 +19,6 @@ from .record import Record
 
 __all__ = ["UNUSABLE_KINDS", "Stored", "Unusable", "read_stored"]
 
-
 UNUSABLE_KINDS = ("unfinished", "half-written", "damaged", "newer version", "older protocol", "edited by hand", "copy")
 """Kinds of unusable runs."""
 

@@ -17,9 +17,7 @@ from .groups import Setting, left_out, settings_of
 
 __all__ = ["Averages", "FloatArray", "Missing", "average", "cut", "mean_over_seeds"]
 
-
 FloatArray = npt.NDArray[np.float64]
-
 
 MOST_NAMED = 12
 

@@ -14,10 +14,8 @@ from ..runs.record import Record, shown
 
 __all__ = ["FIT", "Setting", "groups", "left_out", "settings_of"]
 
-
 LEFT_OUT = "left_out"
 """Name, in a record's settings, of the domain that was left out of training besides the test domain."""
-
 
 FIT = "fit"
 """Name, in a record's settings, of what was trained: ``Config.fit``."""

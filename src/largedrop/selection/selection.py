@@ -21,7 +21,6 @@ from .row import Row
 
 __all__ = ["RULES", "select", "summarise"]
 
-
 RULES = ("iid", "leave-one-domain-out", "oracle")
 """``iid`` is the paper's and the default everywhere. ``oracle`` looks at the o.o.d. accuracy that it then reports."""
 

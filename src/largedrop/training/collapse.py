@@ -10,7 +10,6 @@ from ..errors import CollapseError
 
 __all__ = ["CollapseWatch"]
 
-
 WINDOW = 20
 """Steps over which the loss and the representation's size are averaged."""
 

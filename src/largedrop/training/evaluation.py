@@ -30,7 +30,6 @@ __all__ = [
     "scores",
 ]
 
-
 BATCH = 64
 """Images at a time; also the unit in which training views are drawn, so it is the same on every device."""
 

@@ -14,7 +14,6 @@ from .evaluation import representations
 
 __all__ = ["VIEWS", "FeatureCache"]
 
-
 VIEWS = 1
 """Views of each image that a head is fitted on: the evaluation view alone. With three training views as well,
 fine-tuning reached no better i.i.d. accuracy (docs/recipe.md), and each costs one more pass through the network."""

@@ -21,7 +21,6 @@ from ..runtime import one_thread
 
 __all__ = ["HeadFit", "HeadRound", "fit_head"]
 
-
 BATCH = 64
 """Images of each training domain in a step."""
 

@@ -39,13 +39,11 @@ from .step import TrainingStep
 
 __all__ = ["cost", "train"]
 
-
 SAVE_EVERY = 120.0
 """Seconds after which the state is saved between two evaluations, for those that are far apart."""
 
 TRAINING_COST = 5
 """An image in training takes about as long as this many in evaluation; for the time that is left."""
-
 
 LINEAR_COST = 3e-4
 """An image in the training of a linear fit likewise, where many of them are trained together."""

@@ -19,7 +19,6 @@ from .collapse import CollapseWatch
 
 __all__ = ["Trajectory", "load_state", "save_state"]
 
-
 FILE = "resume.safetensors"
 
 

@@ -15,7 +15,6 @@ from .objectives.erm import ERM
 
 __all__ = ["TrainingStep"]
 
-
 LOOK_EVERY = {"cpu": 1, "cuda": 20}
 """Steps between two readings of the losses. Reading waits for the device, which on a GPU should always have work."""
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 __all__ = ["BRIGHTNESS", "CONTRAST", "HUE", "LUMA", "SATURATION", "adjust_hue", "apply_colour", "greyscale"]
 
-
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 LUMA = (0.2989, 0.587, 0.114)

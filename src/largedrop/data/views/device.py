@@ -35,7 +35,6 @@ __all__ = [
     "to_device",
 ]
 
-
 STAGING = 64 << 20
 """Bytes of each of the two buffers that pixels pass through on their way to the device."""
 
@@ -49,7 +48,6 @@ SCRATCH_PER_PIXEL = 8 + 3 + 2 * 3 * 4
 """Bytes for each pixel of the rows being resized: its index, its three bytes, and two int32 sums per channel."""
 
 GIB = 1 << 30
-
 
 PRECISION, LARGEST_SHIFT = 15, 22
 """Bits of a weight in fixed point, and the largest shift by which it is scaled, as in torch's kernel."""

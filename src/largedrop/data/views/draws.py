@@ -22,7 +22,6 @@ from .colour import HUE
 
 __all__ = ["Draws", "draw"]
 
-
 AREA = (0.7, 1.0)
 
 ASPECT = (3 / 4, 4 / 3)
@@ -33,7 +32,6 @@ GREYSCALE = 0.1
 
 ATTEMPTS = 10
 """Number of crops that are drawn before the central one is taken, as in torchvision."""
-
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -28,7 +28,6 @@ from .colour import BRIGHTNESS, CONTRAST, HUE, LUMA, SATURATION
 
 __all__ = ["scratch_memory", "view"]
 
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 Bytes = npt.NDArray[np.uint8]
@@ -41,7 +40,6 @@ Longs = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
-
 STRIP = 64
 """Rows of the source that are resized to the new width together."""
 
@@ -50,7 +48,6 @@ CHUNK = 1024
 
 TAPS = 4
 """Weights are padded with zeros to a multiple of this."""
-
 
 _ZERO, _ONE, _TWO, _THREE, _FOUR = (np.float32(value) for value in range(5))
 _LEVEL = np.float32(1 / 255)

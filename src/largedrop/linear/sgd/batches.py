@@ -16,7 +16,6 @@ from .masks import draw, multiplier
 
 __all__ = ["Batches", "work"]
 
-
 LONGEST = 16
 """Steps that are prepared and taken together, at most: a group's weights stay in a core's cache for as long."""
 

@@ -14,7 +14,6 @@ from .result import LinearModel
 
 __all__ = ["Group", "with_ones"]
 
-
 BLOCK = 16
 """Both sides of a table are multiples of this. Matrix products are fastest so, and sum up a row of a table in the same
 order however many rows there are: what is trained beside a setting changes none of its bits."""

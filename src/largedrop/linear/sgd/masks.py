@@ -9,7 +9,6 @@ from ...data.random import generator
 
 __all__ = ["draw", "dropped_levels", "multiplier"]
 
-
 LEVELS = 2**16
 """A unit is dropped by 16 random bits, so rates are exact to 1/65536."""
 

@@ -24,7 +24,6 @@ from .result import LinearEvaluation, LinearModel, LinearResult
 
 __all__ = ["train_linear"]
 
-
 TOGETHER = 64
 """Rows of a group's table, about: its weights and their momentum fit into a core's second cache."""
 

@@ -18,7 +18,6 @@ from ...data.random import torch_seed
 
 __all__ = ["antithetic_normals", "contrasts", "expected_loss"]
 
-
 JITTER = 1e-6
 """Of its largest diagonal entry, added to a logit covariance's diagonal before it is factorised."""
 

@@ -12,7 +12,6 @@ from .gaussian import antithetic_normals, contrasts, expected_loss
 
 __all__ = ["Answer", "Passes", "Setting"]
 
-
 SAMPLES = 64
 """Sampled logits of each image."""
 

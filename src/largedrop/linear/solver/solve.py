@@ -26,7 +26,6 @@ from .passes import Answer, Passes, Setting
 
 __all__ = ["MOST_CLASSES", "ProbeFit", "solve_probes"]
 
-
 MEMORY = 20
 """Steps that L-BFGS remembers."""
 

@@ -30,7 +30,6 @@ from torch.nn import functional as F
 
 __all__ = ["Geometry", "conv2d", "folded_conv2d", "is_depthwise"]
 
-
 Pads = tuple[int, int, int, int]
 
 Pair = tuple[int, int]

@@ -19,7 +19,6 @@ from .style import IID, OOD, edge_of, face_of, mixed
 
 __all__ = ["Cloud", "clouds_figure"]
 
-
 _MOST_DRAWN = 5_000
 """Points of a cloud that are drawn; its hull is that of all of them."""
 

@@ -7,7 +7,6 @@ import numpy.typing as npt
 
 __all__ = ["convex_hull"]
 
-
 FloatArray = npt.NDArray[np.float64]
 
 

@@ -17,7 +17,6 @@ from ...runs.methods import PLAIN, Method
 
 __all__ = ["GREY", "IID", "INK", "OOD", "edge_of", "face_of", "mixed", "rendered", "save_figure"]
 
-
 IID, OOD = "i.i.d. accuracy (%)", "o.o.d. accuracy (%)"
 
 GREY, INK = "#999999", "#333333"

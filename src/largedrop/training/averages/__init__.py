@@ -12,7 +12,6 @@ from .base import Average
 
 __all__ = ["AVERAGES", "Average", "make_averages"]
 
-
 AVERAGES: list[type[Average]] = sorted(
     (kind for kind in classes_in(__name__) if issubclass(kind, Average)), key=lambda kind: order(kind.method)
 )

@@ -15,7 +15,6 @@ from .base import Forward, Objective, StepResult
 
 __all__ = ["OBJECTIVES", "Forward", "Objective", "StepResult", "make_objective"]
 
-
 _FOUND = {kind.name: kind for kind in classes_in(__name__) if issubclass(kind, Objective)}
 
 OBJECTIVES: dict[str, type[Objective]] = {name: _FOUND[name] for name in NAMES}

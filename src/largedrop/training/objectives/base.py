@@ -16,7 +16,6 @@ from ...errors import UserError
 
 __all__ = ["AnnealedObjective", "Forward", "Objective", "PenaltyObjective", "StepResult", "full_precision"]
 
-
 Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images (n, …) to the representation before dropout (n, units) and logits (n, classes), under the loop's autocast."""
 
