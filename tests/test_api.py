@@ -13,41 +13,22 @@ from largedrop import api
 from largedrop.data.views.batches import HostViews
 from largedrop.reporter import Reporter
 from largedrop.training.loop import cost
-from largedrop.training.resolve import resolve
 
 CPU = torch.device("cpu")
 
 
-def test_finetune_gives_a_run_whose_models_load(data: ld.Dataset, tmp_path: Path) -> None:
-    run = ld.finetune(data, test_domain="photo", dropout=0.5, output=tmp_path / "run", device="cpu", **TINY)
+def test_finetune_gives_a_run_whose_models_load(
+    data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = ld.finetune(data, test_domain="photo", dropout=0.5, device="cpu", **TINY)
+    assert run.folder == Path("largedrop-runs") / f"{data.name}-photo-d0.5-s0-{run.config.digest()}"
+    assert run.config.weights_digest == "random"
     assert [record.method for record in run.records] == ["fine-tuning", "ensemble", "weight-average", "linear-probe"]
     assert {(record.test_domain, record.dropout, record.seed) for record in run.records} == {("photo", 0.5, 0)}
     for path in (run.best, run.average):
         model = ld.load_model(path)
         assert (model.classes, model.training, model.spec.dropout) == (data.classes, False, 0.5)
-
-
-def test_the_default_folder_names_data_domain_rate_and_seed(
-    data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    run = ld.finetune(data, "photo", dropout=0.5, device="cpu", **TINY)
-    assert run.folder == Path("largedrop-runs") / f"{data.name}-photo-d0.5-s0-{run.config.digest()}"
-
-
-def test_resolve_fills_in_digests_and_precision(data: ld.Dataset) -> None:
-    config = resolve(data, CPU, recipe="short", test_domain="ink", **TINY)
-    assert (config.data, config.fingerprint) == (data.name, data.fingerprint)
-    assert (config.weights_digest, config.precision) == ("random", "float32")
-    assert config.run_name == f"{data.name}-ink-d0.9-s0-{config.digest()}"
-
-
-def test_a_size_above_what_the_images_are_kept_at_is_refused(data: ld.Dataset) -> None:
-    with pytest.raises(ld.UserError) as refused:
-        resolve(data, CPU, recipe="short", test_domain="ink", **{**TINY, "size": 384})
-    assert str(refused.value) == (
-        "size 384 is larger than the 320 pixels that the images are kept at; open them with open_dataset(…, bound=480)"
-    )
 
 
 def test_a_misspelt_setting_names_the_nearest(data: ld.Dataset) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-from tests.helpers import FAST, complaint, make_toy, one_line
+from tests.helpers import FAST, one_line
 
 from largedrop.cli import main
 
@@ -57,14 +56,3 @@ def test_mistakes(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "unknown format 'pdf'" in one_line(capsys, "report", runs, "--formats", "pdf")
     assert "unknown" in one_line(capsys, "report", runs, "--selection", "ood")
     assert one_line(capsys, "report", runs, "--formats", ",") == "--formats names nothing: ','"
-
-
-def test_runs_of_two_datasets_are_not_mixed(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    both = tmp_path / "both"
-    shutil.copytree(runs / "1e-3", both / "one")
-    other = make_toy(tmp_path / "other", images=5)
-    arguments = ["compare", str(other), "--test-domains", "ink", "--dropout", "0", "--output", str(both / "two")]
-    assert main([*arguments, *FAST]) == 0
-    capsys.readouterr()
-    said = complaint(capsys, "report", both)
-    assert said.startswith("these runs cannot be in one report; read each side by itself\ndifferent dataset:\n  toy0 (")

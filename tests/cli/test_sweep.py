@@ -186,9 +186,3 @@ class TestMistakes:
         assert said[0] == f"{mine}: 2 mistakes"
         assert said[1].startswith("  settings.setps: unknown field; did you mean 'steps'?")
         assert said[2] == "  grid.dropout: dropout must be in [0, 1), not 1.0"
-
-    def test_folder_of_something_else(
-        self, toy: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        said = one_line(capsys, "sweep", mine, "--data", toy, "--output", tmp_path, *RUN)
-        assert said == f"{tmp_path} contains other files (mine.toml, …) and no sweep; name another --output"

@@ -57,9 +57,6 @@ def test_counts(data: Dataset) -> None:
         assert len(indices) == 831
         assert Counter(data.classes[label] for label in data.labels[indices]) == COUNTS
     assert data.skipped == ()
-
-
-def test_arrays(data: Dataset) -> None:
     for array in (data.labels, data.domain_ids, data.groups):
         assert array.shape == (4155,)
         assert array.dtype == np.int64
@@ -81,9 +78,6 @@ def test_classes_and_keys_are_those_of_the_labels(data: Dataset) -> None:
     expected = [f"{domain}/{entry['class']}/{entry['hexcode']}" for domain in DOMAINS for entry in labels["emoji"]]
     assert list(data.keys) == expected
     assert len(set(data.keys)) == len(data)
-
-
-def test_keys_agree_with_the_arrays(data: Dataset) -> None:
     for key, domain, label in zip(data.keys, data.domain_ids, data.labels, strict=True):
         assert key.startswith(f"{data.domains[domain]}/{data.classes[label]}/")
 

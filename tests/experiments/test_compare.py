@@ -14,7 +14,7 @@ import largedrop as ld
 from largedrop.config import PROTOCOL, Config
 from largedrop.errors import CollapseError, Interrupted, UserError
 from largedrop.experiments import runner
-from largedrop.experiments.compare import Comparison, Plan, compare, plan
+from largedrop.experiments.compare import Plan, compare, plan
 from largedrop.runs.run import Run
 from largedrop.training import loop
 from largedrop.training.loop import cost, train
@@ -198,7 +198,3 @@ def test_a_comparison_that_is_stopped_goes_on(data: ld.Dataset, tmp_path: Path) 
     cut = compare(data, made, tmp_path / "cut", device=CPU)
     whole = compare(data, made, tmp_path / "whole", device=CPU)
     assert [run.result["log"] for run in cut.runs] == [run.result["log"] for run in whole.runs]
-
-
-def test_an_empty_comparison_has_no_records() -> None:
-    assert Comparison().records == []

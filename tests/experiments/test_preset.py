@@ -355,12 +355,6 @@ def test_the_package_carries_the_files() -> None:
     assert {path.suffix for path in FOLDER.iterdir()} == {".toml"}
 
 
-def test_numbers_stay_as_they_are_written(tmp_path: Path) -> None:
-    run: dict[str, Any]
-    (run,) = read_preset(written(tmp_path, PLAIN + "[settings]\nlr = 5e-4\nsteps = 3\n")).full.runs(["a"])
-    assert run == {"lr": 5e-4, "steps": 3, "test_domain": "a"}
-
-
 def test_weights_from_files() -> None:
     runs: list[dict[str, Any]] = [{"model": "a", "lr": 1}, {"model": "b"}, {"lr": 2}]
     assert with_weights(runs, ["a"], []) == runs

@@ -135,15 +135,8 @@ def test_what_features_depend_on(data: ld.Dataset, config: Config, tmp_path: Pat
     lines: list[str] = []
     store = opened(data, tmp_path, reporter=Watch(note=lines.append))
     store.features(config)
-    same: dict[str, Any] = {
-        "dropout": 0.1,
-        "test_domain": "ink",
-        "lr": 1.0,
-        "held_out": 0.3,
-        "block_dropout": 0.2,
-        "steps": 1,
-    }
-    store.features(replace(config, **same))
+    same = replace(config, dropout=0.1, test_domain="ink", lr=1.0, held_out=0.3, block_dropout=0.2, steps=1)
+    store.features(same)
     assert len(asked) == 1
     others: list[dict[str, Any]] = [{"size": 40}, {"seed": 1}, {"model": "test_resnet"}, {"precision": "bfloat16"}]
     for number, other in enumerate(others):

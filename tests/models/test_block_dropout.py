@@ -227,14 +227,6 @@ def test_a_copy_is_independent(name: str) -> None:
     assert torch.equal(draw(twin.eval(), IMAGES), draw(net.eval(), IMAGES))
 
 
-def test_frozen_batch_norm_at_the_end_of_a_branch_does_not_turn_it_off() -> None:
-    net = build("torchvision resnet18")
-    set_block_dropout(net, 0.5)
-    training(net)
-    assert not net.layer1[0].bn2.training  # type: ignore[union-attr, index]
-    assert not torch.equal(draw(net, IMAGES, 1), draw(net, IMAGES, 2))
-
-
 def test_stochastic_depth_of_its_own_is_replaced() -> None:
     for net in (timm_net("test_resnet", drop_path_rate=0.9)(), torchvision.models.efficientnet_b0(num_classes=5)):
         net.double()

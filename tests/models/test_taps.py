@@ -110,22 +110,18 @@ def outputs(net: nn.Module, names: list[str], batch: Tensor) -> list[Tensor]:
     return [kept[name] for name in names]
 
 
-def test_resnet50_is_equation_1() -> None:
-    """The three blocks that follow the last change of resolution, average-pooled (section 4.3)."""
-    net, batch = made(timm_net("resnet50")), images(64)
-    taps = find_taps(net, batch)
-    with torch.no_grad():
-        features = tapped(net, batch, taps)
-        assert torch.equal(features[2], net(batch))
-    for mine, output in zip(features, outputs(net, ["layer4.0", "layer4.1", "layer4.2"], batch), strict=True):
-        assert output.shape == (2, 2048, 2, 2)
-        torch.testing.assert_close(mine, output.sum((2, 3)) / 4)
-
-
-def test_lite0_averages_what_differs_in_width() -> None:
-    net, batch = made(timm_net("tf_efficientnet_lite0")), images(64)
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [("resnet50", ["layer4.0", "layer4.1", "layer4.2"]), ("tf_efficientnet_lite0", ["blocks.5.3", "blocks.6.0"])],
+)
+def test_blocks_are_averaged_over_positions(name: str, blocks: list[str]) -> None:
+    """Those that follow the last change of resolution, as in section 4.3; for ResNet-50 it is equation 1."""
+    net, batch = made(timm_net(name)), images(64)
     features = tapped(net, batch, find_taps(net, batch))
-    for mine, output in zip(features, outputs(net, ["blocks.5.3", "blocks.6.0"], batch), strict=False):
+    with torch.no_grad():
+        assert torch.equal(features[-1], net(batch))
+    for mine, output in zip(features, outputs(net, blocks, batch), strict=False):
+        assert output.shape[2:] == (2, 2)
         torch.testing.assert_close(mine, output.sum((2, 3)) / 4)
 
 

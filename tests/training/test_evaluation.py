@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,14 +88,6 @@ def test_logits_are_those_of_a_plain_forward_pass(
     assert done == [min(batch, 36 - start) for start in range(0, 36, batch)]
 
 
-def test_few_images_have_the_logits_that_they_have_among_many(network: Network, odd: ld.Dataset) -> None:
-    indices = np.array([7, 3], dtype=np.int64)
-    whole = logits(network, HostViews(odd), np.arange(36), "float32").astype(np.float32)
-    np.testing.assert_allclose(
-        logits(network, HostViews(odd), indices, "float32"), whole[indices], rtol=2e-3, atol=1e-3
-    )
-
-
 @pytest.mark.parametrize("mode", [True, False])
 def test_the_mode_is_restored_and_nothing_is_learned(network: Network, data: ld.Dataset, mode: bool) -> None:
     network.train(mode)
@@ -140,15 +131,6 @@ def test_ties_are_those_of_what_is_stored() -> None:
     outputs = np.array([[1.0, 1.0001]])
     assert accuracy(outputs, np.array([1])) == 1.0
     assert accuracy(outputs.astype(np.float16), np.array([1])) == 0.0
-
-
-def test_size_and_normalisation_are_the_networks(network: Network, data: ld.Dataset) -> None:
-    other = Network(network.backbone, network.head.in_features, replace(network.spec, mean=(0.0, 0.0, 0.0)))
-    other.load_state_dict(network.state_dict())
-    assert not np.array_equal(
-        logits(network, HostViews(data), np.arange(4), "float32"),
-        logits(other, HostViews(data), np.arange(4), "float32"),
-    )
 
 
 def test_the_loss_against_torch() -> None:

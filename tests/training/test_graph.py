@@ -52,33 +52,6 @@ def test_on_the_processor_it_is_the_function() -> None:
     assert found[0][0] != found[5][0]
 
 
-def test_the_learning_rate_is_a_tensor_that_a_schedule_fills() -> None:
-    model, step, rate = make_step()
-    graphed = GraphedStep(step, CPU)
-    graphed(*batches(1)[0])
-    before = model.weight.detach().clone()
-    rate.fill_(0.0)
-    graphed(*batches(1)[0])
-    assert torch.equal(model.weight, before)
-    rate.fill_(0.1)
-    graphed(*batches(1)[0])
-    assert not torch.equal(model.weight, before)
-
-
-def test_seeding_before_a_step_fixes_its_dropout() -> None:
-    runs = []
-    for _ in range(2):
-        _, step, _ = make_step(dropout=0.5)
-        graphed = GraphedStep(step, CPU)
-        losses = []
-        for number, batch in enumerate(batches(4)):
-            torch.manual_seed(number)
-            losses.append(graphed(*batch)[0])
-        runs.append(torch.stack(losses))
-        torch.rand(7)
-    assert torch.equal(*runs)
-
-
 def test_other_shapes_and_types_are_refused() -> None:
     _, step, _ = make_step()
     graphed = GraphedStep(step, CPU)

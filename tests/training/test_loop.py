@@ -24,7 +24,6 @@ from largedrop.data.views.batches import HostViews
 from largedrop.errors import Interrupted, UserError
 from largedrop.models.network import Network
 from largedrop.runs.checkpoint import read_tensors
-from largedrop.runs.folder import claimed
 from largedrop.runs.run import Run
 from largedrop.training import loop
 from largedrop.training.averages.swad import Swad
@@ -398,16 +397,6 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(data: ld.Dataset, to
     assert files(tmp_path / "whole") == FILES
     for name in killed:
         assert_same_run(tmp_path / "whole", tmp_path / name)
-
-
-def test_what_a_killed_process_left_is_cleared(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
-    with claimed(tmp_path, config):
-        pass
-    (tmp_path / "outputs").mkdir()
-    for name in (".resume.safetensors.x.tmp", ".result.json.y.tmp", "outputs/.000002.safetensors.z.tmp"):
-        (tmp_path / name).write_text("half")
-    train(config, data, tmp_path)
-    assert files(tmp_path) == FILES
 
 
 def test_swad_averages_every_step_of_its_evaluations(data: ld.Dataset, config: Config, tmp_path: Path) -> None:

@@ -91,12 +91,6 @@ def test_the_rate_is_a_tenth_from_the_milestone_on(config: Config) -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 2.0]
 
 
-def test_a_rate_that_is_never_lowered(config: Config) -> None:
-    changed = replace(config, decay_at=1.0)
-    optimizer = make_optimizer(changed, create_network(changed, ("a", "b")))
-    assert {set_learning_rate(optimizer, changed, step) for step in range(changed.steps)} == {1e-3}
-
-
 class Table:
     """Stands for cached features; units tell i.i.d. images' labels right and o.o.d. images' labels wrong."""
 
