@@ -242,10 +242,6 @@ def test_v_starts_as_in_the_public_code_under_the_papers_recipe() -> None:
     assert config(recipe="paper", fit="linear", v_start="last").v_start == "last"
 
 
-def test_the_milestones_of_figure_4() -> None:
-    assert config(steps=30_000, decay_at=0.5, decay_again_at=5 / 6).milestones == (15_000, 25_000)
-
-
 @pytest.mark.parametrize("name", [entry.name for entry in fields(Config)])
 def test_the_digest_changes_with_every_field(name: str) -> None:
     fit = {"fit": "probe", "feature_views": "probe", "v_start": "linear"}.get(name, "all")
