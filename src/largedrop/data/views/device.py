@@ -39,7 +39,7 @@ STAGING = 64 << 20
 """Bytes of each of the two buffers that pixels pass through on their way to the device."""
 
 KEPT = 2 << 30
-"""Bytes of the device's memory that the images leave free where no limit is given: training needs at least as much."""
+"""Bytes of the device's memory that the images leave free: training needs at least as much."""
 
 SCRATCH = 1 << 30
 """Bytes that resizing may use at once; a batch that needs more is resized in parts of a fixed size."""
@@ -65,21 +65,11 @@ class ResidentImages:
         device: device of the pixels.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        device: torch.device,
-        limit_bytes: int | None = None,
-    ) -> None:
+    def __init__(self, images: Images, device: torch.device) -> None:
         """Copy the images to the device.
 
-        Args:
-            images: the dataset's images.
-            device: target device; on the processor (in tests) the memory is checked only where a limit is given.
-            limit_bytes: largest size of the pixels, in bytes; where None, the free memory less ``KEPT``.
-
         Raises:
-            UserError: the images do not fit.
+            UserError: the images need more than the free memory less ``KEPT``.
         """
         count = len(images)
         shapes = [images[index].shape[:2] for index in range(count)]
@@ -87,7 +77,9 @@ class ResidentImages:
         self.tallest, self.widest = (int(side) for side in self.shapes.max(axis=0, initial=1))
         areas = self.shapes.prod(axis=1)
         total = 3 * int(areas.sum())
-        _check_room(total, device, limit_bytes)
+        free = _free_bytes(device)
+        if free is not None and total > free - KEPT:
+            raise _no_room(total, max(0, free - KEPT), device)
         try:
             self.pixels = torch.empty(total, dtype=torch.uint8, device=device)
         except torch.cuda.OutOfMemoryError:
@@ -156,15 +148,7 @@ def packed_training_batch(
 
     A CUDA graph can record it, with ``packed`` as the graph's input.
 
-    Args:
-        resident: the images.
-        packed: from ``pack_draws``, float64 (n, 15), on the device.
-        size: side of the views, in pixels.
-        mean: per-channel mean, subtracted from inputs in [0, 1].
-        std: per-channel standard deviation, by which the centred inputs are divided.
-
-    Returns:
-        float32 (n, 3, size, size), channels last in memory, on the device.
+    Args and result are those of ``device_evaluation_batch``, with ``packed`` from ``pack_draws``, on the device.
     """
     whole = packed.to(torch.int64)
     views = crop_resize(resident, whole[:, 0], whole[:, 1:5], size, packed[:, 5] != 0)
@@ -300,16 +284,6 @@ def _free_bytes(device: torch.device) -> int | None:
         return None
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def _check_room(needed: int, device: torch.device, limit: int | None) -> None:
-    """Raise UserError where ``needed`` bytes are more than the limit, or than what is free."""
-    free = _free_bytes(device)
-    rooms = (
-        [free - KEPT] if free is not None and limit is None else [each for each in (free, limit) if each is not None]
-    )
-    if rooms and needed > min(rooms):
-        raise _no_room(needed, max(0, min(rooms)), device)
 
 
 def _no_room(needed: int, room: int, device: torch.device) -> UserError:

@@ -29,22 +29,7 @@ def training_batch(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Tensor:
-    """Draw and apply the training views of a batch, normalised; see ``draw`` and ``augment``.
-
-    Args:
-        images: RGB arrays (height, width, 3), of any sizes.
-        size: side of the views, in pixels.
-        seed: the run's seed.
-        step: the run's step; the draws are a function of both.
-        mean: per-channel mean, subtracted from inputs in [0, 1].
-        std: per-channel standard deviation, by which the centred inputs are divided.
-
-    Returns:
-        float32 (n, 3, size, size), channels last in memory.
-
-    Raises:
-        ValueError: an image is not uint8 RGB, ``size`` is not positive, or ``mean`` or ``std`` has not three values.
-    """
+    """Draw and apply the training views of a batch, normalised: ``draw``, then ``augment``."""
     return augment(images, size, draw([(image.shape[0], image.shape[1]) for image in images], seed, step), mean, std)
 
 
@@ -57,22 +42,10 @@ def augment(
 ) -> Tensor:
     """The training views of ``images`` under ``draws``, on the processor.
 
-    The images are distributed over as many threads as torch uses; the result does not depend on their number. The first
-    call may compile for some seconds, see ``kernels``.
-
-    Args:
-        images: RGB arrays (height, width, 3), of any sizes.
-        size: side of the views, in pixels.
-        draws: draws for the n images.
-        mean: per-channel mean, subtracted from inputs in [0, 1].
-        std: per-channel standard deviation, by which the centred inputs are divided.
-
-    Returns:
-        float32 (n, 3, size, size), channels last in memory.
+    Args, result and errors are those of ``render``.
 
     Raises:
-        ValueError: an image is not uint8 RGB, a crop is not inside its image, an order is not a permutation of the four
-            changes, ``size`` is not positive, or the numbers of draws, means or standard deviations do not match.
+        ValueError: also where an order is not a permutation of the four changes, or there are not n draws.
     """
     if len(draws.box) != len(images):
         raise ValueError(f"{len(draws.box)} draws for {len(images)} images")
@@ -102,19 +75,7 @@ def evaluation_batch(
 ) -> Tensor:
     """The evaluation views of images, normalised: ``normalise(evaluation_view(images, size), mean, std)``, faster.
 
-    The images are distributed over as many threads as torch uses; the result does not depend on their number.
-
-    Args:
-        images: RGB arrays (height, width, 3), of any sizes.
-        size: side of the views, in pixels.
-        mean: per-channel mean, subtracted from inputs in [0, 1].
-        std: per-channel standard deviation, by which the centred inputs are divided.
-
-    Returns:
-        float32 (n, 3, size, size), channels last in memory.
-
-    Raises:
-        ValueError: an image is not uint8 RGB, ``size`` is not positive, or ``mean`` or ``std`` has not three values.
+    Args, result and errors are those of ``render``.
     """
     count = len(images)
     box = np.array([(0, 0, *image.shape[:2]) for image in images], dtype=np.int64).reshape(count, 4)
@@ -133,7 +94,10 @@ def render(
     factors: npt.NDArray[np.float64],
     grey: npt.NDArray[np.bool_],
 ) -> Tensor:
-    """Crop, resize, mirror, change colours and normalise on the processor, with torch's number of threads.
+    """Crop, resize, mirror, change colours and normalise on the processor.
+
+    The images are distributed over as many threads as torch uses; the result does not depend on their number. The first
+    call may compile for some seconds, see ``kernels``.
 
     Args:
         images: RGB arrays (height, width, 3), of any sizes.
@@ -164,7 +128,7 @@ def render(
         if min(top, left) < 0 or min(height, width) < 1 or not inside:
             raise ValueError(f"the crop {(top, left, height, width)} is not inside an image of {image.shape[:2]}")
     # Copies that are writable and contiguous, as the kernels need them.
-    boxes, orders = np.array(box, dtype=np.int64, order="C"), np.array(order, dtype=np.int64, order="C")
+    boxes, orders = (np.array(array, dtype=np.int64, order="C") for array in (box, order))
     changes = np.array(factors, dtype=np.float64, order="C")
     if changes.shape != (len(images), 4):
         raise ValueError(f"factors must be ({len(images)}, 4), not {changes.shape}")
@@ -191,12 +155,9 @@ def render(
             )
 
     workers = min(torch.get_num_threads(), len(images))
-    if workers == 1:
-        work()
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            for done in [pool.submit(work) for _ in range(workers)]:
-                done.result()
+    with ThreadPoolExecutor(workers) as pool:
+        for done in [pool.submit(work) for _ in range(workers)]:
+            done.result()
     return views
 
 
@@ -221,8 +182,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         float32 (n, 3, height, width), channels last in memory.
     """
     scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
-    factor = torch.tensor([scale / value for value in std], device=images.device).view(1, 3, 1, 1)
-    offset = torch.tensor(
-        [-average / value for average, value in zip(mean, std, strict=True)], device=images.device
-    ).view(1, 3, 1, 1)
+    factor = torch.tensor([scale / by for by in std], device=images.device).view(3, 1, 1)
+    offset = torch.tensor([-average / by for average, by in zip(mean, std, strict=True)], device=images.device)
+    offset = offset.view(3, 1, 1)
     return torch.addcmul(offset, images.to(torch.float32), factor).contiguous(memory_format=torch.channels_last)
