@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from tests.helpers import refusal
 
-from largedrop.errors import UserError
 from largedrop.files import fitting, is_leftover, read_json, replacing, write_bytes, write_json, write_text
 
 
@@ -136,9 +135,7 @@ def test_json_is_read_back_and_what_is_wrong_with_it_is_said(tmp_path: Path) -> 
     ):
         write_bytes(path, content)
         for name, told in (("", path), ("a name", "a name")):
-            with pytest.raises(UserError) as caught:
-                read_json(path, name)
-            assert str(caught.value).startswith(f"{told} {said}")
+            assert refusal(read_json, path, name).startswith(f"{told} {said}")
     assert refusal(read_json, tmp_path) == f"{tmp_path} cannot be read: Is a directory"
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.helpers import FAST, TINY, assert_same_run, complaint, files, make_toy, one_line, timeless
+from tests.helpers import FAST, TINY, assert_same_run, complaint, make_toy, one_line, timeless
 
 import largedrop as ld
 from largedrop.cli import main
@@ -17,7 +17,7 @@ from largedrop.cli import main
 pytestmark = pytest.mark.usefixtures("quick_heads")
 
 
-def test_compare_leaves_exactly_these_files_and_fields(
+def test_compare_leaves_exactly_these_files_and_a_record_of_every_run(
     toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
@@ -35,23 +35,12 @@ def test_compare_leaves_exactly_these_files_and_fields(
     said = f"In {never} of 8 runs fine-tuning never beat the head that it started from: "
     assert said in capsys.readouterr().out
     assert said in (output / "report.html").read_text()
-    for folder in (output / "runs").iterdir():
-        assert {*files(folder)} - {".lock"} == {
-            *(f"{name}.safetensors" for name in ("average", "best", "final")),
-            *(f"{name}.json" for name in ("config", "log", "result")),
-            *(f"outputs/{step:06d}.safetensors" for step in (0, 2, 4, 6)),
-        }
     content = json.loads((output / "results.json").read_text())
-    assert set(content) == {"largedrop", "accuracy", "command", "dataset", "failed", "records"}
     assert content["failed"] == []
     assert len(content["records"]) == 2 * 2 * 2 * 4
     methods = {"fine-tuning", "ensemble", "weight-average", "linear-probe"}
     assert {record["method"] for record in content["records"]} == methods
     for record in content["records"]:
-        assert set(record) == {
-            *("method", "dropout", "test_domain", "seed", "settings"),
-            *("iid_accuracy", "ood_accuracy", "steps", "seconds"),
-        }
         assert (record["settings"]["model"], record["settings"]["lr"]) == ("test_efficientnet", 1e-3)
     tuned = [record for record in content["records"] if record["method"] == "fine-tuning"]
     assert all(record["steps"] == 6 for record in tuned)
@@ -271,16 +260,6 @@ class TestMistakes:
     ) -> None:
         named = [option.format(root=toy) for option in options]
         assert one_line(capsys, "compare", toy, *FAST, *named).startswith(text.format(root=toy, name=toy.name))
-
-    def test_damaged_state(self, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        arguments = ["train", str(toy), "--test-domain", "photo", "--output", str(tmp_path / "out"), *FAST]
-        assert main(arguments) == 0
-        (run,) = (tmp_path / "out" / "runs").iterdir()
-        (run / "result.json").unlink()
-        (run / "resume.safetensors").write_bytes(b"\0" * 100)
-        said = one_line(capsys, *arguments)
-        assert str(run / "resume.safetensors") in said
-        assert f"remove {run} to start this run anew" in said
 
 
 def test_a_collapsed_run_is_explained_and_the_others_are_kept(

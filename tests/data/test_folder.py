@@ -16,7 +16,6 @@ from tests.helpers import refusal
 from largedrop.data.dataset import Dataset
 from largedrop.data.folder import list_images
 from largedrop.data.listing import open_listing
-from largedrop.errors import UserError
 
 Open = Callable[..., Dataset]
 PACS = Path(__file__).parents[2].parent / "shared" / "data" / "PACS"
@@ -47,9 +46,7 @@ def opened(tmp_path: Path) -> Open:
 
 
 def error(path: str | Path) -> str:
-    with pytest.raises(UserError) as caught:
-        list_images(path)
-    return str(caught.value)
+    return refusal(list_images, path)
 
 
 def test_what_a_folder_gives(root: Path, opened: Open) -> None:

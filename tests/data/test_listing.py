@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
+from tests.helpers import refusal
 
 from largedrop.data.listing import make_listing
-from largedrop.errors import UserError
 
 FOUND = {
     ("b", "y"): [("b/y/2", Path("2")), ("b/y/1", Path("1"))],
@@ -28,9 +27,7 @@ def test_images_are_put_in_order() -> None:
 
 def test_all_that_is_wrong_is_told_with_what_was_wrong_before() -> None:
     found = {**FOUND, ("b", "x"): [("b/x/1", Path("5"))], ("c", "y"): FOUND["b", "y"]}
-    with pytest.raises(UserError) as caught:
-        make_listing(Path("list"), found, ["line 3 has no domain"])
-    assert str(caught.value).splitlines() == [
+    assert refusal(make_listing, Path("list"), found, ["line 3 has no domain"]).splitlines() == [
         "list has 3 problems:",
         "  line 3 has no domain",
         "  the domain 'c' lacks the class 'x' that other domains have",

@@ -12,9 +12,9 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from tests.helpers import refusal
 from torch import Tensor, nn
 
-from largedrop.errors import UserError
 from largedrop.models.network import Network, Spec, Transform, parameter_groups
 
 SPEC = Spec(
@@ -90,9 +90,7 @@ def test_transform_makes_a_grey_picture_rgb() -> None:
 def test_transform_of_a_file_that_is_no_image_says_which(tmp_path: Path) -> None:
     path = tmp_path / "empty.png"
     path.touch()
-    with pytest.raises(UserError) as caught:
-        Transform(SPEC)(path)
-    assert str(caught.value) == f"{path}: the file is empty"
+    assert refusal(Transform(SPEC), path) == f"{path}: the file is empty"
 
 
 def test_forward_is_the_head_of_the_dropped_out_representation() -> None:

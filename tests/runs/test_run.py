@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.helpers import refusal
 
 from largedrop import __version__
 from largedrop.config import Config
-from largedrop.errors import UserError
 from largedrop.runs.folder import claim
 from largedrop.runs.read import read_runs
 from largedrop.runs.run import Run
@@ -18,9 +18,7 @@ SCORES = {"iid_accuracy": 0.75, "ood_accuracy": 0.5, "steps": 6, "seconds": 1.5}
 
 
 def opening(folder: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        Run.open(folder)
-    return str(caught.value)
+    return refusal(Run.open, folder)
 
 
 @pytest.fixture
