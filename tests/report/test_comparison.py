@@ -48,17 +48,8 @@ def comparison(planned: Plan, *, missing: tuple[tuple[str, float, int], ...] = (
 
 def published(data: ld.Dataset, planned: Plan, result: Comparison, folder: Path) -> tuple[list[Path], str]:
     console = Console(file=io.StringIO(), width=120)
-    paths = publish(
-        console,
-        data,
-        planned,
-        result,
-        folder,
-        title="Toys <never> seen",
-        command="largedrop compare toy",
-        seconds=200.0,
-        device=CPU,
-    )
+    told: dict[str, Any] = {"title": "Toys <never> seen", "command": "largedrop compare toy", "seconds": 200.0}
+    paths = publish(console, data, planned, result, folder, device=CPU, **told)
     assert isinstance(console.file, io.StringIO)
     return paths, console.file.getvalue()
 
