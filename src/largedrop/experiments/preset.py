@@ -81,13 +81,13 @@ class Scale:
         axes.append(_axis("test_domain", tested))
         axes += [_axis(name, values) for name, values in self.grid.items() if name not in first]
         axes.append(list(self.variants))
-        made = [_joined(self.settings, parts) for parts in itertools.product(*axes)]
+        made = list(itertools.product(*axes))
         if self.leave_out:
             axes[len(first)] = [
                 {"test_domain": other, "left_out": target} for target in tested for other in domains if other != target
             ]
-            made += [_joined(self.settings, parts) for parts in itertools.product(*axes)]
-        return made
+            made += itertools.product(*axes)
+        return [{name: value for part in (self.settings, *parts) for name, value in part.items()} for parts in made]
 
     @property
     def varied(self) -> tuple[str, ...]:
@@ -208,13 +208,6 @@ def with_weights(runs: list[dict[str, Any]], models: Sequence[str], weights: Seq
             raise UserError(f"--weights {files[model]}: the preset itself sets weights, '{run['weights']}'")
         changed.append({**run, "weights": files[model]} if model in files else run)
     return changed
-
-
-def _joined(settings: Mapping[str, Any], parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    run = dict(settings)
-    for part in parts:
-        run.update(part)
-    return run
 
 
 def _axis(name: str, values: Iterable[Any]) -> list[Mapping[str, Any]]:

@@ -116,11 +116,9 @@ def _field_problems(key: str, name: str, values: Sequence[Any]) -> Iterator[str]
     if name not in FIELDS:
         yield f"{key}: unknown field; {one_of(name, FIELDS, most=40)}"
         return
-    for place, value in enumerate(values):
-        if value in values[:place]:
-            yield f"{key}: {value!r} is named twice"
-            continue
-        yield from (f"{key}: {problem}" for problem in problems_of({name: value}))
+    for index, value in enumerate(values):
+        found: Iterable[str] = [f"{value!r} is named twice"] if value in values[:index] else problems_of({name: value})
+        yield from (f"{key}: {problem}" for problem in found)
 
 
 def _domain_problems(domains: Any, key: str) -> Iterator[str]:
@@ -131,9 +129,8 @@ def _domain_problems(domains: Any, key: str) -> Iterator[str]:
         return
     if not domains:
         yield f"{key}: an empty list leaves nothing to run"
-    for place, domain in enumerate(domains):
-        if domain in domains[:place]:
-            yield f"{key}: {domain!r} is named twice"
+    twice = (domain for index, domain in enumerate(domains) if domain in domains[:index])
+    yield from (f"{key}: {domain!r} is named twice" for domain in twice)
 
 
 def _table(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -154,16 +153,23 @@ def plan_sweep(
             is of another dataset or holds something else.
     """
     owned(folder, FILE, "sweep", *_facts(data))
-    runs = with_weights(preset.scale(scale).runs(data.domains), preset.scale(scale).values("model"), weights)
+    chosen = preset.scale(scale)
+    runs = with_weights(chosen.runs(data.domains), chosen.values("model"), weights)
     unknown = [name for name in dict.fromkeys(run["test_domain"] for run in runs) if name not in data.domains]
     if unknown:
         told = "; ".join(f"no domain '{name}' in {data.name}; {one_of(name, data.domains)}" for name in unknown)
         raise UserError(f"{preset.path}: test_domains: {told}")
-    configs = _configs(preset, scale, runs, data, device, precision)
+    digests: dict[tuple[str, str], str] = {}
+    configs: dict[Config, None] = {}
+    for run in runs:
+        config = resolve(data, device, recipe=chosen.recipe, precision=precision, digests=digests, **run)
+        if config in configs:
+            raise UserError(f"{preset.path}: two of its runs are the same: {config.run_name}")
+        configs[config] = None
     whole = {config.model for config in configs if config.fit == "all"}
     sizes = {model: _network_bytes(model, len(data.classes)) for model in whole}
     entries = []
-    for config, split in zip(configs, splits_of(configs, data), strict=True):
+    for config, split in zip(configs, splits_of(list(configs), data), strict=True):
         place = folder / "runs" / config.run_name
         logits = 2 * (1 + len(config.evaluations)) * (len(split.iid) + len(split.ood)) * len(data.classes)
         stored = logits + (4 if config.swad else 3) * sizes[config.model] if config.fit == "all" else LINEAR_BYTES
@@ -206,7 +212,6 @@ def run_sweep(
     result = Sweep()
     while waiting:
         tasks = [(config, entry.folder) for config, entry in waiting.items()]
-        alone = jobs == 1 or len(tasks) == 1
         reason: Exception
         kept = 0.0  # the work of this round that a failure does not lose
         attempt = _Attempt(reporter)
@@ -221,16 +226,16 @@ def run_sweep(
                         result.trained.append(config)
             continue
         except ProcessFailedError as error:
-            broken, reason = tasks[error.number][0], error
+            broken, reason, line = tasks[error.number][0], error, str(error)
         except (UserError, Interrupted):
             raise
         except Exception as error:
+            alone = jobs == 1 or len(tasks) == 1
             if not alone or attempt.last not in waiting:  # nothing that a run did
                 raise
-            broken, reason = attempt.last, error
+            broken, reason, line = attempt.last, error, f"{type(error).__name__}: {error}"
         reporter.advance(kept - attempt.done)
         failures[broken] = failures.get(broken, 0) + 1
-        line = f"{type(reason).__name__}: {reason}" if not isinstance(reason, UserError) else str(reason)
         if failures[broken] < TRIES:
             reporter.failed(broken, f"{line}; it goes on from its last state, once")
         else:
@@ -248,20 +253,6 @@ class _Attempt(Relay):
     def begin(self, config: Config) -> None:
         self.last = config
         super().begin(config)
-
-
-def _configs(
-    preset: Preset, scale: str, runs: list[dict[str, Any]], data: Dataset, device: torch.device, precision: str
-) -> list[Config]:
-    recipe = preset.scale(scale).recipe
-    digests: dict[tuple[str, str], str] = {}
-    configs: dict[Config, None] = {}
-    for run in runs:
-        config = resolve(data, device, recipe=recipe, precision=precision, digests=digests, **run)
-        if config in configs:
-            raise UserError(f"{preset.path}: two of its runs are the same: {config.run_name}")
-        configs[config] = None
-    return list(configs)
 
 
 def _state(folder: Path) -> str:
