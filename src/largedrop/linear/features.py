@@ -13,7 +13,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -107,13 +107,7 @@ class FeatureStore:
         reporter: told of the number of images that a network has seen, and what a user should know.
     """
 
-    def __init__(
-        self,
-        data: Dataset,
-        views: Views,
-        folder: Path | None = None,
-        reporter: Reporter = SILENT,
-    ) -> None:
+    def __init__(self, data: Dataset, views: Views, folder: Path | None = None, reporter: Reporter = SILENT) -> None:
         self.data, self.views = data, views
         self.folder = (Path(folder).absolute() if folder is not None else cache_folder()) / "features"
         self.reporter = reporter
@@ -205,15 +199,12 @@ class FeatureStore:
     def _entry(self, key: dict[str, Any], fill: Callable[[Path], Taps]) -> Features:
         """The entry of ``key``, from memory, from disk, or of the pieces that ``fill`` writes into a folder."""
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:40]
-        if name in self._open:
-            return self._open[name]
         path = self.folder / name
-        found = self._known(path)
+        found = self._open.get(name) or self._known(path)
         if found is None:
             with self._locked(name):
-                found = self._known(path)  # another process may have made it while this one waited
-                if found is None:
-                    found = self._build(path, key, fill)
+                # Another process may have made it while this one waited.
+                found = self._known(path) or self._build(path, key, fill)
         self._open[name] = found
         return found
 
@@ -239,18 +230,14 @@ class FeatureStore:
 
     def _assemble(self, building: Path, key: dict[str, Any], taps: Taps) -> None:
         """Make an entry of the pieces in ``building``."""
-        check, rows = 0, 0
+        check = 0
         with replacing(building / "features.bin") as temporary, open(temporary, "wb") as file:
             for start in range(0, len(self.data), _PIECE):
-                values = np.load(_piece_path(building, start), allow_pickle=False)
-                content = values.tobytes()
-                check, rows = zlib.crc32(content, check), rows + len(values)
+                content = np.load(_piece_path(building, start), allow_pickle=False).tobytes()
+                check = zlib.crc32(content, check)
                 file.write(content)
-        header = {"key": key, "data": self.data.name, "check": check, "rows": rows}
-        write_json(
-            building / "entry.json",
-            {**header, "names": list(taps.names), "widths": list(taps.widths), "last": taps.last},
-        )
+        header = {"key": key, "data": self.data.name, "check": check, "rows": len(self.data)}
+        write_json(building / "entry.json", {**header, **asdict(taps)})
         for path in building.iterdir():
             if path.name not in ("features.bin", "entry.json"):
                 path.unlink()
@@ -336,15 +323,8 @@ def _load(path: Path, images: int) -> Features:
         if header["rows"] != images or size != 2 * images * sum(taps.widths):
             raise ValueError("truncated")
         values = np.memmap(path / "features.bin", np.float16, "c", shape=(images, sum(taps.widths)))
-        if _checked(values) != header["check"]:
+        if zlib.crc32(values.data) != header["check"]:
             raise ValueError("changed")
         return Features(values, taps)
     except (OSError, UserError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"the stored features in {path} are damaged") from error
-
-
-def _checked(values: Half) -> int:
-    check = 0
-    for start in range(0, len(values), _PIECE):
-        check = zlib.crc32(values[start : start + _PIECE].tobytes(), check)
-    return check

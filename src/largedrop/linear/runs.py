@@ -38,12 +38,11 @@ TOGETHER = 512
 
 Task = tuple[Config, Path]
 
+Member = tuple[Config, Path, Problem]
+
 
 def train_linear_runs(
-    tasks: Sequence[Task],
-    data: Dataset,
-    views: Views,
-    reporter: Reporter = SILENT,
+    tasks: Sequence[Task], data: Dataset, views: Views, reporter: Reporter = SILENT
 ) -> Iterator[tuple[Config, Run | CollapseError]]:
     """Train every task (a config whose ``fit`` is ``linear`` or ``probe``, and its folder), and yield each as it ends.
 
@@ -67,7 +66,7 @@ def train_linear_runs(
     problems: dict[tuple[object, ...], Problem] = {}
     for start in range(0, len(tasks), TOGETHER):
         with ExitStack() as locks:
-            waiting: list[tuple[Config, Path, Problem]] = []
+            waiting: list[Member] = []
             for config, folder in tasks[start : start + TOGETHER]:
                 reporter.begin(config)
                 if config.fit == "all":
@@ -80,21 +79,17 @@ def train_linear_runs(
                     waiting.append((config, folder, _problem(config, data, store, problems)))
             if not waiting:
                 continue
-            steps = sum(config.steps for config, _, _ in waiting)
             work = sum(_cost(config, data) for config, _, _ in waiting)
-            steps_taken = Relay(reporter, work / steps)
+            steps_taken = Relay(reporter, work / sum(config.steps for config, _, _ in waiting))
             solved = [entry for entry in waiting if entry[0].optimizer == "lbfgs"]
             stepped = [entry for entry in waiting if entry[0].optimizer != "lbfgs"]
             began = time.monotonic()
-            fitted = train_linear(
-                [(problem, config) for config, _, problem in stepped],
-                outputs=True,
-                reporter=steps_taken,
-            )
+            pairs = [(problem, config) for config, _, problem in stepped]
+            fitted = train_linear(pairs, outputs=True, reporter=steps_taken)
             seconds = (time.monotonic() - began) / max(1, len(stepped))
             for (config, folder, problem), result in zip(stepped, fitted, strict=True):
                 yield config, _stored(config, folder, problem, data, result, seconds)
-            groups: dict[tuple[int, float], list[tuple[Config, Path, Problem]]] = {}
+            groups: dict[tuple[int, float], list[Member]] = {}
             for entry in solved:
                 groups.setdefault((id(entry[2]), entry[0].weight_decay), []).append(entry)
             for members in groups.values():
@@ -162,21 +157,13 @@ def _finished(
         about = {"config": config.to_json(), "classes": list(data.classes), "step": entry.step, **_scores(entry)}
         write_tensors(folder / f"{name}.safetensors", tensors, "linear", about)
     log = [asdict(entry) for entry in evaluations]
-    content = {
-        "largedrop": __version__,
-        "dataset": describe(data),
-        "methods": methods,
-        "best_step": kept["best"][1].step,
-        "log": log,
-    }
+    content = {"largedrop": __version__, "dataset": describe(data), "methods": methods}
     write_json(folder / "log.json", {"log": log})
-    write_json(folder / "result.json", content)
+    write_json(folder / "result.json", {**content, "best_step": kept["best"][1].step, "log": log})
     return Run.open(folder)
 
 
-def _solved(
-    members: Sequence[tuple[Config, Path, Problem]], data: Dataset
-) -> Iterator[tuple[Config, Run | CollapseError]]:
+def _solved(members: Sequence[Member], data: Dataset) -> Iterator[tuple[Config, Run | CollapseError]]:
     """Probes of one problem and weight decay by the converged solver; they have one evaluation, and no ensemble."""
     began = time.monotonic()
     config, _, problem = members[0]
@@ -196,13 +183,9 @@ def _solved(
     for each, folder, _ in members:
         fit = found[each.dropout]
         if fit.stopped != "converged":
-            yield (
-                each,
-                CollapseError(
-                    f"the probe has no minimum that could be found ({fit.stopped} after {fit.iterations} iterations); "
-                    "give it some --weight-decay"
-                ),
-            )
+            told = f"{fit.stopped} after {fit.iterations} iterations"
+            advice = "give it some --weight-decay"
+            yield each, CollapseError(f"the probe has no minimum that could be found ({told}); {advice}")
             continue
         model = LinearModel(fit.weight, fit.bias, None)
         outputs = model(images).to(torch.float16).numpy()
