@@ -56,7 +56,8 @@ class RunGroup:
     missing: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"dropout {self.dropout:g}, test domain {self.test_domain}, {_seed(self.seed)}"
+        seed = "every seed" if self.seed is None else f"seed {self.seed}"
+        return f"dropout {self.dropout:g}, test domain {self.test_domain}, {seed}"
 
     def stem(self, method: str) -> str:
         """Name of the result's files, without suffix; a function of the method and all members."""
@@ -218,7 +219,7 @@ def matched(
             values.setdefault(name, set()).add(value)
     found: list[Across] = []
     shared: dict[Any, dict[str, Any]] = {}
-    there: dict[tuple[str, str], list[bool]] = {}
+    there: dict[str, dict[str, list[bool]]] = {}
     lacking: list[str] = []
     for group in groups:
         varied = [f"{name} {shown(value)}" for name, value in group.settings if len(values[name]) > 1]
@@ -229,15 +230,15 @@ def matched(
         family = ", ".join([f"dropout {group.dropout:g}", *varied])
         for method in methods_across(group):
             result = stored.get(group.stem(method))
-            there.setdefault((family, method), []).append(result is not None)
+            there.setdefault(family, {}).setdefault(method, []).append(result is not None)
             if result is not None:
                 settings = shared.setdefault(group.settings, dict(group.settings))
                 found.append(replace(result, settings=settings))
-    absent: dict[str, list[str]] = {}
-    for (family, method), known in there.items():
-        if not all(known):
-            absent.setdefault(family, []).append(f"{method} ({len(known) - sum(known)} of {len(known)} groups)")
-    lines = [f"{family}: {', '.join(told)}; {_HOW}" for family, told in absent.items()]
+    lines = []
+    for family, known in there.items():
+        told = [f"{name} ({each.count(False)} of {len(each)} groups)" for name, each in known.items() if not all(each)]
+        if told:
+            lines.append(f"{family}: {', '.join(told)}; {_HOW}")
     return tuple(found), (*lines, *lacking)
 
 
@@ -246,7 +247,7 @@ def _groups(family: list[tuple[str, Config]]) -> list[RunGroup]:
     grid = sorted({_tuned(config) for _, config in family})
     if len(grid) < 2:
         return []
-    varied = [name for index, name in enumerate(TUNED) if len({values[index] for values in grid}) > 1]
+    varied = {name: index for index, name in enumerate(TUNED) if len({values[index] for values in grid}) > 1}
     first = family[0][1]
     settings = tuple((name, value) for name, value in first.settings.items() if name not in varied)
     at: dict[tuple[str, int], dict[Any, str]] = {}
@@ -258,7 +259,7 @@ def _groups(family: list[tuple[str, Config]]) -> list[RunGroup]:
     def group(domain: str, own: list[int], seed: int | None) -> RunGroup:
         names = tuple(name for each in own for _, name in sorted(at.get((domain, each), {}).items()))
         missing = tuple(
-            ", ".join([*(text for name, text in _told(values) if name in varied), f"seed {each}"])
+            ", ".join([*(f"{name} {shown(values[index])}" for name, index in varied.items()), f"seed {each}"])
             for each in own
             for values in grid
             if values not in at.get((domain, each), {})
@@ -277,11 +278,3 @@ def _stem(method: str, test_domain: str, dropout: float, seed: int | None, names
     tail = f"-d{dropout:g}-s{'all' if seed is None else seed}-{digest}"
     suffix = ".safetensors"  # the longest
     return fitting(f"{method}-{_UNSAFE.sub('_', test_domain)}", tail + suffix).removesuffix(suffix)
-
-
-def _told(values: Iterable[Any]) -> list[tuple[str, str]]:
-    return [(name, f"{name} {shown(value)}") for name, value in zip(TUNED, values, strict=True)]
-
-
-def _seed(seed: int | None) -> str:
-    return "every seed" if seed is None else f"seed {seed}"
