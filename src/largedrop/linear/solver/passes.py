@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
 
 from ...data.random import torch_seed
+from ...runtime import one_thread
 from .gaussian import antithetic_normals, contrasts, expected_loss
 
 __all__ = ["Answer", "Passes", "Setting"]
@@ -62,6 +65,7 @@ class Passes:
             settings: the objectives.
             points: weights and biases of the contrasts side by side, (k, units + 1), of each setting.
         """
+        threads = torch.get_num_threads()
         leaf = torch.stack(points).requires_grad_()
         decays = torch.tensor([setting.decay for setting in settings], dtype=torch.float64)
         decayed = 0.5 * decays * leaf[..., :-1].double().square().sum((1, 2))
@@ -78,14 +82,15 @@ class Passes:
             ratios = torch.tensor([settings[index].rate / (1 - settings[index].rate) for index in noisy])
             pairs = ratios[:, None, None].to(x) * weights[noisy][:, rows] * weights[noisy][:, columns]
             spreads = dict(zip(noisy, (pairs @ self.powers[domain].T).unbind(), strict=True))
+            same = map(repeat, (labels, self.normals[domain], self.basis))
+            with one_thread(), ThreadPoolExecutor(threads) as pool:
+                found = list(pool.map(expected_loss, means, map(spreads.get, here), *same))
             moments, slopes = [], []
-            for index, mean in zip(here, means, strict=True):
-                spread = spreads.get(index)
-                loss, found = expected_loss(mean, spread, labels, self.normals[domain], self.basis)
+            for index, mean, (loss, by_moments) in zip(here, means, found, strict=True):
                 share = 1 / len(settings[index].domains)
                 values[index] += share * loss
-                moments += [mean] if spread is None else [mean, spread]
-                slopes += [share * slope for slope in found]
+                moments += [mean, spreads[index]] if index in spreads else [mean]
+                slopes += [share * slope for slope in by_moments]
             torch.autograd.backward(moments, slopes)
         assert leaf.grad is not None
         return list(zip(values, leaf.grad, strict=True))
