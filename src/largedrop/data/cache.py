@@ -32,7 +32,7 @@ from ..files import read_json, write_json, write_text
 from .entries import aside, cache_errors, cache_folder, install, sweep
 from .images import BadImage, decode, opened, pillow_settings
 
-__all__ = ["CachedImages", "Opened", "ProgressCallback", "open_images"]
+__all__ = ["CachedImages", "Opened", "ProgressCallback", "digest_of", "open_images"]
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (images done, images in total) while images are decoded."""
@@ -155,9 +155,11 @@ def open_images(
         raise UserError("there are no images to open")
     folder = (Path(cache).absolute() if cache is not None else cache_folder()).resolve()
     files = _digested([Path(path).absolute() for path in paths], folder / "digests")
-    entry = folder / "images" / _entry_name(keys, files, bound)
-    images = _load(entry)
-    if images is None:
+    name = digest_of(keys, [file.digest for file in files], f"largedrop images {_FORMAT} bound {bound}\n")[:40]
+    entry = folder / "images" / name
+    try:
+        images = CachedImages(entry)
+    except (OSError, ValueError):  # there is none, or it is damaged
         images = _build(entry, files, bound, progress)
     reasons = dict(images.bad)
     if reasons and not skip_bad_images:
@@ -177,11 +179,12 @@ def _bad_images(lines: list[str], count: int, most: int = 10) -> UserError:
     return UserError("\n  ".join([f"{first}:", *lines[:most], *more]))
 
 
-def _entry_name(keys: Sequence[str], files: Sequence[_File], bound: int) -> str:
-    digest = hashlib.sha256(f"largedrop images {_FORMAT} bound {bound}\n".encode())
-    for key, file in zip(keys, files, strict=True):
-        digest.update(f"{key}\0{file.digest}\n".encode())
-    return digest.hexdigest()[:40]
+def digest_of(keys: Sequence[str], digests: Sequence[str], first: str = "") -> str:
+    """SHA-256, hexadecimal, of ``first``, and of every image's key and the digest of its file's contents."""
+    total = hashlib.sha256(first.encode())
+    for key, digest in zip(keys, digests, strict=True):
+        total.update(f"{key}\0{digest}\n".encode())
+    return total.hexdigest()
 
 
 def _digested(paths: Sequence[Path], folder: Path) -> list[_File]:
@@ -240,20 +243,12 @@ def _stamp(path: Path) -> tuple[str, float]:
     return f"{status.st_size} {status.st_mtime_ns}", status.st_mtime
 
 
-def _load(entry: Path) -> CachedImages | None:
-    try:
-        return CachedImages(entry)
-    except (OSError, ValueError):
-        return None
-
-
 def _consistent(index: Any, count: int, size: int) -> bool:
     """Whether ``index`` describes ``count`` images, one after the other, in ``size`` bytes."""
     if index.dtype != np.int64 or index.shape != (count, 3) or (index[:, 1:] < 1).any():
         return False
-    ends = np.cumsum(index[:, 1] * index[:, 2] * 3)
-    starts = np.concatenate([np.zeros(1, np.int64), ends])
-    return bool(np.array_equal(index[:, 0], starts[:-1]) and starts[-1] == size)
+    sizes = index[:, 1] * index[:, 2] * 3
+    return np.array_equal(index[:, 0], np.cumsum(sizes) - sizes) and int(sizes.sum()) == size
 
 
 def _build(entry: Path, files: Sequence[_File], bound: int, progress: ProgressCallback | None) -> CachedImages:

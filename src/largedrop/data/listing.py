@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from .cache import ProgressCallback, open_images
+from .cache import ProgressCallback, digest_of, open_images
 from .dataset import Dataset, IntArray, check_names
 
 __all__ = ["Listing", "make_listing", "open_listing"]
@@ -86,14 +86,7 @@ def open_listing(
     cache: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> Dataset:
-    """Decode the images of a list, once, and make a dataset of them.
-
-    Args:
-        listing: the images.
-        bound: largest length of an image's shorter side, in pixels; longer ones are shrunk to it.
-        skip_bad_images: skip images that cannot be decoded, instead of raising.
-        cache: folder of the decoded images; ``entries.cache_folder()`` where None.
-        progress: called with (images done, images in total) while images are decoded.
+    """Decode the images of a list, once, and make a dataset of them; the options are those of ``cache.open_images``.
 
     Raises:
         UserError: images cannot be decoded, or the cache cannot be written; the message lists all errors.
@@ -105,7 +98,12 @@ def open_listing(
     keys = tuple(listing.keys[index] for index in opened.kept)
     labels, domain_ids = listing.labels[kept], listing.domain_ids[kept]
     if opened.skipped:
-        counts = _counts(listing.domains, listing.classes, labels, domain_ids)
+        usable = Counter(zip(domain_ids.tolist(), labels.tolist(), strict=True))
+        counts = {
+            (domain, name): usable[domain_id, class_id]
+            for domain_id, domain in enumerate(listing.domains)
+            for class_id, name in enumerate(listing.classes)
+        }
         _raise(listing.root, _few_images(counts, "usable image", skipped=len(opened.skipped)))
     return Dataset(
         name=listing.root.name,
@@ -116,17 +114,9 @@ def open_listing(
         groups=np.arange(len(keys), dtype=np.int64),
         keys=keys,
         images=opened.images,
-        fingerprint=_fingerprint(keys, opened.digests),
+        fingerprint=digest_of(keys, opened.digests),
         skipped=opened.skipped,
     )
-
-
-def _fingerprint(keys: Sequence[str], digests: Sequence[str]) -> str:
-    """SHA-256, hexadecimal, of every image's key and of the digest of its file's contents."""
-    total = hashlib.sha256()
-    for key, digest in zip(keys, digests, strict=True):
-        total.update(f"{key}\0{digest}\n".encode())
-    return total.hexdigest()
 
 
 def _missing_classes(found: Found, domains: Sequence[str], classes: Sequence[str]) -> Iterator[str]:
@@ -143,14 +133,6 @@ def _few_images(counts: dict[tuple[str, str], int], noun: str, skipped: int = 0)
         for (domain, name), count in counts.items()
         if count < 2
     ]
-
-
-def _counts(
-    domains: Sequence[str], classes: Sequence[str], labels: IntArray, domain_ids: IntArray
-) -> dict[tuple[str, str], int]:
-    table = np.bincount(domain_ids * len(classes) + labels, minlength=len(domains) * len(classes))
-    pairs = [(domain, name) for domain in domains for name in classes]
-    return dict(zip(pairs, table.tolist(), strict=True))
 
 
 def _raise(root: Path, problems: Sequence[str], most: int = 20) -> None:
