@@ -101,8 +101,7 @@ def plan(
         if not names:
             raise UserError(f"there is nothing to compare: name at least one {kind}")
         check_names(kind, names)
-    unknown = [domain for domain in domains if domain not in data.domains]
-    for domain in unknown[:1]:
+    for domain in domains:
         data.domain_index(domain)
     first = resolve(data, device, recipe=recipe, **settings, dropout=rates[domains[0]][0], test_domain=domains[0])
     configs = [

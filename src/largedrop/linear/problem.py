@@ -59,13 +59,7 @@ class Problem:
 
     @classmethod
     def of(cls, views: Iterable[Tensor], widths: Iterable[int], data: Dataset, split: Split) -> Problem:
-        """The problem of a split.
-
-        Args:
-            views: features of all images of ``data``, the evaluation view first.
-            widths: of the taps.
-            data: the dataset.
-            split: of it.
+        """The problem of a split of ``data``, whose images all have features in each of the ``views``.
 
         Raises:
             UserError: the features do not fit the widths or the dataset.

@@ -116,7 +116,7 @@ def device_evaluation_batch(
     chosen = to_device(torch.from_numpy(np.asarray(indices, dtype=np.int64)), resident.device)
     sides = resident.index[chosen, 1:]
     boxes = torch.cat([torch.zeros_like(sides), sides], dim=1)
-    return _normalised(_resized(resident, chosen, boxes, size, None).permute(0, 3, 1, 2), 1 / 255, mean, std)
+    return _normalised(crop_resize(resident, chosen, boxes, size), 1 / 255, mean, std)
 
 
 def pack_draws(resident: ResidentImages, indices: IntArray, draws: Draws) -> Tensor:
@@ -151,7 +151,8 @@ def packed_training_batch(
     Args and result are those of ``device_evaluation_batch``, with ``packed`` from ``pack_draws``, on the device.
     """
     whole = packed.to(torch.int64)
-    views = crop_resize(resident, whole[:, 0], whole[:, 1:5], size, packed[:, 5] != 0)
+    levels = crop_resize(resident, whole[:, 0], whole[:, 1:5], size, packed[:, 5] != 0)
+    views = levels.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
     views = apply_colour(views, packed[:, 6:10].to(torch.float32), whole[:, 10:14], packed[:, 14] != 0)
     return _normalised(views, 1.0, mean, std)
 
@@ -160,7 +161,7 @@ def packed_training_batch(
 def crop_resize(
     resident: ResidentImages, indices: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None
 ) -> Tensor:
-    """Cut a box out of each image and resize it (bilinear with antialiasing), in whole grey levels as on the processor.
+    """Cut a box out of each image and resize it (bilinear with antialiasing), as torch's uint8 kernel does.
 
     Args:
         resident: the images.
@@ -170,10 +171,21 @@ def crop_resize(
         flip: whether each image is mirrored, bool (n,); None for no mirroring.
 
     Returns:
-        float32 in [0, 1], (n, 3, size, size), contiguous.
+        uint8 (n, 3, size, size), channels last in memory.
     """
-    levels = _resized(resident, indices, boxes, size, flip).permute(0, 3, 1, 2)
-    return levels.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
+    entries = resident.index[indices]
+    corner = entries[:, 0] + boxes[:, 0] * entries[:, 2] + boxes[:, 1]
+    across = _filter(boxes[:, 3], size, resident.widest, flip)
+    down = _filter(boxes[:, 2], size, resident.tallest, None)
+    rows = torch.minimum(torch.arange(resident.tallest, device=indices.device), boxes[:, 2:3] - 1)
+    rows = corner[:, None] + rows * entries[:, 2:3]
+    result = torch.empty((len(indices), size, size, 3), dtype=torch.uint8, device=indices.device)
+    part = max(1, SCRATCH // (max(resident.tallest, size) * size * SCRATCH_PER_PIXEL))
+    for start in range(0, len(indices), part):
+        chosen = slice(start, start + part)
+        narrow = _resized_across(resident.pixels.view(-1, 3), rows[chosen], *(each[chosen] for each in across))
+        result[chosen] = _resized_down(narrow, *(each[chosen] for each in down))
+    return result.permute(0, 3, 1, 2)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -196,23 +208,6 @@ def _normalised(images: Tensor, scale: float, mean: Sequence[float], std: Sequen
     offset = channels(-average / deviation for average, deviation in zip(mean, std, strict=True))
     result = torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=torch.channels_last)
     return torch.addcmul(offset, images.to(torch.float32), factor, out=result)
-
-
-def _resized(resident: ResidentImages, indices: Tensor, boxes: Tensor, size: int, flip: Tensor | None) -> Tensor:
-    """``crop_resize`` in grey levels: uint8 (n, size, size, 3)."""
-    entries = resident.index[indices]
-    corner = entries[:, 0] + boxes[:, 0] * entries[:, 2] + boxes[:, 1]
-    across = _filter(boxes[:, 3], size, resident.widest, flip)
-    down = _filter(boxes[:, 2], size, resident.tallest, None)
-    rows = torch.minimum(torch.arange(resident.tallest, device=indices.device), boxes[:, 2:3] - 1)
-    rows = corner[:, None] + rows * entries[:, 2:3]
-    result = torch.empty((len(indices), size, size, 3), dtype=torch.uint8, device=indices.device)
-    part = max(1, SCRATCH // (max(resident.tallest, size) * size * SCRATCH_PER_PIXEL))
-    for start in range(0, len(indices), part):
-        chosen = slice(start, start + part)
-        narrow = _resized_across(resident.pixels.view(-1, 3), rows[chosen], *(each[chosen] for each in across))
-        result[chosen] = _resized_down(narrow, *(each[chosen] for each in down))
-    return result
 
 
 def _resized_across(pixels: Tensor, rows: Tensor, sources: Tensor, weights: Tensor, shift: Tensor) -> Tensor:
