@@ -145,7 +145,7 @@ def test_every_result_against_a_loop(sweep: tuple[Dataset, Path]) -> None:
     assert len(refused) == 2
     assert refused[0] == (
         "weight-average-across, dropout 0, test domain ink, every seed: these weights were fine-tuned from different "
-        "ones (random weights of seed 0 and random weights of seed 1): their average means nothing"
+        "ones (random weights of seed 0 and random weights of seed 1), so they cannot be averaged"
     )
     members = [run for run in runs_of(folder) if (run.config.test_domain, run.config.seed) == ("photo", 1)]
     split = data.split("photo", 1)

@@ -93,7 +93,7 @@ def test_costs_are_those_of_the_runs(data: ld.Dataset) -> None:
         ({"dropouts": [0.5, 1.0]}, "dropout must be in [0, 1), not 1.0"),
         ({"seeds": [0, -1]}, "seed must be a whole number from 0 to 2**32 - 1, not -1"),
         ({"recipe": "long"}, "unknown recipe 'long'; there are: short, paper"),
-        ({"size": 400}, "size 400 is larger than the 320 pixels that the images are kept at; open them with "
+        ({"size": 400}, "size 400 is larger than the 320 pixels of the cached images; open them with "
          "open_dataset(…, bound=500)"),
         ({"model": "test_efficientnot"}, "unknown model 'test_efficientnot'; did you mean 'test_efficientnet'? "),
     ],

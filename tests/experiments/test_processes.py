@@ -35,7 +35,7 @@ from largedrop.experiments.compare import Comparison, Plan, compare, plan
 from largedrop.reporter import Reporter
 from largedrop.runs.checkpoint import read_tensors, write_tensors
 from largedrop.training.loop import cost, train
-from largedrop.training.state import FILE
+from largedrop.training.state import STATE_FILE
 
 CPU = torch.device("cpu")
 LONG: dict[str, Any] = {**TINY, "steps": 60, "eval_every": 20}
@@ -57,9 +57,9 @@ def folder_of(root: Path, config: Config) -> Path:
 
 def step_of(folder: Path) -> int:
     """The step that a run that is not finished would go on from; 0 where it was not begun."""
-    if not (folder / FILE).exists():
+    if not (folder / STATE_FILE).exists():
         return 0
-    step: int = read_tensors(folder / FILE, "state")[1]["trajectory"]["step"]
+    step: int = read_tensors(folder / STATE_FILE, "state")[1]["trajectory"]["step"]
     return step
 
 
@@ -67,10 +67,10 @@ def doom(config: Config, data: ld.Dataset, folder: Path) -> None:
     """Take a run's first step and leave a state on disk that is on the verge of collapse."""
     with pytest.raises(Interrupted):
         train(config, data, folder, reporter=Watch(stopped=lambda: True))
-    state, header = read_tensors(folder / FILE, "state")
+    state, header = read_tensors(folder / STATE_FILE, "state")
     watch = {"first": 1e9, "losses": [10.0] * 20, "sizes": [1.0] * 20}
     rest = {name: value for name, value in header.items() if name not in ("kind", "version")}
-    write_tensors(folder / FILE, state, "state", {**rest, "watch": watch})
+    write_tensors(folder / STATE_FILE, state, "state", {**rest, "watch": watch})
 
 
 @pytest.fixture(scope="module")
@@ -153,13 +153,13 @@ def test_when_a_process_is_killed_the_others_save_and_the_same_call_finishes(
     def saved() -> dict[Path, int]:
         """What has been saved, and when."""
         found = {}
-        for path in (folder / name for folder in folders for name in (FILE, "result.json")):
+        for path in (folder / name for folder in folders for name in (STATE_FILE, "result.json")):
             with suppress(FileNotFoundError):
                 found[path] = path.stat().st_mtime_ns
         return found
 
     def kill(done: float) -> None:
-        if not killed and sum((folder / FILE).exists() for folder in folders) == 2:  # both are at work
+        if not killed and sum((folder / STATE_FILE).exists() for folder in folders) == 2:  # both are at work
             killed.append(saved())
             os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 

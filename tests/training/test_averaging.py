@@ -129,10 +129,10 @@ def test_half_precision_is_averaged_in_float32() -> None:
 @pytest.mark.parametrize(
     ("weights", "text"),
     [
-        ([1.0], "there are 2 sets of weights to average, but 1 numbers to weight them with"),
-        ([1.0, -1.0], "an average is weighted with numbers of 0 or more, not -1.0"),
-        ([1.0, float("inf")], "an average is weighted with numbers of 0 or more, not inf"),
-        ([0.0, 0.0], "an average needs a weight above 0"),
+        ([1.0], "there are 2 sets of weights, but 1 numbers to weight them"),
+        ([1.0, -1.0], "the weights of an average must be numbers of 0 or more, not -1.0"),
+        ([1.0, float("inf")], "the weights of an average must be numbers of 0 or more, not inf"),
+        ([0.0, 0.0], "at least one weight of an average must be above 0"),
     ],
 )
 def test_weights_that_make_no_sense(weights: list[float], text: str) -> None:

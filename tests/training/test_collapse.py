@@ -89,7 +89,7 @@ def test_a_run_that_diverges_says_so_at_once(loss: float, size: float) -> None:
 def test_a_watch_taken_up_again_gives_the_same_verdict(stop: int) -> None:
     first, second = watch(), watch()
     assert follow(first, COLLAPSED[:stop]) is None
-    second.restore(json.loads(json.dumps(first.state())))
+    second.load(json.loads(json.dumps(first.state())))
     assert second.state() == first.state()
     assert follow(second, COLLAPSED[stop:], stop + 1) == follow(watch(), COLLAPSED) is not None
 
@@ -106,7 +106,7 @@ def test_a_watch_taken_up_again_gives_the_same_verdict(stop: int) -> None:
 )
 def test_a_state_of_something_else(state: Any) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
-        watch().restore(state)
+        watch().load(state)
 
 
 SHRINKING: dict[str, Any] = {"lr": 0.1, "weight_decay": 1.0}

@@ -33,7 +33,7 @@ from largedrop.training.features import VIEWS, FeatureCache
 from largedrop.training.loop import cost, train
 from largedrop.training.objectives import OBJECTIVES
 from largedrop.training.resolve import resolve
-from largedrop.training.state import FILE
+from largedrop.training.state import STATE_FILE
 
 FILES = [
     ".lock",
@@ -81,7 +81,7 @@ def step_by_step(config: Config, data: ld.Dataset, folder: Path) -> list[dict[st
     for step in range(1, config.steps + 1):
         with pytest.raises(Interrupted, match=rf"^stopped after step {step} of {config.steps}$"):
             train(config, data, folder, reporter=Watch(stopped=lambda: True))
-        states.append(load_file(folder / FILE))
+        states.append(load_file(folder / STATE_FILE))
     train(config, data, folder, reporter=Watch(stopped=lambda: True))
     return states
 
@@ -319,7 +319,7 @@ def test_a_crash_goes_on_from_the_last_saved_step(
     third = iter([False, False])
     with pytest.raises(StopIteration):
         train(config, data, tmp_path / "cut", reporter=Watch(stopped=lambda: next(third)))
-    assert read_tensors(tmp_path / "cut" / FILE, "state")[1]["trajectory"]["step"] == 2
+    assert read_tensors(tmp_path / "cut" / STATE_FILE, "state")[1]["trajectory"]["step"] == 2
     asked = iter(range(100))
     train(config, data, tmp_path / "cut", reporter=Watch(stopped=lambda: next(asked) < 0))
     assert next(asked) == 4

@@ -105,10 +105,10 @@ def test_a_soup_of_checkpoints(tmp_path: Path) -> None:
     [
         (
             {"load": lambda: {"y": torch.zeros(1)}},
-            "b cannot go into this soup: these weights are of different networks",
+            "b cannot be added to this soup: these weights are of different networks",
         ),
         ({"load": lambda: point(float("nan"))}, "b: tensor 'x' contains NaN or infinity"),
-        ({"score": float("nan")}, "the score of b is nan"),
+        ({"score": float("nan")}, "the score of b must be finite, not nan"),
         ({"origin": "other"}, "fine-tuned from different ones (one and other)"),
     ],
 )

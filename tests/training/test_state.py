@@ -19,7 +19,7 @@ from largedrop.runs.checkpoint import read_tensors
 from largedrop.training.averages import make_averages
 from largedrop.training.collapse import CollapseWatch
 from largedrop.training.setup import create_network, make_optimizer
-from largedrop.training.state import FILE, Trajectory, load_state, save_state
+from largedrop.training.state import STATE_FILE, Trajectory, load_state, save_state
 
 
 class Run:
@@ -129,18 +129,18 @@ def test_a_run_that_was_not_begun(config: Config, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [0, 5, 100, -1])
 def test_a_damaged_state(config: Config, saved: Path, length: int) -> None:
-    path = saved / FILE
+    path = saved / STATE_FILE
     path.write_bytes(path.read_bytes()[:length])
     text = refusal(Run(config), saved)
     assert text.startswith(f"{path} is damaged or not a safetensors file: ")
-    assert text.endswith(f"; remove {saved} to start this run anew")
+    assert text.endswith(f"; remove {saved} to start this run again")
 
 
 def test_a_state_of_another_network(config: Config, saved: Path) -> None:
     assert refusal(Run(config, classes=4), saved) == (
-        f"{saved / FILE} does not fit this run (size mismatch for head.weight: copying a param with shape "
+        f"{saved / STATE_FILE} does not fit this run (size mismatch for head.weight: copying a param with shape "
         "torch.Size([3, 256]) from checkpoint, the shape in current model is torch.Size([4, 256]).); "
-        f"remove {saved} to start it anew"
+        f"remove {saved} to start it again"
     )
 
 
@@ -156,16 +156,16 @@ def test_a_state_of_another_network(config: Config, saved: Path) -> None:
     ],
 )
 def test_a_header_that_does_not_fit(config: Config, saved: Path, changes: dict[str, Any], reason: str) -> None:
-    path = saved / FILE
+    path = saved / STATE_FILE
     header = {name: value for name, value in {**read_tensors(path, "state")[1], **changes}.items() if value is not None}
     save_file(load_file(path), path, metadata={"largedrop": json.dumps(header)})
-    assert refusal(Run(config), saved) == f"{path} does not fit this run ({reason}); remove {saved} to start it anew"
+    assert refusal(Run(config), saved) == f"{path} does not fit this run ({reason}); remove {saved} to start it again"
 
 
 def test_another_kind_of_file(config: Config, saved: Path) -> None:
-    path = saved / FILE
+    path = saved / STATE_FILE
     save_file(load_file(path), path, metadata={"largedrop": json.dumps({"kind": "model", "version": 1})})
-    said = f"{path} is a largedrop file of the kind 'model', not 'state'; remove {saved} to start this run anew"
+    said = f"{path} is a largedrop file of the kind 'model', not 'state'; remove {saved} to start this run again"
     assert refusal(Run(config), saved) == said
 
 

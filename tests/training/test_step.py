@@ -24,7 +24,7 @@ from largedrop.training import setup
 from largedrop.training.features import FeatureCache
 from largedrop.training.loop import train
 from largedrop.training.setup import create_network, make_optimizer, set_learning_rate
-from largedrop.training.state import FILE
+from largedrop.training.state import STATE_FILE
 from largedrop.training.step import LOOK_EVERY, TrainingStep
 
 CPU = torch.device("cpu")
@@ -163,7 +163,7 @@ def test_a_collapse_names_the_step_at_which_it_was_however_late_it_is_read(
         assert len([work for work in done if work == 40]) == (taken if every == 7 else last)
         # It can be taken up from the last state, which is one from before.
         assert [file.name for file in (tmp_path / str(place) / "outputs").iterdir()] == ["000000.safetensors"]
-        assert (tmp_path / str(place) / FILE).exists()
+        assert (tmp_path / str(place) / STATE_FILE).exists()
 
 
 def test_a_collapse_after_a_run_was_taken_up_counts_from_its_first_step(

@@ -153,7 +153,7 @@ def _compute(pending: _Pending, data: Dataset, views: Views, reporter: Reporter)
     log: tuple[dict[str, Any], ...] = ()
     if pending.method == "ensemble-across":
         scores = {
-            part: _accuracy(part, _mean_outputs(pending, part, data, split), data, split) for part in pending.parts
+            part: _accuracy(part, _mean_logits(pending, part, data, split), data, split) for part in pending.parts
         }
     else:
         network = load_model(run.final).to(views.device)
@@ -206,7 +206,7 @@ def _accuracy(part: str, outputs: npt.NDArray[np.floating], data: Dataset, split
     return accuracy(outputs, data.labels[split.ood])
 
 
-def _mean_outputs(pending: _Pending, part: str, data: Dataset, split: Split) -> npt.NDArray[np.float32]:
+def _mean_logits(pending: _Pending, part: str, data: Dataset, split: Split) -> npt.NDArray[np.float32]:
     """The ensemble: the mean of the members' stored logits on the ``iid`` or the ``ood`` images, (n, classes)."""
     shape = (len(getattr(split, part)), len(data.classes))
     members = []

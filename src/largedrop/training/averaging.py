@@ -1,4 +1,4 @@
-"""Averages of state dicts, and what must hold of weights that are averaged."""
+"""Averages of state dicts, and checks that weights can be averaged."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ __all__ = ["WeightAverage", "average_weights", "check_finite", "check_origins", 
 
 
 class WeightAverage:
-    """The running mean of the state dicts it was given, kept in float32.
-
-    Whole-number buffers (batch norm's counters) are taken from the last one.
-    """
+    """The running mean of state dicts, in float32; integer buffers (batch norm's counters) are those of the last."""
 
     def __init__(self, mean: Mapping[str, Tensor] | None = None, count: int = 0) -> None:
         self.mean = {name: tensor.clone() for name, tensor in (mean or {}).items()}
@@ -25,10 +22,10 @@ class WeightAverage:
 
     @torch.no_grad()
     def add(self, state: Mapping[str, Tensor]) -> None:
-        """Take one more checkpoint in.
+        """Add a state dict.
 
         Raises:
-            UserError: its tensors have other names or shapes than those before.
+            UserError: names or shapes of its tensors differ from those before.
         """
         if self.count:
             check_same(self.mean, state)
@@ -48,17 +45,17 @@ def average_weights(
 ) -> dict[str, Tensor]:
     """The average of several state dicts of one network (Wortsman et al., 2022a; Ramé et al., 2022b).
 
-    Computed in float32 or better, and returned in the types of the first one; whole-number buffers (batch norm's
+    Computed in float32 or better, and returned in the types of the first state dict; integer buffers (batch norm's
     counters) are those of the last.
 
     Args:
-        states: of the same names and shapes.
-        weights: of the states, 0 or more; divided by their sum. Equal by default.
-        origins: what each was fine-tuned from (a digest of the pretrained weights), where that is known.
+        states: state dicts with the same names and shapes.
+        weights: weight of each state dict, 0 or more, divided by their sum; equal by default.
+        origins: digest of the pretrained weights of each state dict, where known.
 
     Raises:
-        UserError: there are none, their tensors differ in name or shape or are not finite, they come from different
-            pretrained weights, or the weights are not as many numbers of 0 or more.
+        UserError: there are no state dicts, tensors differ in name or shape or are not finite, origins differ, or
+            ``weights`` has another length or a value that is not a number of 0 or more.
     """
     if not states:
         raise UserError("there are no weights to average")
@@ -88,14 +85,13 @@ def interpolate(
 ) -> dict[str, Tensor]:
     """α · pretrained + (1 − α) · fine-tuned weights (the paper's figure 1; Wortsman et al., 2022b).
 
-    At α = 1 and 0 it is a copy of the one or the other, bit for bit; between them whole-number buffers are those of the
-    fine-tuned weights.
+    At α = 1 and 0 the result is a copy, bit for bit; between them integer buffers are those of the fine-tuned weights.
 
     Args:
         pretrained: state dict of the network before fine-tuning.
-        fine_tuned: after it.
-        alpha: in [0, 1].
-        origins: what the two were trained from, where that is known.
+        fine_tuned: state dict of the network after fine-tuning.
+        alpha: α in [0, 1].
+        origins: digest of the pretrained weights of each of the two, where known.
 
     Raises:
         UserError: α is not in [0, 1], or the tensors differ in name or shape, are not finite or of different origins.
@@ -118,10 +114,10 @@ def interpolate(
 
 
 def check_origins(origins: Sequence[str] | None, count: int) -> None:
-    """See that all weights were fine-tuned from the same ones; nothing is known where ``origins`` is None.
+    """Check that ``count`` sets of weights were fine-tuned from the same ones; None for unknown origins.
 
     Raises:
-        UserError: they were not, or there are not ``count`` of them.
+        UserError: the origins differ, or their number is not ``count``.
     """
     if origins is None:
         return
@@ -130,16 +126,16 @@ def check_origins(origins: Sequence[str] | None, count: int) -> None:
     for origin in origins:
         if origin != origins[0]:
             raise UserError(
-                f"these weights were fine-tuned from different ones ({origins[0]} and {origin}): "
-                "their average means nothing"
+                f"these weights were fine-tuned from different ones ({origins[0]} and {origin}), "
+                "so they cannot be averaged"
             )
 
 
 def check_finite(state: Mapping[str, Tensor]) -> None:
-    """See that there is no infinity and no NaN in a state dict.
+    """Check that a state dict contains no NaN or infinity.
 
     Raises:
-        UserError: there is.
+        UserError: a tensor contains one.
     """
     for name, tensor in state.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
@@ -147,10 +143,10 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
 
 
 def check_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
-    """See that two state dicts have the same names and shapes.
+    """Check that two state dicts have the same names and shapes.
 
     Raises:
-        UserError: they have not.
+        UserError: a name or a shape differs.
     """
     for name in sorted(set(one) ^ set(other)):
         raise UserError(f"these weights are of different networks: only one has '{name}'")
@@ -161,7 +157,7 @@ def check_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
 
 
 def _precise(tensor: Tensor) -> Tensor:
-    """Half-precision tensors in float32, others as they are."""
+    """A half-precision tensor in float32; any other tensor itself."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -169,10 +165,10 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
     if weights is None:
         return [1.0] * count
     if len(weights) != count:
-        raise UserError(f"there are {count} sets of weights to average, but {len(weights)} numbers to weight them with")
+        raise UserError(f"there are {count} sets of weights, but {len(weights)} numbers to weight them")
     for weight in weights:
         if not (math.isfinite(weight) and weight >= 0):
-            raise UserError(f"an average is weighted with numbers of 0 or more, not {weight}")
+            raise UserError(f"the weights of an average must be numbers of 0 or more, not {weight}")
     if not any(weights):
-        raise UserError("an average needs a weight above 0")
+        raise UserError("at least one weight of an average must be above 0")
     return [float(weight) for weight in weights]

@@ -1,4 +1,4 @@
-"""Seeing that a run has collapsed: its representation has shrunk to nothing, or its loss is no longer a number."""
+"""Detection of collapsed runs, whose representation has shrunk to zero, and of diverged runs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..errors import CollapseError
 __all__ = ["CollapseWatch"]
 
 WINDOW = 20
-"""Steps over which the loss and the representation's size are averaged."""
+"""Number of steps over which the loss and the representation's size are averaged."""
 
 SHRUNK = 0.1
-"""A representation below this share of its first size has shrunk to nothing."""
+"""A representation below this share of its first size has collapsed."""
 
 CHANCE = 0.9
 """A loss above this share of log(classes) is that of guessing."""
@@ -23,14 +23,14 @@ CHANCE = 0.9
 class CollapseWatch:
     """Follows the loss and the root mean square of the representation.
 
-    Dropout at rate λ multiplies the gradient's noise by λ/(1−λ). A step size that is too large for it teaches the
-    network to zero its representation, since that removes the noise: the loss then sits at log(classes) for good.
+    Dropout at rate λ multiplies the gradient's noise by λ/(1−λ). At too large a step size the network learns to zero
+    its representation, since that removes the noise: the loss then stays at log(classes).
 
     Args:
         classes: number of classes.
-        dropout: λ, for the explanation.
-        lr: for the explanation.
-        warm: whether the run began with a fitted head; for the explanation.
+        dropout: dropout rate λ, for the message.
+        lr: learning rate, for the message.
+        warm: whether the run started from a fitted head, for the message.
     """
 
     def __init__(self, classes: int, dropout: float, lr: float, warm: bool) -> None:
@@ -41,10 +41,10 @@ class CollapseWatch:
         self.sizes: deque[float] = deque(maxlen=WINDOW)
 
     def see(self, step: int, loss: float, size: float) -> None:
-        """Take one step in: its loss in nats, and its representation's root mean square before dropout.
+        """Add a step: its loss in nats, and the root mean square of its representation before dropout.
 
         Raises:
-            CollapseError: the run has collapsed or diverged; the message says how that shows and what to do.
+            CollapseError: the run has collapsed or diverged; the message says what to change.
         """
         if not (math.isfinite(loss) and math.isfinite(size)):
             raise CollapseError(f"the run diverged at step {step}: the loss is {loss}. {self._advice()}")
@@ -62,14 +62,14 @@ class CollapseWatch:
             )
 
     def state(self) -> dict[str, Any]:
-        """What ``restore`` needs, as JSON."""
+        """The state for ``load``, as JSON types."""
         return {"first": self.first, "losses": list(self.losses), "sizes": list(self.sizes)}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken.
+    def load(self, state: dict[str, Any]) -> None:
+        """Load a state.
 
         Raises:
-            KeyError, TypeError, ValueError: it was taken of something else.
+            KeyError, TypeError, ValueError: the state is of another kind.
         """
         self.first = None if state["first"] is None else float(state["first"])
         self.losses = deque(map(float, state["losses"]), maxlen=WINDOW)

@@ -1,4 +1,4 @@
-"""Where and in what precision to compute."""
+"""The device and the precision to compute with."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def choose_precision(name: str, device: torch.device) -> str:
     """``auto`` is bfloat16 where the device multiplies in it (AMX, AVX-512 BF16, a GPU since Ampere), else float32.
 
     Raises:
-        UserError: unknown precision, or one that the GPU lacks.
+        UserError: the precision is unknown, or the GPU lacks it.
     """
     if name not in ("auto", "float32", "bfloat16"):
         raise UserError(f"unknown precision '{name}'; {one_of(name, ['auto', 'float32', 'bfloat16'])}")

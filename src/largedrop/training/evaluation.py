@@ -1,4 +1,4 @@
-"""A network's outputs on images: logits, and the representation that they are read from."""
+"""Evaluation: a network's logits and representations on images, and their accuracies."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ __all__ = [
 ]
 
 BATCH = 64
-"""Images at a time; also the unit in which training views are drawn, so it is the same on every device."""
+"""Number of images in a batch; training views are drawn batch by batch, so it is the same on every device."""
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Mixed precision where ``precision`` is ``bfloat16``, nothing where it is ``float32``."""
+    """Autocast to bfloat16 where ``precision`` is ``bfloat16``; no effect where it is ``float32``."""
     return nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16)
 
 
@@ -47,10 +47,9 @@ def logits(
     reporter: Reporter = SILENT,
     view: int = 0,
 ) -> npt.NDArray[np.float16]:
-    """The network's outputs on some images, (len(indices), classes).
+    """Logits of images, float16 (len(indices), classes), on the processor; arguments as in ``outputs``.
 
-    float16, as they are stored: accuracies are computed from what is stored, so that a report and a run never disagree.
-    ``view`` 0 is the evaluation view; any other number is a training view, the same for the same number.
+    Accuracies are computed from the stored float16 values, so that a report and a run never disagree.
     """
     return outputs(network, network.forward, views, indices, precision, reporter, view).to(torch.float16).numpy()
 
@@ -63,69 +62,66 @@ def representations(
     reporter: Reporter = SILENT,
     view: int = 0,
 ) -> Tensor:
-    """Φ(x) of some images, float32 (len(indices), units), on the processor.
-
-    ``view`` 0 is the evaluation view; any other number is a training view, the same for the same number.
-    """
+    """Φ(x) of images, float32 (len(indices), units), on the processor; arguments as in ``outputs``."""
     return outputs(network, network.represent, views, indices, precision, reporter, view)
 
 
-def accuracy(outputs: npt.NDArray[np.floating], labels: IntArray) -> float:
-    """Share of the images whose largest logit is their label's; the lowest class wins a tie.
+def accuracy(logits: npt.NDArray[np.floating], labels: IntArray) -> float:
+    """Share of the images whose largest logit is their label's; in a tie, the lowest class is predicted.
 
     Args:
-        outputs: (n, classes).
-        labels: (n,).
+        logits: logits, (n, classes).
+        labels: class of each image, (n,).
     """
-    return float(np.mean(outputs.argmax(axis=1) == labels))
+    return float(np.mean(logits.argmax(axis=1) == labels))
 
 
 def mean_over_domains(values: npt.NDArray[Any], domains: IntArray) -> npt.NDArray[np.float64]:
-    """Mean of each training domain's own mean: a domain of few images weighs as much as one of many.
+    """Mean over the training domains of each domain's mean: every domain has the same weight.
 
-    I.i.d. accuracy and SWAD's loss are such means, as in the paper's public code, DomainBed and SWAD. A domain of which
-    no image is held out (each of its classes has a single image) is left out of the mean.
+    I.i.d. accuracy and SWAD's loss are such means, as in the paper's public code, DomainBed and SWAD. A domain without
+    held-out images (each of its classes has a single image) does not count.
 
     Args:
-        values: of the held-out images, (n, ...): whether each is classified correctly, or its loss.
-        domains: index of each image's domain, (n,), as ``Split.iid_domains`` has it.
+        values: value of each held-out image, (n, …): whether it is classified correctly, or its loss.
+        domains: index of each image's domain, (n,), as in ``Split.iid_domains``.
 
     Returns:
-        (...), rounded to 12 decimals: so what is equal in exact arithmetic is equal, and is a tie.
+        (…), rounded to 12 decimals, so that values that are equal in exact arithmetic are ties.
     """
     means = [values[domains == domain].mean(axis=0, dtype=np.float64) for domain in np.unique(domains)]
     return np.asarray(np.round(np.mean(means, axis=0), 12), np.float64)
 
 
-def iid_accuracy(outputs: npt.NDArray[np.floating], labels: IntArray, domains: IntArray) -> float:
+def iid_accuracy(logits: npt.NDArray[np.floating], labels: IntArray, domains: IntArray) -> float:
     """I.i.d. accuracy: the mean over the training domains of ``accuracy``.
 
     Args:
-        outputs: logits of the held-out images, (n, classes).
-        labels: (n,).
+        logits: logits of the held-out images, (n, classes).
+        labels: class of each image, (n,).
         domains: index of each image's domain, (n,).
     """
-    return float(mean_over_domains(outputs.argmax(axis=1) == labels, domains))
+    return float(mean_over_domains(logits.argmax(axis=1) == labels, domains))
 
 
-def iid_loss(outputs: npt.NDArray[np.floating], labels: IntArray, domains: IntArray) -> float:
+def iid_loss(logits: npt.NDArray[np.floating], labels: IntArray, domains: IntArray) -> float:
     """The mean over the training domains of the mean cross-entropy, in nats; infinite where a logit is not finite.
 
     Args:
-        outputs: logits of the held-out images, (n, classes).
-        labels: (n,).
+        logits: logits of the held-out images, (n, classes).
+        labels: class of each image, (n,).
         domains: index of each image's domain, (n,).
     """
-    if not np.isfinite(outputs).all():
+    if not np.isfinite(logits).all():
         return math.inf
-    rows = outputs.astype(np.float64)
+    rows = logits.astype(np.float64)
     rows -= rows.max(axis=1, keepdims=True)
     losses = np.log(np.exp(rows).sum(axis=1)) - rows[np.arange(len(labels)), labels]
     return float(mean_over_domains(losses, domains))
 
 
 class Scored(Protocol):
-    """What is scored: a ``Split``, or a linear ``Problem``."""
+    """The indices to score on: of a ``Split``, or of a linear ``Problem``."""
 
     @property
     def iid(self) -> IntArray: ...
@@ -137,17 +133,17 @@ class Scored(Protocol):
     def ood(self) -> IntArray: ...
 
 
-def scores(outputs: Mapping[str, npt.NDArray[np.floating]], labels: IntArray, split: Scored) -> dict[str, float]:
+def scores(logits: Mapping[str, npt.NDArray[np.floating]], labels: IntArray, split: Scored) -> dict[str, float]:
     """``iid_accuracy`` and ``ood_accuracy`` of logits.
 
     Args:
-        outputs: on the ``iid`` and the ``ood`` images of the split, (n, classes) each.
-        labels: of all images of the dataset.
-        split: which of them are what.
+        logits: logits of the ``iid`` and the ``ood`` images, (n, classes) each.
+        labels: class of each image of the dataset.
+        split: indices of the ``iid`` and the ``ood`` images.
     """
     return {
-        "iid_accuracy": iid_accuracy(outputs["iid"], labels[split.iid], split.iid_domains),
-        "ood_accuracy": accuracy(outputs["ood"], labels[split.ood]),
+        "iid_accuracy": iid_accuracy(logits["iid"], labels[split.iid], split.iid_domains),
+        "ood_accuracy": accuracy(logits["ood"], labels[split.ood]),
     }
 
 
@@ -161,17 +157,17 @@ def outputs(
     view: int = 0,
     first: int = 0,
 ) -> Tensor:
-    """A function of the network on some images, float32 (len(indices), ...), on the processor.
+    """A function of the network on images, float32 (len(indices), …), on the processor.
 
     Args:
-        network: put into evaluation mode.
-        function: of a batch of images, what is computed.
-        views: of the images.
-        indices: of the images.
-        precision: as ``Config.precision``.
-        reporter: told of the number of images.
+        network: the network; in evaluation mode during the call.
+        function: function from a batch of images to outputs.
+        views: views of the dataset.
+        indices: indices of the images.
+        precision: precision, as in ``Config.precision``.
+        reporter: receives the number of images.
         view: 0 for the evaluation view, or the number of a training view.
-        first: position of the first image among those that the training view is of.
+        first: number of images before these in the training view.
     """
     device = network.head.weight.device
     spec = network.spec

@@ -1,4 +1,4 @@
-"""Features of the frozen pretrained network, computed once for all heads, rates, seeds and test domains."""
+"""Features of the frozen pretrained network in memory, computed once for all heads, rates, seeds and test domains."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .evaluation import representations
 __all__ = ["VIEWS", "FeatureCache"]
 
 VIEWS = 1
-"""Views of each image that a head is fitted on: the evaluation view alone. With three training views as well,
+"""Number of views of each image for fitting a head, the evaluation view alone. With three training views as well,
 fine-tuning reached no better i.i.d. accuracy (docs/recipe.md), and each costs one more pass through the network."""
 
 
 class FeatureCache:
-    """Φ(x) of every image of a dataset under a pretrained network, in memory; computed when first asked for.
+    """Φ(x) of every image of a dataset under pretrained networks, in memory, computed on first use.
 
     Args:
-        views: of the dataset, on the device that computes.
-        reporter: told of the number of images that were computed.
+        views: views of the dataset, on the device to compute on.
+        reporter: receives the number of computed images.
     """
 
     def __init__(self, views: Views, reporter: Reporter = SILENT) -> None:
@@ -33,12 +33,12 @@ class FeatureCache:
         self._features: dict[tuple[object, ...], Tensor] = {}
 
     def get(self, config: Config, network: Network, view: int) -> Tensor:
-        """Features of all images, float16 (n, units). ``network`` must still have its pretrained backbone.
+        """Features of all images, float16 (n, units).
 
         Args:
-            config: what features depend on.
-            network: computes them, where they are not there yet.
-            view: 0 is the evaluation view, others are training views, drawn by their number.
+            config: config whose ``feature_key`` identifies the features.
+            network: network with its pretrained backbone, which computes the features on first use.
+            view: 0 for the evaluation view, or the number of a training view.
         """
         key = (*config.feature_key.items(), view)
         if key not in self._features:

@@ -1,4 +1,4 @@
-"""A training step as one CUDA graph: recorded once, then started as a whole, without Python or a launch per kernel."""
+"""A training step as a CUDA graph: recorded once, then replayed without Python or a launch per kernel."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class GraphedStep:
     is recorded later, so that autograd meets one stream only. Anywhere but on CUDA the function is simply called;
     inputs are checked and results copied there too, and that is what the tests run.
 
-    What ``function`` must keep to, since only its kernels are recorded, with their addresses and their Python numbers:
+    Conditions on ``function``, since only its kernels are recorded, with their addresses and Python numbers:
 
     - It calls ``optimizer.zero_grad(set_to_none=True)`` before its backward pass, so that the gradients are allocated
       in the graph's own memory, and enters autocast itself, so that no cast weights outlive a step.
-    - It reads nothing on the host: no ``float()``, no ``item()``, no shape that hangs on values. No copy from memory
+    - It reads nothing on the host: no ``float()``, no ``item()``, no shape that depends on values. No copy from memory
       that is not pinned, either. CUDA refuses to record those.
     - Whatever changes between steps is a tensor that is changed in place: an input, a weight, the learning rate. A
       number would stay what it was when the step was recorded. So a parameter group's ``lr`` is a tensor on the device,
@@ -39,12 +39,12 @@ class GraphedStep:
     same step would draw without a graph. Inside ``function`` it must not be called.
 
     Args:
-        function: maps inputs to results; leaves the update done.
-        device: where it computes.
-        warmup: calls before the one that is recorded, 1 or more.
+        function: does one step, from inputs to results.
+        device: device of the step.
+        warmup: number of calls before the recorded one, 1 or more.
 
     Raises:
-        ValueError: there is no warm-up.
+        ValueError: ``warmup`` is less than 1.
     """
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]], device: torch.device, warmup: int = 3) -> None:
@@ -64,15 +64,15 @@ class GraphedStep:
         """Do one step.
 
         Args:
-            inputs: of the shapes and types of the first call, on any device; from pinned memory or from the same
-                device they are copied without waiting.
+            inputs: tensors with the shapes and types of the first call, on any device; copied without synchronisation
+                from pinned memory or from the same device.
 
         Returns:
-            The function's results, detached. They are copies that no later step overwrites and that nothing has waited
-            for: keep them on the device, and read many at once (``torch.stack(losses).tolist()``) now and then.
+            Detached copies of the results, which no later step overwrites. Keep them on the device, and read many at
+            once (``torch.stack(losses).tolist()``).
 
         Raises:
-            ValueError: an input's shape or type is not that of the first call.
+            ValueError: an input's shape or type differs from that of the first call.
         """
         self._check(inputs)
         if not self._graphed:
@@ -99,7 +99,7 @@ class GraphedStep:
             raise ValueError(f"the step was first called with {first} and is now called with {given}")
 
     def _warm_up(self) -> tuple[Tensor, ...]:
-        """Run the function as it is, on the side stream; the current one waits for it, the host does not."""
+        """Call the function on the side stream; the current stream waits for it, the host does not."""
         here = torch.cuda.current_stream(self._device)
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -112,7 +112,7 @@ class GraphedStep:
 
     def _record(self) -> None:
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile (pin memory for the next batch, say); this one alone is recorded.
+        # Other threads may use the device meanwhile (pin memory for the next batch); only this thread is recorded.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             outputs = self._function(*self._inputs)
             self._outputs = tuple(each.detach() for each in outputs)

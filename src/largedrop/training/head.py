@@ -1,9 +1,9 @@
 """A linear head fitted on cached features under dropout: the linear probe, and the warm start of short fine-tunings.
 
-A new head on a pretrained network first has to be learned, and while it is not, large dropout sends the backbone noise
-that is λ/(1−λ) times as strong as the signal: with a learning rate that plain fine-tuning survives, the network can
-then learn to shrink its representation to nothing, since that removes the noise. So short schedules start from a head
-that has converged under the very dropout it will be trained with.
+Until a new head on a pretrained network has been learned, large dropout adds gradient noise to the backbone that is
+λ/(1−λ) times as strong as the signal: at a learning rate that plain fine-tuning survives, the network can then learn to
+shrink its representation to zero, since that removes the noise. So short schedules start from a head that has converged
+under the dropout of the run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..runtime import one_thread
 __all__ = ["HeadFit", "HeadRound", "fit_head"]
 
 BATCH = 64
-"""Images of each training domain in a step."""
+"""Number of images of each training domain in a step."""
 
 GAIN = 0.01
 """A round that lowers the loss by less than this share halves the learning rate."""
@@ -31,7 +31,7 @@ HALVINGS = 4
 """The fit has converged once the learning rate was halved this often."""
 
 SMALL = 0.01
-"""Of log(classes): a loss below this has nothing left to teach."""
+"""A loss below this share of log(classes) ends the fit."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class HeadRound:
     """The head after a round.
 
     Attributes:
-        steps: taken so far.
+        steps: number of steps taken so far.
         loss: cross-entropy under dropout on the training features, in nats.
-        weight: averaged over the round, (classes, units).
-        bias: likewise, (classes,).
+        weight: weights averaged over the round, (classes, units).
+        bias: bias averaged over the round, (classes,).
     """
 
     steps: int
@@ -53,7 +53,7 @@ class HeadRound:
 
 @dataclass(frozen=True)
 class HeadFit:
-    """Every round of a fit; the last is the converged head (or where ``converged`` is False, as far as it came)."""
+    """The rounds of a fit; the last is the converged head, or where ``converged`` is False the last head."""
 
     rounds: tuple[HeadRound, ...]
     converged: bool
@@ -81,14 +81,14 @@ def fit_head(
     whenever a round's average no longer lowers the loss by 1 %; after four halvings the head has converged.
 
     Args:
-        features: of each training domain, float32 (n_d, units).
-        labels: of each training domain, int64 (n_d,).
+        features: features of each training domain, float32 (n_d, units).
+        labels: labels of each training domain, int64 (n_d,).
         classes: number of classes.
-        dropout: λ in [0, 1).
+        dropout: dropout rate λ in [0, 1).
         weight_decay: L2 coefficient.
-        seed: of the batches and masks; torch's global generator is left as it was.
-        rounds: the most that are taken.
-        round_steps: steps in a round.
+        seed: seed of the batches and masks; torch's global generator is not advanced.
+        rounds: largest number of rounds.
+        round_steps: number of steps in a round.
 
     Raises:
         UserError: the rate is not in [0, 1).
@@ -96,8 +96,8 @@ def fit_head(
     check_rate(dropout)
     everything, targets = torch.cat(features), torch.cat(labels)
     starts = torch.tensor([0, *(len(domain) for domain in features)]).cumsum(0)
-    scale = float(everything.square().mean().sqrt()) or 1.0  # a network that is dead to these images has no scale
-    # The bias is the last column, and reads a unit that is always 1 and never dropped.
+    scale = float(everything.square().mean().sqrt()) or 1.0  # features that are all zero have no scale
+    # The bias is the last column; its input is always 1 and never dropped.
     weight = torch.zeros(classes, everything.shape[1] + 1, requires_grad=True)
     rate = 5e-3 * (1 - dropout) / scale
     optimizer = torch.optim.Adam([weight], rate, weight_decay=weight_decay, fused=True)
@@ -128,7 +128,7 @@ def fit_head(
 
 @torch.no_grad()
 def _gradient(weight: Tensor, batch: Tensor, targets: Tensor, dropout: float) -> Tensor:
-    """Of the mean cross-entropy under dropout, written out: (p − onehot)ᵀ x̃ / n. The last column is the bias's."""
+    """Gradient of the mean cross-entropy under dropout, (p − onehot)ᵀ x̃ / n; the last column is the bias's."""
     # Whether a unit is kept comes from 16 bits, so the rate is exact to 1/65536, and the scale is that rate's.
     dropped = min(round(dropout * 2**16), 2**16 - 1)
     scale = 2**16 / (2**16 - dropped)
@@ -142,7 +142,7 @@ def _gradient(weight: Tensor, batch: Tensor, targets: Tensor, dropout: float) ->
 
 
 def _kept(shape: torch.Size, dropped: int) -> Tensor:
-    """True with probability 1 − ``dropped``/65536, four from each draw of torch's generator."""
+    """True with probability 1 − ``dropped``/65536, four values from each draw of torch's generator."""
     count = math.prod(shape)
     drawn = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
     return drawn.view(torch.int16)[:count].view(shape) >= dropped - 2**15

@@ -1,4 +1,4 @@
-"""The classes that the files of a folder define: ``objectives/`` and ``averages/`` are extended by adding a file."""
+"""The classes in the modules of a package, so that a new objective or average is one new file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def classes_in(package: str) -> Iterator[type]:
     """The concrete classes that the modules of a package define, in the order of the files' names.
 
     Args:
-        package: its full name; its modules are imported.
+        package: full name of the package, whose modules are imported.
     """
     for file in pkgutil.iter_modules(import_module(package).__path__):
         module = import_module(f"{package}.{file.name}")

@@ -33,24 +33,23 @@ from .evaluation import accuracy, iid_loss, logits, scores
 from .features import FeatureCache
 from .objectives import make_objective
 from .setup import create_network, make_optimizer, set_learning_rate, start_head
-from .state import FILE as STATE
-from .state import Trajectory, load_state, save_state
+from .state import STATE_FILE, Trajectory, load_state, save_state
 from .step import TrainingStep
 
 __all__ = ["cost", "train"]
 
 SAVE_EVERY = 120.0
-"""Seconds after which the state is saved between two evaluations, for those that are far apart."""
+"""Seconds after which the state is saved between two evaluations."""
 
 TRAINING_COST = 5
-"""An image in training takes about as long as this many in evaluation; for the time that is left."""
+"""Time of one image in training, over that of one in evaluation."""
 
 LINEAR_COST = 3e-4
-"""An image in the training of a linear fit likewise, where many of them are trained together."""
+"""Time of one image in a linear fit, trained together with many others, over that of one in evaluation."""
 
 SCORES = ("iid_accuracy", "ood_accuracy")
 
-Outputs = dict[str, npt.NDArray[np.float16]]
+Logits = dict[str, npt.NDArray[np.float16]]
 """Logits on the ``iid`` and the ``ood`` images, (n, classes) each."""
 
 
@@ -63,26 +62,26 @@ def train(
     features: FeatureCache | None = None,
     reporter: Reporter = SILENT,
 ) -> Run:
-    """Fine-tune as section 3.1 does, and leave a finished run in ``folder``.
+    """Fine-tune as in section 3.1, and return the finished run in ``folder``.
 
-    docs/differences.md says where the paper's public code does otherwise.
+    docs/differences.md lists the differences from the paper's public code.
 
-    A finished run is returned as it is; one that was interrupted goes on from its last state and ends with the same
-    bits (on the same hardware), since every random draw is a function of (seed, step).
+    A finished run is returned without training; an interrupted run is resumed from its last state and ends with the
+    same bits (on the same hardware), since every random draw is a function of (seed, step).
 
     Args:
-        config: all that the result depends on.
-        data: the dataset that ``config`` names.
-        folder: of the run.
-        device: where to compute; the processor by default.
-        features: shared with other runs on the same data and device, so that the frozen network sees each image once.
-        reporter: told of the work done, in the unit of ``cost``, and asked after every step whether to stop: the state
-            is then saved and ``Interrupted`` raised.
+        config: config of the run.
+        data: dataset that ``config`` names.
+        folder: folder of the run.
+        device: device to compute on; the processor by default.
+        features: features on the device, shared between runs, so that the frozen network processes each image once.
+        reporter: receives the work, in the unit of ``cost``; asked after every step whether to stop, which saves the
+            state and raises ``Interrupted``.
 
     Raises:
-        UserError: the folder is another config's or cannot be written, or another process is at work in it.
+        UserError: the folder is another config's or cannot be written, or another process is using it.
         CollapseError: the run has collapsed or diverged.
-        Interrupted: the reporter said so.
+        Interrupted: the reporter asks to stop.
     """
     if config.fit != "all":
         raise UserError(f"fit '{config.fit}' is trained on cached features: see largedrop.linear")
@@ -92,15 +91,15 @@ def train(
             reporter.skip(cost(config, split))
             return Run.open(folder)
         shared = features or FeatureCache(open_views(data, device or torch.device("cpu"), reporter))
-        place = shared.views.device
+        device = shared.views.device
         keep_freed_memory()
-        # Dropout, and whatever else the network draws, comes from torch's generator: seeded per step, given back after.
-        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+        # Dropout and the network's other draws use torch's generator, seeded at each step and restored at the end.
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             return _train(config, data, split, folder, shared, reporter)
 
 
 def cost(config: Config, split: Split) -> float:
-    """The work of a run, in evaluated images; for the time that is left."""
+    """The work of a run, in evaluated images."""
     if config.fit != "all":
         return LINEAR_COST * config.steps * config.batch * len(split.train_domains)
     training = TRAINING_COST * config.steps * config.batch * len(split.train_domains)
@@ -138,8 +137,8 @@ def _train(
         so_far.seconds, saved = so_far.seconds + time.monotonic() - saved, time.monotonic()
         save_state(folder, so_far, network, optimizer, averages, watch)
 
-    if not so_far.log:  # the head that the run starts from is a checkpoint like the others
-        _log(config, data, split, folder, network, so_far, _outputs(config, views, split, network, 0, reporter), {})
+    if not so_far.log:  # the network with its starting head is a checkpoint like the others
+        _log(config, data, split, folder, network, so_far, _logits(config, views, split, network, 0, reporter), {})
         save()
     for step in range(so_far.step, config.steps):
         torch.manual_seed(torch_seed("step", config.seed, step))
@@ -160,7 +159,7 @@ def _train(
                 watch.see(number, loss, size)
                 so_far.losses.append(loss)
         if evaluated:
-            found = _outputs(config, views, split, network, so_far.step, reporter)
+            found = _logits(config, views, split, network, so_far.step, reporter)
             train_loss, so_far.losses = sum(so_far.losses) / len(so_far.losses), []
             more = {"train_loss": train_loss, "lr": lr, "representation_rms": size}
             _log(config, data, split, folder, network, so_far, found, more)
@@ -174,19 +173,19 @@ def _train(
 
     last = {name: so_far.log[-1][name] for name in SCORES}
     save_model(folder / "final.safetensors", network, about(config, data, {"step": config.steps, **last}))
-    of_averages: dict[str, dict[str, float]] = {}
+    average_scores: dict[str, dict[str, float]] = {}
     for method, average in averages.items():
         network.load_state_dict(average.result())
-        found = _outputs(config, views, split, network, config.steps, reporter)
-        of_averages[method] = scores(found, data.labels, split)
-        said = about(config, data, {"step": config.steps, **of_averages[method]})
+        found = _logits(config, views, split, network, config.steps, reporter)
+        average_scores[method] = scores(found, data.labels, split)
+        said = about(config, data, {"step": config.steps, **average_scores[method]})
         save_model(folder / f"{average.checkpoint}.safetensors", network, said)
     so_far.seconds += time.monotonic() - saved
-    return _finish(config, data, split, folder, so_far, of_averages)
+    return _finish(config, data, split, folder, so_far, average_scores)
 
 
-def _outputs(config: Config, views: Views, split: Split, network: Network, step: int, reporter: Reporter) -> Outputs:
-    # View 0 is the evaluation view; before the first step a view is drawn that no later evaluation has.
+def _logits(config: Config, views: Views, split: Split, network: Network, step: int, reporter: Reporter) -> Logits:
+    # View 0 is the evaluation view; the view before the first step is one that no later evaluation draws.
     view = (step or config.steps + 1) if config.held_out_view == "training" else 0
     return {
         "iid": logits(network, views, split.iid, config.precision, reporter, view),
@@ -201,24 +200,24 @@ def _log(
     folder: Path,
     network: Network,
     so_far: Trajectory,
-    outputs: Outputs,
+    evaluated: Logits,
     more: dict[str, float],
 ) -> None:
-    """Put an evaluation on disk: its outputs, its line in the log, and the network where it is the best so far.
+    """Write an evaluation: its logits, its line in the log, and the network where it is the best so far.
 
     Args:
-        more: what the log says of training since the last evaluation.
+        more: further fields of the line, about training since the last evaluation.
     """
-    tensors = {name: torch.from_numpy(values) for name, values in outputs.items()}
+    tensors = {name: torch.from_numpy(values) for name, values in evaluated.items()}
     write_tensors(_output_file(folder, so_far.step), tensors, "outputs", {"step": so_far.step})
     labels = data.labels[split.iid]
     by_domain = {
-        split.train_domains[number]: accuracy(outputs["iid"][chosen], labels[chosen])
+        split.train_domains[number]: accuracy(evaluated["iid"][chosen], labels[chosen])
         for number in np.unique(split.iid_domains)
         for chosen in [split.iid_domains == number]
     }
-    found = {"step": so_far.step, **scores(outputs, data.labels, split)}
-    pooled = accuracy(outputs["iid"], labels)
+    found = {"step": so_far.step, **scores(evaluated, data.labels, split)}
+    pooled = accuracy(evaluated["iid"], labels)
     so_far.log.append({**found, "iid_accuracy_pooled": pooled, "iid_by_domain": by_domain, **more})
     if so_far.best["step"] == so_far.step:
         save_model(folder / "best.safetensors", network, about(config, data, found))
@@ -231,9 +230,9 @@ def _finish(
     split: Split,
     folder: Path,
     so_far: Trajectory,
-    of_averages: dict[str, dict[str, float]],
+    average_scores: dict[str, dict[str, float]],
 ) -> Run:
-    """Write the result, which marks the run as finished, and remove what only going on needed."""
+    """Write the result, which marks the run as finished, and remove the state."""
     best = so_far.best
     total = so_far.seconds + so_far.probe["seconds"]
     common = {"steps": config.steps, "seconds": round(total, 3)}
@@ -242,8 +241,8 @@ def _finish(
         "dataset": describe(data),
         "methods": {
             "fine-tuning": {**{key: best[key] for key in SCORES}, **common},
-            "ensemble": {**scores(_mean_outputs(config, folder), data.labels, split), **common},
-            **{method: {**found, **common} for method, found in of_averages.items()},
+            "ensemble": {**scores(_mean_logits(config, folder), data.labels, split), **common},
+            **{method: {**found, **common} for method, found in average_scores.items()},
             "linear-probe": {
                 **{key: so_far.probe[key] for key in SCORES},
                 "steps": so_far.probe["steps"],
@@ -255,11 +254,11 @@ def _finish(
         "log": so_far.log,
     }
     write_json(folder / "result.json", result)
-    (folder / STATE).unlink(missing_ok=True)
+    (folder / STATE_FILE).unlink(missing_ok=True)
     return Run.open(folder)
 
 
-def _mean_outputs(config: Config, folder: Path) -> dict[str, npt.NDArray[np.float32]]:
+def _mean_logits(config: Config, folder: Path) -> dict[str, npt.NDArray[np.float32]]:
     """The trajectory's ensemble: logits averaged over the evaluations after the first step, (n, classes)."""
     total: dict[str, Tensor] = {}
     for step in config.evaluations:
@@ -273,5 +272,5 @@ def _output_file(folder: Path, step: int) -> Path:
 
 
 def about(config: Config, data: Dataset, more: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of its origin."""
+    """The header of a checkpoint: its origin, and ``more``."""
     return {"largedrop": __version__, "config": config.to_json(), "domains": list(data.domains), **more}

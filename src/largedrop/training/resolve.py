@@ -1,4 +1,4 @@
-"""A complete config from a recipe and a user's settings: digests, precision and penalty filled in."""
+"""A complete config from a recipe and settings: digests, precision and penalty are filled in."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def resolve(
 
     Args:
         data: the dataset.
-        device: where the run will be trained.
-        recipe: where the settings come from that are not given.
-        digests: of initial weights by (model, weights), as found before, since they take time; those found now join.
-        settings: fields of ``Config``, and ``precision`` may be ``auto``.
+        device: device of the run.
+        recipe: name of the recipe for the fields that are not in ``settings``.
+        digests: digests of initial weights by (model, weights), which take time to compute; new ones are added.
+        settings: fields of ``Config``; ``precision`` may be ``auto``.
 
     Raises:
-        UserError: anything wrong with the settings, or images kept smaller than the size that is asked for.
+        UserError: a setting is invalid, or the cached images are smaller than ``size``.
     """
     digests = {} if digests is None else digests
     precision = choose_precision(settings.pop("precision", "auto"), device)
@@ -48,7 +48,7 @@ def resolve(
         objective.check(len(data.domains) - (2 if config.left_out else 1), config.batch)
     if config.size > data.images.bound:
         raise UserError(
-            f"size {config.size} is larger than the {data.images.bound} pixels that the images are kept at; "
+            f"size {config.size} is larger than the {data.images.bound} pixels of the cached images; "
             f"open them with open_dataset(…, bound={config.size * 5 // 4})"
         )
     named = [(model, config.weights) for model in config.model.split("+")]
@@ -59,7 +59,7 @@ def resolve(
 
 
 def _with_penalty(config: Config) -> Config:
-    """The objective's weight and annealing steps filled in where it has some and none were given."""
+    """``config`` with the objective's default weight and annealing steps where none were given."""
     kind = OBJECTIVES.get(config.objective)
     if kind is None or config.objective == "erm":
         return config

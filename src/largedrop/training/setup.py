@@ -1,4 +1,4 @@
-"""What a run starts from: the network with its new head, the optimiser, and the head fitted on cached features."""
+"""The start of a run: the network with its new head, the optimiser, and the head fitted on cached features."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def create_network(config: Config, classes: tuple[str, ...]) -> Network:
     """The pretrained backbone with a new head, drawn with the config's seed.
 
     Raises:
-        UserError: the model or its weights cannot be had, or are no longer those that the config names.
+        UserError: the model or its weights are not available, or the weights' digest is not the config's.
     """
     weights = find_weights(config.model, config.weights)
     if config.weights_digest and weights.digest != config.weights_digest:
@@ -51,15 +51,15 @@ def create_network(config: Config, classes: tuple[str, ...]) -> Network:
         network = Network(backbone, units, spec)
     if config.block_dropout:
         set_block_dropout(network.backbone, config.block_dropout, torch.zeros(1, 3, config.size, config.size))
-    # The layout in which convolutions are fastest, on processors and GPUs alike.
+    # Convolutions are fastest in this layout, on processors and GPUs.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 
 def make_optimizer(config: Config, network: Network) -> torch.optim.Optimizer:
-    """SGD with momentum, or AdamW; ``initial_lr`` of each group is what the schedule multiplies.
+    """SGD with momentum, or AdamW; the schedule multiplies each group's ``initial_lr``.
 
-    On a GPU the learning rate is a tensor there, which a recorded step reads anew each time (``graph.GraphedStep``).
+    On a GPU the learning rate is a tensor on it, which a recorded step reads at each replay (``graph.GraphedStep``).
     """
     groups = parameter_groups(network, config.lr, config.head_lr_multiplier)
     device = network.head.weight.device
@@ -68,7 +68,7 @@ def make_optimizer(config: Config, network: Network) -> torch.optim.Optimizer:
         group["initial_lr"] = group["lr"]
         if graphed:
             group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=device)
-    # Fused: one pass over each parameter instead of one for each operation.
+    # Fused: one pass over each parameter, not one per operation.
     if config.optimizer == "adamw":
         decay = config.weight_decay
         return torch.optim.AdamW(groups, lr=config.lr, weight_decay=decay, fused=True, capturable=graphed)
@@ -76,7 +76,7 @@ def make_optimizer(config: Config, network: Network) -> torch.optim.Optimizer:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: Config, step: int) -> float:
-    """Give every group its rate at ``step`` (from 0): ×0.1 from each milestone on. Returns the backbone's."""
+    """Set every group's rate at ``step``, counted from 0: ×0.1 from each milestone on. Returns the backbone's rate."""
     factor = config.lr_factor(step)
     for group in optimizer.param_groups:
         rate = group["initial_lr"] * factor
@@ -88,11 +88,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: Config, step: in
 
 
 def start_head(config: Config, data: Dataset, split: Split, network: Network, features: FeatureCache) -> dict[str, Any]:
-    """Fit a head on the frozen network's features, and give it to the network where the config wants a warm start.
+    """Fit a head on the frozen network's features; with a warm start, copy it into the network.
 
     Returns:
-        The linear probe as JSON: of the fit's rounds the one of best i.i.d. accuracy, selected as a fine-tuning is (the
-        earliest of equal ones).
+        The linear probe as JSON: the round of the fit with the best i.i.d. accuracy; in a tie, the earliest.
     """
     views = [features.get(config, network, view) for view in range(VIEWS)]
     began = time.monotonic()

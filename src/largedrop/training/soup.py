@@ -1,4 +1,4 @@
-"""Greedy soups: averages of some of several trajectories' weights (Wortsman et al., 2022a)."""
+"""Greedy soups: averages of the weights of selected trajectories (Wortsman et al., 2022a)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["Candidate", "GreedySoup", "Tasting", "greedy_soup"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights that may go into a greedy soup; they are loaded when they are needed, and let go again.
+    """Weights that may be added to a greedy soup, in memory only while they are used.
 
     Attributes:
-        name: for the log.
-        load: gives the state dict when called, or is the path of a largedrop checkpoint.
-        score: i.i.d. score of these weights alone, if it is known already; otherwise it is measured.
-        origin: what they were fine-tuned from (a digest of the pretrained weights), where that is known.
+        name: name in the log.
+        load: function that returns the state dict, or path of a largedrop checkpoint.
+        score: i.i.d. score of the candidate alone; measured where None.
+        origin: digest of the pretrained weights; None where unknown.
     """
 
     name: str
@@ -35,14 +35,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Tasting:
-    """What a greedy soup did with one candidate.
+    """The decision of a greedy soup on one candidate.
 
     Attributes:
-        name: of the candidate.
-        score: its own i.i.d. score.
-        soup_score: that of the soup with it.
-        taken: whether it stayed in.
-        reason: in words.
+        name: name of the candidate.
+        score: i.i.d. score of the candidate alone.
+        soup_score: i.i.d. score of the soup with the candidate.
+        taken: whether the candidate was added.
+        reason: the reason, as text.
     """
 
     name: str
@@ -57,9 +57,9 @@ class GreedySoup:
     """A greedy soup.
 
     Attributes:
-        state: the average of the weights that were taken.
-        score: its i.i.d. score.
-        log: one entry per candidate, in the order in which they were tried: falling i.i.d. score.
+        state: state dict of the average.
+        score: i.i.d. score of the average.
+        log: one entry per candidate, by descending i.i.d. score.
     """
 
     state: dict[str, Tensor]
@@ -73,18 +73,18 @@ class GreedySoup:
 
 
 def greedy_soup(candidates: Sequence[Candidate], score: Callable[[Mapping[str, Tensor]], float]) -> GreedySoup:
-    """The greedy soup of Wortsman et al. (2022a), recipe 1: each candidate is taken if the average does not get worse.
+    """The greedy soup of Wortsman et al. (2022a), recipe 1: a candidate is added if the score does not fall.
 
-    Candidates are tried in the order of their own scores, the best first, and the given order where they are equal.
-    Beside the average there are at most two states in memory: a candidate, and the average with it.
+    Candidates are tried by descending score; ties keep the given order. Besides the average, at most two state dicts
+    are in memory: a candidate, and the average with it.
 
     Args:
-        candidates: fine-tuned from the same pretrained weights.
-        score: the i.i.d. score (accuracy, say; higher is better) of a state dict. Never the o.o.d. one.
+        candidates: candidates that were fine-tuned from the same pretrained weights.
+        score: function from a state dict to its i.i.d. score (such as accuracy; higher is better), never o.o.d.
 
     Raises:
-        UserError: there are no candidates, or one cannot be read, is not finite, is of another network or origin, or
-            has a score that is not a number.
+        UserError: there are no candidates, or a candidate cannot be read, is not finite, is of another network or
+            origin, or has a score that is not finite.
     """
     if not candidates:
         raise UserError("there are no weights to make a soup of")
@@ -102,7 +102,7 @@ def greedy_soup(candidates: Sequence[Candidate], score: Callable[[Mapping[str, T
         try:
             trial.add(_load(candidate))
         except UserError as error:
-            raise UserError(f"{candidate.name} cannot go into this soup: {error}") from error
+            raise UserError(f"{candidate.name} cannot be added to this soup: {error}") from error
         if not log:
             soup, best, reason = trial, own[index], "the best on its own"
             log.append(Tasting(candidate.name, own[index], own[index], True, reason))
@@ -130,5 +130,5 @@ def _load(candidate: Candidate) -> Mapping[str, Tensor]:
 
 def _number(value: float, what: str) -> float:
     if not math.isfinite(value):
-        raise UserError(f"{what} is {value}")
+        raise UserError(f"{what} must be finite, not {value}")
     return float(value)

@@ -1,4 +1,4 @@
-"""Where a run is: what it has seen so far, and how that is put on disk and taken up again."""
+"""The state of a run, for resuming: the trajectory so far, the network, the optimiser and the averages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .collapse import CollapseWatch
 
 __all__ = ["Trajectory", "load_state", "save_state"]
 
-FILE = "resume.safetensors"
+STATE_FILE = "resume.safetensors"
 
 
 @dataclass
@@ -27,11 +27,11 @@ class Trajectory:
     """A run so far.
 
     Attributes:
-        step: optimiser steps taken.
-        seconds: spent on them and on evaluations, over all restarts.
-        losses: of the steps since the last evaluation.
+        step: number of optimiser steps taken.
+        seconds: time of steps and evaluations, over all restarts.
+        losses: losses of the steps since the last evaluation, in nats.
         log: one entry per evaluation, the first before any step.
-        probe: the linear probe that was fitted before the first step.
+        probe: the linear probe that was fitted before the first step, as JSON.
     """
 
     step: int = 0
@@ -42,7 +42,7 @@ class Trajectory:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The evaluation of best i.i.d. accuracy, the earliest of equal ones."""
+        """The evaluation of best i.i.d. accuracy; in a tie, the earliest."""
         return max(self.log, key=lambda entry: (entry["iid_accuracy"], -entry["step"]))
 
 
@@ -54,7 +54,7 @@ def save_state(
     averages: Mapping[str, Average],
     watch: CollapseWatch,
 ) -> None:
-    """Write all that is needed to go on, whole: a kill at any time leaves the last state or this one."""
+    """Write the state whole: a kill at any time leaves the last state or this one."""
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for number, entries in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in entries.items() if value is not None}
@@ -62,7 +62,7 @@ def save_state(
     for method, average in averages.items():
         header["averages"][method], held = average.state()
         tensors |= {f"average.{method}.{name}": tensor for name, tensor in held.items()}
-    write_tensors(folder / FILE, tensors, "state", header)
+    write_tensors(folder / STATE_FILE, tensors, "state", header)
 
 
 def load_state(
@@ -72,12 +72,12 @@ def load_state(
     averages: Mapping[str, Average],
     watch: CollapseWatch,
 ) -> Trajectory | None:
-    """Take a run up where it was last saved, or return None where it was not begun.
+    """Load the last state of a run into its parts; None where there is none.
 
     Raises:
         UserError: the state is damaged or does not fit the network.
     """
-    path = folder / FILE
+    path = folder / STATE_FILE
     if not path.exists():
         return None
     try:
@@ -88,17 +88,17 @@ def load_state(
         for method, average in averages.items():
             held = part_of(tensors, f"average.{method}.")
             average.load(header["averages"][method], {name: _like(held[name]).to(device) for name in held})
-        watch.restore(header["watch"])
+        watch.load(header["watch"])
         _load_optimizer(optimizer, part_of(tensors, "optimizer."))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise UserError(f"{path} does not fit this run ({misfit(error)}); remove {folder} to start it anew") from error
+        raise UserError(f"{path} does not fit this run ({misfit(error)}); remove {folder} to start it again") from error
     except UserError as error:
-        raise UserError(f"{error}; remove {folder} to start this run anew") from error
+        raise UserError(f"{error}; remove {folder} to start this run again") from error
     return trajectory
 
 
 def _like(tensor: Tensor) -> Tensor:
-    """Convolutions' weights lie channels last, as the network's own, or the optimiser would leave its fast path."""
+    """``tensor``, channels last where it is a convolution's, as in the network: the optimiser's fast path needs it."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 

@@ -16,19 +16,19 @@ from .objectives.erm import ERM
 __all__ = ["TrainingStep"]
 
 LOOK_EVERY = {"cpu": 1, "cuda": 20}
-"""Steps between two readings of the losses. Reading waits for the device, which on a GPU should always have work."""
+"""Steps between two readings of the losses; reading synchronises with the device, so on a GPU it is done rarely."""
 
 
 class TrainingStep:
     """Does optimiser steps on batches, and keeps their losses on the device until they are read.
 
     Args:
-        network: in training mode.
-        optimizer: over its parameters; on a GPU one that can be recorded (``setup.make_optimizer``).
-        precision: of the forward and backward pass.
-        finish: turns what the step is called with into a normalised batch, inside the step (``Views.finish``).
-        objective: what is minimised; cross-entropy by default.
-        domains: training domains, whose images are equal parts of every batch.
+        network: network in training mode.
+        optimizer: optimiser of its parameters; on a GPU one that can be recorded (``setup.make_optimizer``).
+        precision: precision of the forward and backward pass, as in ``Config.precision``.
+        finish: function from the step's inputs to a normalised batch, called inside the step (``Views.finish``).
+        objective: objective to minimise; cross-entropy by default.
+        domains: number of training domains, which have equal parts of every batch.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class TrainingStep:
 
     @property
     def due(self) -> bool:
-        """Whether so many losses are unread that it is time to read them."""
+        """Whether ``LOOK_EVERY`` losses are unread."""
         return len(self._unread) >= LOOK_EVERY[self.device.type]
 
     def read(self) -> list[tuple[float, float]]:
-        """For each step since the last reading: its loss in nats, and its representation's root mean square."""
+        """Loss in nats, and root mean square of the representation, of each step since the last reading."""
         if not self._unread:
             return []
         values = torch.stack(self._unread).tolist()

@@ -1,4 +1,4 @@
-"""What an average of the weights along one trajectory is to the training loop."""
+"""The interface of the training loop to averages of the weights along one trajectory."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ __all__ = ["Average", "part_of"]
 
 
 class Average(ABC):
-    """An average of the weights along a trajectory, over what comes after the first step."""
+    """An average of the weights along a trajectory, from the first step on."""
 
     method: ClassVar[str]
-    """Name of its method, in ``runs.methods``."""
+    """Name of the average's method in ``runs.methods``."""
     checkpoint: ClassVar[str]
-    """Name of its checkpoint's file in the run's folder, without ``.safetensors``."""
+    """Name of the average's checkpoint in the run's folder, without ``.safetensors``."""
 
     @classmethod
-    def wanted(cls, config: Config) -> bool:
-        """Whether a run of ``config`` keeps it."""
+    def applies_to(cls, config: Config) -> bool:
+        """Whether a run of ``config`` computes this average."""
         return True
 
     def after_step(self, network: Network) -> None:  # noqa: B027  (most averages are over evaluations alone)
-        """Take the weights after a step in; called before ``evaluated`` where there is an evaluation after the step."""
+        """Add the weights after a step; called before ``evaluated``."""
 
     @abstractmethod
     def evaluated(self, step: int, network: Network, loss: float) -> None:
-        """Take an evaluation in.
+        """Add an evaluation.
 
         Args:
             step: number of steps taken, 1 or more.
-            network: with the weights after them.
-            loss: ``iid_loss`` of these.
+            network: network with the weights after the step.
+            loss: ``iid_loss`` of the network.
         """
 
     @abstractmethod
     def result(self) -> dict[str, Tensor]:
-        """The average, a state dict of the network; asked for after the last evaluation."""
+        """The average as a state dict; called after the last evaluation."""
 
     @abstractmethod
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What ``load`` needs to go on: JSON, and tensors by name."""
+        """The state for ``load``: JSON types, and tensors by name."""
 
     @abstractmethod
     def load(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Go on where ``state`` was taken.
+        """Load a state.
 
         Raises:
-            UserError: it was taken with other settings.
-            KeyError, TypeError, ValueError: it was taken of something else.
+            UserError: the state has other settings.
+            KeyError, TypeError, ValueError: the state is of another kind.
         """
 
 
 def part_of(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``start``, by what follows."""
+    """The tensors whose names begin with ``start``, by the rest of their names."""
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}

@@ -1,4 +1,4 @@
-"""SWAD (Cha et al., 2021): the average of all weights between two steps that the validation loss marks."""
+"""SWAD (Cha et al., 2021): the average of all weights between two steps that the validation loss determines."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ __all__ = ["DenseAverage", "Swad", "SwadResult"]
 
 @dataclass(frozen=True)
 class SwadResult:
-    """What SWAD has averaged.
+    """SWAD's average.
 
     Attributes:
-        state: the average.
-        start: t_s, the step of the first evaluation in it.
-        end: t_e, the step of the last one in it.
-        count: evaluations in it.
-        converged: whether the validation loss marked the start; if not, all weights since the first are in.
-        overfitted: whether it marked the end; if not, all weights up to the last are in.
+        state: state dict of the average.
+        start: t_s, step of the first averaged evaluation.
+        end: t_e, step of the last averaged evaluation.
+        count: number of averaged evaluations.
+        converged: whether the validation loss determined the start; if not, it is the first evaluation.
+        overfitted: whether the validation loss determined the end; if not, it is the last evaluation.
     """
 
     state: dict[str, Tensor]
@@ -49,31 +49,31 @@ class _Segment:
 
 
 class Swad:
-    """Algorithm 1 of Cha et al. (2021), fed with one evaluation after the other.
+    """Algorithm 1 of Cha et al. (2021), one evaluation at a time.
 
-    The start t_s is the first evaluation whose loss is the smallest of the ``n_converge`` from it on; the level is then
-    ``tolerance_ratio`` times the mean of these. The end t_e is the last evaluation before ``n_tolerance`` in a row
-    whose losses are all above the level. What is averaged is everything from t_s to t_e, both included; where the loss
-    never marks a start or an end, from the first or to the last evaluation.
+    The start t_s is the first evaluation whose loss is the smallest of the ``n_converge`` from it on; the level is
+    ``tolerance_ratio`` times their mean. The end t_e is the last evaluation before ``n_tolerance`` in a row whose
+    losses are all above the level. The average is over t_s to t_e, inclusive; where the loss determines no start or
+    end, from the first or to the last evaluation.
 
-    To average densely, over every step and not only at evaluations, give the mean of the weights after every step since
-    the last evaluation as ``state`` (a ``WeightAverage`` that is begun anew each time); evaluations are equally spaced
-    then. Otherwise give the weights at the evaluation.
+    For a dense average, over every step and not only at evaluations, ``state`` is the mean of the weights after every
+    step since the last evaluation (a new ``WeightAverage`` each time); evaluations must then be equally spaced.
+    Otherwise ``state`` is the weights at the evaluation.
 
-    The authors' public code (``LossValley``) does the same but for four things, in which this follows the paper. With
-    ``n_tolerance`` > ``n_converge`` it counts the start more than once; it also takes evaluations from before the start
-    whose loss is below the level; where no end is found it leaves out last evaluations that are all above the level;
-    and where no start is found it gives the last evaluation alone.
+    The authors' public code (``LossValley``) differs in four things, in which this follows the paper. With
+    ``n_tolerance`` > ``n_converge`` it counts the start more than once; it also averages evaluations before the start
+    whose loss is below the level; where no end is found it drops last evaluations that are all above the level; and
+    where no start is found it returns the last evaluation alone.
 
-    At most ``n_converge`` states are in memory beside the average before the start, and ``n_tolerance`` after it.
+    Besides the average, at most ``n_converge`` state dicts are in memory before the start, ``n_tolerance`` after it.
 
     Args:
-        n_converge: N_s, the optimum patience, in evaluations.
-        n_tolerance: N_e, the overfit patience, in evaluations.
-        tolerance_ratio: r, 1 or more.
+        n_converge: optimum patience N_s, in evaluations.
+        n_tolerance: overfit patience N_e, in evaluations.
+        tolerance_ratio: tolerance ratio r, 1 or more.
 
     Raises:
-        UserError: one of them is out of range.
+        UserError: an argument is out of range.
     """
 
     def __init__(self, n_converge: int = 3, n_tolerance: int = 6, tolerance_ratio: float = 1.3) -> None:
@@ -83,11 +83,11 @@ class Swad:
             raise UserError(f"SWAD's tolerance ratio must be 1 or more, not {tolerance_ratio}")
         self.n_converge, self.n_tolerance, self.tolerance_ratio = n_converge, n_tolerance, float(tolerance_ratio)
         self.level: float | None = None
-        """Above it a loss is one of overfitting; None before the start is found."""
+        """A loss above this level shows overfitting; None before the start is found."""
         self.overfitted = False
         self._average = WeightAverage()
-        self._pending: deque[_Segment] = deque()  # seen, but not yet known to be in the average
-        self._start = self._end = -1  # of the average
+        self._pending: deque[_Segment] = deque()  # not yet known to be averaged
+        self._start = self._end = -1  # steps of the average
 
     @property
     def converged(self) -> bool:
@@ -96,29 +96,29 @@ class Swad:
 
     @property
     def finished(self) -> bool:
-        """Whether the end has been found; what is added from then on changes nothing."""
+        """Whether the end has been found, after which ``add`` has no effect."""
         return self.overfitted
 
     @torch.no_grad()
     def add(self, step: int, state: Mapping[str, Tensor], loss: float) -> None:
-        """Take one evaluation in; without effect once ``finished``.
+        """Add an evaluation; no effect once ``finished``.
 
         Args:
-            step: of the evaluation.
-            state: the weights, or the mean of those after every step since the last evaluation; copied.
-            loss: on held-out images; in a run the mean over the training domains.
+            step: step of the evaluation.
+            state: state dict of the weights, or of their mean since the last evaluation; copied.
+            loss: loss on held-out images; in a run the mean over the training domains.
 
         Raises:
-            UserError: the loss or a weight is not finite, the weights are of another network, or the step is not later
-                than the last.
+            UserError: the loss or a weight is not finite, the weights are of another network, or ``step`` is not after
+                the last.
         """
         if self.overfitted:
             return
         last = self._pending[-1].step if self._pending else self._end
         if step <= last:
-            raise UserError(f"SWAD was given step {step} after step {last}")
+            raise UserError(f"SWAD: the step must be after step {last}, not {step}")
         if not math.isfinite(loss):
-            raise UserError(f"SWAD was given a validation loss of {loss} at step {step}")
+            raise UserError(f"SWAD: the validation loss at step {step} is {loss}")
         check_finite(state)
         if self._pending:
             check_same(self._pending[-1].state, state)
@@ -130,13 +130,13 @@ class Swad:
             self._look_for_end(self.level)
 
     def result(self) -> SwadResult:
-        """The average as it is if this was the last evaluation; may be asked for at any time.
+        """The average over the evaluations so far; may be called at any time.
 
         Raises:
             UserError: there was no evaluation.
         """
         if not self._pending and not self._average.count:
-            raise UserError("SWAD has seen no evaluation: there is nothing to average")
+            raise UserError("SWAD: there was no evaluation to average")
         average = WeightAverage(self._average.mean, self._average.count)
         for segment in self._pending:
             average.add(segment.state)
@@ -145,7 +145,7 @@ class Swad:
         return SwadResult(average.mean, start, end, average.count, self.converged, self.overfitted)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What ``load`` needs to go on: JSON, and tensors by name."""
+        """The state for ``load``: JSON types, and tensors by name."""
         header = {
             "settings": [self.n_converge, self.n_tolerance, self.tolerance_ratio],
             "level": self.level,
@@ -159,15 +159,15 @@ class Swad:
         return header, tensors
 
     def load(self, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Go on where ``state`` was taken.
+        """Load a state.
 
         Raises:
-            UserError: it was taken with other settings.
-            KeyError, TypeError, ValueError: it was taken of something else.
+            UserError: the state has other settings.
+            KeyError, TypeError, ValueError: the state is of another kind.
         """
         settings = [self.n_converge, self.n_tolerance, self.tolerance_ratio]
         if list(header["settings"]) != settings:
-            raise UserError(f"SWAD was begun with the settings {header['settings']}, and cannot go on with {settings}")
+            raise UserError(f"SWAD was begun with {header['settings']}, and cannot be resumed with {settings}")
         level = header["level"]
         start, end, count = (int(value) for value in header["averaged"])
         pending = [
@@ -184,7 +184,7 @@ class Swad:
 
     def _look_for_start(self) -> None:
         if len(self._pending) > self.n_converge:
-            self._take()  # in the average for as long as no start is found
+            self._take()  # averaged as long as no start is found
         losses = [segment.loss for segment in self._pending]
         if len(losses) == self.n_converge and losses[0] == min(losses):
             self.level = self.tolerance_ratio * sum(losses) / self.n_converge
@@ -210,7 +210,7 @@ class Swad:
 
 
 class DenseAverage(Average):
-    """SWAD as a run keeps it: fed after every step, so that what an evaluation adds is the mean since the last one."""
+    """SWAD in a run: each evaluation adds the mean of the weights after every step since the last evaluation."""
 
     method = "swad"
     checkpoint = "swad"
@@ -220,7 +220,7 @@ class DenseAverage(Average):
         self._since = WeightAverage()
 
     @classmethod
-    def wanted(cls, config: Config) -> bool:
+    def applies_to(cls, config: Config) -> bool:
         return config.swad
 
     def after_step(self, network: Network) -> None:

@@ -17,8 +17,8 @@ __all__ = ["UniformAverage"]
 class UniformAverage(Average):
     """The mean of the weights at all evaluations after the first step (section 4.1).
 
-    That before the first step is left out: with a random head it would spoil the mean. The paper's public code averages
-    the weights after every step from 300 on.
+    The evaluation before the first step, whose head may be random, does not count. The paper's public code averages the
+    weights after every step from 300 on.
     """
 
     method = "weight-average"

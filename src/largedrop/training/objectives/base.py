@@ -1,4 +1,4 @@
-"""What an objective is: it turns one step's batch into gradients."""
+"""The interface of objectives, which compute gradients from one step's batch, and their common base classes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step says of itself; nothing of it is part of a graph any more.
+    """Detached results of a step.
 
     Attributes:
-        loss: mean cross-entropy of the batch in nats, (); what ``CollapseWatch`` compares with log(classes).
-        representation: before dropout, (batch, units), in the order of the images.
-        penalty: the objective's second term, (), before it is multiplied by its weight; 0 where there is none.
+        loss: mean cross-entropy of the batch in nats, (); ``CollapseWatch`` compares it with log(classes).
+        representation: representation before dropout, (batch, units), in the order of the images.
+        penalty: the objective's second term, without its weight, (); 0 where there is none.
     """
 
     loss: Tensor
@@ -39,24 +39,24 @@ class Objective(ABC):
     """An objective of training: minimise ``loss + weight_at(step) · penalty``.
 
     Args:
-        weight: of the penalty, 0 or more; 0 leaves the cross-entropy alone.
-        anneal_steps: steps before the weight takes effect, for the objectives that have such a time.
+        weight: weight of the penalty, 0 or more; 0 for the cross-entropy alone.
+        anneal_steps: number of steps before the weight takes effect, for objectives that are annealed.
 
     Raises:
-        UserError: one of them is negative or not finite, or the objective has no use for it.
+        UserError: an argument is negative or not finite, or the objective does not have it.
     """
 
     name: ClassVar[str]
-    """What it is called in a config."""
+    """Name in a config."""
     default_weight: ClassVar[float]
-    """DomainBed's."""
+    """DomainBed's weight of the penalty."""
     default_anneal_steps: ClassVar[int] = 0
-    """DomainBed's; 0 where the weight never changes."""
+    """DomainBed's number of annealing steps; 0 where the weight never changes."""
     recordable: ClassVar[bool] = True
-    """Whether every step does the same, so that one can be recorded and replayed (``training.graph``)."""
+    """Whether all steps are the same, so that one can be recorded and replayed (``training.graph``)."""
     fewest_domains: ClassVar[int] = 2
     fewest_images: ClassVar[int] = 1
-    """Per domain and step."""
+    """Smallest number of images per domain and step."""
 
     def __init__(self, weight: float, anneal_steps: int = 0) -> None:
         if not (math.isfinite(weight) and weight >= 0):
@@ -64,30 +64,30 @@ class Objective(ABC):
         if anneal_steps < 0:
             raise UserError(f"the steps before {self.name}'s weight takes effect must be 0 or more, not {anneal_steps}")
         if anneal_steps and not self.default_anneal_steps:
-            raise UserError(f"{self.name} has the same weight at every step: annealing steps are of no use to it")
+            raise UserError(f"{self.name} is not annealed: its annealing steps must be 0, not {anneal_steps}")
         self.weight = float(weight)
         self.anneal_steps = anneal_steps
 
     def bind(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:  # noqa: B027  # most need neither
-        """Make the network and its optimiser known, once, to an objective that changes weights; others ignore them."""
+        """Set the network and its optimiser, once, for objectives that change weights; others ignore them."""
 
     def weight_at(self, step: int) -> float:
         """The penalty's weight at a step, counted from 0."""
         return self.weight
 
     def resets_optimizer_at(self, step: int) -> bool:
-        """Whether the optimiser's state is to be thrown away between this step's gradients and its update."""
+        """Whether the optimiser's state is cleared between this step's gradients and its update."""
         return False
 
     def check(self, domains: int, images: int) -> None:
-        """See whether a step can be done.
+        """Check that a step is possible.
 
         Args:
-            domains: in a batch.
-            images: in a batch, of each domain.
+            domains: number of domains in a batch.
+            images: number of images of each domain in a batch.
 
         Raises:
-            UserError: the objective needs more of them.
+            UserError: the objective needs more domains or images.
         """
         if domains < self.fewest_domains:
             raise UserError(
@@ -105,18 +105,18 @@ class Objective(ABC):
         Args:
             forward: see ``Forward``.
             images: the domains' batches, of equal size, one after the other, (batch, …).
-            labels: of the images, (batch,).
-            domains: how many.
-            step: counted from 0.
+            labels: class of each image, (batch,).
+            domains: number of domains.
+            step: step, counted from 0.
 
         Raises:
-            UserError: there are too few domains, or images of each.
-            ValueError: the batch is not made of equal parts.
+            UserError: there are too few domains, or images of a domain.
+            ValueError: the domains' batches are not of equal size.
         """
 
     def _check_batch(self, images: Tensor, labels: Tensor, domains: int) -> None:
         if domains < 1 or len(images) % domains or len(images) != len(labels):
-            raise ValueError(f"{len(images)} images and {len(labels)} labels are no equal batches of {domains} domains")
+            raise ValueError(f"{len(images)} images, {len(labels)} labels: not equal batches of {domains} domains")
         self.check(domains, len(images) // domains)
 
 
@@ -146,29 +146,29 @@ class PenaltyObjective(Objective):
         """The penalty, ().
 
         Args:
-            representation: before dropout, (domains, images, units).
-            logits: (domains, images, classes).
-            labels: (domains, images).
+            representation: representation before dropout, (domains, images, units).
+            logits: logits, (domains, images, classes).
+            labels: class of each image, (domains, images).
         """
 
 
 class AnnealedObjective(PenaltyObjective):
     """A penalty whose weight is 1 for ``anneal_steps`` steps and ``weight`` from then on, as in the authors' code.
 
-    Before a weight of 0 it is 0 too, so that this is ERM from the first step.
+    With a weight of 0 it is 0 from the first step, so that the objective is ERM.
     """
 
     recordable = False
 
     def weight_at(self, step: int) -> float:
-        """1 before the annealing step, then the weight that was asked for."""
+        """1 before the annealing step, then ``weight``."""
         return self.weight if step >= self.anneal_steps or self.weight == 0 else 1.0
 
     def resets_optimizer_at(self, step: int) -> bool:
-        """At the step where the weight changes: the gradients jump, and Adam's averages are of others (DomainBed)."""
+        """Whether the weight changes at ``step``: the gradients jump, and Adam's averages do not apply (DomainBed)."""
         return step == self.anneal_steps
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """In float32, or float64 if it is that already: losses are never computed in half precision."""
+    """``tensor`` in float32, or in float64 where it has that type, since losses are not computed in half precision."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -14,8 +14,8 @@ class Coral(PenaltyObjective):
     """Cross-entropy plus the distance of the domains' representations, as DomainBed computes it (``mmd_gamma``).
 
     Args:
-        weight: of the distance.
-        anneal_steps: 0.
+        weight: weight of the distance.
+        anneal_steps: must be 0.
     """
 
     name = "coral"
@@ -37,7 +37,7 @@ def coral_penalty(representation: Tensor) -> Tensor:
     drops the factor.
 
     Args:
-        representation: (domains, images, units d), two or more of both.
+        representation: representation, (domains, images, units d), two or more domains and images.
 
     Returns:
         ().

@@ -21,8 +21,8 @@ class ERM(PenaltyObjective):
     def __init__(self, weight: float = default_weight, anneal_steps: int = 0) -> None:
         super().__init__(weight, anneal_steps)
         if weight:
-            raise UserError(f"erm has no penalty: a weight of {weight} is of no use to it")
+            raise UserError(f"erm has no penalty: its weight must be 0, not {weight}")
 
     def penalty(self, representation: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """None: 0, ()."""
+        """0, ()."""
         return torch.zeros((), dtype=logits.dtype, device=logits.device)

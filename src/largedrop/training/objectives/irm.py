@@ -10,11 +10,11 @@ __all__ = ["IRM", "irm_penalty"]
 
 
 class IRM(AnnealedObjective):
-    """Cross-entropy plus the squared gradient of each domain's by a scalar multiplier of its logits (section 3.1).
+    """Cross-entropy plus its squared gradient, in each domain, by a scalar factor of the logits (section 3.1).
 
     Args:
-        weight: λ, of the squared gradient, after the annealing steps (DomainBed's ``irm_lambda``).
-        anneal_steps: steps with a weight of 1 before.
+        weight: weight λ of the squared gradient after the annealing steps (DomainBed's ``irm_lambda``).
+        anneal_steps: number of first steps, with a weight of 1.
     """
 
     name = "irm"
@@ -33,14 +33,13 @@ class IRM(AnnealedObjective):
 def irm_penalty(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over domains of g₁·g₂, where g is ∂/∂w at w = 1 of the cross-entropy of w · logits.
 
-    g₁ is that of a domain's even and g₂ that of its odd images: the product of two independent estimates is unbiased
-    where the square of one is not (Arjovsky et al., 2019, appendix D; DomainBed). It may be negative. The derivative is
-    written out, Σ_k softmax(z)_k z_k − z_y, so that the penalty is a function of the logits like any other, and the
-    network is only differentiated once.
+    g₁ is over the even and g₂ over the odd images of a domain: the product of two independent estimates is unbiased,
+    unlike the square of one (Arjovsky et al., 2019, appendix D; DomainBed). It may be negative. The derivative is
+    written out, Σ_k softmax(z)_k z_k − z_y, so that the network is differentiated once.
 
     Args:
-        logits: z, (domains, images, classes), two or more images.
-        labels: y, (domains, images).
+        logits: logits z, (domains, images, classes), two or more images.
+        labels: class y of each image, (domains, images).
 
     Returns:
         ().

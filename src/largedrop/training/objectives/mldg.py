@@ -1,4 +1,4 @@
-"""MLDG (Li et al., 2018): a step on one domain that is a good step for another."""
+"""MLDG (Li et al., 2018): meta-learning for domain generalisation."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ __all__ = ["MLDG"]
 class MLDG(Objective):
     """Meta-learning for domain generalisation, with first-order gradients as in DomainBed.
 
-    The domains are put in a circle, in an order that is drawn from torch's generator at every step (DomainBed's
-    ``random_pairs_of_minibatches``, which it used until April 2022; since then it sets some domains aside as meta-test
-    domains, and pairs the others with these). Each domain i, with parameters θ, has its turn as meta-train domain and
-    its neighbour j as meta-test domain, and with n domains the step's gradient is
+    The domains form a circle, in an order that is drawn from torch's generator at every step (DomainBed's
+    ``random_pairs_of_minibatches`` until April 2022; since then it pairs meta-train with separate meta-test domains).
+    Each domain i is the meta-train domain once, with its neighbour j as meta-test domain, and with parameters θ and n
+    domains the step's gradient is
 
         1/n Σ [ ∇L_i(θ) + β ∇L_j(θ′) ],   θ′ = θ − α ∇L_i(θ).
 
-    The second gradient is taken with respect to θ′ and counted as one of θ: the derivative of θ′ by θ, which has second
-    derivatives of L_i in it, is taken to be 1 (Li et al., algorithm 1, with the approximation of first-order MAML).
+    The second gradient is by θ′, and used as one by θ: the derivative of θ′ by θ, which contains second derivatives of
+    L_i, is approximated by 1 (Li et al., algorithm 1, with the approximation of first-order MAML).
     The inner step is a plain gradient step, as in Li et al., without momentum or weight decay; DomainBed's is one of
     Adam. With β = 0 the gradient is that of ERM, from n forward passes instead of one; otherwise there are 2n.
 
-    θ′ is put into the parameters and taken out again, to the bit, so it does not matter how a forward pass reads them
-    (folded convolutions, autocast). Batch norm that is not frozen sees every domain on its own, and its running
-    statistics also see the passes at θ′.
+    The parameters are set to θ′ and restored to the bit, so any form of forward pass works (folded convolutions,
+    autocast). Batch norm that is not frozen has each domain's statistics, and its running statistics include the passes
+    at θ′.
 
     Args:
-        weight: β.
-        anneal_steps: 0.
-        inner_lr: α; by default every parameter's own learning rate in the optimiser at that step.
+        weight: weight β.
+        anneal_steps: must be 0.
+        inner_lr: step size α; by default every parameter's own learning rate in the optimiser at that step.
     """
 
     name = "mldg"
@@ -47,11 +47,11 @@ class MLDG(Objective):
         self._optimizer: torch.optim.Optimizer | None = None
 
     def bind(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Make the network known whose weights ``forward`` reads, and the optimiser whose learning rates are α."""
+        """Set the network of ``forward``, and the optimiser whose learning rates are α."""
         self._network, self._optimizer = network, optimizer
 
     def backward(self, forward: Forward, images: Tensor, labels: Tensor, domains: int, step: int) -> StepResult:
-        """See ``Objective.backward``; ``loss`` is the mean of L_i(θ), ``penalty`` that of L_j(θ′).
+        """See ``Objective.backward``; ``loss`` is the mean of L_i(θ), ``penalty`` the mean of L_j(θ′).
 
         Raises:
             RuntimeError: ``bind`` was not called.
@@ -62,7 +62,7 @@ class MLDG(Objective):
         order = torch.randperm(domains).tolist()
         representations: dict[int, Tensor] = {}
         loss = penalty = torch.zeros((), device=images.device)
-        for place, one in enumerate(order):
+        for index, one in enumerate(order):
             batch, targets = batches[one]
             representation, outputs = forward(batch)
             inner = F.cross_entropy(full_precision(outputs), targets)
@@ -72,7 +72,7 @@ class MLDG(Objective):
             representations[one] = representation.detach()
             loss = loss + inner.detach() / domains
             if self.weight:
-                other = batches[order[(place + 1) % domains]]
+                other = batches[order[(index + 1) % domains]]
                 penalty = penalty + self._after_step(forward, parameters, gradients, other, domains) / domains
         return StepResult(loss, torch.cat([representations[one] for one in range(domains)]), penalty)
 
@@ -84,14 +84,14 @@ class MLDG(Objective):
         batch: tuple[Tensor, Tensor],
         domains: int,
     ) -> Tensor:
-        """L_j(θ′), (), its gradient added to that of θ."""
+        """L_j(θ′), (); its gradient is added to that of θ."""
         before = [parameter.detach().clone() for parameter in parameters]
         try:
             with torch.no_grad():
                 for (parameter, lr), gradient in zip(parameters.items(), gradients, strict=True):
                     if gradient is not None:
                         parameter.sub_(lr * gradient)
-            torch.clear_autocast_cache()  # it may hold θ in half precision
+            torch.clear_autocast_cache()  # it may contain θ in half precision
             _, outputs = forward(batch[0])
             outer = F.cross_entropy(full_precision(outputs), batch[1])
             (outer * (self.weight / domains)).backward()  # type: ignore[no-untyped-call]
@@ -103,9 +103,9 @@ class MLDG(Objective):
         return outer.detach()
 
     def _parameters(self) -> dict[nn.Parameter, float | Tensor]:
-        """The parameters that are trained, each with its α."""
+        """The trained parameters, each with its α."""
         if self._network is None or self._optimizer is None:
-            raise RuntimeError("MLDG changes weights: bind() it to the network and its optimiser first")
+            raise RuntimeError("MLDG changes weights: call bind() with the network and its optimiser first")
         rates = {id(one): group["lr"] for group in self._optimizer.param_groups for one in group["params"]}
         return {
             parameter: rates[id(parameter)] if self.inner_lr is None else self.inner_lr

@@ -1,4 +1,4 @@
-"""V-REx (Krueger et al., 2021): domains whose losses are the same."""
+"""V-REx (Krueger et al., 2021): equal losses in every domain."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class VREx(AnnealedObjective):
     """Mean of the domains' cross-entropies plus their variance (Krueger et al., 2021, equation 8).
 
     Args:
-        weight: β, of the variance, after the annealing steps (DomainBed's ``vrex_lambda``).
-        anneal_steps: steps with a weight of 1 before.
+        weight: weight β of the variance after the annealing steps (DomainBed's ``vrex_lambda``).
+        anneal_steps: number of first steps, with a weight of 1.
     """
 
     name = "vrex"
@@ -32,5 +32,5 @@ class VREx(AnnealedObjective):
 
 
 def vrex_penalty(losses: Tensor) -> Tensor:
-    """The variance of the domains' losses, (domains,), divided by their number, not by one less; ()."""
+    """The variance of the domains' losses, (domains,), with their number as divisor; ()."""
     return (losses - losses.mean()).square().mean()
