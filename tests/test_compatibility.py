@@ -17,7 +17,7 @@ from tests.helpers import result as result_of
 
 import largedrop as ld
 from largedrop.analysis.across import across
-from largedrop.analysis.inspection import inspect_run
+from largedrop.analysis.inspection import find_runs, inspect_run
 from largedrop.config import PROTOCOL
 from largedrop.data.views.batches import HostViews
 from largedrop.errors import UserError
@@ -101,17 +101,24 @@ def test_a_report_says_what_its_accuracies_are(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report.json").read_text())["protocol"] == 2
     assert runs.notes == [
         "These runs are of protocol 2. The i.i.d. accuracy of fine-tuning, by which its checkpoint is chosen, was "
-        "recomputed from their logs: it is the mean over the training domains. That of ensemble, weight-average, "
-        "ensemble-across, weight-average-across, greedy-soup, linear-probe and the interpolations is pooled over "
+        "recomputed from their logs: it is the mean over the training domains. The i.i.d. accuracy of ensemble, "
+        "weight-average, ensemble-across, weight-average-across, greedy-soup, linear-probe and the interpolations is "
+        "pooled over images, as it was stored."
+    ]
+    assert read_runs(OLD / "probe").notes == [
+        "These runs are of protocol 2. The i.i.d. accuracy of ensemble, weight-average and linear-probe is pooled over "
         "images, as it was stored."
     ]
 
 
-def test_runs_of_two_protocols_cannot_stand_in_one_report(old: Path) -> None:
+def test_runs_of_two_protocols_cannot_stand_side_by_side(old: Path) -> None:
     theirs = Run.open(old / "train" / "runs" / TRAINED)
     store(old, theirs.config, result_of(0.9, 0.7, steps=12), "mine")
     with pytest.raises(UserError, match=rf"\ndifferent protocol:\n  3: mine\n  2: train/runs/{TRAINED}$"):
         read_runs(old, only={"mine", TRAINED})
+    sides = f"{TRAINED} of 2, mine of 3; inspect each side by itself"
+    with pytest.raises(UserError, match=f"^these runs are of different protocols: {sides}$"):
+        find_runs([theirs.folder, old / "mine"])
 
 
 def test_checkpoints_give_the_logits_that_they_gave(images: Path) -> None:

@@ -191,6 +191,17 @@ def test_an_interrupted_command_goes_on_and_ends_with_the_same_bits(
     assert_same_run(one, other)
 
 
+def test_ctrl_c_at_any_other_time_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_runs(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("largedrop.runs.read.read_runs", read_runs)
+    said = one_line(capsys, "report", tmp_path)
+    assert said == "interrupted; finished runs and saved states are kept, and the same command goes on from there"
+
+
 def test_dry_run_says_what_would_be_done_and_writes_nothing(
     toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

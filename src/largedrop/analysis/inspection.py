@@ -97,7 +97,7 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
         The runs, each once; and a line for each unusable run below the folders.
 
     Raises:
-        UserError: there is no finished run in a folder, or the runs are of different datasets.
+        UserError: there is no finished run in a folder, or the runs are of different datasets or protocols.
     """
     runs: dict[Path, Run] = {}
     unusable: list[str] = []
@@ -114,6 +114,11 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
             raise UserError(
                 f"these runs are of different datasets: {first.folder.name} of {first.config.data}, "
                 f"{run.folder.name} of {run.config.data}"
+            )
+        if run.protocol != first.protocol:
+            raise UserError(
+                f"these runs are of different protocols: {first.folder.name} of {first.protocol}, "
+                f"{run.folder.name} of {run.protocol}; inspect each side by itself"
             )
     return [first, *others], unusable
 

@@ -34,6 +34,9 @@ app = typer.Typer(
 # Typer carries a click of its own since 0.29 and used the package click before: what its errors have in common.
 _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
+_CTRL_C = 130
+"""Typer returns this for a KeyboardInterrupt; its first versions, which can still be used, raise Abort."""
+
 
 @app.callback(invoke_without_command=True)
 def _root(
@@ -79,11 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         return _complain(f"{error}; all of it is kept, and the same command goes on from there")
     except (KeyboardInterrupt, typer.Abort):
+        code = _CTRL_C
+    except BrokenPipeError:
+        return 0
+    if code == _CTRL_C:
         return _complain(
             "interrupted; finished runs and saved states are kept, and the same command goes on from there"
         )
-    except BrokenPipeError:
-        return 0
     return code if isinstance(code, int) else 0
 
 

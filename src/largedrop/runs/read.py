@@ -83,14 +83,19 @@ class Runs:
         """Sentences about the accuracies, for readers of a report."""
         notes = []
         if self.protocol != PROTOCOL:
-            pooled = sorted({record.method for record in self.records} - {"fine-tuning"}, key=order)
+            methods = {record.method for record in self.records}
+            pooled = sorted(methods - {"fine-tuning"}, key=order)
             if any(run.interpolation for run in self.runs):
                 pooled.append("the interpolations")
-            notes.append(
-                f"These runs are of protocol {self.protocol}. The i.i.d. accuracy of fine-tuning, by which its "
-                "checkpoint is chosen, was recomputed from their logs: it is the mean over the training domains."
-                + (f" That of {listing(pooled)} is pooled over images, as it was stored." if pooled else "")
-            )
+            said = [f"These runs are of protocol {self.protocol}."]
+            if "fine-tuning" in methods:
+                said.append(
+                    "The i.i.d. accuracy of fine-tuning, by which its checkpoint is chosen, was recomputed from their "
+                    "logs: it is the mean over the training domains."
+                )
+            if pooled:
+                said.append(f"The i.i.d. accuracy of {listing(pooled)} is pooled over images, as it was stored.")
+            notes.append(" ".join(said))
         return notes + never_beat(run.beats_start for run in self.runs)
 
     @property
