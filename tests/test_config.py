@@ -76,9 +76,10 @@ WRONG: list[tuple[str, Any, str]] = [
     ("fit", "head", "fit must be 'all', 'linear' or 'probe', not 'head'"),
     ("feature_views", -1, "feature-views must be a whole number from 0 to 1000, not -1"),
     ("decay_again_at", 1.5, "decay-again-at must be in (0, 1], not 1.5"),
-    ("steps", 0, "steps must be a whole number, 1 or more, not 0"),
-    ("steps", 1e4, "steps must be a whole number, 1 or more, not 10000.0"),
-    ("batch", 0, "batch must be a whole number, 1 or more, not 0"),
+    ("steps", 0, "steps must be a whole number from 1 to 10**7, not 0"),
+    ("steps", 1e4, "steps must be a whole number from 1 to 10**7, not 10000.0"),
+    ("steps", 10**23, f"steps must be a whole number from 1 to 10**7, not {10**23}"),
+    ("batch", 0, "batch must be a whole number from 1 to 10**7, not 0"),
     ("optimizer", "adam", "optimizer must be 'sgd', 'adamw' or 'lbfgs', not 'adam'"),
     ("lr", 0.0, "lr must be above 0, not 0.0"),
     ("lr", math.inf, "lr must be above 0, not inf"),
@@ -87,7 +88,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("weight_decay", -1e-4, "weight-decay must be 0 or more, not -0.0001"),
     ("decay_at", 0, "decay-at must be in (0, 1], not 0"),
     ("decay_at", 1.1, "decay-at must be in (0, 1], not 1.1"),
-    ("eval_every", 0, "eval-every must be a whole number, 1 or more, not 0"),
+    ("eval_every", 0, "eval-every must be a whole number from 1 to 10**7, not 0"),
     ("size", 15, "size must be a whole number of pixels from 16 to 4096, not 15"),
     ("size", 4097, "size must be a whole number of pixels from 16 to 4096, not 4097"),
     ("held_out", 0.0, "held-out must be in (0, 1), not 0.0"),
@@ -177,6 +178,8 @@ def test_missing_settings_are_all_named() -> None:
 
 def test_unknown_recipes_name_the_nearest() -> None:
     assert refusal(recipe="papre") == "unknown recipe 'papre'; did you mean 'paper'? (there are: short, paper)"
+    assert refusal(recipe=[0]) == "unknown recipe '[0]'; there are: short, paper"
+    assert refusal(fit=["probe"]) == "fit must be 'all', 'linear' or 'probe', not ['probe']"
 
 
 def test_the_paper_recipe_is_the_protocol() -> None:

@@ -142,8 +142,8 @@ class Config:
         later=True,
     )
 
-    steps: int = _schedule("Optimiser steps.", valid.COUNT_FROM_1, 300, unit="steps")
-    batch: int = _schedule("Images from each training domain in a batch.", valid.COUNT_FROM_1, 8, unit="images")
+    steps: int = _schedule("Optimiser steps.", valid.COUNT, 300, unit="steps")
+    batch: int = _schedule("Images from each training domain in a batch.", valid.COUNT, 8, unit="images")
     optimizer: str = _schedule(
         "'sgd' or 'adamw'; for probes also 'lbfgs', until it has converged.",
         valid.choice("sgd", "adamw", "lbfgs"),
@@ -160,7 +160,7 @@ class Config:
     )
     eval_every: int = _schedule(
         "Steps between two evaluations; each is a checkpoint to select, average and ensemble.",
-        valid.COUNT_FROM_1,
+        valid.COUNT,
         50,
         unit="steps",
     )
@@ -306,9 +306,9 @@ def defaults_of(recipe: str, fit: str = "all") -> dict[str, Any]:
     Raises:
         UserError: unknown recipe.
     """
-    if recipe not in RECIPES:
-        raise UserError(f"unknown recipe '{recipe}'; {one_of(recipe, RECIPES)}")
-    return {**_DEFAULTS, **RECIPES[recipe], **LINEAR[recipe].get(fit, {})}
+    if recipe not in tuple(RECIPES):  # a tuple, for what has no hash
+        raise UserError(f"unknown recipe '{recipe}'; {one_of(str(recipe), RECIPES)}")
+    return {**_DEFAULTS, **RECIPES[recipe], **LINEAR[recipe].get(str(fit), {})}
 
 
 def make_config(recipe: str = "short", **settings: Any) -> Config:

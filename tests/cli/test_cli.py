@@ -258,7 +258,10 @@ class TestMistakes:
             (["--dropout=nan"], "dropout must be in [0, 1), not nan"),
             (["--model", "resnet5o"], "unknown model 'resnet5o'; did you mean 'resnet50'?"),
             (["--test-domains", "Foto"], "no domain 'Foto' in {name}; did you mean 'photo'?"),
-            (["--size", "8", "--batch", "0"], "batch must be a whole number, 1 or more, not 0; size must be a whole "),
+            (
+                ["--size", "8", "--batch", "0"],
+                "batch must be a whole number from 1 to 10**7, not 0; size must be ",
+            ),
             (["--device", "gpu"], "unknown device 'gpu'"),
             (["--precision", "float16"], "unknown precision 'float16'; did you mean 'bfloat16'?"),
             (["--jobs", "0"], "Invalid value for '--jobs': "),

@@ -89,7 +89,8 @@ def test_what_is_left_out_is_named_with_its_reason(tmp_path: Path) -> None:
         "percent": "damaged: result.json, ensemble: 'iid_accuracy' must be a fraction from 0 to 1 (not %), not 97.5; "
         "'ood_accuracy' is missing; result.json, ensembel: 'method' must be the name of a method, not \"ensembel\"; "
         f"did you mean 'ensemble'? (there are: {', '.join(METHODS)})",
-        "range": "damaged: config.json: batch must be a whole number, 1 or more, not 0; lr must be above 0, not -1",
+        "range": "damaged: config.json: batch must be a whole number from 1 to 10**7, not 0; "
+        "lr must be above 0, not -1",
     }
     assert str(read_runs(tmp_path).unusable[0]).startswith("begun: half-written: ")
     assert all("\n" not in reason for reason in found.values())

@@ -130,3 +130,4 @@ def test_unknown_precisions() -> None:
     assert refusal(choose_precision, "float16", CPU) == (
         "unknown precision 'float16'; did you mean 'bfloat16'? (there are: auto, float32, bfloat16)"
     )
+    assert refusal(choose_precision, 16, CPU) == "unknown precision '16'; there are: auto, float32, bfloat16"

@@ -142,6 +142,15 @@ def test_the_probe_is_selected_by_iid_accuracy_alone(
     }
 
 
+def test_a_head_that_diverges_is_a_collapse(data: ld.Dataset, config: Config) -> None:
+    changed = replace(config, weight_decay=1e300)
+    network, split = create_network(changed, data.classes), data.split("photo", 0)
+    with pytest.raises(
+        ld.CollapseError, match=r"no head could be fitted .*: its loss is nan; try a weight decay below 1e\+300"
+    ):
+        start_head(changed, data, split, network, FeatureCache(HostViews(data)))
+
+
 @pytest.mark.parametrize("head", ["warm", "random"])
 def test_only_a_warm_head_is_the_fitted_one(
     data: ld.Dataset, config: Config, monkeypatch: pytest.MonkeyPatch, head: str

@@ -40,7 +40,7 @@ def choose_precision(name: str, device: torch.device) -> str:
         UserError: the precision is unknown, or the GPU lacks it.
     """
     if name not in ("auto", "float32", "bfloat16"):
-        raise UserError(f"unknown precision '{name}'; {one_of(name, ['auto', 'float32', 'bfloat16'])}")
+        raise UserError(f"unknown precision '{name}'; {one_of(str(name), ['auto', 'float32', 'bfloat16'])}")
     has = (
         torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _processor_has_bfloat16()
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from ..config import Config
 from ..data.dataset import Dataset, Split
 from ..data.random import torch_seed
-from ..errors import UserError
+from ..errors import CollapseError, UserError
 from ..models.block_dropout import set_block_dropout
 from ..models.network import Network, Spec, parameter_groups
 from ..models.pretrained import create_backbone, find_weights, normalisation
@@ -92,6 +93,9 @@ def start_head(config: Config, data: Dataset, split: Split, network: Network, fe
 
     Returns:
         The linear probe as JSON: the round of the fit with the best i.i.d. accuracy; in a tie, the earliest.
+
+    Raises:
+        CollapseError: the fit diverged.
     """
     views = [features.get(config, network, view) for view in range(VIEWS)]
     began = time.monotonic()
@@ -103,6 +107,11 @@ def start_head(config: Config, data: Dataset, split: Split, network: Network, fe
         config.weight_decay,
         config.seed,
     )
+    if not math.isfinite(fit.last.loss):
+        raise CollapseError(
+            f"no head could be fitted to the features: its loss is {fit.last.loss:g}; try a weight decay below "
+            f"{config.weight_decay:g}"
+        )
     if config.head == "warm":
         with torch.no_grad():
             network.head.weight.copy_(fit.last.weight)
