@@ -37,7 +37,7 @@ GOES_ON = "the same command goes on from where it was"
 
 
 class ProcessFailedError(UserError):
-    """A process that was training has ended by itself; ``number`` is the place of its task among all."""
+    """A process that was training has ended by itself; ``number`` is the index of its task."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -54,11 +54,7 @@ class _Worker:
 
 
 def train_side_by_side(
-    tasks: Sequence[tuple[Config, Path]],
-    data: Dataset,
-    device: torch.device,
-    jobs: int,
-    reporter: Reporter,
+    tasks: Sequence[tuple[Config, Path]], data: Dataset, device: torch.device, jobs: int, reporter: Reporter
 ) -> Generator[tuple[Config, Run | CollapseError], None, None]:
     """Train every task, ``jobs`` of them at a time, and yield each as it ends.
 
@@ -66,9 +62,7 @@ def train_side_by_side(
     shared out too. The processes save and end when the reporter says so, and when this one dies.
 
     Args:
-        tasks: config and folder of each run.
         data: the dataset; its images are opened again in each process, from the same cache.
-        device: where to compute.
         jobs: processes, from 1 to as many as there are tasks.
         reporter: told of the work, of each run when a process is given it, and of the first note of a process (they
             differ in free memory alone); asked every fifth of a second, or oftener, whether to stop.
@@ -91,8 +85,9 @@ def train_side_by_side(
     try:
         threads = max(1, torch.get_num_threads() // jobs)
         with _deaf():
-            for place in range(jobs):
-                workers.append(_started(_share(device, place), threads))
+            for index in range(jobs):
+                own = torch.device("cuda", index % torch.cuda.device_count()) if str(device) == "cuda" else device
+                workers.append(_started(own, threads))
         for worker in workers:
             _tell(worker, data)
             hand(worker, next(numbers))
@@ -130,10 +125,6 @@ def train_side_by_side(
         raise
     finally:
         _end(workers)
-
-
-def _share(device: torch.device, place: int) -> torch.device:
-    return torch.device("cuda", place % torch.cuda.device_count()) if str(device) == "cuda" else device
 
 
 @contextmanager
@@ -174,14 +165,9 @@ def _heard(worker: _Worker) -> tuple[str, Any]:
         message: tuple[str, Any] = worker.pipe.recv()
     except (EOFError, OSError):
         worker.process.join()
-        if (worker.process.exitcode or 0) > 0:
-            raise ProcessFailedError(
-                f"a process that was training has failed, as it says above; {GOES_ON}", worker.number
-            ) from None
-        raise ProcessFailedError(
-            f"a process that was training has died (out of memory?); fewer --jobs need less, and {GOES_ON}",
-            worker.number,
-        ) from None
+        failed = (worker.process.exitcode or 0) > 0
+        how = "failed, as it says above;" if failed else "died (out of memory?); fewer --jobs need less, and"
+        raise ProcessFailedError(f"a process that was training has {how} {GOES_ON}", worker.number) from None
     return message
 
 
@@ -255,11 +241,7 @@ def _received(pipe: Connection) -> Dataset:
 
 
 def _outcome(
-    config: Config,
-    data: Dataset,
-    folder: Path,
-    features: FeatureCache,
-    reporter: Reporter,
+    config: Config, data: Dataset, folder: Path, features: FeatureCache, reporter: Reporter
 ) -> Run | CollapseError:
     try:
         return train(config, data, folder, features=features, reporter=reporter)

@@ -206,15 +206,8 @@ def _clamp(value: Any) -> Any:
 
 
 @_inner
-def _brightness(red: Floats, green: Floats, blue: Floats, factor: Any) -> None:
-    for i in range(red.shape[0]):
-        red[i] = _clamp(red[i] * factor)
-        green[i] = _clamp(green[i] * factor)
-        blue[i] = _clamp(blue[i] * factor)
-
-
-@_inner
 def _contrast(red: Floats, green: Floats, blue: Floats, factor: Any, mean: Any) -> None:
+    """Spread the values around ``mean``; around zero that is a change of brightness."""
     other = (_ONE - factor) * mean
     for i in range(red.shape[0]):
         red[i] = _clamp(red[i] * factor + other)
@@ -264,7 +257,7 @@ def _adjust(red: Floats, green: Floats, blue: Floats, kinds: Longs, factors: Dou
     """Apply the changes of colour except contrast, in the order of ``kinds``."""
     for kind in kinds:
         if kind == BRIGHTNESS:
-            _brightness(red, green, blue, np.float32(factors[kind]))
+            _contrast(red, green, blue, np.float32(factors[kind]), _ZERO)
         elif kind == SATURATION:
             _saturation(red, green, blue, np.float32(factors[kind]))
         elif kind == HUE:
