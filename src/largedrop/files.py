@@ -126,7 +126,6 @@ def read_json(path: Path, name: str = "") -> dict[str, Any]:
     """Read a JSON object.
 
     Args:
-        path: path of the file.
         name: name of the file in messages; its path where empty.
 
     Raises:

@@ -52,7 +52,6 @@ class Relay(Reporter):
     """Passes every call on to another reporter, and counts the work.
 
     Args:
-        to: the other reporter.
         scale: factor from this reporter's unit of work to that of ``to``.
     """
 

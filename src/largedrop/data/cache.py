@@ -139,7 +139,6 @@ def open_images(
 
     Args:
         keys: machine-independent name of each image, (n,).
-        paths: path of each image, (n,).
         bound: largest length of an image's shorter side, in pixels; longer ones are shrunk to it.
         skip_bad_images: skip images that cannot be decoded, instead of raising.
         cache: folder of the cache; ``cache_folder()`` where None.

@@ -50,7 +50,6 @@ def install(built: Path, entry: Path, load: Callable[[Path], Entry]) -> Entry:
 
     Args:
         built: the finished folder, beside ``entry``.
-        entry: path of the entry.
         load: opens an entry; raises OSError or ValueError where it is damaged.
 
     Returns:

@@ -128,10 +128,6 @@ def compare(
     A run that collapses is recorded with its reason and the others go on.
 
     Args:
-        data: the dataset.
-        planned: the runs.
-        folder: of the comparison.
-        device: where to compute.
         jobs: runs side by side, each in a process of its own; 1 trains them one after the other in this process.
         reporter: told of the work, of each run before it is trained and of those that collapsed; see ``train``.
 

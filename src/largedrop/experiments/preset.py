@@ -71,9 +71,6 @@ class Scale:
         compared changes fastest: the first few runs already compare every method on every test domain. Those that
         leave a domain out come last: they test on each domain while each other one, in turn, is the one that the
         choice is for.
-
-        Args:
-            domains: of the dataset.
         """
         first = [name for name in ("seed", *TUNED) if name in self.grid]
         axes: list[list[Mapping[str, Any]]] = [_axis(name, self.grid[name]) for name in first]

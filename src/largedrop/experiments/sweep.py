@@ -140,11 +140,8 @@ def plan_sweep(
     """Every run of ``preset`` on ``data``, seed by seed; nothing is written.
 
     Args:
-        preset: what is trained.
         scale: ``full`` or ``small``.
-        data: the dataset.
         folder: of the sweep; shared with other presets.
-        device: where to compute.
         precision: as in ``finetune``.
         weights: initial weights instead of those that the model hub has: a file, or MODEL=FILE for each model.
 
@@ -193,9 +190,6 @@ def run_sweep(
     whose process dies) goes on from its last state once; where it fails again it is recorded, and the others go on.
 
     Args:
-        data: the dataset.
-        planned: the runs.
-        device: where to compute.
         jobs: runs side by side, each in a process of its own; 1 trains them one after the other in this process.
         reporter: told of the work, of each run before it is trained and of those that collapsed or failed; see
             ``train``.

@@ -101,7 +101,6 @@ class FeatureStore:
     some hundreds; larger ones are refused, since clipping would change them and scaling would hide it.
 
     Args:
-        data: the images.
         views: of ``data``, on the device that computes.
         folder: of the cache; ``data.entries.cache_folder()`` where None.
         reporter: told of the number of images that a network has seen, and what a user should know.

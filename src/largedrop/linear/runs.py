@@ -51,8 +51,6 @@ def train_linear_runs(
     and (of a linear fine-tuning) v alone.
 
     Args:
-        tasks: configs and folders.
-        data: the dataset.
         views: of ``data``, on the device that computes.
         reporter: told of the work, in the unit of ``training.loop.cost``, of each run before it is trained or read,
             and of what a user should know about the features.

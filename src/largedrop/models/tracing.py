@@ -25,9 +25,6 @@ class Watch(TorchFunctionMode):
 
     Subclasses override ``entered``, ``left`` and ``called``. All outputs are kept, so that within the block an ``id``
     identifies one tensor.
-
-    Args:
-        layers: the layers to observe.
     """
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
@@ -74,7 +71,6 @@ def run_example(module: nn.Module, example: Tensor | None, caller: str) -> Any:
     The image has the size that the network was pretrained at (timm's ``pretrained_cfg``), or 64 pixels.
 
     Args:
-        module: the network.
         example: an input, (batch, channels, height, width), or None.
         caller: name of the calling function, for the message.
 

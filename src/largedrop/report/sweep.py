@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..experiments.sweep import (
-    SweepPlan,
-)
+from ..experiments.sweep import SweepPlan
 from ..runs.read import read_runs
 from .report import write_report
 

@@ -168,9 +168,6 @@ def groups_of(runs: Iterable[tuple[str, Config]]) -> list[RunGroup]:
     A group is complete if it has every learning rate and weight decay that any seed and test domain of the same
     settings has. Runs with another fit than ``all`` have no checkpoints, and are ignored.
 
-    Args:
-        runs: name and config of each run.
-
     Returns:
         Groups with several settings, also incomplete ones, sorted by settings, test domain and seed; every seed last.
     """
@@ -209,7 +206,6 @@ def matched(
     Their settings are those of the runs as this version reads them; results of the same settings share one object.
 
     Args:
-        runs: name and config of each run.
         stored: stored results, by stem.
     """
     groups = groups_of(runs)

@@ -25,7 +25,6 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], kind: str, header: dic
     """Write named tensors and a JSON header to ``path`` whole.
 
     Args:
-        path: path of the file.
         tensors: tensors by name, on any device and in any layout; stored contiguous.
         kind: kind of file, checked when it is read.
         header: further fields of the header, as JSON types.
@@ -73,8 +72,6 @@ def save_model(path: Path, network: Network, about: dict[str, Any], state: dict[
     """Write a network for ``load_model``.
 
     Args:
-        path: path of the file.
-        network: network whose spec is written.
         about: config, step, accuracies and the like, as JSON types.
         state: weights to write; where None, the network's own.
     """

@@ -64,7 +64,6 @@ def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
     """Whether a folder already belongs to a run, a comparison or sweeps; False where it is new.
 
     Args:
-        folder: path of the folder.
         file: name of the JSON file in the folder that identifies its owner.
         owner: kind of owner, for messages: ``run``, ``comparison`` or ``sweep``.
         facts: fields of the file that must be equal.

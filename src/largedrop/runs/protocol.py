@@ -42,7 +42,6 @@ def read_config(content: Mapping[str, Any], name: str) -> tuple[Config, int]:
 
     Args:
         content: content of config.json.
-        name: name of the run's folder.
 
     Raises:
         UnusableError: the config is damaged, of a newer version or a protocol before ``OLDEST``, or its digest is not
@@ -84,7 +83,6 @@ def refuse_older(content: Mapping[str, Any], folder: Path) -> None:
 
     Args:
         content: content of config.json, comparison.json or sweep.json.
-        folder: path of the folder with that file.
 
     Raises:
         UserError: the protocol is another.
@@ -127,9 +125,7 @@ def records_of(config: Config, result: Mapping[str, Any], protocol: int, setting
     """One record for each method of a result.json.
 
     Args:
-        config: config of the run.
         result: content of result.json.
-        protocol: protocol of the training.
         settings: the config's settings; all records share this object.
 
     Raises:

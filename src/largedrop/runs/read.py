@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ _BATCH = 256
 _MOST_NAMED = 12
 
 _TOLD = 3
+
+_scores = attrgetter("method", "iid_accuracy", "ood_accuracy")
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,6 @@ def read_runs(folder: str | Path, *, only: Collection[str] | None = None) -> Run
     ``folder`` or, where it is a sweep's ``runs``, beside it.
 
     Args:
-        folder: path of the folder.
         only: names of the runs' own folders; others are ignored. None for all.
 
     Raises:
@@ -220,10 +222,7 @@ def _without_copies(runs: list[Stored]) -> tuple[list[Stored], list[Unusable]]:
         first = kept.setdefault((run.protocol, run.config), run)
         if first is run:
             continue
-        same = [(each.method, each.iid_accuracy, each.ood_accuracy) for each in run.records] == [
-            (each.method, each.iid_accuracy, each.ood_accuracy) for each in first.records
-        ]
-        if same:
+        if list(map(_scores, run.records)) == list(map(_scores, first.records)):
             copies.append(Unusable(run.name, "copy", f"the same run as {first.name}, which is used"))
         else:
             contradicting.append(f"{first.name} and {run.name}")
@@ -254,11 +253,10 @@ def _refuse_mixed(runs: Iterable[Stored]) -> None:
     lines = []
     for what, found in sides.items():
         if len(found) > 1:
-            told = [
-                f"  {value if len(value) <= 80 else value[:79] + '…'}: {', '.join(_cut(names, 'runs', _TOLD))}"
-                for value, names in found.items()
-            ]
-            lines += [f"different {what}:", *told]
+            lines.append(f"different {what}:")
+            for value, names in found.items():
+                short = value if len(value) <= 80 else f"{value[:79]}…"
+                lines.append(f"  {short}: {', '.join(_cut(names, 'runs', _TOLD))}")
     if lines:
         raise UserError("\n".join(["these runs cannot be in one report; read each side by itself", *lines]))
 

@@ -99,8 +99,6 @@ def write_results(
     """Write ``records`` and their origin to the JSON file ``path``, whole.
 
     Args:
-        path: path of the file; replaced where it exists.
-        records: records in the order of the file.
         dataset: facts about the data from ``describe``.
         failed: one entry for each run without a record: the fields that identify it, and its ``error``.
         command: command line that made the records.

@@ -64,7 +64,6 @@ def read_stored(
     """The run in a folder, without its interpolation.
 
     Args:
-        path: path of the folder.
         name: name of the run in messages.
         contents: contents of config.json and result.json, or the errors of reading them, where the files exist.
         shared: settings by their JSON, so that thousands of runs share few objects.

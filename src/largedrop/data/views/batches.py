@@ -11,13 +11,7 @@ from torch import Tensor
 from ...errors import UserError
 from ...reporter import SILENT, Reporter
 from ..dataset import Dataset, IntArray
-from .device import (
-    ResidentImages,
-    device_evaluation_batch,
-    pack_draws,
-    packed_training_batch,
-    to_device,
-)
+from .device import ResidentImages, device_evaluation_batch, pack_draws, packed_training_batch, to_device
 from .draws import draw
 from .host import evaluation_batch, training_batch
 

@@ -100,7 +100,6 @@ def device_evaluation_batch(
     """The evaluation views of a batch: ``host.evaluation_batch`` from images in the device's memory.
 
     Args:
-        resident: the images.
         indices: indices of the batch's images, (n,), on the host.
         size: side of the views, in pixels.
         mean: per-channel mean, subtracted from inputs in [0, 1].
@@ -164,7 +163,6 @@ def crop_resize(
     """Cut a box out of each image and resize it (bilinear with antialiasing), as torch's uint8 kernel does.
 
     Args:
-        resident: the images.
         indices: indices of the images, int64 (n,), on the device; not checked, since that would synchronise.
         boxes: top, left, height, width of each crop, in pixels, int64 (n, 4); not checked either.
         size: side of the result, in pixels.

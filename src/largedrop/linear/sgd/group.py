@@ -39,8 +39,6 @@ class Group:
     are the table.
 
     Args:
-        problem: what is trained on.
-        settings: one each.
         dtype: of weights and arithmetic.
 
     Attributes:
