@@ -19,11 +19,11 @@ from largedrop.config import Config
 from largedrop.data.views.batches import HostViews
 from largedrop.errors import CollapseError, Interrupted, UserError
 from largedrop.experiments.compare import compare, plan
-from largedrop.linear import runs as module
 from largedrop.linear.features import FeatureStore
 from largedrop.linear.runs import train_linear_runs
 from largedrop.runs.checkpoint import load_model, read_tensors
 from largedrop.runs.run import Run
+from largedrop.training.loop import cost
 from largedrop.training.resolve import resolve
 
 CPU = torch.device("cpu")
@@ -122,7 +122,7 @@ def test_finished_runs_are_read_and_the_others_trained(data: ld.Dataset, tmp_pat
     again = trained(data, tmp_path, one, other, reporter=Watch(begin=begun.append, advance=done.append))
     assert [run.config for run in again if isinstance(run, Run)] == [one, other] == begun
     assert (first.folder / "result.json").stat().st_mtime_ns == before
-    assert sum(done) == pytest.approx(sum(module._cost(each, data) for each in (one, other)))
+    assert sum(done) == pytest.approx(sum(cost(each, each.split_of(data)) for each in (one, other)))
 
 
 def test_a_run_that_diverges_is_a_collapse_and_harms_no_other(data: ld.Dataset, tmp_path: Path) -> None:

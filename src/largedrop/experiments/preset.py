@@ -96,9 +96,7 @@ class Scale:
 
     def values(self, name: str) -> list[Any]:
         """Every value that the runs have of a field, that of the recipe where the preset has none."""
-        found = [variant[name] for variant in self.variants if name in variant]
-        if not found:
-            found = list(self.grid.get(name, ()))
+        found = [variant[name] for variant in self.variants if name in variant] or self.grid.get(name)
         if not found:
             found = [{**defaults_of(self.recipe, self.settings.get("fit", "all")), **self.settings}[name]]
         return list(dict.fromkeys(found))

@@ -167,10 +167,10 @@ def plan_sweep(
     sizes = {model: _network_bytes(model, len(data.classes)) for model in whole}
     entries = []
     for config, split in zip(configs, splits_of(list(configs), data), strict=True):
-        place = folder / "runs" / config.run_name
+        path = folder / "runs" / config.run_name
         logits = 2 * (1 + len(config.evaluations)) * (len(split.iid) + len(split.ood)) * len(data.classes)
         stored = logits + (4 if config.swad else 3) * sizes[config.model] if config.fit == "all" else LINEAR_BYTES
-        entries.append(Entry(config, place, cost(config, split), stored, _state(place)))
+        entries.append(Entry(config, path, cost(config, split), stored, _state(path)))
     paces = Paces(data, device, sorted(path.parent for path in folder.glob("runs/*/result.json")))
     seconds = sum(entry.cost * paces.of(entry.config) for entry in entries if entry.state != "finished")
     return SweepPlan(preset, scale, folder, tuple(entries), seconds, paces.rough)

@@ -71,13 +71,13 @@ def train_linear_runs(
                     raise UserError("fit 'all' is no linear one; those are 'linear' and 'probe'")
                 locks.enter_context(claimed(folder, config))
                 if (folder / "result.json").is_file():
-                    reporter.skip(_cost(config, data))
+                    reporter.skip(cost(config, config.split_of(data)))
                     yield config, Run.open(folder)
                 else:
                     waiting.append((config, folder, _problem(config, data, store, problems)))
             if not waiting:
                 continue
-            work = sum(_cost(config, data) for config, _, _ in waiting)
+            work = sum(cost(config, config.split_of(data)) for config, _, _ in waiting)
             steps_taken = Relay(reporter, work / sum(config.steps for config, _, _ in waiting))
             solved = [entry for entry in waiting if entry[0].optimizer == "lbfgs"]
             stepped = [entry for entry in waiting if entry[0].optimizer != "lbfgs"]
@@ -112,10 +112,6 @@ def _problem(
         views = [torch.from_numpy(features.values) for features in found]
         problems[key] = Problem.of(views, found[0].taps.widths, data, split)
     return problems[key]
-
-
-def _cost(config: Config, data: Dataset) -> float:
-    return cost(config, config.split_of(data))
 
 
 def _stored(

@@ -107,10 +107,7 @@ def iid_accuracy(logits: npt.NDArray[np.floating], labels: IntArray, domains: In
 def iid_loss(logits: npt.NDArray[np.floating], labels: IntArray, domains: IntArray) -> float:
     """The mean over the training domains of the mean cross-entropy, in nats; infinite where a logit is not finite.
 
-    Args:
-        logits: logits of the held-out images, (n, classes).
-        labels: class of each image, (n,).
-        domains: index of each image's domain, (n,).
+    The arguments are those of ``iid_accuracy``.
     """
     if not np.isfinite(logits).all():
         return math.inf

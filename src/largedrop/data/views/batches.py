@@ -38,7 +38,8 @@ class Views(Protocol):
     """Batches of a dataset's images as a network's input: normalised float32 (n, 3, size, size), channels last.
 
     A training step makes its views in two parts: ``inputs`` on the host, then ``finish`` on the device, inside the
-    recorded step where there is one (``training.graph``).
+    recorded step where there is one (``training.graph``). ``training`` does both. The draws are a function of ``seed``,
+    ``step`` and the index into ``indices``.
     """
 
     data: Dataset
@@ -65,16 +66,13 @@ class HostViews:
         return self.training(indices, spec, seed, step)
 
     def finish(self, inputs: Tensor, spec: InputSpec) -> Tensor:
-        """``inputs`` themselves."""
         return inputs
 
     def training(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
-        """Training views, whose draws are a function of ``seed``, ``step`` and the index into ``indices``."""
         images = [self.data.images[int(index)] for index in indices]
         return self._sent(training_batch(images, spec.size, seed, step, spec.mean, spec.std))
 
     def evaluation(self, indices: IntArray, spec: InputSpec) -> Tensor:
-        """Evaluation views."""
         images = [self.data.images[int(index)] for index in indices]
         return self._sent(evaluation_batch(images, spec.size, spec.mean, spec.std))
 
@@ -97,15 +95,12 @@ class ResidentViews:
         return packed.pin_memory() if self.device.type == "cuda" else packed
 
     def finish(self, inputs: Tensor, spec: InputSpec) -> Tensor:
-        """The training views that ``inputs`` describe."""
         return packed_training_batch(self.images, inputs, spec.size, spec.mean, spec.std)
 
     def training(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
-        """Training views, whose draws are a function of ``seed``, ``step`` and the index into ``indices``."""
         return self.finish(to_device(self.inputs(indices, spec, seed, step), self.device), spec)
 
     def evaluation(self, indices: IntArray, spec: InputSpec) -> Tensor:
-        """Evaluation views."""
         return device_evaluation_batch(self.images, indices, spec.size, spec.mean, spec.std)
 
 
