@@ -27,7 +27,6 @@ class CollapseWatch:
     its representation, since that removes the noise: the loss then stays at log(classes).
 
     Args:
-        classes: number of classes.
         dropout: dropout rate λ, for the message.
         lr: learning rate, for the message.
         warm: whether the run started from a fitted head, for the message.

@@ -159,8 +159,6 @@ def outputs(
     Args:
         network: the network; in evaluation mode during the call.
         function: function from a batch of images to outputs.
-        views: views of the dataset.
-        indices: indices of the images.
         precision: precision, as in ``Config.precision``.
         reporter: receives the number of images.
         view: 0 for the evaluation view, or the number of a training view.

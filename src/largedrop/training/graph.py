@@ -40,7 +40,6 @@ class GraphedStep:
 
     Args:
         function: does one step, from inputs to results.
-        device: device of the step.
         warmup: number of calls before the recorded one, 1 or more.
 
     Raises:

@@ -83,7 +83,6 @@ def fit_head(
     Args:
         features: features of each training domain, float32 (n_d, units).
         labels: labels of each training domain, int64 (n_d,).
-        classes: number of classes.
         dropout: dropout rate λ in [0, 1).
         weight_decay: L2 coefficient.
         seed: seed of the batches and masks; torch's global generator is not advanced.

@@ -70,9 +70,7 @@ def train(
     same bits (on the same hardware), since every random draw is a function of (seed, step).
 
     Args:
-        config: config of the run.
         data: dataset that ``config`` names.
-        folder: folder of the run.
         device: device to compute on; the processor by default.
         features: features on the device, shared between runs, so that the frozen network processes each image once.
         reporter: receives the work, in the unit of ``cost``; asked after every step whether to stop, which saves the

@@ -28,8 +28,6 @@ def resolve(
     """A complete config: the dataset's digest, the weights' digest and the precision filled in.
 
     Args:
-        data: the dataset.
-        device: device of the run.
         recipe: name of the recipe for the fields that are not in ``settings``.
         digests: digests of initial weights by (model, weights), which take time to compute; new ones are added.
         settings: fields of ``Config``; ``precision`` may be ``auto``.

@@ -104,7 +104,6 @@ class Swad:
         """Add an evaluation; no effect once ``finished``.
 
         Args:
-            step: step of the evaluation.
             state: state dict of the weights, or of their mean since the last evaluation; copied.
             loss: loss on held-out images; in a run the mean over the training domains.
 

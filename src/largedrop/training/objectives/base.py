@@ -103,10 +103,8 @@ class Objective(ABC):
         """Add the objective's gradients to the ``.grad`` of the parameters.
 
         Args:
-            forward: see ``Forward``.
             images: the domains' batches, of equal size, one after the other, (batch, …).
             labels: class of each image, (batch,).
-            domains: number of domains.
             step: step, counted from 0.
 
         Raises:
