@@ -191,11 +191,9 @@ def _digested(paths: Sequence[Path], folder: Path) -> list[_File]:
     name = hashlib.sha256(os.path.commonpath([path.parent for path in paths]).encode("utf-8", "surrogateescape"))
     store = folder / f"{name.hexdigest()[:40]}.json"
     known = _remembered(store)
-    files: list[_File] = []
     chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
     with closing(_in_order(partial(_digest_all, known), chunks)) as results:
-        for chunk in results:
-            files += chunk
+        files = [file for chunk in results for file in chunk]
     found = {str(file.path): f"{file.stamp} {file.digest}" for file in files if file.settled}
     if found != known:
         # A failure costs time only; if the images cannot be written either, that raises.

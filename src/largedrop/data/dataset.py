@@ -123,14 +123,13 @@ class Dataset:
             raise UserError(f"without '{test_domain}' and '{left_out}', {self.name} has no domain to train on")
         members = [self.indices(domain) for domain in train_domains]
         iid = np.sort(np.concatenate([indices[out[indices]] for indices in members]))
-        numbers = np.full(len(self.domains), -1, dtype=np.int64)
-        numbers[[self.domains.index(domain) for domain in train_domains]] = np.arange(len(train_domains))
+        train_ids = [self.domains.index(domain) for domain in train_domains]
         return Split(
             train_domains=train_domains,
             test_domain=test_domain,
             train=tuple(indices[~out[indices]] for indices in members),
             iid=iid,
-            iid_domains=numbers[self.domain_ids[iid]],
+            iid_domains=np.searchsorted(train_ids, self.domain_ids[iid]),
             ood=self.indices(test_domain),
         )
 

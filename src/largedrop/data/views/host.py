@@ -104,11 +104,8 @@ def render(
         size: side of the views, in pixels.
         mean: per-channel mean, subtracted from inputs in [0, 1].
         std: per-channel standard deviation, by which the centred inputs are divided.
-        box: top, left, height, width of the crop, in pixels, (n, 4).
-        flip: whether each image is mirrored, (n,).
+        box, flip, factors, grey: as in ``Draws``.
         order: kinds of the changes of colour, in their order, each at most once, (n, changes).
-        factors: factors of brightness, contrast and saturation, and hue shift (in turns), (n, 4).
-        grey: whether each image is converted to greyscale at the end, (n,).
 
     Returns:
         float32 (n, 3, size, size), channels last in memory.
