@@ -19,6 +19,7 @@ SHARE = 1 / 5
 
 OTHER_TESTS = {
     "test_layout.py": "this file",
+    "test_docs.py": "the pages, and what docstrings name",
     "test_compatibility.py": "run folders of older versions",
     "experiments/test_presets_end_to_end.py": "presets, from the plan to the report",
     "studies/test_adviser.py": "studies/adviser.py",
