@@ -1,4 +1,4 @@
-"""What a fine-tuning is a pure function of: one frozen dataclass, checked as a whole, hashed to name the run."""
+"""The config of a run: one frozen dataclass, checked as a whole, whose digest names the run."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .valid import About, fields_in
 __all__ = ["ABOUT", "RECIPES", "About", "Config", "defaults_of", "make_config"]
 
 OBJECTIVES = ("erm", "coral", "vrex", "irm", "mldg")
-"""The classes of these names are found in ``training/objectives``; torch would come into ``--help`` with them."""
+"""Names of the classes in ``training/objectives``; to import these here would make ``--help`` wait for torch."""
 
 FITS = ("all", "linear", "probe")
 
 PROTOCOL = 3
-"""Raised whenever the same config would train differently, so that older runs are not taken for new ones."""
+"""Version of training and selection; to be raised when the same config would train or select differently."""
 
 Split = TypeVar("Split", covariant=True)
 
 
 class Splits(Protocol[Split]):
-    """What a config asks of a dataset: ``data.dataset.Dataset``, which imports nothing from here either."""
+    """The method of ``data.dataset.Dataset`` that a config calls, without an import of either by the other."""
 
     def split(self, test_domain: str, seed: int, held_out: float, left_out: str, /) -> Split: ...
 
@@ -39,20 +39,20 @@ _data, _method, _schedule, _view = (fields_in(group) for group in ("data", "meth
 
 @dataclass(frozen=True)
 class Config:
-    """All that the result of a fine-tuning depends on; ``ABOUT`` has what is known of each field."""
+    """All settings that the result of a run depends on; ``ABOUT`` describes each field."""
 
     data: str = _data("Name of the dataset.", valid.TEXT, names="dataset", elsewhere="it is given with --data")
     fingerprint: str = _data(
         "Digest of the dataset's contents.", valid.TEXT, names="dataset", elsewhere="it follows from the data"
     )
     test_domain: str = _data(
-        "Domain that is kept for the o.o.d. score: never trained on, never selected on.",
+        "Domain for the o.o.d. score: never trained on, never selected on.",
         valid.DOMAIN,
         names="run",
         elsewhere="name the domains in test_domains",
     )
     left_out: str = _data(
-        "Domain that is left out besides the test domain, for leave-one-domain-out selection; none by default.",
+        "Domain left out besides the test domain, for leave-one-domain-out selection; none by default.",
         valid.DOMAIN,
         "",
         elsewhere="say leave_out = true beside test_domains",
@@ -111,10 +111,10 @@ class Config:
         "warm",
     )
     head_lr_multiplier: float = _method(
-        "Learning rate of the head over that of the rest.", valid.ABOVE_0, 1.0, fine_tuning=True
+        "Learning rate of the head, over that of the backbone.", valid.ABOVE_0, 1.0, fine_tuning=True
     )
     block_dropout: float = _method(
-        "Share of the residual branches left out in training (stochastic depth), in [0, 1).",
+        "Share of the residual branches dropped in training (stochastic depth), in [0, 1).",
         valid.RATE,
         0.0,
         fine_tuning=True,
@@ -125,17 +125,15 @@ class Config:
         "erm",
         fine_tuning=True,
     )
-    penalty: float | None = _method(
-        "Weight of the objective's penalty; where none is given, DomainBed's.", valid.FROM_0, None
-    )
+    penalty: float | None = _method("Weight of the objective's penalty; DomainBed's by default.", valid.FROM_0, None)
     penalty_after: int | None = _method(
-        "Steps until 'vrex' or 'irm' has that weight instead of 1; where none is given, a tenth of the steps.",
+        "Steps until 'vrex' or 'irm' has that weight instead of 1; a tenth of the steps by default.",
         valid.COUNT_FROM_0,
         None,
         unit="steps",
     )
     swad: bool = _method(
-        "Keep SWAD's dense average of the weights too (Cha et al., 2021).",
+        "Also compute SWAD's dense average of the weights (Cha et al., 2021).",
         valid.SWITCH,
         False,
         fine_tuning=True,
@@ -156,7 +154,10 @@ class Config:
         "Share of the steps after which the learning rate is multiplied by 0.1; 1 for never.", valid.MOMENT, 0.5
     )
     decay_again_at: float = _schedule(
-        "Share of the steps after which it is multiplied by 0.1 once more; 1 for never.", valid.MOMENT, 1.0, later=True
+        "Share of the steps after which the learning rate is multiplied by 0.1 again; 1 for never.",
+        valid.MOMENT,
+        1.0,
+        later=True,
     )
     eval_every: int = _schedule(
         "Steps between two evaluations; each is a checkpoint to select, average and ensemble.",
@@ -166,7 +167,7 @@ class Config:
     )
 
     size: int = _view(
-        "Side of the square images that the network sees, in pixels.", valid.PIXELS, 128, unit="px", features="network"
+        "Side of the network's square inputs, in pixels.", valid.PIXELS, 128, unit="px", features="network"
     )
     held_out_view: str = _view(
         "View of the held-out images: 'evaluation', or 'training' as the paper's public code has it.",
@@ -188,12 +189,12 @@ class Config:
         if problems:
             raise UserError("; ".join(problems))
         # 0 and 0.0 are one setting, so they must have one digest.
-        for name, (kind, *_) in KINDS.items():
+        for name, (kind, *_) in TYPES.items():
             if kind is float and getattr(self, name) is not None:
                 object.__setattr__(self, name, float(getattr(self, name)))
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary that JSON can write."""
+        """The fields as a dictionary for JSON."""
         return asdict(self)
 
     @classmethod
@@ -212,44 +213,44 @@ class Config:
         return cls(**content)
 
     def digest(self) -> str:
-        """Twelve hexadecimal digits that name this config; any change of a field changes them."""
+        """The config's digest, twelve hexadecimal digits."""
         return digest_of(self.to_json(), PROTOCOL)
 
     @property
     def run_name(self) -> str:
-        """Name of the run's folder: what a person looks for, and a unique digest (which ``runs.protocol`` reads)."""
+        """Name of the run's folder: dataset, test domain, rate, seed and digest (which ``runs.protocol`` reads)."""
         return fitting(f"{self.data}-{self.test_domain}", f"-d{self.dropout:g}-s{self.seed}-{self.digest()}")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How the run is trained: all fields but those that name its dataset and the run, which a record has itself."""
+        """All fields except those that identify the dataset and the run, which records have as their own fields."""
         return {name: getattr(self, name) for name, about in ABOUT.items() if not about.names}
 
     @property
     def family_key(self) -> tuple[object, ...]:
-        """What all runs share that differ in what is tuned, in their test domain and in their seed alone."""
+        """The key of runs that differ in tuned settings, test domain and seed only."""
         same = (value for name, value in self.settings.items() if name not in TUNED)
         return self.fingerprint, self.dropout, *same
 
     @property
     def network_key(self) -> tuple[object, ...]:
-        """What the network is built of, and computes with, besides the values of its weights."""
+        """The key of the network's structure and precision, without the values of its weights."""
         parts = (getattr(self, name) for name, about in ABOUT.items() if about.features == "network")
         return (*parts, self.weights == "random")
 
     @property
     def feature_key(self) -> dict[str, Any]:
-        """What features of the frozen network depend on, besides the images; the seed where the weights are random."""
+        """The fields on which features of the frozen network depend; the seed where the weights are random."""
         parts = _told({name: getattr(self, name) for name, about in ABOUT.items() if about.features})
         return {**parts, "seed": self.seed if self.weights == "random" else None}
 
     @property
     def split_key(self) -> tuple[str, int, float, str]:
-        """What a split of the dataset depends on, as ``Dataset.split`` takes it."""
+        """The arguments of ``Dataset.split``."""
         return self.test_domain, self.seed, self.held_out, self.left_out
 
     def split_of(self, data: Splits[Split]) -> Split:
-        """The images to train on, to select on and to test on."""
+        """The split of ``data`` for this run."""
         return data.split(*self.split_key)
 
     @property
@@ -260,48 +261,48 @@ class Config:
         return first, second
 
     def lr_factor(self, step: int) -> float:
-        """By what the learning rates are multiplied at ``step``, from 0."""
+        """Factor of the learning rates at ``step``, counted from 0."""
         return 0.1 ** sum(step >= milestone for milestone in self.milestones)
 
     @property
     def evaluations(self) -> tuple[int, ...]:
-        """Numbers of finished steps at which the network is evaluated; the last is ``steps``."""
+        """Steps after which the network is evaluated; the last is ``steps``."""
         return (*range(self.eval_every, self.steps, self.eval_every), self.steps)
 
 
 ABOUT: Mapping[str, About] = {entry.name: entry.metadata["about"] for entry in fields(Config)}
-"""What is known of each field, by its name."""
+"""Descriptions of the fields, by name."""
 
 TUNED = tuple(name for name, about in ABOUT.items() if about.tuned)
-"""The settings among which the paper chooses (section 4.1); all others are what it compares."""
+"""Names of the tuned settings (section 4.1); the paper compares all others."""
 
 VARIED = tuple(name for name, about in ABOUT.items() if about.names == "run")
-"""What tells the runs of one comparison apart; all else is the same."""
+"""Names of the fields in which the runs of a comparison differ."""
 
-KINDS: Mapping[str, tuple[type, ...]] = {
+TYPES: Mapping[str, tuple[type, ...]] = {
     name: get_args(hint) or (hint,) for name, hint in get_type_hints(Config).items()
 }
-"""The type of each field's values, by its name; NoneType comes second where None is one of them."""
+"""Types of the fields' values, by name; NoneType is second where None is valid."""
 
 _DEFAULTS = {entry.name: entry.default for entry in fields(Config) if entry.default is not MISSING}
 
 LATER: Mapping[str, Any] = {name: _DEFAULTS[name] for name, about in ABOUT.items() if about.later}
-"""The defaults of the fields that came after the first runs, which say nothing of them."""
+"""Defaults of the fields that are newer than the first runs, whose configs lack them."""
 
 
 def digest_of(content: Mapping[str, Any], protocol: int) -> str:
-    """The digest of a config's fields under a protocol."""
+    """The digest of a config's fields and a protocol."""
     text = json.dumps({"protocol": protocol, **_told(content)}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _told(content: Mapping[str, Any]) -> dict[str, Any]:
-    """``content`` without what came later and is at its default."""
+    """``content`` without newer fields at their defaults."""
     return {name: value for name, value in content.items() if name not in LATER or value != LATER[name]}
 
 
 def defaults_of(recipe: str, fit: str = "all") -> dict[str, Any]:
-    """The value of every field that has a default, in a recipe.
+    """The default of every field that has one, in a recipe.
 
     Raises:
         UserError: unknown recipe.
@@ -312,27 +313,27 @@ def defaults_of(recipe: str, fit: str = "all") -> dict[str, Any]:
 
 
 def make_config(recipe: str = "short", **settings: Any) -> Config:
-    """A config from a recipe, with some settings changed.
+    """A config from a recipe and settings that replace its defaults.
 
     Raises:
-        UserError: unknown recipe or setting, a setting missing, or values out of range.
+        UserError: unknown recipe or setting, missing settings, or values out of range.
     """
     return Config.from_json({**defaults_of(recipe, settings.get("fit", "all")), **settings})
 
 
 def problems_of(values: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with the value of each field by itself, one message each."""
+    """One message for each field whose value is invalid."""
     for name, value in values.items():
-        (kind, *none), (wanted, holds) = KINDS[name], ABOUT[name].check
+        (kind, *none), (expected, is_valid) = TYPES[name], ABOUT[name].check
         if none and value is None:
             continue
         right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
-        if not right or (isinstance(value, float) and not math.isfinite(value)) or not holds(value):
-            yield f"{name.replace('_', '-')} must be {wanted}, not {value!r}"
+        if not right or (isinstance(value, float) and not math.isfinite(value)) or not is_valid(value):
+            yield f"{name.replace('_', '-')} must be {expected}, not {value!r}"
 
 
 def _contradictions(config: Config) -> Iterator[str]:
-    """Every pair of fields, each right by itself, that cannot be had together."""
+    """One message for each pair of valid fields that contradict each other."""
     if config.left_out and config.left_out == config.test_domain:
         yield f"left-out and test-domain are both '{config.left_out}'"
     if config.decay_again_at < config.decay_at:
@@ -347,11 +348,11 @@ def _contradictions(config: Config) -> Iterator[str]:
         if "+" in config.model:
             yield f"networks side by side ('{config.model}') are for linear fits and probes, not for fine-tuning"
         return
-    wanted = {
+    required = {
         **{name: _DEFAULTS[name] for name, about in ABOUT.items() if about.fine_tuning},
         "optimizer": "lbfgs" if (config.fit, config.optimizer) == ("probe", "lbfgs") else "sgd",
         "head": "random",
     }
-    for name, neutral in wanted.items():
+    for name, neutral in required.items():
         if getattr(config, name) != neutral:
             yield f"{name.replace('_', '-')} {getattr(config, name)!r} does not go with fit '{config.fit}'"

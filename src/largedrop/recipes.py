@@ -1,4 +1,4 @@
-"""Where settings come from that nobody names: what each recipe changes in the defaults of ``Config``."""
+"""Recipes: named changes of the defaults of ``Config``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "size": 224,
     },
 }
-"""Defaults by name. ``short`` is for minutes on a processor and starts from a head fitted on cached features;
+"""Changed defaults by recipe. ``short`` takes minutes on a processor and starts from a head fitted on cached features;
 ``paper`` is the protocol of Zhang & Bottou (2024), section 4.1, with the middle of its weight decays."""
 
 _SHORT_LINEAR = {
@@ -36,4 +36,4 @@ LINEAR: dict[str, dict[str, dict[str, Any]]] = {
     "short": {"linear": _SHORT_LINEAR, "probe": _SHORT_LINEAR},
     "paper": {"linear": {"v_start": "normal"}},
 }
-"""What changes in a recipe by what is trained. Linear fits are cheap and need larger learning rates."""
+"""Further changes by recipe and ``Config.fit``; linear fits are cheap and need larger learning rates."""

@@ -1,4 +1,4 @@
-"""Which values of a config's field are valid, and what else is known of it: its help, its unit, its part in a run."""
+"""Descriptions of a config's fields: valid values, help, unit, and part in digests, features and reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["About", "Check", "choice", "fields_in"]
 
 Check = tuple[str, Callable[[Any], bool]]
-"""What a value must be, in words, and whether a value of the field's type is that."""
+"""What a value must be, as text, and a function that checks a value of the field's type."""
 
 TEXT: Check = ("text", lambda value: True)
 NAME: Check = ("a name", lambda value: value != "")
@@ -32,22 +32,22 @@ def choice(*names: str) -> Check:
 
 @dataclass(frozen=True)
 class About:
-    """What is known of a field of ``Config`` besides its name, type and default.
+    """The description of a field of ``Config``, besides name, type and default.
 
     Attributes:
-        group: what the field is a part of: ``data``, ``method``, ``schedule`` or ``view``.
-        help: what the field is, in a line.
-        check: what its values must be.
-        unit: of its values, where they have one.
-        names: ``dataset`` or ``run`` for a field that says what a run is of and not how it is trained: a record names
-            it itself, and it is none of its settings.
-        elsewhere: where it comes from, if neither a preset nor an option of its own sets it.
-        features: ``network`` where the network's structure or precision depends on it and ``weights`` where its
+        group: group of fields in ``--help``: ``data``, ``method``, ``schedule`` or ``view``.
+        help: one line for ``--help``.
+        check: condition on the values.
+        unit: unit of the values; empty for none.
+        names: ``dataset`` or ``run`` where the field identifies the dataset or the run: it is not one of a record's
+            ``settings``, but a field of its own.
+        elsewhere: origin of the field, where neither a preset nor an option sets it.
+        features: ``network`` where the network's structure or precision depends on the field, ``weights`` where its
             pretrained weights do: features of the frozen network depend on both.
-        scored: accuracies of runs with other values are of other images or views, so that no report can have both.
-        later: it came after the first runs; at its default it is no part of a digest, so that those runs keep theirs.
-        tuned: the paper chooses among its values (section 4.1), and compares the others.
-        fine_tuning: only fine-tuning uses it; with linear fits and probes it must be at its default.
+        scored: whether accuracies depend on its value by images or views, so that a report cannot mix values.
+        later: whether the field is newer than the first runs: at its default it is not in digests, which so stay.
+        tuned: whether the field is tuned (section 4.1); the paper compares the others.
+        fine_tuning: whether only fine-tuning uses the field, so that other fits need its default.
     """
 
     group: str
@@ -64,12 +64,12 @@ class About:
 
     @property
     def option(self) -> bool:
-        """Whether every command that trains has an option made from this field."""
+        """Whether the field is an option of every command that trains."""
         return not self.names and not self.elsewhere
 
 
 def fields_in(group: str) -> Callable[..., Any]:
-    """A function that makes the fields of a group."""
+    """The function that makes fields of a group."""
 
     def make(text: str, check: Check, default: Any = MISSING, **about: Any) -> Any:
         return field(default=default, metadata={"about": About(group, text, check, **about)})

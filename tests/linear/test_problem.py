@@ -62,7 +62,7 @@ def test_how_a_fit_reads_the_taps(data: ld.Dataset, widths: tuple[int, ...], fit
         ({"views": (torch.zeros(54, 7, dtype=torch.int64),)}, "must be float16 or float32, not torch.int64"),
         ({"views": ()}, "at least one view and one tap"),
         ({"classes": 2}, "labels must be from 0 to 1"),
-        ({"iid": np.array([], np.int64)}, "to train on in every domain, to select on and to test on"),
+        ({"iid": np.array([], np.int64)}, "training images in every domain, held-out images and test"),
     ],
 )
 def test_a_problem_that_does_not_fit_is_refused(data: ld.Dataset, changes: dict[str, Any], message: str) -> None:

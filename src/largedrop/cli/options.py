@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import ABOUT, KINDS, RECIPES, defaults_of, problems_of
+from ..config import ABOUT, RECIPES, TYPES, defaults_of, problems_of
 from ..data import SOURCES
 from ..errors import UserError
 
@@ -104,7 +104,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done,
 
 SHARED: dict[str, tuple[Any, Any]] = {
     "recipe": (Recipe, "short"),
-    **{name: (Annotated[KINDS[name][0] | None, option(name)], None) for name, about in ABOUT.items() if about.option},
+    **{name: (Annotated[TYPES[name][0] | None, option(name)], None) for name, about in ABOUT.items() if about.option},
     "precision": (Precision, "auto"),
     "device": (Device, "auto"),
     "jobs": (Jobs, 1),

@@ -1,9 +1,9 @@
-"""Features of frozen networks on disk: computed once for each network, dataset, size and view, memory-mapped after.
+"""Features of frozen networks on disk: computed once for each network, dataset, size and view, then memory-mapped.
 
 <cache>/features/<key>/features.bin   float16 (images, features), one image after the other
-                       entry.json     what they are the features of, the taps, and a check sum
-                 .building-<key>/     the pieces that are done, of features that are being computed
-                 .lock-<key>          held by the process that computes them
+                       entry.json     the key, the taps, and a check sum
+                 .building-<key>/     the finished pieces of features that are being computed
+                 .lock-<key>          lock of the process that computes them
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from ..training.setup import create_network
 __all__ = ["FeatureStore", "Features", "split_model_name"]
 
 _FORMAT = 1
-"""Version of the files, of the views and of what taps are; raise it when any of them changes."""
+"""Version of the files, the views and the taps; to be raised when any of them changes."""
 
 _PIECE = 16 * BATCH
-"""Images in a piece: what is lost at most when computing is interrupted."""
+"""Number of images in a piece, at most one of which is lost when the computation is interrupted."""
 
 _WHAT = "the features"
-"""What cannot be written, where the cache cannot."""
+"""Name of the entries in messages about the cache."""
 
 Half = npt.NDArray[np.float16]
 
@@ -58,8 +58,8 @@ class Features:
     """The features of all images of a dataset in one view.
 
     Attributes:
-        values: (images, sum(taps.widths)), memory-mapped. A change would be seen in this process and never on disk.
-        taps: which columns are whose; the last tap is the representation.
+        values: features, (images, sum(taps.widths)), memory-mapped; changes are not written to disk.
+        taps: taps of the columns; the last tap is the representation.
     """
 
     values: Half
@@ -67,12 +67,12 @@ class Features:
 
     @property
     def representation(self) -> Half:
-        """Φ(x), what a linear probe reads: the columns of the last tap, (images, width)."""
+        """Φ(x), the input of a linear probe: the columns of the last tap, (images, width)."""
         return self.values[:, self.taps.slices[-1]]
 
 
 def split_model_name(model: str) -> tuple[str, ...]:
-    """The networks of ``a+b``, whose features lie side by side (Zhang & Bottou, 2023); one for a plain name.
+    """The networks of ``a+b``, whose features are concatenated (Zhang & Bottou, 2023); one for a plain name.
 
     >>> split_model_name("tf_efficientnet_lite0+tf_efficientnet_lite1")
     ('tf_efficientnet_lite0', 'tf_efficientnet_lite1')
@@ -85,25 +85,25 @@ def split_model_name(model: str) -> tuple[str, ...]:
         if not part:
             raise UserError(f"model '{model}': a name is missing; several networks are written as 'a+b'")
         if parts.count(part) > 1:
-            raise UserError(f"model '{model}' names '{part}' twice; its features would only be repeated")
+            raise UserError(f"model '{model}' names '{part}' twice, which would repeat its features")
     return parts
 
 
 class FeatureStore:
-    """Features of the frozen pretrained networks, for linear methods. What is computed once is on disk for good.
+    """Features of frozen pretrained networks, kept on disk, for linear methods.
 
-    They are named after all that they depend on: the model, its weights' digest, the images' fingerprint, their size,
-    the precision, the view and the number of taps. So features of other weights or images are never taken; where there
-    are such, a note says that they no longer fit. Others say when a file is damaged, which is then computed anew,
-    and when another process is waited for. Interrupted work is taken up at the last whole piece of 1,024 images.
+    The key of an entry has all that it depends on: the model, its weights' digest, the images' fingerprint, their size,
+    the precision, the view and the number of taps. Notes tell when there are features of other weights or images, when
+    a file is damaged (which is then computed again), and when another process computes the same features. Interrupted
+    computations are resumed after the last complete piece of 1,024 images.
 
-    float16 holds bfloat16's and float32's values to 3 digits and up to 65,504. Pretrained networks' features are below
-    some hundreds; larger ones are refused, since clipping would change them and scaling would hide it.
+    float16 represents values up to 65,504, to 3 digits. Pretrained networks' features are below some hundreds; values
+    out of range are refused.
 
     Args:
-        views: of ``data``, on the device that computes.
-        folder: of the cache; ``data.entries.cache_folder()`` where None.
-        reporter: told of the number of images that a network has seen, and what a user should know.
+        views: views of the dataset, on the device to compute on.
+        folder: folder of the cache; ``data.entries.cache_folder()`` where None.
+        reporter: receives the number of images that a network has processed, and notes.
     """
 
     def __init__(self, data: Dataset, views: Views, folder: Path | None = None, reporter: Reporter = SILENT) -> None:
@@ -114,21 +114,20 @@ class FeatureStore:
         self._said: set[str] = set()
 
     def features(self, config: Config, view: int = 0, count: int = 3) -> Features:
-        """The features of every image, from disk where they are there, else computed.
+        """The features of every image, from disk or computed.
 
-        Of several networks (``a+b``), each tap is the networks' taps side by side, counted from the last, so that the
-        last is both representations.
+        For several networks (``a+b``), each tap is the concatenation of the networks' taps, counted from the last, so
+        that the last tap has all representations.
 
         Args:
-            config: ``model``, ``weights``, ``weights_digest`` (those of several networks joined by ``+``; found where
-                it is empty), ``size``, ``precision``, and ``seed`` where the weights are random.
-            view: 0 is the evaluation view, k ≥ 1 the k-th training view, of the same draws as
-                ``training.evaluation.representations``.
-            count: the most taps that are wanted.
+            config: config, of which ``model``, ``weights``, ``weights_digest`` (joined by ``+`` for several networks;
+                computed where empty), ``size``, ``precision`` and, for random weights, ``seed`` are used.
+            view: 0 for the evaluation view, k ≥ 1 for the k-th training view, as in ``training.evaluation.outputs``.
+            count: largest number of taps.
 
         Raises:
-            UserError: the network cannot be had or has no linear model, features are not finite or too large, or the
-                cache cannot be written.
+            UserError: the network is not available or has no linear model, features are not finite or too large, or
+                the cache cannot be written.
         """
         parts = [self._single(part, view, count) for part in self._configs(config)]
         return parts[0][1] if len(parts) == 1 else self._joined(parts)
@@ -137,7 +136,7 @@ class FeatureStore:
         models = split_model_name(config.model)
         if len(models) > 1 and config.weights not in ("pretrained", "random"):
             raise UserError(
-                f"--weights {config.weights}: one file is not the weights of the {len(models)} networks {config.model}"
+                f"--weights {config.weights}: one file cannot contain {len(models)} networks, {config.model}"
             )
         digests = config.weights_digest.split("+") if config.weights_digest else []
         digests = digests or [find_weights(model, config.weights).digest for model in models]
@@ -174,7 +173,7 @@ class FeatureStore:
         return self._entry({"format": _FORMAT, "joined": [key for key, _ in parts]}, write)
 
     def _compute(self, config: Config, view: int, count: int, folder: Path) -> Taps:
-        """Write the pieces that are not there yet into ``folder``."""
+        """Write the missing pieces into ``folder``."""
         device, n = self.views.device, len(self.data)
         network = create_network(config, self.data.classes).to(device)
         example = torch.zeros((1, 3, config.size, config.size), device=device)
@@ -196,13 +195,13 @@ class FeatureStore:
         return taps
 
     def _entry(self, key: dict[str, Any], fill: Callable[[Path], Taps]) -> Features:
-        """The entry of ``key``, from memory, from disk, or of the pieces that ``fill`` writes into a folder."""
+        """The entry of ``key``, from memory, from disk, or from the pieces that ``fill`` writes into a folder."""
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:40]
         path = self.folder / name
         found = self._open.get(name) or self._known(path)
         if found is None:
             with self._locked(name):
-                # Another process may have made it while this one waited.
+                # Another process may have computed it meanwhile.
                 found = self._known(path) or self._build(path, key, fill)
         self._open[name] = found
         return found
@@ -212,7 +211,7 @@ class FeatureStore:
             return _load(path, len(self.data)) if path.exists() else None
         except ValueError as error:
             if str(error) not in self._said:
-                self.reporter.note(f"{error}; they are computed anew")
+                self.reporter.note(f"{error}; they are computed again")
             self._said.add(str(error))
             return None
 
@@ -228,7 +227,7 @@ class FeatureStore:
             return install(building, path, partial(_load, images=len(self.data)))
 
     def _assemble(self, building: Path, key: dict[str, Any], taps: Taps) -> None:
-        """Make an entry of the pieces in ``building``."""
+        """Make an entry from the pieces in ``building``."""
         check = 0
         with replacing(building / "features.bin") as temporary, open(temporary, "wb") as file:
             for start in range(0, len(self.data), _PIECE):
@@ -257,24 +256,24 @@ class FeatureStore:
             lock.release()
 
     def _tell_outdated(self, key: dict[str, Any]) -> None:
-        """Say where there are features that differ from ``key`` in nothing but the weights or the images."""
+        """Note that there are features whose key differs from ``key`` in the weights or the images only."""
         for path in self.folder.glob("[!.]*/entry.json"):
             try:
                 header = read_json(path)
                 old, name = dict(header["key"]), header["data"]
             except (UserError, KeyError, TypeError, ValueError):
-                continue  # damaged; said when it is asked for
+                continue  # damaged; noted when it is loaded
             changed = [part for part in key if old.get(part) != key[part]]
             if name == self.data.name and "model" in key and changed and set(changed) <= {"weights", "images"}:
                 self.reporter.note(
                     f"the stored features of {key['model']} for {name} are of other {' and '.join(changed)}; "
-                    "computing them anew"
+                    "computing them again"
                 )
                 return
 
 
 def _side_by_side(taps: list[Taps]) -> list[list[tuple[int, int]]]:
-    """For each tap of the networks together, in order, the (network, tap) of which it is made."""
+    """For each tap of the concatenated networks, in order, its parts (network, tap)."""
     backwards = zip_longest(*([(part, tap) for tap in reversed(range(len(own)))] for part, own in enumerate(taps)))
     return [[pair for pair in column if pair is not None] for column in backwards][::-1]
 
@@ -282,12 +281,10 @@ def _side_by_side(taps: list[Taps]) -> list[list[tuple[int, int]]]:
 def _halved(values: npt.NDArray[np.float32], taps: Taps, model: str) -> Half:
     for name, columns in zip(taps.names, taps.slices, strict=True):
         if not np.isfinite(values[:, columns]).all():
-            raise UserError(f"the features of {model} at {name} are not finite; try --precision float32")
+            raise UserError(f"the features of {model} at {name} contain NaN or infinity; try --precision float32")
         largest = float(np.abs(values[:, columns]).max())
         if largest > float(np.finfo(np.float16).max):
-            raise UserError(
-                f"the features of {model} at {name} reach {largest:.3g}, but are stored as float16, up to 65504"
-            )
+            raise UserError(f"the features of {model} at {name} must be at most 65504 (float16), not {largest:.3g}")
     return values.astype(np.float16)
 
 
@@ -301,7 +298,7 @@ def _write_piece(path: Path, values: Half) -> None:
 
 
 def _piece(path: Path, rows: int, width: int) -> Half | None:
-    """A piece that an interrupted process has left, or None where there is none that fits."""
+    """A piece of an interrupted computation; None where it is missing or has another shape."""
     try:
         values: Half = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -313,7 +310,7 @@ def _load(path: Path, images: int) -> Features:
     """Open an entry.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the entry is damaged.
     """
     try:
         header = read_json(path / "entry.json")

@@ -1,4 +1,4 @@
-"""What a linear model is trained on: one split of a dataset's features."""
+"""The problem of a linear model: one split of a dataset's features."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["Problem"]
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Features of a dataset's images, and which of them to train on, to select on and to test on.
+    """Features of a dataset's images and their split.
 
     Attributes:
-        views: features of all images, each float16 or float32 (n, sum of ``widths``), the taps side by side. The first
-            is of the evaluation view. Where there are more, they are of training views, and training reads from one of
-            those, drawn for each image and step; else from the first.
-        widths: of the taps; the last tap is the network's representation Φ.
+        views: features of all images in each view, float16 or float32 (n, sum of ``widths``), the taps concatenated.
+            The first view is the evaluation view; where there are more, training reads one of the others, drawn for
+            each image and step.
+        widths: number of features of each tap; the last tap is the network's representation Φ.
         labels: class of each image, int64 (n,).
-        train: images to train on, one array for each training domain.
-        iid: held-out images of the training domains.
-        iid_domains: index of the training domain of each of them, (len(iid),).
-        ood: images of the test domain.
+        train: indices of the training images, one array for each training domain.
+        iid: indices of the held-out images of all training domains, (n_iid,).
+        iid_domains: index of the training domain of each held-out image, (n_iid,).
+        ood: indices of the images of the test domain, (n_ood,).
         classes: number of classes.
     """
 
@@ -45,7 +45,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not self.views or not self.widths:
-            raise UserError("a linear model needs the features of at least one view and one tap")
+            raise UserError("a linear problem must have features of at least one view and one tap")
         shape = (len(self.labels), sum(self.widths))
         for number, view in enumerate(self.views):
             if tuple(view.shape) != shape:
@@ -53,16 +53,16 @@ class Problem:
             if view.dtype not in (torch.float16, torch.float32):
                 raise UserError(f"the features of view {number} must be float16 or float32, not {view.dtype}")
         if not self.train or not all(len(part) for part in (*self.train, self.iid, self.ood)):
-            raise UserError("there must be images to train on in every domain, to select on and to test on")
+            raise UserError("there must be training images in every domain, held-out images and test images")
         if self.labels.min() < 0 or self.labels.max() >= self.classes:
             raise UserError(f"labels must be from 0 to {self.classes - 1}")
 
     @classmethod
     def of(cls, views: Iterable[Tensor], widths: Iterable[int], data: Dataset, split: Split) -> Problem:
-        """The problem of a split of ``data``, whose images all have features in each of the ``views``.
+        """The problem of a split of ``data``, with features of all its images in each of ``views``.
 
         Raises:
-            UserError: the features do not fit the widths or the dataset.
+            UserError: the features' shapes do not match the widths or the dataset.
         """
         return cls(
             views=tuple(views),
@@ -76,17 +76,17 @@ class Problem:
         )
 
     def taps(self, fit: str) -> tuple[int, int]:
-        """How a fit reads the features: number of taps that are summed up, and units of Φ̃.
+        """Number of taps that a fit sums, and units of Φ̃.
 
-        Taps of one width w are summed, (taps, w). Taps of different widths are put side by side, (1, sum of widths). A
-        probe reads the last, (1, its width).
+        Taps of one width w are summed: (taps, w). Taps of different widths are concatenated: (1, sum of widths). A
+        probe reads the last tap: (1, width).
         """
         if fit == "probe":
             return 1, self.widths[-1]
         return (len(self.widths), self.widths[0]) if len(set(self.widths)) == 1 else (1, sum(self.widths))
 
     def batches(self, batch: int, seed: int, first: int, last: int) -> tuple[IntArray, IntArray]:
-        """The images of the steps from ``first`` to before ``last``, those of ``batch_indices``, and their views.
+        """The images of the steps ``first`` to ``last`` − 1, as in ``batch_indices``, and their views.
 
         Returns:
             Indices into the dataset and into ``views``, each (steps, domains × batch).

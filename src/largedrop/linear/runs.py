@@ -1,4 +1,4 @@
-"""Linear fits as runs: the same folders, records and reports as fine-tunings have, many of them trained together."""
+"""Linear fits as runs: trained together, with the same folders, records and reports as fine-tunings."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ from .solver.solve import solve_probes
 __all__ = ["train_linear_runs"]
 
 TOGETHER = 512
-"""Runs that are trained at once; an interruption loses those that are being trained, which take seconds."""
-
-Task = tuple[Config, Path]
+"""Number of runs that are trained together; an interruption loses these, which take seconds."""
 
 Member = tuple[Config, Path, Problem]
+"""A run to be trained: its config, folder and problem."""
 
 
 def train_linear_runs(
-    tasks: Sequence[Task], data: Dataset, views: Views, reporter: Reporter = SILENT
+    tasks: Sequence[tuple[Config, Path]], data: Dataset, views: Views, reporter: Reporter = SILENT
 ) -> Iterator[tuple[Config, Run | CollapseError]]:
-    """Train every task (a config whose ``fit`` is ``linear`` or ``probe``, and its folder), and yield each as it ends.
+    """Train linear fits, and yield each as it ends; a finished run is read.
 
-    Features come from the cache on disk (``FeatureStore``); what is there needs no network. A finished run is only
-    read. A run's folder is as that of a fine-tuning, but that ``best``, ``average`` and ``final.safetensors`` hold V, b
-    and (of a linear fine-tuning) v alone.
+    Features come from the cache on disk (``FeatureStore``), without the network where they are stored. A run's folder
+    is like a fine-tuning's, but ``best``, ``average`` and ``final.safetensors`` contain V, b and (of a linear
+    fine-tuning) v alone.
 
     Args:
-        views: of ``data``, on the device that computes.
-        reporter: told of the work, in the unit of ``training.loop.cost``, of each run before it is trained or read,
-            and of what a user should know about the features.
+        tasks: config, with ``fit`` ``linear`` or ``probe``, and folder of each run.
+        views: views of ``data``, on the device to compute on.
+        reporter: receives the work, in the unit of ``training.loop.cost``, each run before it is trained or read, and
+            notes about the features.
 
     Raises:
-        UserError: a folder is another config's or cannot be written, another process is at work in it, or the features
-            cannot be had.
-        Interrupted: the reporter said so.
+        UserError: a folder is another config's or cannot be written, another process is using it, or the features are
+            not available.
+        Interrupted: the reporter asks to stop.
     """
     store = FeatureStore(data, views, reporter=reporter)
     problems: dict[tuple[object, ...], Problem] = {}
@@ -68,7 +68,7 @@ def train_linear_runs(
             for config, folder in tasks[start : start + TOGETHER]:
                 reporter.begin(config)
                 if config.fit == "all":
-                    raise UserError("fit 'all' is no linear one; those are 'linear' and 'probe'")
+                    raise UserError("fit must be 'linear' or 'probe', not 'all'")
                 locks.enter_context(claimed(folder, config))
                 if (folder / "result.json").is_file():
                     reporter.skip(cost(config, config.split_of(data)))
@@ -83,7 +83,7 @@ def train_linear_runs(
             stepped = [entry for entry in waiting if entry[0].optimizer != "lbfgs"]
             began = time.monotonic()
             pairs = [(problem, config) for config, _, problem in stepped]
-            fitted = train_linear(pairs, outputs=True, reporter=steps_taken)
+            fitted = train_linear(pairs, keep_logits=True, reporter=steps_taken)
             seconds = (time.monotonic() - began) / max(1, len(stepped))
             for (config, folder, problem), result in zip(stepped, fitted, strict=True):
                 yield config, _stored(config, folder, problem, data, result, seconds)
@@ -91,7 +91,7 @@ def train_linear_runs(
             for entry in solved:
                 groups.setdefault((id(entry[2]), entry[0].weight_decay), []).append(entry)
             for members in groups.values():
-                reporter.raise_if_stopped("stopped before a probe; those that are solved are kept")
+                reporter.raise_if_stopped("stopped before a probe; the solved probes are kept")
                 yield from _solved(members, data)
                 steps_taken.advance(sum(config.steps for config, _, _ in members))
 
@@ -99,15 +99,15 @@ def train_linear_runs(
 def _problem(
     config: Config, data: Dataset, store: FeatureStore, problems: dict[tuple[object, ...], Problem]
 ) -> Problem:
-    """The problem of a config's split and features; one object for all configs that share it."""
+    """The problem of a config's split and features; one object for all configs with the same."""
     key = (*config.feature_key.items(), config.feature_views, *config.split_key)
     if key not in problems:
         found = [store.features(config, view=view) for view in range(config.feature_views + 1)]
         split = config.split_of(data)
         if config.fit == "linear" and len(found[0].taps) == 1:
             raise UserError(
-                f"{config.model} has no several residual blocks after its last change of resolution, which linear "
-                "fine-tuning weighs (equation 1): its representation is all there is; use fit 'probe'"
+                f"{config.model} does not have several residual blocks after its last change of resolution, which "
+                "linear fine-tuning sums (equation 1); use fit 'probe'"
             )
         views = [torch.from_numpy(features.values) for features in found]
         problems[key] = Problem.of(views, found[0].taps.widths, data, split)
@@ -117,10 +117,10 @@ def _problem(
 def _stored(
     config: Config, folder: Path, problem: Problem, data: Dataset, result: LinearResult, seconds: float
 ) -> Run | CollapseError:
-    """Write a run's files, the result last, which marks it as finished."""
+    """Store a fit by SGD as a run, or return the error where it diverged."""
     if result.diverged_at is not None or result.best is None or result.best_model is None:
         return CollapseError(
-            f"the run has diverged: at step {result.diverged_at} there were weights that are not finite; "
+            f"the run has diverged: its weights contain NaN or infinity at step {result.diverged_at}; "
             f"try a learning rate below {config.lr:g}"
         )
     common = {"steps": config.steps, "seconds": round(seconds, 3)}
@@ -145,7 +145,7 @@ def _finished(
     methods: dict[str, dict[str, float]],
     evaluations: Sequence[LinearEvaluation],
 ) -> Run:
-    """Write a run's files: the models that are kept, with their scores, and the result last."""
+    """Write a run's files: models with their scores, log, and the result last, which marks the run as finished."""
     for name, (model, entry) in kept.items():
         tensors = {"weight": model.weight, "bias": model.bias, **({} if model.v is None else {"v": model.v})}
         about = {"config": config.to_json(), "classes": list(data.classes), "step": entry.step, **_scores(entry)}
@@ -158,7 +158,7 @@ def _finished(
 
 
 def _solved(members: Sequence[Member], data: Dataset) -> Iterator[tuple[Config, Run | CollapseError]]:
-    """Probes of one problem and weight decay by the converged solver; they have one evaluation, and no ensemble."""
+    """Probes of one problem and weight decay by the converged solver, with one evaluation each, and no ensemble."""
     began = time.monotonic()
     config, _, problem = members[0]
     width = problem.widths[-1]
@@ -178,12 +178,12 @@ def _solved(members: Sequence[Member], data: Dataset) -> Iterator[tuple[Config, 
         fit = found[each.dropout]
         if fit.stopped != "converged":
             told = f"{fit.stopped} after {fit.iterations} iterations"
-            advice = "give it some --weight-decay"
-            yield each, CollapseError(f"the probe has no minimum that could be found ({told}); {advice}")
+            advice = "set --weight-decay above 0"
+            yield each, CollapseError(f"no minimum of the probe was found ({told}); {advice}")
             continue
         model = LinearModel(fit.weight, fit.bias, None)
-        outputs = model(images).to(torch.float16).numpy()
-        iid, ood = outputs[: len(problem.iid)], outputs[len(problem.iid) :]
+        logits = model(images).to(torch.float16).numpy()
+        iid, ood = logits[: len(problem.iid)], logits[len(problem.iid) :]
         entry = LinearEvaluation(
             fit.iterations,
             **scores({"iid": iid, "ood": ood}, problem.labels, problem),
@@ -201,5 +201,5 @@ def _scores(entry: LinearEvaluation) -> dict[str, float]:
 
 def _of_ensemble(problem: Problem, result: LinearResult) -> dict[str, float]:
     if result.iid_logits is None or result.ood_logits is None:
-        raise ValueError("the logits were not asked for")
+        raise ValueError("the logits were not kept")
     return scores({"iid": result.iid_logits.numpy(), "ood": result.ood_logits.numpy()}, problem.labels, problem)

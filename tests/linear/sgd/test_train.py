@@ -187,7 +187,7 @@ def test_it_starts_from_the_pretrained_representation(widths: tuple[int, ...]) -
 def test_best_mean_and_ensemble() -> None:
     problem = make_problem()
     setting = replace(SETTING, lr=0.3, eval_every=2)
-    (result,) = train_linear([(problem, setting)], outputs=True)
+    (result,) = train_linear([(problem, setting)], keep_logits=True)
     _, logits = plain(problem, setting)
     accuracies = [evaluation.iid_accuracy for evaluation in result.evaluations]
     labels = torch.from_numpy(problem.labels[50:])

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from largedrop.data.random import torch_seed
 from largedrop.linear.solver.gaussian import contrasts
-from largedrop.linear.solver.passes import SAMPLES, Passes, Setting
+from largedrop.linear.solver.passes import SAMPLES, Passes, ProbeObjective
 
 CLASSES = 4
 Problem = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -66,9 +66,9 @@ def test_values_and_gradients_are_the_automatic_ones(dtype: torch.dtype, scale: 
     basis = contrasts(CLASSES)
     inverse = torch.eye(11, dtype=dtype)
     settings = [
-        Setting(0.0, 0.1, (0, 1), inverse),
-        Setting(0.8, 0.0, (0, 1), inverse),
-        Setting(0.8, 0.2, (1,), inverse),
+        ProbeObjective(0.0, 0.1, (0, 1), inverse),
+        ProbeObjective(0.8, 0.0, (0, 1), inverse),
+        ProbeObjective(0.8, 0.2, (1,), inverse),
     ]
     points = [torch.cat([basis @ w, (basis @ b)[:, None]], 1) for _, _, w, b in (parts[0], parts[1], parts[0])]
     answers = Passes(domains, CLASSES, 3).evaluate(settings, [point.to(dtype) for point in points])

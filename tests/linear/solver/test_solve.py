@@ -151,8 +151,8 @@ def test_bad_input_gets_one_clear_line() -> None:
     features, labels = problem(counts=(20, 20))
     with pytest.raises(UserError, match="takes 2 to 40 classes, not 41"):
         solve_probes(features, labels, 41, [0.5], 0.0)
-    with pytest.raises(UserError, match="one class only"):
+    with pytest.raises(UserError, match="images of two or more classes"):
         solve_probes(features[:1], [torch.zeros(20, dtype=torch.int64)], CLASSES, [0.5], 0.0)
     features[1][3, 4] = float("nan")
-    with pytest.raises(UserError, match=r"domain 1: the features have values that are not finite"):
+    with pytest.raises(UserError, match=r"the features of domain 1 contain NaN or infinity"):
         solve_probes(features, labels, CLASSES, [0.5], 0.0)

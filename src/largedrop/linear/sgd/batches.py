@@ -1,4 +1,4 @@
-"""What the settings of a few steps read: features, targets and dropout masks, each made once for all that share it."""
+"""Features, targets and dropout masks of a few steps, each made once for all groups that share it."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from .masks import draw, multiplier
 __all__ = ["Batches", "work"]
 
 LONGEST = 16
-"""Steps that are prepared and taken together, at most: a group's weights stay in a core's cache for as long."""
+"""Largest number of steps that are prepared and taken together, while a group's weights stay in a core's cache."""
 
 ROOM = 2**28
-"""Bytes of features that are prepared together, at most, as long as there is a step."""
+"""Largest size of the features that are prepared together, in bytes, unless one step needs more."""
 
 Source = tuple[int, str, int, int]
-"""What a batch's features depend on besides the step: the problem, the fit, the seed and the batch."""
+"""Key of a step's features: problem, fit, seed and batch."""
 
 Noise = tuple[int, int, int, float]
-"""What a mask depends on besides the step: seed, rows, units and rate."""
+"""Key of a step's masks: seed, rows, units and rate."""
 
 
 def work(pool: Executor, jobs: Iterable[Callable[[], None]]) -> None:
-    """Do all jobs on the threads of the pool."""
+    """Call all jobs on the threads of the pool."""
     list(pool.map(lambda job: job(), jobs))
 
 
 class Batches:
-    """Batches and masks of a few steps of groups that have one schedule."""
+    """Batches and masks of a few steps, of groups with one schedule."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         dtype = groups[0].table.dtype
@@ -53,14 +53,14 @@ class Batches:
         self._targets: dict[Source, Tensor] = {}
 
     def read(self, first: int, last: int, pool: Executor) -> None:
-        """Read the steps ``first`` ≤ step < ``last``, at most ``together``."""
+        """Prepare the steps ``first`` to ``last`` − 1, at most ``together``."""
         jobs: list[Callable[[], None]] = [partial(self._read, key, first, last) for key in self._sources]
         drawn = {noise[:3] for noise in self._noises}
         jobs += [partial(self._draw, shape, step, step - first) for shape in drawn for step in range(first, last)]
         work(pool, jobs)
 
     def of(self, group: Group) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Features, targets and masks as ``Group.take`` wants them, but for ``together`` steps."""
+        """Features, targets and masks for ``Group.take``, for ``together`` steps."""
         source = _source(group)
         return self._features[source], self._targets[source], self._masks.get(_noise(group))
 

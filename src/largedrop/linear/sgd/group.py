@@ -1,4 +1,4 @@
-"""Linear models that see the same batches under the same masks: their weights, and SGD on all of them at once."""
+"""Linear models with the same batches and masks: their weights, and SGD on all of them at once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .result import LinearModel
 __all__ = ["Group", "with_ones"]
 
 BLOCK = 16
-"""Both sides of a table are multiples of this. Matrix products are fastest so, and sum up a row of a table in the same
-order however many rows there are: what is trained beside a setting changes none of its bits."""
+"""Both sides of a table are multiples of this. Matrix products are then fastest, and sum a row of a table in the same
+order for any number of rows: the other settings of a group change no bit of a setting's result."""
 
 
 def _padded(count: int) -> int:
@@ -24,28 +24,28 @@ def _padded(count: int) -> int:
 
 
 def with_ones(rows: int, features: int, dtype: torch.dtype) -> Tensor:
-    """Room for what a table multiplies, (rows, width): ``features`` zeros, a 1 for the bias, and zeros as padding."""
-    room = torch.zeros(rows, _padded(features + 1), dtype=dtype)
-    room[:, features] = 1
-    return room
+    """An empty factor of a table, (rows, width): ``features`` zeros, a 1 for the bias, and zeros as padding."""
+    x = torch.zeros(rows, _padded(features + 1), dtype=dtype)
+    x[:, features] = 1
+    return x
 
 
 class Group:
-    """Settings that differ in learning rate and weight decay alone, so that they see the same batches and masks.
+    """Settings that differ in learning rate and weight decay only, so that they share batches and masks.
 
-    The model is y = V Σᵢ (vᵢ ⊙ φᵢ) + b = Σᵢ (V ⊙ vᵢ) φᵢ + b. A setting's V ⊙ v and b stand side by side in ``table``, a
-    row for each class, and x holds the features φᵢ side by side and a 1. So one matrix product gives the logits of all
-    settings, and another the gradient of the whole table, from which those of V, v and b follow. In a probe, V and b
-    are the table.
+    The model is y = V Σᵢ (vᵢ ⊙ φᵢ) + b = Σᵢ (V ⊙ vᵢ) φᵢ + b. A setting's V ⊙ v and b are concatenated in ``table``, one
+    row for each class, and x has the concatenated features φᵢ and a 1. So one matrix product computes the logits of all
+    settings, and another the gradient of the whole table, from which the gradients of V, v and b follow. In a probe, V
+    and b are the table.
 
     Args:
-        dtype: of weights and arithmetic.
+        dtype: type of weights and arithmetic.
 
     Attributes:
-        features: taps × units, what is read of an image.
-        rows: images in a batch.
-        weights: V (settings, classes, units), b (settings, classes) and, but for a probe, v (settings, taps, units).
-        table: (settings × classes, padded; features + 1, padded).
+        features: number of features of an image, taps × units.
+        rows: number of images in a batch.
+        weights: V (settings, classes, units), b (settings, classes) and, except in a probe, v (settings, taps, units).
+        table: V ⊙ v and b of all settings, (settings × classes, padded; features + 1, padded).
     """
 
     def __init__(self, problem: Problem, settings: Sequence[Config], dtype: torch.dtype) -> None:
@@ -80,7 +80,7 @@ class Group:
         return table[: count * classes].view(count, classes, -1)
 
     def _parts(self, table: Tensor) -> tuple[Tensor, Tensor]:
-        """What stands in a table: (settings, classes, taps, units) of the features, and (settings, classes) of b."""
+        """The parts of a table: V ⊙ v, (settings, classes, taps, units), and b, (settings, classes)."""
         used = self._used(table)
         return used[..., : self.features].view(*used.shape[:2], self.taps, self.units), used[..., self.features]
 
@@ -88,10 +88,10 @@ class Group:
         """Take some steps of ``torch.optim.SGD`` on the cross-entropy, averaged over a batch.
 
         Args:
-            features: of each step's batch, (steps, rows, taps × units).
-            targets: 1 for an image's class and 0 elsewhere, (steps, classes, rows).
-            masks: what dropout multiplies the features by, (steps, rows, units); None at a rate of 0.
-            factors: of the learning rate, for each step.
+            features: features of each step's batch, (steps, rows, taps × units).
+            targets: one-hot labels, (steps, classes, rows).
+            masks: factors of the features by dropout, (steps, rows, units); None at a rate of 0.
+            factors: factor of the learning rate at each step, (steps,).
         """
         x = with_ones(self.rows, self.features, self.table.dtype)
         kept = x[:, : self.features].view(-1, self.taps, self.units)
@@ -107,7 +107,7 @@ class Group:
         logits = self.logits(x, self.table).permute(1, 2, 0)  # softmax is fastest along the second of three axes
         torch.sub(logits.softmax(1), target, out=self._used(self._errors))
         momentum, probe = self.settings[0].momentum, len(self.weights) == 2
-        # In a probe the table is what is trained, and ``_gradient`` its velocity.
+        # In a probe the table itself is trained, and ``_gradient`` is its velocity.
         self._gradient.addmm_(self._errors, x, beta=momentum if probe else 0, alpha=1 / self.rows)
         if not probe:
             self._divide(momentum)
@@ -118,7 +118,7 @@ class Group:
             self._multiply()
 
     def _divide(self, momentum: float) -> None:
-        """From the table's gradient to those of V, b and v, added to their velocities."""
+        """Add the gradients of V, b and v, from the table's gradient, to their velocities."""
         weight, _, v = self.weights
         of_weight, of_bias, of_v = (velocity.mul_(momentum) for _, velocity, _, _ in self._trained)
         by_tap, bias = self._parts(self._gradient)
@@ -129,12 +129,12 @@ class Group:
             of_v.addcmul_(by_tap[:, number], weight[:, number, None])
 
     def _multiply(self) -> None:
-        """V ⊙ v into the table."""
+        """Write V ⊙ v into the table."""
         weight, _, v = self.weights
         torch.mul(weight[:, :, None], v[:, None], out=self._parts(self.table)[0])
 
     def table_of(self, weights: Sequence[Tensor]) -> Tensor:
-        """The table of other weights, which are as ``weights``."""
+        """The table of other weights, with the shapes of ``weights``."""
         table = torch.zeros_like(self.table)
         by_tap, bias = self._parts(table)
         by_tap.copy_(weights[0][:, :, None] * (weights[2][:, None] if len(weights) == 3 else 1))
@@ -142,31 +142,31 @@ class Group:
         return table
 
     def logits(self, x: Tensor, table: Tensor) -> Tensor:
-        """Logits by a table, (rows, settings, classes), of features as ``with_ones`` has them, (rows, width)."""
+        """Logits, (rows, settings, classes), of a table and features in the form of ``with_ones``, (rows, width)."""
         count, classes = len(self.settings), self.problem.classes
         return torch.mm(x, table.T)[:, : count * classes].view(len(x), count, classes)
 
     def finite(self) -> list[bool]:
-        """Of each setting, whether all of its weights are finite numbers."""
+        """Whether all weights of each setting are finite."""
         used = self.table[: len(self.settings) * self.problem.classes]
         return used.view(len(self.settings), -1).isfinite().all(1).tolist()
 
-    def model(self, number: int, weights: Sequence[Tensor]) -> LinearModel:
-        """A copy of a setting's part of some weights."""
-        return LinearModel(*(values[number].clone(memory_format=torch.contiguous_format) for values in weights))
+    def model(self, index: int, weights: Sequence[Tensor]) -> LinearModel:
+        """A copy of the weights of one setting."""
+        return LinearModel(*(values[index].clone(memory_format=torch.contiguous_format) for values in weights))
 
 
 def _beside(each: Tensor, values: Tensor) -> Tensor:
-    """A number for each setting, with as many axes as ``values``."""
+    """One number for each setting, with as many axes as ``values``."""
     return each.view(-1, *[1] * (values.ndim - 1))
 
 
 def _first_v(problem: Problem, setting: Config) -> Tensor:
-    """Where v starts, (taps, units).
+    """The initial v, (taps, units).
 
-    The paper does not say. Its public code draws v from a standard normal. With 1 for the last tap and 0 for the others
-    the model starts as a new layer on the pretrained representation: taps contain one another in a residual network, so
-    all ones would count some blocks thrice. Of taps side by side the same holds for their parts of v.
+    The paper does not specify it; its public code draws v from a standard normal. With 1 for the last tap and 0 for the
+    others the model starts as a new layer on the pretrained representation: in a residual network taps contain the
+    earlier ones, so all ones would count some blocks three times. For concatenated taps the same holds for parts of v.
     """
     taps, units = problem.taps(setting.fit)
     if setting.v_start == "normal":

@@ -1,4 +1,4 @@
-"""What comes of training a linear model."""
+"""The results of a linear fit: evaluations and models."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["LinearEvaluation", "LinearModel", "LinearResult"]
 
 @dataclass(frozen=True)
 class LinearEvaluation:
-    """Scores after a step, from float16 logits, as everywhere.
+    """Scores after a step; accuracies are of float16 logits.
 
     Attributes:
         step: number of steps taken.
-        iid_accuracy: share of right answers on the held-out images, the mean over the training domains.
-        ood_accuracy: share of right answers on the test domain.
-        iid_loss: cross-entropy on the held-out images, in nats, the mean over the training domains.
-        iid_accuracy_pooled: share of right answers on the held-out images of all training domains together.
+        iid_accuracy: accuracy on the held-out images, mean over the training domains, fraction.
+        ood_accuracy: accuracy on the test domain, fraction.
+        iid_loss: cross-entropy on the held-out images, mean over the training domains, in nats.
+        iid_accuracy_pooled: accuracy on the held-out images of all training domains together, fraction.
     """
 
     step: int
@@ -38,7 +38,7 @@ class LinearModel:
     Attributes:
         weight: V, (classes, units).
         bias: b, (classes,).
-        v: (taps, units), or None in a probe. Taps of different widths lie side by side, (1, sum of widths).
+        v: v, (taps, units), or (1, sum of widths) where the taps' widths differ; None in a probe.
     """
 
     weight: Tensor
@@ -57,19 +57,19 @@ class LinearModel:
 
 @dataclass(frozen=True, eq=False)
 class LinearResult:
-    """What came of a setting.
+    """The result of a setting.
 
     Attributes:
-        setting: it.
-        evaluations: one each; of a diverged setting those before it was seen.
-        best: the evaluation of best i.i.d. accuracy, the first of several; None where the setting diverged before any.
-        best_model: the model then.
-        last_model: the model after the last step.
-        mean_model: the weights averaged over the evaluations.
-        mean: its scores.
-        diverged_at: step after which an evaluation found weights that are not finite; None where all were.
-        iid_logits: averaged over the evaluations (the trajectory's ensemble), float32 (iid images, classes), if asked.
-        ood_logits: likewise on the test domain.
+        setting: config of the setting.
+        evaluations: the evaluations before the setting diverged, if it did.
+        best: evaluation of best i.i.d. accuracy; in a tie, the earliest; None where there is no evaluation.
+        best_model: model at ``best``.
+        last_model: model after the last step.
+        mean_model: model of the weights averaged over the evaluations.
+        mean: scores of ``mean_model``.
+        diverged_at: step of the first evaluation at which weights were not finite; None where all were.
+        iid_logits: logits averaged over the evaluations (the ensemble), float32 (n_iid, classes), where kept.
+        ood_logits: logits averaged over the evaluations, float32 (n_ood, classes), where kept.
     """
 
     setting: Config

@@ -25,19 +25,19 @@ from .result import LinearEvaluation, LinearModel, LinearResult
 __all__ = ["train_linear"]
 
 TOGETHER = 64
-"""Rows of a group's table, about: its weights and their momentum fit into a core's second cache."""
+"""Approximate number of rows of a group's table, so that its weights and momentum fit into a core's second cache."""
 
 IMAGES = 1024
-"""Images at a time in an evaluation."""
+"""Number of images in a batch of an evaluation."""
 
-Task = tuple[Problem, Config]
+Fit = tuple[Problem, Config]
 
 
 def train_linear(
-    tasks: Sequence[Task],
+    fits: Sequence[Fit],
     *,
     dtype: torch.dtype = torch.float32,
-    outputs: bool = False,
+    keep_logits: bool = False,
     reporter: Reporter = SILENT,
 ) -> list[LinearResult]:
     """Train every setting by SGD with momentum and L2 decay, exactly as ``torch.optim.SGD`` does, on the processor.
@@ -45,62 +45,61 @@ def train_linear(
     ``linear`` is equation 1: Φ̃ = Σ vᵢ ⊙ φᵢ, y = V Φ̃ + b with dropout on Φ̃ (section 4.3); where the taps differ in
     width, y = Σ Vᵢ (vᵢ ⊙ φᵢ) + b with dropout on the taps side by side. ``probe`` is y = V φ + b with dropout on the
     last tap φ. The loss is the cross-entropy, averaged over a batch of equal numbers from each training domain: the
-    images that a full fine-tuning of that seed has at that step.
+    images of a fine-tuning with that seed at that step.
 
     Settings of one problem object, fit, seed, rate and schedule share batches and masks, and masks are shared by all
-    problems. A mask is a function of (seed, step, rate), so no result depends on what is trained beside it. Work is
-    divided among ``torch.get_num_threads()`` threads, and the number of threads changes no bit either.
+    problems. A mask is a function of (seed, step, rate), so no result depends on the other fits. Work is divided among
+    ``torch.get_num_threads()`` threads, whose number changes no bit either.
 
     Args:
-        tasks: problems and configs of linear fits or probes. A problem that occurs often should be one object.
-        dtype: of weights and arithmetic, float32 or float64.
-        outputs: whether to average the logits over the evaluations, for ensembles.
-        reporter: told of the number of steps that were taken, one for each setting, and asked now and then whether to
-            stop.
+        fits: problem and config of each linear fit or probe; fits with one problem should share the object.
+        dtype: type of weights and arithmetic, float32 or float64.
+        keep_logits: whether to average the logits over the evaluations, for ensembles.
+        reporter: receives the number of steps, one for each setting; asked every few steps whether to stop.
 
     Returns:
-        One result for each task, in their order.
+        One result for each fit, in their order.
 
     Raises:
-        Interrupted: the reporter said so.
+        Interrupted: the reporter asks to stop.
     """
     schedules: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, (_, setting) in enumerate(tasks):
+    for index, (_, setting) in enumerate(fits):
         schedules[setting.steps, setting.eval_every].append(index)
     results: dict[int, LinearResult] = {}
     threads = torch.get_num_threads()
     with one_thread(), ThreadPoolExecutor(threads) as pool:
         for indices in schedules.values():
-            courses = _courses(tasks, indices, dtype)
-            _train(courses, pool, outputs, reporter)
-            means = _scores(courses, [course.group.table_of(course.means) for course in courses], pool)
-            for course, (scores, _) in zip(courses, means, strict=True):
-                results.update(course.results(scores))
-    return [results[index] for index in range(len(tasks))]
+            trackers = _trackers(fits, indices, dtype)
+            _train(trackers, pool, keep_logits, reporter)
+            means = _scores(trackers, [tracker.group.table_of(tracker.means) for tracker in trackers], pool)
+            for tracker, (scores, _) in zip(trackers, means, strict=True):
+                results.update(tracker.results(scores))
+    return [results[index] for index in range(len(fits))]
 
 
 _Scores = tuple[list[tuple[float, float, float, float]], Tensor]
-"""Of each setting of a group what ``LinearEvaluation`` has, and all their logits on the held-out images and those of
-the test domain, (images, settings, classes)."""
+"""Scores of each setting of a group, as in ``LinearEvaluation``, and logits of the held-out and the test images,
+(images, settings, classes)."""
 
 
-class _Course:
-    """A group, and what is kept of its settings while it is trained."""
+class _Tracker:
+    """Collects the evaluations and models of a group's settings during training."""
 
-    def __init__(self, group: Group, tasks: list[int]) -> None:
-        self.group, self.tasks = group, tasks
-        self.evaluations: list[list[LinearEvaluation]] = [[] for _ in tasks]
-        self.best: list[tuple[LinearEvaluation, LinearModel] | None] = [None] * len(tasks)
-        self.diverged_at: list[int | None] = [None] * len(tasks)
+    def __init__(self, group: Group, indices: list[int]) -> None:
+        self.group, self.indices = group, indices
+        self.evaluations: list[list[LinearEvaluation]] = [[] for _ in indices]
+        self.best: list[tuple[LinearEvaluation, LinearModel] | None] = [None] * len(indices)
+        self.diverged_at: list[int | None] = [None] * len(indices)
         self.sums = [torch.zeros_like(values) for values in group.weights]
         self.logits: Tensor | None = None
 
-    def keep(self, step: int, scores: _Scores, outputs: bool) -> None:
-        """Keep what an evaluation after ``step`` gave, and the logits where ``outputs`` says so."""
+    def keep(self, step: int, scores: _Scores, keep_logits: bool) -> None:
+        """Add an evaluation after ``step``, with its logits where ``keep_logits``."""
         of_settings, logits = scores
         for total, values in zip(self.sums, self.group.weights, strict=True):
             total += values
-        if outputs:
+        if keep_logits:
             self.logits = logits if self.logits is None else self.logits.add_(logits)
         for index, finite in enumerate(self.group.finite()):
             if not finite and self.diverged_at[index] is None:
@@ -114,17 +113,17 @@ class _Course:
 
     @property
     def means(self) -> list[Tensor]:
-        """The weights averaged over the evaluations."""
+        """Weights averaged over the evaluations."""
         return [total / len(self.group.settings[0].evaluations) for total in self.sums]
 
     def results(self, scores: list[tuple[float, float, float, float]]) -> Iterator[tuple[int, LinearResult]]:
-        """The result of each task, by its index; ``scores`` are those of the mean weights."""
+        """The result of each fit, with its index; ``scores`` are of the mean weights."""
         means, held_out = self.means, len(self.group.problem.iid)
         logits = None if self.logits is None else self.logits / len(self.group.settings[0].evaluations)
-        for index, (task, setting) in enumerate(zip(self.tasks, self.group.settings, strict=True)):
+        for index, (fit, setting) in enumerate(zip(self.indices, self.group.settings, strict=True)):
             best = self.best[index]
             yield (
-                task,
+                fit,
                 LinearResult(
                     setting=setting,
                     evaluations=tuple(self.evaluations[index]),
@@ -140,27 +139,27 @@ class _Course:
             )
 
 
-def _courses(tasks: Sequence[Task], indices: list[int], dtype: torch.dtype) -> list[_Course]:
-    """Put what shares batches and masks into groups, the most work first, so that threads end together."""
+def _trackers(fits: Sequence[Fit], indices: list[int], dtype: torch.dtype) -> list[_Tracker]:
+    """Groups of the fits that share batches and masks, the largest first, so that threads end together."""
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for index in indices:
-        problem, setting = tasks[index]
+        problem, setting = fits[index]
         groups[(id(problem), setting.seed, *setting.family_key)].append(index)
-    courses = []
+    trackers = []
     for members in groups.values():
-        problem = tasks[members[0]][0]
+        problem = fits[members[0]][0]
         parts = -(-len(members) // max(1, TOGETHER // problem.classes))
         for part in range(parts):
             chosen = members[part::parts]
-            courses.append(_Course(Group(problem, [tasks[index][1] for index in chosen], dtype), chosen))
-    return sorted(courses, key=lambda course: course.group.table.numel(), reverse=True)
+            trackers.append(_Tracker(Group(problem, [fits[index][1] for index in chosen], dtype), chosen))
+    return sorted(trackers, key=lambda tracker: tracker.group.table.numel(), reverse=True)
 
 
-def _train(courses: list[_Course], pool: Executor, outputs: bool, reporter: Reporter) -> None:
-    """Take all steps of courses with one schedule, and evaluate where it says."""
-    schedule = courses[0].group.settings[0]
-    batches = Batches([course.group for course in courses])
-    settings = sum(len(course.tasks) for course in courses)
+def _train(trackers: list[_Tracker], pool: Executor, keep_logits: bool, reporter: Reporter) -> None:
+    """Take all steps of groups with one schedule, with its evaluations."""
+    schedule = trackers[0].group.settings[0]
+    batches = Batches([tracker.group for tracker in trackers])
+    settings = sum(len(tracker.indices) for tracker in trackers)
 
     def take(group: Group, first: int, last: int) -> None:
         group.take(*batches.of(group), [group.settings[0].lr_factor(step) for step in range(first, last)])
@@ -169,32 +168,32 @@ def _train(courses: list[_Course], pool: Executor, outputs: bool, reporter: Repo
         for first in range(before, after, batches.together):
             last = min(first + batches.together, after)
             batches.read(first, last, pool)
-            work(pool, [partial(take, course.group, first, last) for course in courses])
+            work(pool, [partial(take, tracker.group, first, last) for tracker in trackers])
             reporter.advance((last - first) * settings)
             reporter.raise_if_stopped(f"stopped after step {last} of {schedule.steps}")
-        scores = _scores(courses, [course.group.table for course in courses], pool)
-        for course, of_course in zip(courses, scores, strict=True):
-            course.keep(after, of_course, outputs)
+        scores = _scores(trackers, [tracker.group.table for tracker in trackers], pool)
+        for tracker, found in zip(trackers, scores, strict=True):
+            tracker.keep(after, found, keep_logits)
 
 
-def _scores(courses: list[_Course], tables: list[Tensor], pool: Executor) -> list[_Scores]:
-    """The scores of each course by a table; the features are read once for all courses that share them."""
+def _scores(trackers: list[_Tracker], tables: list[Tensor], pool: Executor) -> list[_Scores]:
+    """The scores of each group by a table; features are read once for all groups that share them."""
     readers: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for index, course in enumerate(courses):
-        readers[id(course.group.problem), course.group.settings[0].fit].append(index)
+    for index, tracker in enumerate(trackers):
+        readers[id(tracker.group.problem), tracker.group.settings[0].fit].append(index)
     found: dict[int, _Scores] = {}
 
     def score(indices: list[int]) -> None:
-        groups = [courses[index].group for index in indices]
+        groups = [trackers[index].group for index in indices]
         logits = _logits(groups, [tables[index] for index in indices])
         found.update({index: _scored(each, groups[0].problem) for index, each in zip(indices, logits, strict=True)})
 
     work(pool, [partial(score, indices) for indices in readers.values()])
-    return [found[index] for index in range(len(courses))]
+    return [found[index] for index in range(len(trackers))]
 
 
 def _logits(groups: list[Group], tables: list[Tensor]) -> list[Tensor]:
-    """Of groups that read the same features, on the held-out images and those of the test domain."""
+    """Logits of the held-out and the test images, of groups that read the same features."""
     problem, features = groups[0].problem, groups[0].features
     parts: list[list[Tensor]] = [[] for _ in groups]
     x = with_ones(IMAGES, features, tables[0].dtype)
