@@ -175,6 +175,8 @@ def test_no_run_of_it_is_taken_for_a_new_one_or_gone_on_with(
     (folder / "result.json").unlink()  # one that was interrupted is not gone on with either
     said = refusal(ld.finetune, data, "ink", output=folder, device="cpu", precision="float32", **settings)
     assert said == f"{folder} {refused}"
+    said = refusal(read_runs, old / "train")
+    assert said.endswith(f"/{TRAINED}: unfinished: there is no result.json, and runs of protocol 2 are not resumed")
     given = ["--data", str(images), "--scale", "small", "--device", "cpu", "--output", str(old / "sweep")]
     assert one_line(capsys, "sweep", "paper-figure-2", *given) == f"{old / 'sweep'} {refused}"
     assert PROTOCOL == 3

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..config import Config
+from ..config import PROTOCOL, Config
 from ..errors import UserError
 from ..files import is_leftover, parse_json
 from .interpolation import Interpolation
@@ -79,6 +79,11 @@ def read_stored(
     if "result.json" not in parsed:
         if any(is_leftover(entry) for entry in path.glob(".result.json.*")):
             raise UnusableError("half-written", "it ended while result.json was being written; run it again")
+        _, protocol = read_config(parsed["config.json"], path.resolve().name)
+        if protocol != PROTOCOL:
+            raise UnusableError(
+                "unfinished", f"there is no result.json, and runs of protocol {protocol} are not resumed"
+            )
         raise UnusableError("unfinished", "there is no result.json yet; run it again to resume it")
     result = parsed["result.json"]
     theirs = result.get("largedrop")
