@@ -146,7 +146,7 @@ def parse_json(content: bytes, name: str) -> dict[str, Any]:
     """
     try:
         parsed = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{name} is not JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise UserError(f"{name} is not a JSON object")

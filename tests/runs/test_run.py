@@ -69,6 +69,17 @@ def test_opening_a_damaged_run(finished: Path, name: str, before: str) -> None:
     assert opening(finished) == f"{start}{finished / name} is not a JSON object"
 
 
+def test_the_records_of_a_damaged_run(finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    result["methods"]["fine-tuning"]["ood_accuracy"] = 7.667
+    for content, said in (
+        (result, "result.json, fine-tuning: 'ood_accuracy' must be a fraction from 0 to 1 (not %), not 7.667"),
+        ({}, "result.json has no 'methods'"),
+    ):
+        (finished / "result.json").write_text(json.dumps(content))
+        assert refusal(lambda: Run.open(finished).records) == f"cannot read the run in {finished}: {said}"
+
+
 def test_opening_a_run_of_a_newer_version(config: Config, finished: Path) -> None:
     (finished / "config.json").write_text(json.dumps({**config.to_json(), "zzz": 1}))
     assert opening(finished).startswith(

@@ -131,6 +131,8 @@ def records_of(config: Config, result: Mapping[str, Any], protocol: int, setting
     Raises:
         UnusableError: the result is damaged; the message lists all errors.
     """
+    if not isinstance(result.get("methods"), dict) or not result["methods"]:
+        raise UnusableError("damaged", "result.json has no 'methods'")
     try:
         methods = methods_of(result, protocol)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

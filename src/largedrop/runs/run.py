@@ -90,7 +90,10 @@ class Run:
         Raises:
             UserError: the result is damaged.
         """
-        return records_of(self.config, self.result, self.protocol, self.config.settings)
+        try:
+            return records_of(self.config, self.result, self.protocol, self.config.settings)
+        except UserError as error:
+            raise UserError(f"cannot read the run in {self.folder}: {error}") from error
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
