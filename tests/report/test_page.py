@@ -115,25 +115,28 @@ RECORDS = [
 @pytest.mark.parametrize(
     ("with_dropout", "told"),
     [
-        ([0.70, 0.76, 0.72], "Dropout 0.9 beats plain fine-tuning by 10.7 ± 0.7 points on the unseen domain sketch"),
+        (
+            [0.70, 0.76, 0.72],
+            "Dropout 0.9 beats plain fine-tuning by 10.7 ± 0.7 percentage points on the unseen domain sketch",
+        ),
         (
             [0.55, 0.60, 0.58],
-            "Dropout 0.9 is 4.3 ± 0.3 points worse than plain fine-tuning on the unseen domain sketch",
+            "Dropout 0.9 is 4.3 ± 0.3 percentage points worse than plain fine-tuning on the unseen domain sketch",
         ),
         (
             [0.60, 0.66, 0.63],
             "Dropout 0.9 and plain fine-tuning cannot be told apart on the unseen domain sketch: "
-            "+1.0 ± 0.6 points, within two standard errors",
+            "+1.0 ± 0.6 percentage points, within two standard errors",
         ),
         (
             [0.70],
-            "Dropout 0.9 scores 10.0 points above plain fine-tuning on the unseen domain sketch, "
-            "but one seed cannot rule out chance (runs are missing)",
+            "Dropout 0.9 scores 10.0 percentage points above plain fine-tuning on the unseen domain sketch, "
+            "but one seed proves nothing (runs are missing)",
         ),
         (
             [0.60, 0.64, 0.62],
             "Dropout 0.9 and plain fine-tuning cannot be told apart on the unseen domain sketch: "
-            "0.0 ± 0.0 points, within two standard errors",
+            "0.0 ± 0.0 percentage points, within two standard errors",
         ),
     ],
 )
@@ -143,15 +146,16 @@ def test_headline(with_dropout: list[float], told: str) -> None:
 
 def test_headline_of_one_seed() -> None:
     assert headline(summarise([*runs([0.60]), *runs([0.57], dropout=0.9)])) == (
-        "Dropout 0.9 scores 3.0 points below plain fine-tuning on the unseen domain sketch, "
-        "but one seed cannot rule out chance"
+        "Dropout 0.9 scores 3.0 percentage points below plain fine-tuning on the unseen domain sketch, "
+        "but one seed proves nothing"
     )
 
 
 def test_headline_over_several_domains_takes_the_rate_nearest_to_the_papers_not_the_best() -> None:
     records = [*RECORDS, *runs([0.9, 0.9], dropout=0.5), *runs([0.9, 0.9], dropout=0.5, domain=NASTY)]
     # Seeds: ((0.70 - 0.60) + (0.54 - 0.44)) / 2 = 0.10 and (0.12 + 0.12) / 2 = 0.12.
-    assert headline(summarise(records)) == "Dropout 0.9 beats plain fine-tuning by 11.0 ± 1.0 points on unseen domains"
+    told = "Dropout 0.9 beats plain fine-tuning by 11.0 ± 1.0 percentage points on unseen domains"
+    assert headline(summarise(records)) == told
 
 
 def test_headline_without_what_it_compares() -> None:
@@ -172,9 +176,9 @@ def test_details_word_for_word() -> None:
     assert details(summarise([*RECORDS, *best, *half])) == (
         "Over 2 seeds, so the standard error is itself rough. On held-out images of the training domains dropout 0.9 "
         "scores 90.0 ± 0.0 %, plain fine-tuning 90.0 ± 0.0 %. "
-        'Points gained by test domain: sketch +11.0 ± 1.0 and <b>&" +11.0 ± 1.0. '
+        'Gain by test domain, in percentage points: sketch +11.0 ± 1.0 and <b>&" +11.0 ± 1.0. '
         "Highest o.o.d. accuracy here: weight average with dropout 0, 90.0 ± 0.0 %. "
-        "The rate 0.9 is the paper's, fixed beforehand, not the best of those tried."
+        "The rate 0.9 is the paper's, fixed beforehand, not the best of the measured ones."
     )
 
 
@@ -232,7 +236,7 @@ def test_names_are_shown_as_text(tmp_path: Path) -> None:
 def test_page_says_what_was_found_and_how(tmp_path: Path) -> None:
     text = " ".join(written(tmp_path / "index.html", RECORDS).text.split())
     for told in (
-        "Dropout 0.9 beats plain fine-tuning by 11.0 ± 1.0 points on unseen domains.",
+        "Dropout 0.9 beats plain fine-tuning by 11.0 ± 1.0 percentage points on unseen domains.",
         "on the 2 other domains",
         "2 methods and dropout rates, 2 seeds each: 8 results.",
         "it is never used to train, nor to choose a checkpoint or a setting.",

@@ -99,7 +99,7 @@ def test_rules_and_missing_runs_are_said(tmp_path: Path) -> None:
     write_report(runs, tmp_path / "o", "oracle", formats=("md",), seeds=(0, 1, 2), allow_missing=True)
     text = (tmp_path / "o" / "report.md").read_text("utf-8")
     assert "Selection (oracle): " in text
-    assert "an upper bound and no method" in text
+    assert "an upper bound and not a method" in text
     assert "## Missing runs (18)" in text  # 8 a seed and method, and the one that is missing of both methods
     with pytest.raises(UserError, match=r"^leave-one-domain-out selection needs three domains"):
         write_report(runs, tmp_path / "o", "leave-one-domain-out")

@@ -48,9 +48,10 @@ fine-tuning          0.9   86.0 ± 1.0   62.5 ± 2.5   +8.5 ± 0.5
 linear-probe *       0.5     65.0 ± –     55.0 ± –     +3.0 ± –
 Accuracy in %, mean ± standard error over 2 seeds, averaged over the test
 domains photo and sketch.
-Gain: o.o.d. points above plain fine-tuning, paired by test domain and seed.
+Gain: percentage points o.o.d. above plain fine-tuning, paired by test domain
+and seed.
 * linear-probe, dropout 0.5: no record of sketch (seed 1); its overall mean is
-over the 1 seed that has all of them.
+over the 1 seed with every test domain.
 
 o.o.d. accuracy by test domain
 method           dropout         photo       sketch
@@ -106,7 +107,7 @@ def test_notes_of_one_seed_and_one_domain() -> None:
     rows = summarise([entry for entry in RECORDS if entry.seed == 0 and entry.test_domain == "photo"])
     assert notes(rows) == [
         "Accuracy in %, mean over 1 seed; test domain photo.",
-        "Gain: o.o.d. points above plain fine-tuning, paired by test domain and seed.",
+        "Gain: percentage points o.o.d. above plain fine-tuning, paired by test domain and seed.",
         "One seed gives no standard error (–).",
     ]
 
@@ -118,8 +119,9 @@ def test_notes_without_a_baseline() -> None:
 
 def test_notes_tell_when_a_gain_is_over_fewer_seeds() -> None:
     rows = summarise([entry for entry in RECORDS if (entry.dropout, entry.seed) != (0.0, 1)])
-    assert "fine-tuning, dropout 0.9: the gain is over 1 of 2 seeds, those that plain fine-tuning has too." in notes(
-        rows
+    assert (
+        "fine-tuning, dropout 0.9: the gain is over 1 of 2 seeds, those that plain fine-tuning has as well."
+        in notes(rows)
     )
 
 

@@ -80,8 +80,8 @@ def test_only_whole_groups_of_the_runs_that_are_read(tmp_path: Path) -> None:
 def test_results_do_not_change_what_the_others_are_chosen_among(tmp_path: Path) -> None:
     runs = read_runs(whole(tmp_path / "sweep"))
     own = [record for run in runs.runs for record in run.records]
-    alone = {row.group: row for row in select(average(own))}
-    together = {row.group: row for row in select(average(runs.records))}
+    alone = {row.setting: row for row in select(average(own))}
+    together = {row.setting: row for row in select(average(runs.records))}
     assert set(alone) < set(together)
     for group, row in alone.items():
         same = together[group]

@@ -6,7 +6,7 @@ import numpy as np
 from tests.helpers import TWO_SETTINGS, record, refusal
 
 from largedrop.selection.averages import Missing, average
-from largedrop.selection.groups import Setting
+from largedrop.selection.settings import Setting
 
 LOW, HIGH = Setting("fine-tuning", 0.0, (("lr", 0.1),)), Setting("fine-tuning", 0.0, (("lr", 0.5),))
 

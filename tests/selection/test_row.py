@@ -63,7 +63,7 @@ def test_one_seed_has_no_standard_error() -> None:
 def test_missing_runs_are_named_and_their_seeds_left_out() -> None:
     baseline, dropout, probe = summarise(comparison(("fine-tuning", 0.9, "b", 1)))
     assert (baseline.complete, dropout.complete) == (True, False)
-    assert dropout.missing == (Missing(dropout.group, "b", 1),)
+    assert dropout.missing == (Missing(dropout.setting, "b", 1),)
     assert dropout.ood == Estimate(0.6, None, 1)  # seed 0 alone
     assert near(dropout.domains["a"].ood, 0.73, 0.03, 2)
     assert (dropout.domains["a"].missing, dropout.domains["b"].missing) == ((), dropout.missing)

@@ -13,9 +13,9 @@ from largedrop.errors import UserError
 from largedrop.runs.estimate import Estimate
 from largedrop.runs.record import Record
 from largedrop.selection.averages import Missing, average
-from largedrop.selection.groups import Setting
 from largedrop.selection.row import Row
 from largedrop.selection.selection import select, summarise
+from largedrop.selection.settings import Setting
 
 
 def selected(records: Iterable[Record], rule: str = "iid", allow_missing: bool = False, **more: Any) -> list[Row]:
@@ -35,7 +35,7 @@ def test_no_records() -> None:
 def test_iid_selection_by_hand() -> None:
     (choice,) = selected(TWO_SETTINGS)
     assert choice.rule == "iid"
-    assert choice.group == Setting("fine-tuning", 0.0)
+    assert choice.setting == Setting("fine-tuning", 0.0)
     assert choice.chosen == {"a": LOW, "b": HIGH}
     # seed 0: (0.40 + 0.20) / 2 = 0.30, seed 1: (0.50 + 0.40) / 2 = 0.45
     assert choice.by_seed[0] == pytest.approx((0.80, 0.30))
@@ -80,7 +80,7 @@ def test_what_is_not_tuned_is_compared() -> None:
         for multiplier in (1.0, 10.0)
         for dropout in (0.9, 0.0)
     ]
-    assert [str(choice.group) for choice in selected(records)] == [
+    assert [str(choice.setting) for choice in selected(records)] == [
         "fine-tuning, dropout 0, head_lr_multiplier 1",
         "fine-tuning, dropout 0, head_lr_multiplier 10",
         "fine-tuning, dropout 0.9, head_lr_multiplier 1",

@@ -190,7 +190,7 @@ def _bytes(size: float) -> str:
 
 def _table(planned: SweepPlan, scale: Scale) -> Table:
     from ..runs.record import shown
-    from ..selection.groups import without_followers
+    from ..selection.settings import without_followers
 
     varied = [name for name in scale.varied if name != "steps"]
     names = without_followers(varied, [entry.config.to_json() for entry in planned.entries])

@@ -1,4 +1,4 @@
-"""Advice on the screen, as JSON and as a figure."""
+"""The output of advice: a table on the terminal, JSON and a figure."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .text import Table, render
 __all__ = ["CAVEAT", "advice_figure", "advice_json", "auto_lines", "heading", "render_advice"]
 
 CAVEAT = (
-    "Linear heads on frozen features are a proxy. Full fine-tuning changes the features too, and gains from dropout "
-    "more or less than this, and at other rates too: take the sign from here rather than the size."
+    "Linear heads on frozen features are a proxy. Full fine-tuning also changes the features, and may gain more or "
+    "less from dropout than this, and at other rates: rely on the sign rather than on the size."
 )
 
 _OWN = 1 - 2**-20
-"""Stands for a rate of its own in each test domain; nobody fine-tunes with it."""
+"""A placeholder for a different rate on each test domain; no run has it."""
 
 _HEADINGS = {
     "use": "Use dropout {rate:g}.",
@@ -47,12 +47,12 @@ _ADVISED: dict[str, Any] = {"color": INK, "linewidth": 1.2, "linestyle": (0, (4,
 
 
 def heading(advice: Advice) -> str:
-    """The advice in a line."""
+    """The advice in one line."""
     return _HEADINGS[advice.verdict].format(rate=advice.rate)
 
 
 def render_advice(advice: Advice, console: Console) -> None:
-    """Print a table with a row for each rate, the advice, why, and how far it can be trusted."""
+    """Print a table with a row for each rate, the advice, its reason and its limits."""
     curves = advice.curves
     n = len(curves.held_out)
     heads = ["dropout", "i.i.d.", *(["domain held out", "gain", "gains on"] if n else [])]
@@ -70,7 +70,7 @@ def render_advice(advice: Advice, console: Console) -> None:
 
 
 def advice_json(advice: Advice) -> dict[str, Any]:
-    """All of it, as JSON can hold it; accuracies are fractions, and every single one is there."""
+    """The content of advice.json, with every accuracy as a fraction."""
     curves = advice.curves
     return {
         "rate": advice.rate,
@@ -117,7 +117,7 @@ def advice_figure(advice: Advice, *, title: str = "") -> Figure:
         zero = Estimate(0.0, 0.0 if held > 1 else None, held)
         draw_line(panels[1], at, [each.gain or zero for each in means], name="gain", **_OOD)
         panels[1].axhline(0, color=GREY, linewidth=1, zorder=1)
-        panels[1].set_ylabel("gain over no dropout (points)")
+        panels[1].set_ylabel("gain over no dropout (percentage points)")
         _name_lines(panels[1], at, {d: float(curves.gains[-1, n].mean()) for n, d in enumerate(curves.held_out)})
     accuracy.set_ylabel("accuracy (%)")
     for axes in panels:
@@ -134,11 +134,11 @@ def advice_figure(advice: Advice, *, title: str = "") -> Figure:
 
 
 def auto_lines(records: Sequence[Record], chosen: Mapping[str, float]) -> list[str]:
-    """O.o.d. accuracy of each method where every test domain has its own rate, which a table by rates cannot show.
+    """Lines about each method where every test domain has its own rate, which a table by rates cannot show.
 
     Args:
-        records: of a comparison.
-        chosen: the rate by test domain.
+        records: records of a comparison.
+        chosen: dropout rate by test domain.
     """
     picked = [replace(each, dropout=_OWN) for each in records if each.dropout == chosen.get(each.test_domain)]
     plain = [each for each in records if method_of(each.method, each.dropout) is PLAIN]
@@ -151,7 +151,7 @@ def auto_lines(records: Sequence[Record], chosen: Mapping[str, float]) -> list[s
 
 
 def _across(rate: float) -> float:
-    """Where a rate lies: half as many units kept is one to the right."""
+    """Position of a rate on the axis, −log₂(1 − rate)."""
     return float(-np.log2(1 - rate))
 
 
@@ -184,7 +184,8 @@ def _reading(advice: Advice) -> list[str]:
             f"these {len(curves.held_out)} domains, gains paired."
         ]
     if point and point.by_seed and point.by_seed.n > 1:
-        lines.append(f"For these domains alone, over the splits, the gain is {percentage_points(point.by_seed)}.")
+        gain = percentage_points(point.by_seed)
+        lines.append(f"For these domains alone, over the splits, the gain is {gain} percentage points.")
     if unseen := [advice.about[name] for name in ("test_domain", "left_out") if advice.about.get(name)]:
-        lines.append(f"Nothing of {listing(unseen)} was looked at.")
+        lines.append(f"No image of {listing(unseen)} was used.")
     return [*lines, *curves.notes]

@@ -1,6 +1,6 @@
 """The columns of results, as data: Markdown, LaTeX, the terminal, table.csv and report.json share them.
 
-A new column is an entry here: in ``SCORES``, and it is in every table of methods and in both files.
+A new column in ``SCORES`` is in every table of methods and in both files.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from ..runs.across import Across
 from ..runs.estimate import Estimate, estimate_json, percent, percentage_points
 from ..runs.record import shown
-from ..selection.groups import Setting
 from ..selection.row import Row
+from ..selection.settings import Setting
 from .published import Beside
 
 __all__ = [
@@ -43,11 +43,11 @@ class Column:
     """One column of rows.
 
     Attributes:
-        key: its name in table.csv and report.json.
-        head: its name in tables for people.
-        of: its value: text, a number, or an estimate as a fraction; None where there is none.
-        text: how people read it; by default the value as it is, and accuracies in %.
-        error: whether table.csv has its standard error too.
+        key: name in table.csv and report.json.
+        head: name in tables for people.
+        of: function from a row to the value: text, a number, or an estimate as a fraction; None where unknown.
+        text: function from a row to the cell in tables for people; by default the value, accuracies in %.
+        error: whether table.csv also has the standard error.
     """
 
     key: str
@@ -57,7 +57,7 @@ class Column:
     error: bool = False
 
     def cell(self, row: Row) -> str:
-        """What tables for people have of it."""
+        """The cell of ``row`` in tables for people."""
         if self.text:
             return self.text(row)
         value = self.of(row)
@@ -65,11 +65,11 @@ class Column:
 
     @property
     def keys(self) -> list[str]:
-        """Its names in table.csv."""
+        """The column's names in table.csv."""
         return [self.key, f"{self.key}_standard_error"] if self.error else [self.key]
 
     def numbers(self, row: Row) -> dict[str, Any]:
-        """What table.csv has of it: estimates in %, unrounded."""
+        """The values of ``row`` in table.csv: estimates in %, unrounded."""
         value = self.of(row)
         values = [value.mean, value.error] if isinstance(value, Estimate) else [value]
         if isinstance(value, Estimate):
@@ -80,11 +80,11 @@ class Column:
 METHOD = Column("method", "method", attrgetter("method"))
 
 STARRED = Column("method", "method", lambda row: row.method if row.complete else f"{row.method} *")
-"""With a star where runs are missing."""
+"""The method, with a star where runs are missing."""
 
 DROPOUT = Column("dropout", "dropout", lambda row: f"{row.dropout:g}")
 
-SETTINGS = Column("settings", "settings", attrgetter("group.others"))
+SETTINGS = Column("settings", "settings", attrgetter("setting.others"))
 
 SELECTION = Column("selection", "selection", attrgetter("rule"))
 
@@ -103,7 +103,7 @@ GAIN = Column(
 )
 
 SCORES = (IID, OOD, GAIN)
-"""Estimates of what a row reaches, over all test domains or on one."""
+"""Columns of accuracies and gains, over all test domains or on one."""
 
 MISSING = Column("missing", "missing", lambda row: len(row.missing))
 
@@ -117,30 +117,30 @@ CENTRE_OOD = Column("centre_ood", "centre o.o.d.", lambda row: row.centre and ro
 
 
 def on(column: Column, domain: str) -> Column:
-    """The column of one test domain."""
+    """``column`` on one test domain."""
     head = f"{column.head} on {domain}"
     return Column(f"{column.key}_{domain}", head, column.of, lambda row: column.cell(row.domains[domain]))
 
 
 def varied(rows: Iterable[Row]) -> list[Column]:
-    """A column for each setting in which the groups differ."""
+    """A column for each item in which the settings of the rows differ."""
 
     def column(name: str) -> Column:
-        return Column(name, name, lambda row: row.group.value(name))
+        return Column(name, name, lambda row: row.setting.value(name))
 
-    return [column(name) for name in sorted({name for row in rows for name, _ in row.group.items})]
+    return [column(name) for name in sorted({name for row in rows for name, _ in row.setting.items})]
 
 
 def paper_columns(beside: Mapping[Setting, Beside]) -> tuple[Column, Column, Column, Column]:
-    """The paper's accuracies in %, the difference from them, and how the protocol differs.
+    """The paper's accuracies in %, the difference from them in percentage points, and differences of the protocol.
 
     Args:
-        beside: what the paper has, by a row's group; groups that it lacks are absent.
+        beside: the paper's numbers by setting, where it has any.
     """
 
     def column(key: str, head: str, of: Callable[[Beside], Any], text: Callable[[Any], str]) -> Column:
         def value(row: Row) -> Any:
-            return of(beside[row.group]) if row.group in beside else None
+            return of(beside[row.setting]) if row.setting in beside else None
 
         return Column(key, head, value, lambda row: text(value(row)))
 
@@ -153,9 +153,9 @@ def paper_columns(beside: Mapping[Setting, Beside]) -> tuple[Column, Column, Col
 
 
 def csv_text(rows: Sequence[Row], beside: Mapping[Setting, Beside], every_seed: Iterable[Across] = ()) -> str:
-    """Every number in %, unrounded: a row for each group's average and for each of its test domains.
+    """The content of table.csv, in %, unrounded: for each row, a line for the average and for each test domain.
 
-    Results across the trajectories of every seed are there by test domain, with selection ``none: every seed``.
+    Results across the trajectories of every seed follow by test domain, with selection ``none: every seed``.
     """
     first, scores = [METHOD, DROPOUT, SETTINGS, SELECTION], [N, *SCORES, MISSING]
     clouds = [DOTS, CENTRE_N, CENTRE_IID, CENTRE_OOD, *paper_columns(beside)]
@@ -185,7 +185,7 @@ def csv_text(rows: Sequence[Row], beside: Mapping[Setting, Beside], every_seed: 
 
 
 def row_json(row: Row, beside: Beside | None) -> dict[str, Any]:
-    """The row as plain JSON types, accuracies as fractions."""
+    """The row as JSON types, accuracies as fractions."""
 
     def scores(row: Row) -> dict[str, Any]:
         return {column.key: estimate_json(column.of(row)) for column in SCORES}
@@ -193,7 +193,7 @@ def row_json(row: Row, beside: Beside | None) -> dict[str, Any]:
     return {
         "method": row.method,
         "dropout": row.dropout,
-        "settings": dict(row.group.items),
+        "settings": dict(row.setting.items),
         "selection": row.rule,
         **scores(row),
         "by_seed": {str(seed): {"iid": iid, "ood": ood} for seed, (iid, ood) in row.by_seed.items()},
@@ -201,7 +201,7 @@ def row_json(row: Row, beside: Beside | None) -> dict[str, Any]:
             domain: {**scores(row.domains[domain]), "chosen": str(setting)} for domain, setting in row.chosen.items()
         },
         "missing": [str(run) for run in row.missing],
-        "settings_chosen_among": len(row.settings),
+        "settings_chosen_among": len(row.candidates),
         "cloud": {
             "dots": row.dots,
             "centre": row.centre and {"iid": estimate_json(row.centre[0]), "ood": estimate_json(row.centre[1])},

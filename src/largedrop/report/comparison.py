@@ -1,4 +1,4 @@
-"""What a comparison leaves for people: a table on the screen, results.json, a figure and a page."""
+"""The output of a comparison: tables on the terminal, results.json, figures and report.html."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def publish(
     """Print the table and write ``results.json``, ``figure.png``, ``figure.svg`` and ``report.html`` into ``folder``.
 
     Returns:
-        The files, in the order in which a person wants them. Where no run finished, there is nothing but the results.
+        Paths of the files, the page first; results.json alone where no run finished.
 
     Raises:
         UserError: a file cannot be written.
@@ -75,7 +75,7 @@ def publish(
 
 
 def machine(device: torch.device) -> str:
-    """Processor, memory and GPU in a line."""
+    """Processor, memory and GPU in one line."""
     parts = [_processor(), f"{os.cpu_count()} cores"]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         parts.append(f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB")

@@ -21,8 +21,8 @@ class Examples:
 
     Attributes:
         png: equal square cells, as PNG.
-        domains: of its rows.
-        classes: of its columns.
+        domains: domain of each row.
+        classes: class of each column.
     """
 
     png: bytes
@@ -31,14 +31,14 @@ class Examples:
 
 
 def example_grid(dataset: Dataset, columns: int = 8, size: int = 72) -> Examples:
-    """Draw one image of each class for each domain, the same ones each time.
+    """Draw one image of each class for each domain, always the same.
 
     Where a group spans several domains, a column shows the same group in every row, so that rows differ by domain
-    alone. Of many classes, ``columns`` evenly spaced ones are shown. A cell is empty where a domain lacks the class.
+    only. Of many classes, ``columns`` evenly spaced ones are shown. A cell is empty where a domain lacks the class.
 
     Args:
-        dataset: where the images come from.
-        columns: the most classes to show.
+        dataset: the dataset.
+        columns: largest number of classes to show.
         size: side of a cell, in pixels, of which 4 are a transparent gap.
     """
     spaced = np.linspace(0, len(dataset.classes) - 1, min(columns, len(dataset.classes)))
@@ -56,7 +56,7 @@ def example_grid(dataset: Dataset, columns: int = 8, size: int = 72) -> Examples
 
 
 def _picks(dataset: Dataset, label: int) -> list[int | None]:
-    """An image of class ``label`` for each domain: of the group that most domains have, else the first shuffled one."""
+    """An image of class ``label`` for each domain: of the group in most domains, else the first in random order."""
     rng = np.random.Generator(np.random.Philox(key=[0, label]))
     shuffled = rng.permutation(np.flatnonzero(dataset.labels == label))
     spread: dict[int, set[int]] = {}

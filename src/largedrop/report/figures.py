@@ -1,4 +1,4 @@
-"""The figures that stored runs allow: clouds, paths, curves over α, and comparisons of methods."""
+"""The figures of reports and comparisons: clouds, paths, curves over α, and comparisons of methods."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..runs.methods import METHODS, PLAIN, Method, checkpoint_method, method_of
-from ..selection.curves import Mean, names_of
-from ..selection.groups import FIT
+from ..selection.curves import MeanCurve, names_of
 from ..selection.row import Row, combinations
+from ..selection.settings import FIT
 from .drawing.clouds import Cloud, clouds_figure
-from .drawing.figures import Bar, Curve, Stop, alpha_figure, comparison_figure, paths_figure
+from .drawing.figures import Bar, Curve, PathPoint, alpha_figure, comparison_figure, paths_figure
 
 __all__ = ["TEXTS", "figures_of", "runs_figure"]
 
@@ -23,7 +23,7 @@ TEXTS = {
     "alpha": "O.o.d. accuracy between the fine-tuned and the pretrained network, ± standard error over seeds",
     "comparison": "O.o.d. accuracy of the selected settings, ± standard error over seeds",
 }
-"""What each figure shows, by the name of its file."""
+"""Captions of the figures, by file name."""
 
 _MOST_BARS = 40
 
@@ -34,41 +34,41 @@ _MOST_CURVES = 6
 _MOST_COMBINATIONS = 2_000_000
 
 _MOST_POINTS = 1296
-"""Points of a cloud of runs: what the paper draws, 6 settings on each of 4 test domains."""
+"""Largest number of points of a cloud of runs, as in the paper: 6 settings on each of 4 test domains."""
 
 _OF_SETTINGS = "large: centre ± standard error over seeds  ·  small: every choice of one setting a test domain"
 
 _USUAL = 0.9
-"""The rate of figure 2."""
+"""The dropout rate of figure 2."""
 
 
-def figures_of(rows: Sequence[Row], means: Sequence[Mean], name: str) -> tuple[dict[str, Figure], list[str]]:
-    """The figures that the runs allow by name, and why there are no others.
+def figures_of(rows: Sequence[Row], means: Sequence[MeanCurve], name: str) -> tuple[dict[str, Figure], list[str]]:
+    """The figures of a report by name, and lines about those that cannot be drawn.
 
     Args:
-        rows: one for each group of settings.
-        means: interpolations; without any there is no figure ``alpha``, and nothing is said of it.
-        name: of the dataset.
+        rows: rows of the report.
+        means: mean interpolations; without any there is no figure ``alpha`` and no line about it.
+        name: name of the dataset.
     """
     variants: dict[tuple[tuple[str, Any], ...], list[Row]] = {}
     for row in rows:
-        variants.setdefault(row.group.items, []).append(row)
+        variants.setdefault(row.setting.items, []).append(row)
     figures: dict[str, Figure] = {}
     undrawn: list[str] = []
     clouds: dict[str, list[Cloud]] = {}
-    paths: dict[str, list[Stop]] = {}
+    paths: dict[str, list[PathPoint]] = {}
     for items, members in variants.items():
         fits = [checkpoint_method(str(value)).label for name, value in items if name == FIT]
-        title = ", ".join(filter(None, (*fits, members[0].group.without(FIT).others)))
+        title = ", ".join(filter(None, (*fits, members[0].setting.without(FIT).others)))
         shown = [row for row in _of_figure_2(members) if row.centre]
         if any(row.dots > _MOST_COMBINATIONS for row in shown):
             undrawn.append(f"clouds{f' of {title}' if title else ''}: more than {_MOST_COMBINATIONS:,} combinations")
         elif shown:
             clouds[title] = _clouds_of_settings(shown)
         main = _main(members)
-        stops = [Stop(row.dropout, *row.centre) for row in members if row.method == main and row.centre]
-        if len(stops) > 1:
-            paths[title] = stops
+        points = [PathPoint(row.dropout, *row.centre) for row in members if row.method == main and row.centre]
+        if len(points) > 1:
+            paths[title] = points
     for what, count in (("clouds", len(clouds)), ("paths", len(paths))):
         if count > _MOST_PANELS:
             undrawn.append(f"{what}: {count} panels are too many; report fewer settings at once")
@@ -87,16 +87,16 @@ def figures_of(rows: Sequence[Row], means: Sequence[Mean], name: str) -> tuple[d
         figures["alpha"] = alpha_figure(curves, title=f"{name}: interpolation")
     bars = [row for row in rows if row.ood]
     if not bars or len(bars) > _MOST_BARS:
-        undrawn.append(f"comparison: {len(bars)} methods, want 1 to {_MOST_BARS}")
+        undrawn.append(f"comparison: the number of methods must be from 1 to {_MOST_BARS}, not {len(bars)}")
     else:
         figures["comparison"] = comparison_figure(_bar_panels(bars), title=f"{name}: methods")
     return figures, undrawn
 
 
 def runs_figure(rows: Sequence[Row], *, title: str) -> Figure:
-    """Figure 2 of a comparison: a panel for each test domain and, of several, one for their average.
+    """Figure 2 of a comparison: a panel for each test domain and, for several, one for their average.
 
-    A cloud's points are runs; in the panel of the average, each is the mean of one run for each test domain.
+    The points of a cloud are runs; in the panel of the average, means of one run for each test domain.
     """
     domains = rows[0].test_domains
     panels = {domain: [_cloud_of_runs(row.domains[domain], row) for row in rows] for domain in domains}
@@ -112,7 +112,7 @@ def runs_figure(rows: Sequence[Row], *, title: str) -> Figure:
 
 
 def _cloud_of_runs(row: Row, whole: Row) -> Cloud:
-    """The cloud of ``row``, which is ``whole`` or a test domain of it."""
+    """The cloud of ``row``, which is ``whole`` or its row of one test domain."""
     label = PLAIN.label if row.baseline else f"{row.method}, dropout {row.dropout:g}"
     mean = (row.iid, row.ood) if row.iid and row.ood else None
     runs = [domain[~np.isnan(domain[:, 0])] for domain in row.values]
@@ -121,7 +121,7 @@ def _cloud_of_runs(row: Row, whole: Row) -> Cloud:
 
 
 def _clouds_of_settings(rows: Sequence[Row]) -> list[Cloud]:
-    """A cloud for each row, with arrows from plain fine-tuning to the others but for those across trajectories."""
+    """A cloud for each row, with arrows from plain fine-tuning to the methods of one trajectory."""
     plain = next((_short(row) for row in rows if row.baseline), None)
     return [
         Cloud(
@@ -137,8 +137,8 @@ def _clouds_of_settings(rows: Sequence[Row]) -> list[Cloud]:
 
 
 def _bar_panels(rows: Sequence[Row]) -> dict[str, list[Bar]]:
-    several = len({row.group.items for row in rows}) > 1
-    names = [", ".join(filter(None, (_short(row), row.group.others if several else ""))) for row in rows]
+    several = len({row.setting.items for row in rows}) > 1
+    names = [", ".join(filter(None, (_short(row), row.setting.others if several else ""))) for row in rows]
 
     def bars(rows: Iterable[Row]) -> list[Bar]:
         return [Bar(name, row.ood, _method(row)) for name, row in zip(names, rows, strict=True) if row.ood]
@@ -153,7 +153,7 @@ def _average_of(domains: Sequence[str]) -> str:
 
 
 def _main(rows: Sequence[Row]) -> str:
-    """The method whose runs these are: fine-tuning, or the linear fit where there is none."""
+    """The main method of the rows: fine-tuning, or the linear fit where there is none."""
     methods = {row.method for row in rows}
     return next(name for name, method in METHODS.items() if method.fit and name in methods)
 
@@ -182,5 +182,5 @@ def _method(row: Row) -> Method:
     return method_of(row.method, row.dropout)
 
 
-def _curve(mean: Mean, name: str) -> Curve:
+def _curve(mean: MeanCurve, name: str) -> Curve:
     return Curve(name, mean.alphas, {kind: [ood for _, ood in pairs] for kind, pairs in mean.estimates.items()})

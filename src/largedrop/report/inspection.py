@@ -1,4 +1,4 @@
-"""An inspection on the screen and as a figure: plain fine-tuning against dropout."""
+"""The output of an inspection: a table on the terminal, and figures."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def inspection_figure(comparison: RateComparison, *, title: str) -> Figure:
     """Three panels: accuracy over the share of units kept on i.i.d. and on o.o.d. images, and the o.o.d. spectrum.
 
     Args:
-        comparison: whose richness was measured.
-        title: of the figure.
+        comparison: comparison with richness.
+        title: title of the figure.
     """
     names = [*(f"own head, {said} images" for said in PARTS.values()), "spectrum, o.o.d. images"]
     figure, panels = panels_of(names, title, width=3.6, height=3.2)
@@ -97,8 +97,8 @@ def interpolation_figure(comparison: RateComparison, *, title: str) -> Figure:
     """Figure 1 for these runs: o.o.d. accuracy of interpolated weights and of interpolated representations.
 
     Args:
-        comparison: whose runs all have an interpolation.
-        title: of the figure.
+        comparison: comparison whose inspections all have an interpolation.
+        title: title of the figure.
 
     Raises:
         UserError: the runs of a rate have different α.
@@ -107,7 +107,7 @@ def interpolation_figure(comparison: RateComparison, *, title: str) -> Figure:
     for rate in comparison.rates:
         alphas, *others = {each.interpolation.alphas for seed in rate.runs for each in seed if each.interpolation}
         if others:
-            raise UserError(f"the stored interpolations of {_rate_name(rate)} are of different α; remove some of them")
+            raise UserError(f"the stored interpolations of {_rate_name(rate)} have different α; remove some")
         ood = {kind: rate.curve(partial(_ood, kind=kind)) for kind in INTERPOLATED}
         curves.append(Curve(_rate_name(rate), alphas, ood))
     return alpha_figure(curves, title=title)
@@ -128,7 +128,7 @@ def _draw_kept(axes: Axes, rate: Rate, part: str) -> None:
 
 def _draw_spectrum(axes: Axes, rate: Rate) -> None:
     found = rate.curve(lambda each: _shares(each.richness["ood"].singular_values))
-    # The last ones are 0 up to rounding: the mean has been taken away.
+    # The last values are 0 up to rounding, since the mean was subtracted.
     shown = [each for each in found if each.mean > 1e-6 * found[0].mean]
     look = {**_look(rate), "marker": "none"}
     draw_line(axes, range(1, len(shown) + 1), shown, name=f"spectrum {rate.dropout:g}", band=False, **look)
@@ -141,7 +141,7 @@ def _shares(values: Sequence[float]) -> list[float]:
 
 
 def _look(rate: Rate) -> dict[str, Any]:
-    """The colour and marker of a rate, as in the other figures: dropout is the fuller the larger it is."""
+    """Colour and marker of a rate, as in the other figures: the larger the rate, the fuller the colour."""
     method = method_of("fine-tuning", rate.dropout)
     look = {"marker": method.marker, "markersize": 4.5, "linewidth": 1.6}
     return {"color": face_of(method, rate.dropout), **look}
@@ -176,7 +176,7 @@ def _notes(comparison: RateComparison) -> list[str]:
         lines.append(f"The interpolations begin at the {listing(starts)} checkpoint.")
     for rate in comparison.rates:
         if cells := [f"{domain}, seed {seed}" for domain, seed in rate.missing]:
-            lines.append(f"Missing of {_rate_name(rate)}, whose seeds are left out: {'; '.join(cells)}.")
+            lines.append(f"Missing of {_rate_name(rate)}, whose seeds do not count: {'; '.join(cells)}.")
     lines += never_beat(each.run.beats_start for each in runs)
     lines += [note for each in runs for note in each.notes]
     return lines

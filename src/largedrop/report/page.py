@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a comparison: the finding, the numbers, the figure and how they came about."""
+"""The self-contained HTML page of a comparison: finding, tables, figure and settings."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _PAPER_RATE = 0.9
 _PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
 _DENSITY = 1.5
-"""Pixels of the figure for one of the page: sharp at 150 dots an inch, a little above life size."""
+"""Pixels of the figure per pixel of the page."""
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _GLOSSARY = {
-    "i.i.d. accuracy": "The share of right answers on images of the training domains that were held out of training: "
+    "i.i.d. accuracy": "The share of correct answers on images of the training domains that were held out of training: "
     "how good the model is on more of the same.",
-    "o.o.d. accuracy": "The share of right answers on the test domain, which the model never saw: how well it survives "
-    "a shift of site, camera or style.",
+    "o.o.d. accuracy": "The share of correct answers on the test domain, which the model never saw: how well it "
+    "survives a shift of site, camera or style.",
     "gain": "O.o.d. accuracy minus that of plain fine-tuning with the same test domain and seed, in percentage points. "
     "Paired in this way, what makes one seed's split easy or hard cancels out.",
     "± standard error": "How far the mean would typically move if everything were done again with as many other seeds. "
@@ -48,14 +48,14 @@ _GLOSSARY = {
 }
 
 _Cells = list[tuple[str, str]]
-"""A row of a table: the text of each cell, and the classes that the style sheet knows it by."""
+"""A row of a table: text and CSS classes of each cell."""
 
 
 def headline(rows: Sequence[Row]) -> str:
-    """The finding in a sentence: what dropout does to o.o.d. accuracy, and whether the seeds can tell.
+    """The finding in a sentence: the effect of dropout on o.o.d. accuracy, and its significance.
 
-    The rate is the one nearest to 0.9, which the paper fixed before these data were seen: to pick the best of several
-    rates by o.o.d. accuracy would flatter it.
+    The rate is the one nearest to 0.9, which the paper fixed beforehand: the best of several rates by o.o.d. accuracy
+    would be biased upwards.
     """
     row, baseline = _focus(rows), _baseline(rows)
     if baseline is None:
@@ -72,21 +72,21 @@ def headline(rows: Sequence[Row]) -> str:
     size = f"{100 * abs(gain.mean):.1f}"
     if gain.error is None:
         side = "above" if gain.mean > 0 else "below"
-        text = f"{name} scores {size} points {side} plain fine-tuning {where}, but one seed cannot rule out chance"
+        text = f"{name} scores {size} percentage points {side} plain fine-tuning {where}, but one seed proves nothing"
     elif not _clear(gain):
         text = (
             f"{name} and plain fine-tuning cannot be told apart {where}: "
-            f"{percentage_points(gain)} points, within two standard errors"
+            f"{percentage_points(gain)} percentage points, within two standard errors"
         )
     elif gain.mean > 0:
-        text = f"{name} beats plain fine-tuning by {size} ± {100 * gain.error:.1f} points {where}"
+        text = f"{name} beats plain fine-tuning by {size} ± {100 * gain.error:.1f} percentage points {where}"
     else:
-        text = f"{name} is {size} ± {100 * gain.error:.1f} points worse than plain fine-tuning {where}"
+        text = f"{name} is {size} ± {100 * gain.error:.1f} percentage points worse than plain fine-tuning {where}"
     return text if row.complete and baseline.complete else f"{text} (runs are missing)"
 
 
 def details(rows: Sequence[Row]) -> str:
-    """What belongs beside the headline: seeds, i.i.d. accuracy, each test domain, and the best row if it is another."""
+    """The text below the headline: seeds, i.i.d. accuracy, each test domain, and the best row if it is another."""
     row, baseline = _focus(rows), _baseline(rows)
     if row is None or baseline is None or row.gain is None:
         return "Accuracy on images of a domain that the model never saw in training."
@@ -99,13 +99,13 @@ def details(rows: Sequence[Row]) -> str:
     )
     if len(row.test_domains) > 1:
         gains = [f"{domain} {_said(percentage_points(score.gain))}" for domain, score in row.domains.items()]
-        lines.append(f"Points gained by test domain: {listing(gains)}.")
+        lines.append(f"Gain by test domain, in percentage points: {listing(gains)}.")
     winners = best(rows)
     if winners and not any(rows[winner] is row for winner in winners):
         winner = rows[min(winners)]
         lines.append(f"Highest o.o.d. accuracy here: {_called(winner)}, {_said(percent(winner.ood))} %.")
     if sum(other.method == "fine-tuning" and other.dropout > 0 for other in rows) > 1 and row.dropout == _PAPER_RATE:
-        lines.append("The rate 0.9 is the paper's, fixed beforehand, not the best of those tried.")
+        lines.append("The rate 0.9 is the paper's, fixed beforehand, not the best of the measured ones.")
     return " ".join(lines)
 
 
@@ -128,19 +128,19 @@ def write_page(
     """Write the page of a comparison to ``path``; it loads nothing from elsewhere and runs no script.
 
     Args:
-        path: the HTML file.
-        title: what the comparison is of.
-        rows: what ``summarise`` made of ``records``, one at least.
-        remarks: what a reader should know of the runs, in sentences.
-        records: every run.
-        figure_png: the figure, as PNG.
-        dataset: facts about the data, as ``describe`` gives them.
-        examples: what ``example_grid`` drew, or None where the images are not at hand.
-        settings: what all runs had in common, name to value.
-        failed: one entry for each run that gave no record: what names it, and its ``error``.
-        command: the command line that did it all.
-        seconds: wall-clock time of it all.
-        machine: processor, accelerator and memory, in a line.
+        path: path of the page.
+        title: title of the comparison.
+        rows: rows from ``summarise``, at least one.
+        remarks: sentences about the runs.
+        records: records of all runs.
+        figure_png: figure as PNG.
+        dataset: facts about the data from ``describe``.
+        examples: images from ``example_grid``; None for none.
+        settings: settings that all runs share, by name.
+        failed: one entry for each run without a record: the fields that identify it, and its ``error``.
+        command: command line.
+        seconds: wall-clock time of the command.
+        machine: processor, memory and GPU in one line.
 
     Raises:
         UserError: the file cannot be written.
@@ -189,7 +189,7 @@ def write_page(
 
 
 def _focus(rows: Sequence[Row]) -> Row | None:
-    """The row that the headline is about: fine-tuning with the dropout rate nearest to the paper's."""
+    """The row of the headline: fine-tuning with the dropout rate nearest to the paper's."""
     with_dropout = [row for row in rows if row.method == "fine-tuning" and not row.baseline]
     return min(with_dropout, key=lambda row: abs(row.dropout - _PAPER_RATE), default=None)
 
@@ -199,12 +199,12 @@ def _baseline(rows: Sequence[Row]) -> Row | None:
 
 
 def _clear(gain: Estimate) -> bool:
-    """Whether a gain is more than two standard errors away from nothing."""
+    """Whether a gain is more than two standard errors from zero."""
     return gain.error is not None and abs(gain.mean) > 2 * gain.error
 
 
 def _said(number: str) -> str:
-    """``number`` as a sentence says it: the error that one seed cannot give, ``–`` in a table, is left unsaid."""
+    """``number`` for a sentence, without the ``–`` for the unknown error of one seed."""
     return number.removesuffix(" ± –")
 
 
@@ -213,7 +213,7 @@ def _called(row: Row) -> str:
 
 
 def _tiles(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
-    """Class, name, number and remark of each tile; none where there is nothing to compare."""
+    """CSS class, name, number and remark of each tile; none where nothing can be compared."""
     row, baseline = _focus(rows), _baseline(rows)
     if row is None or baseline is None:
         return []
@@ -221,7 +221,7 @@ def _tiles(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
         (kind, name, f"{_said(percent(each.ood))} %", f"i.i.d. {_said(percent(each.iid))} %")
         for kind, name, each in (("", PLAIN.label, baseline), ("main", f"dropout {row.dropout:g}", row))
     ]
-    return [*tiles, ("", "gain", _said(percentage_points(row.gain)), "points, paired by seed")]
+    return [*tiles, ("", "gain", _said(percentage_points(row.gain)), "percentage points, paired by seed")]
 
 
 def _scores(rows: Sequence[Row]) -> list[_Cells]:
@@ -244,7 +244,7 @@ def _record(record: Record) -> _Cells:
 
 
 def _failed(entry: Mapping[str, Any]) -> _Cells:
-    """What names a failed run, and why it failed."""
+    """The settings of a failed run, and the reason."""
     named = [f"{key.replace('_', ' ')} {shown(value)}" for key, value in entry.items() if key != "error"]
     return _plain(", ".join(named), str(entry["error"]))
 
@@ -254,12 +254,12 @@ def _plain(*texts: str) -> _Cells:
 
 
 def _dataset_line(dataset: Mapping[str, Any]) -> str:
-    skipped = f"; {dataset['skipped']} files could not be read and were left out" if dataset["skipped"] else ""
+    skipped = f"; {dataset['skipped']} images cannot be decoded and were skipped" if dataset["skipped"] else ""
     return f"{counts(dataset)}, {dataset['images']:,} images{skipped}; fingerprint {dataset['fingerprint'][:16]}"
 
 
 def _prose(text: str) -> str:
-    """With numbers kept on one line with their error and unit."""
+    """``text`` with no-break spaces between numbers, errors and units."""
     return text.replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%")
 
 
@@ -276,5 +276,5 @@ def _visible(value: Any) -> Any:
     """Text with control characters and lone surrogates as escapes, as ``\\x1b``; line breaks stay."""
     if not isinstance(value, str):
         return value
-    # Markup stays what it is: an escape holds nothing to be escaped.
+    # The type of markup is kept: the escapes contain no HTML.
     return type(value)(_UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), value))

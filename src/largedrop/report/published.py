@@ -1,8 +1,8 @@
-"""The paper's own numbers, and whether a dataset and a run are those that they were measured with.
+"""The paper's numbers, and differences of datasets and runs from the paper's.
 
 Source: Zhang & Bottou, "Fine-tuning with Very Large Dropout", arXiv 2403.00946, figures 2 and 3: the centre of each
-cloud, read off the published plots, accuracy in %. The plots have no grid finer than that, so the first decimal is
-the reader's. Image counts are those of the datasets in the DomainBed layout.
+cloud, read off the published plots, accuracy in %, with an uncertain first decimal. Image counts are those of the
+datasets in the DomainBed layout.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from ..config import ABOUT, defaults_of
 from ..runs.estimate import Estimate, estimate_json, listing
 from ..runs.record import shown
-from ..selection.groups import Setting
 from ..selection.row import Row
+from ..selection.settings import Setting
 
 __all__ = [
     *("DATASETS", "PROTOCOL", "SOURCE", "Beside", "Centre", "Published"),
@@ -33,7 +33,7 @@ PROTOCOL: dict[str, Any] = {
 """Settings of the paper's runs (section 4.1, and its public code where the paper is silent)."""
 
 GRID: dict[str, tuple[float, ...]] = {"lr": (5e-4, 1e-3), "weight_decay": (1e-5, 5e-5, 1e-4)}
-"""The 2 × 3 settings among which the paper chooses for each test domain."""
+"""The paper's 2 × 3 tuned settings, one of which is chosen for each test domain."""
 
 SEEDS = 3
 
@@ -51,10 +51,10 @@ class Published:
     """A dataset with published numbers.
 
     Attributes:
-        name: as the paper has it.
-        domains: images of each domain.
+        name: name in the paper.
+        domains: number of images of each domain.
         classes: names of the classes.
-        centres: by (method, dropout).
+        centres: centres of the clouds, by (method, dropout).
     """
 
     name: str
@@ -113,19 +113,19 @@ DATASETS = {
         ),
     )
 }
-"""By name."""
+"""Published datasets by name."""
 
 
 def recognise(facts: Mapping[str, Any]) -> tuple[Published | None, str]:
-    """Which published dataset this is, whatever it is called: by its domains, its classes and their image counts.
+    """The published dataset with the same domains, classes and image counts, under any name.
 
-    Names are compared without regard to case, spaces, hyphens and underscores.
+    Names are compared without case, spaces, hyphens and underscores.
 
     Args:
-        facts: ``domains`` (images by domain) and ``classes``, as ``describe`` of a dataset gives them.
+        facts: ``domains`` (number of images by domain) and ``classes``, from ``describe``.
 
     Returns:
-        The dataset, or None; and why it is none although its names look like it (else empty).
+        The dataset, or None; and the reason where only the names are the same (else empty).
     """
     domains = {_plain(name): int(count) for name, count in facts.get("domains", {}).items()}
     classes = {_plain(name) for name in facts.get("classes", ())}
@@ -145,11 +145,11 @@ def recognise(facts: Mapping[str, Any]) -> tuple[Published | None, str]:
 
 
 def differences(settings: Iterable[Mapping[str, Any]], seeds: int) -> list[str]:
-    """How runs differ from the paper's protocol, one entry each: network, steps, size, and all else that is known.
+    """Differences of runs from the paper's protocol, one entry each.
 
     Args:
-        settings: of the runs, names as in ``PROTOCOL`` and ``GRID``; a name that a run lacks is said to be unknown.
-        seeds: how many each setting has.
+        settings: settings of the runs, with names as in ``PROTOCOL`` and ``GRID``; missing names are unknown.
+        seeds: number of seeds of each setting.
     """
     settings = list(settings)
     found = []
@@ -171,14 +171,14 @@ def differences(settings: Iterable[Mapping[str, Any]], seeds: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Beside:
-    """What the paper has beside a row: the ``centre`` of its cloud, ours minus theirs o.o.d., and other protocol."""
+    """The paper's numbers for a row: its centre, our o.o.d. accuracy less theirs, and differences of the protocol."""
 
     centre: Centre
     difference: Estimate | None
     differs: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON types, accuracies as fractions."""
+        """Plain JSON types, accuracies as fractions."""
         return {
             "iid": None if self.centre.iid is None else round(self.centre.iid / 100, 12),
             "ood": round(self.centre.ood / 100, 12),
@@ -188,7 +188,7 @@ class Beside:
 
 
 def beside(rows: Iterable[Row], paper: Published) -> dict[Setting, Beside]:
-    """What the paper has beside each row, by the row's group; rows that it lacks are absent."""
+    """The paper's numbers for each row, by setting, where it has any."""
     found = {}
     for row in rows:
         theirs = paper.centres.get((row.method, row.dropout))
@@ -196,11 +196,11 @@ def beside(rows: Iterable[Row], paper: Published) -> dict[Setting, Beside]:
             continue
         ood = row.centre and row.centre[1]
         difference = ood and Estimate(round(ood.mean - theirs.ood / 100, 12), ood.error, ood.n)
-        used = [settings for setting in row.settings for settings in row.averages.used[setting]]
+        used = [settings for setting in row.candidates for settings in row.averages.used[setting]]
         differs = differences(used, ood.n if ood else 0)
         if len(row.test_domains) < len(paper.domains):
             differs.append(f"test domains {listing(row.test_domains)} alone instead of all {len(paper.domains)}")
-        found[row.group] = Beside(theirs, difference, tuple(differs))
+        found[row.setting] = Beside(theirs, difference, tuple(differs))
     return found
 
 

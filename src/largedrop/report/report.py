@@ -1,4 +1,4 @@
-"""A report on stored runs: tables in Markdown, CSV, JSON and LaTeX, and the figures that the runs allow."""
+"""The report on stored runs: tables in Markdown, CSV, JSON and LaTeX, and figures."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ def write_report(
 ) -> list[Path]:
     """Write report.md, table.csv, report.json, table.tex, and the figures clouds, paths, alpha and comparison.
 
-    Where the dataset is one with published numbers (recognised by its domains, classes and image counts), the centres
-    of the clouds stand beside the paper's, with the difference and with how the protocol differs.
+    For datasets with published numbers (recognised by domains, classes and image counts), a table compares the centres
+    of the clouds with the paper's, and lists differences of the protocol.
 
     Args:
-        runs: from ``read_runs``.
-        output: the folder to write into.
-        selection: a rule of ``select``: ``iid``, ``leave-one-domain-out`` or, never by itself, ``oracle``.
+        runs: runs from ``read_runs``.
+        output: folder of the report.
+        selection: rule of ``select``: ``iid``, ``leave-one-domain-out`` or ``oracle``.
         formats: some of ``FORMATS``.
-        dataset: facts as ``describe`` gives them; by default those that the runs hold.
-        tuned: the settings that are chosen among; all others are compared.
-        seeds: seeds that every setting should have, besides those that are there.
+        dataset: facts from ``describe``; by default those in the runs.
+        tuned: names of the tuned settings; all others are compared.
+        seeds: seeds that every setting should have, besides those of the runs.
         allow_missing: see ``average``.
 
     Returns:
-        The files that were written.
+        Paths of the written files.
 
     Raises:
         UserError: unknown formats or rule, facts of another dataset, nothing to select from (see ``select``), or a
@@ -107,7 +107,7 @@ def write_report(
             "runs": len(runs.runs),
             "protocol": runs.protocol,
             "left_out": [{"run": each.name, "kind": each.kind, "reason": each.reason} for each in runs.unusable],
-            "rows": [row_json(row, theirs.get(row.group)) for row in rows],
+            "rows": [row_json(row, theirs.get(row.setting)) for row in rows],
             "across_every_seed": [result.to_json() for result in across],
             "not_computed": list(runs.not_across),
             "interpolations": [mean.to_json() for mean in means],

@@ -1,4 +1,4 @@
-"""The report on a sweep's own runs."""
+"""The report on a sweep."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["report_sweep"]
 
 
 def report_sweep(planned: SweepPlan) -> list[Path]:
-    """Write the report on the plan's own runs, as far as they are finished, into ``planned.report``.
+    """Write the report on the plan's finished runs into ``planned.report``.
 
     Returns:
-        The files; none where no run is finished.
+        Paths of the files; none where no run is finished.
 
     Raises:
         UserError: a file cannot be read or written.

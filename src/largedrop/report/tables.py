@@ -1,4 +1,4 @@
-"""The tables of results: what each group of settings reaches, beside the paper's numbers where there are any."""
+"""The tables of results, and of the comparison with the paper's numbers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..runs.interpolation import INTERPOLATED
 from ..runs.methods import METHODS, order
 from ..runs.record import shown
 from ..selection.averages import Missing, cut
-from ..selection.curves import Mean, names_of
-from ..selection.groups import Setting
+from ..selection.curves import MeanCurve, names_of
 from ..selection.row import Row
+from ..selection.settings import Setting
 from .columns import (
     CENTRE_IID,
     CENTRE_N,
@@ -46,7 +46,7 @@ RULE_TEXTS = {
     "leave-one-domain-out": "for each test domain the setting that does best on the other domains when trained "
     "without them and without the test domain (leave-one-domain-out validation)",
     "oracle": "for each test domain the setting of best o.o.d. accuracy on that same test domain: an oracle, which "
-    "looks at what it then reports, so an upper bound and no method",
+    "selects by the accuracy that it reports, so an upper bound and not a method",
 }
 
 _MOST_NAMED = 3
@@ -55,7 +55,7 @@ _MOST_NAMED = 3
 def table_of(
     title: str, columns: Sequence[Column], rows: Iterable[Row], notes: Sequence[str] = (), **more: Any
 ) -> Table:
-    """A table of rows; ``more`` is ``Table``'s."""
+    """A table of rows; ``more`` are further fields of ``Table``."""
     cells = [[column.cell(row) for column in columns] for row in rows]
     return Table(title, [column.head for column in columns], cells, notes, **more)
 
@@ -65,18 +65,18 @@ COMPARED = (STARRED, DROPOUT, *SCORES)
 
 
 def best(rows: Sequence[Row]) -> set[int]:
-    """Indices of the rows of highest o.o.d. accuracy, as far as one decimal shows.
+    """Indices of the rows of highest o.o.d. accuracy, to one decimal.
 
-    Rows with missing runs do not take part, since their mean is over other seeds.
+    Rows with missing runs do not count, since their mean is over other seeds.
     """
     shown = {index: round(100 * row.ood.mean, 1) for index, row in enumerate(rows) if row.ood and row.complete}
     return {index for index, value in shown.items() if value == max(shown.values())}
 
 
 def compared_tables(rows: Sequence[Row], width: int) -> list[Table]:
-    """The tables of a comparison: averages with all that a reader must know, then o.o.d. accuracy by test domain.
+    """The tables of a comparison: averages with notes, then o.o.d. accuracy by test domain.
 
-    Test domains whose columns do not fit side by side into ``width`` characters are in tables of their own.
+    Test domains are divided into tables that are at most ``width`` characters wide.
     """
     strong = frozenset((index, COMPARED.index(OOD)) for index in best(rows))
     tables = [table_of("", COMPARED, rows, notes(rows), strong=strong)]
@@ -93,7 +93,7 @@ def compared_tables(rows: Sequence[Row], width: int) -> list[Table]:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """What a reader must know to read the table: units, number of seeds, and all that is missing."""
+    """The notes of a table: units, number of seeds, and missing runs."""
     domains = rows[0].test_domains
     counts = sorted({row.ood.n for row in rows if row.complete and row.ood})
     seeds = (
@@ -103,7 +103,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
     over = f", averaged over the test domains {listing(domains)}" if len(domains) > 1 else f"; test domain {domains[0]}"
     lines = [f"Accuracy in %, {spread} {seeds}{over}."]
     if any(row.gain for row in rows):
-        lines.append("Gain: o.o.d. points above plain fine-tuning, paired by test domain and seed.")
+        lines.append("Gain: percentage points o.o.d. above plain fine-tuning, paired by test domain and seed.")
     elif not any(row.baseline for row in rows):
         lines.append("No gains: plain fine-tuning (dropout 0) is not among the results.")
     if counts == [1]:
@@ -117,19 +117,20 @@ def notes(rows: Sequence[Row]) -> list[str]:
         if ood and not row.baseline and any(row.baseline for row in rows) and (gain.n if gain else 0) < ood.n:
             lines.append(
                 f"{row.method}, dropout {row.dropout:g}: the gain is over {gain.n if gain else 0} of {ood.n} seeds, "
-                "those that plain fine-tuning has too."
+                "those that plain fine-tuning has as well."
             )
     return lines
 
 
 def selected_table(rows: Sequence[Row], tuned: Sequence[str]) -> Table:
-    """What the rule's choices reach: i.i.d. and o.o.d. accuracy, averaged and on each test domain."""
+    """I.i.d. and o.o.d. accuracy of the chosen settings, averaged and on each test domain."""
     domains, seeds, rule = rows[0].test_domains, rows[0].averages.seeds, rows[0].rule
     by_domain = [on(OOD, domain) for domain in domains] if len(domains) > 1 else []
     where = f", averaged over the test domains {listing(domains)}" if by_domain else f"; test domain {domains[0]}"
     notes = [
         f"Accuracy in %, mean ± standard error over n of {len(seeds)} seed{'s'[: len(seeds) != 1]}{where}.",
-        "Gain: o.o.d. points above plain fine-tuning (dropout 0) with the same other settings, paired by seed.",
+        "Gain: percentage points o.o.d. above plain fine-tuning (dropout 0) with the same other settings, paired by "
+        "seed.",
         f"Selection ({rule}): {RULE_TEXTS[rule]}; chosen among {listing(tuned) or 'nothing'}.",
         _missing_note(rows),
     ]
@@ -140,16 +141,16 @@ def selected_table(rows: Sequence[Row], tuned: Sequence[str]) -> Table:
 def published_table(
     rows: Sequence[Row], paper: Published, beside: Mapping[Setting, Beside], tuned: Sequence[str]
 ) -> Table:
-    """The centres of the clouds that the paper has too; selection plays no part in either."""
-    rows = [row for row in rows if row.group in beside]
+    """The centres of the clouds beside the paper's, without selection."""
+    rows = [row for row in rows if row.setting in beside]
     notes = [
         "Accuracy in %, mean ± standard error over n seeds of the centre of each cloud: averaged over all "
         f"{listing(tuned) or 'settings'} and the test domains. Selection: none, as in the published centres.",
         f"Paper: {SOURCE}.",
     ]
-    texts = dict.fromkeys(beside[row.group].differs for row in rows)
+    texts = dict.fromkeys(beside[row.setting].differs for row in rows)
     for differs in texts:
-        names = [str(row.group) for row in rows if beside[row.group].differs == differs]
+        names = [str(row.setting) for row in rows if beside[row.setting].differs == differs]
         where = "" if len(texts) == 1 else f" ({'; '.join(names)})"
         notes.append(
             f"Protocol differs from the paper's{where}: {'; '.join(differs)}."
@@ -165,24 +166,24 @@ def published_table(
 
 
 def chosen_table(rows: Sequence[Row], tuned: Sequence[str]) -> Table:
-    """Which settings were chosen for each test domain."""
+    """The chosen settings for each test domain."""
     domains = rows[0].test_domains
     cells = []
     for row in rows:
-        own = "all of them" if METHODS[row.method].across else None
+        own = "all" if METHODS[row.method].across else None
         chosen = row.chosen
         named = [own or chosen[domain].only(*tuned) if domain in chosen else "none is complete" for domain in domains]
-        cells.append([str(row.group), *named])
+        cells.append([str(row.setting), *named])
     notes = [f"Selection: {rows[0].rule}.", _missing_note(rows)]
     return Table("Selected settings by test domain", ["method", *domains], cells, notes, left=1 + len(domains))
 
 
 def across_table(results: Iterable[Across], rows: Sequence[Row]) -> Table:
-    """What the methods reach across the trajectories of every seed together: o.o.d. accuracies alone.
+    """O.o.d. accuracies of the methods across the trajectories of every seed together.
 
     Args:
-        results: sorted, as ``every_seed`` gives them.
-        rows: of the methods of one seed, which tell the test domains and the settings that differ.
+        results: results from ``every_seed``.
+        rows: rows of the report, for the test domains and the settings that differ.
     """
     domains, names = rows[0].test_domains, [column.key for column in varied(rows)]
     by_domain = domains if len(domains) > 1 else ()
@@ -203,14 +204,14 @@ def across_table(results: Iterable[Across], rows: Sequence[Row]) -> Table:
     heads = ["method", "dropout", *names, "i.i.d.", "o.o.d.", *(f"o.o.d. on {each}" for each in by_domain)]
     notes = [
         "Accuracy in %. One number for each test domain, so no standard error; no selection.",
-        "I.i.d. accuracy is undefined: each seed holds other images out, and what one holds out another was trained "
-        "on. For the same reason there is no greedy soup.",
+        "I.i.d. accuracy is undefined: each seed holds out other images, on which runs of other seeds were trained. "
+        "For the same reason there is no greedy soup.",
     ]
     return Table("Across the trajectories of every seed", [*heads, "trajectories"], cells, notes)
 
 
 def every_seed(results: Iterable[Across], domains: Sequence[str]) -> list[Across]:
-    """The results that are of every seed, in the order of tables: by method, rate, settings and test domain."""
+    """The results of every seed, sorted by method, rate, settings and test domain."""
     known = [each for each in results if each.seed is None and not each.settings.get("left_out")]
     return sorted(
         (each for each in known if each.test_domain in domains),
@@ -223,8 +224,8 @@ def every_seed(results: Iterable[Across], domains: Sequence[str]) -> list[Across
     )
 
 
-def curves_table(means: Sequence[Mean]) -> Table:
-    """Accuracies over α, four rows for each group: weights and representations, o.o.d. and i.i.d."""
+def curves_table(means: Sequence[MeanCurve]) -> Table:
+    """Accuracies over α, four rows for each setting: weights and representations, o.o.d. and i.i.d."""
     alphas = sorted({alpha for mean in means for alpha in mean.alphas})
     cells = []
     for name, mean in zip(names_of(means), means, strict=True):
@@ -243,7 +244,7 @@ def curves_table(means: Sequence[Mean]) -> Table:
         f"Accuracy in %, mean ± standard error over {' or '.join(map(str, seeds))} seed{'s'[: seeds != [1]]}, averaged "
         "over the test domains; no selection among settings.",
         f"α = 0: the {ends} checkpoint; α = 1: the pretrained network, its last layer a linear probe fitted as a warm "
-        "start is. Weights: all of them interpolated. Representations: Φ and the last layer interpolated.",
+        "start is. Weights: all weights interpolated. Representations: Φ and the last layer interpolated.",
         f"Missing interpolations: {'; '.join(gone[:3]) or 'none'}{f' … {len(gone) - 3} more' if gone[3:] else ''}.",
     ]
     heads = ["fine-tuning", "interpolated", "accuracy", *(f"α = {alpha:g}" for alpha in alphas)]
@@ -251,13 +252,13 @@ def curves_table(means: Sequence[Mean]) -> Table:
 
 
 def missing_lines(missing: Iterable[Missing]) -> list[str]:
-    """Missing runs by setting and test domain, with their seeds."""
+    """Lines of missing runs by setting and test domain, with seeds."""
     found = _seeds((f"{run.setting}; test domain {run.test_domain}", run.seed) for run in missing)
     return [f"{name}, {seeds}" for name, seeds in found.items()]
 
 
 def _seeds(named: Iterable[tuple[str, int]]) -> dict[str, str]:
-    """The seeds of each name, in words: ``seeds 1, 2``."""
+    """The seeds of each name as text: ``seeds 1, 2``."""
     found: dict[str, list[int]] = {}
     for name, seed in named:
         found.setdefault(name, []).append(seed)
@@ -272,7 +273,7 @@ def _missing_note(rows: Sequence[Row]) -> str:
 
 
 def _chunks(domains: Sequence[str], width: int) -> list[list[str]]:
-    """Cut ``domains`` into runs whose columns fit side by side into ``width`` characters, at least one a run."""
+    """``domains`` in chunks whose columns are at most ``width`` characters wide, at least one a chunk."""
     chunks: list[list[str]] = [[]]
     left = width
     for domain in domains:
@@ -288,4 +289,4 @@ def _chunks(domains: Sequence[str], width: int) -> list[list[str]]:
 def _used(n: int) -> str:
     if n == 0:
         return "no seed has every test domain, so there is no overall mean"
-    return f"its overall mean is over the {n} seed{'s' if n > 1 else ''} that {'have' if n > 1 else 'has'} all of them"
+    return f"its overall mean is over the {n} seed{'s'[: n > 1]} with every test domain"

@@ -1,4 +1,4 @@
-"""A table as Markdown, as LaTeX and in the terminal, and a dataset in a few words."""
+"""Tables as text: in Markdown, LaTeX and the terminal; and the one-line description of a dataset."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ _LATEX = {
 }
 
 _LONG = 20
-"""Heads of columns of numbers that are longer may go on in the next line."""
+"""Longest head of a column of numbers, in characters, that is not wrapped."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text: plain cells, to be escaped by whoever writes them.
+    """A table of plain text, which writers escape.
 
     Attributes:
-        title: what it is, in a sentence.
-        heads: of the columns; the first ``left`` ones are aligned to the left.
-        rows: cells, as many in each as there are heads.
-        notes: what a reader must know: units, n, selection rule, missing runs.
-        left: number of columns of text.
+        title: title of the table.
+        heads: heads of the columns.
+        rows: cells of each row, one for each head.
+        notes: sentences below the table: units, n, selection rule, missing runs.
+        left: number of first columns, of text, that are aligned to the left.
         strong: (row, column) of the cells that are bold in the terminal.
     """
 
@@ -115,7 +115,7 @@ def render(tables: Iterable[Table], console: Console) -> None:
 
 
 def escape_latex(text: str) -> str:
-    r"""``text`` as LaTeX that shows it as it is.
+    r"""``text`` escaped for LaTeX.
 
     >>> print(escape_latex("art_painting & 5 % ± 1"))
     art\_painting \& 5 \% $\pm$ 1
@@ -124,14 +124,14 @@ def escape_latex(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """``text`` as Markdown that shows it as it is."""
+    """``text`` escaped for Markdown."""
     for character in "\\|*_<>`[]":
         text = text.replace(character, f"\\{character}")
     return text
 
 
 def counts(facts: Mapping[str, Any]) -> str:
-    """The dataset in a few words.
+    """The dataset in one line.
 
     >>> counts({"name": "toy", "domains": {"a": 1200, "b": 3}, "classes": ["x"]})
     'toy: 2 domains (a 1,200, b 3), 1 class'

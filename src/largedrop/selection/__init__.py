@@ -1,1 +1,1 @@
-"""From records to choices; pure functions."""
+"""Selection among settings: pure functions from records to rows."""

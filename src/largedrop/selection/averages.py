@@ -1,4 +1,4 @@
-"""Accuracies of a grid of runs as one array: their means over seeds, and which of them are missing."""
+"""Accuracies of a grid of runs as one array, their means over seeds, and the missing runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..errors import UserError
 from ..runs.estimate import Estimate
 from ..runs.record import Record
-from .groups import Setting, left_out, settings_of
+from .settings import Setting, left_out, settings_of
 
 __all__ = ["Averages", "FloatArray", "Missing", "average", "cut", "mean_over_seeds"]
 
@@ -24,7 +24,7 @@ MOST_NAMED = 12
 
 @dataclass(frozen=True)
 class Missing:
-    """A run that the grid has and the records lack."""
+    """A run of the grid that the records lack."""
 
     setting: Setting
     test_domain: str
@@ -39,15 +39,15 @@ class Averages:
     """Accuracies of K settings on D test domains over S seeds, as fractions.
 
     Attributes:
-        settings: K, in ``Setting.order``.
-        domains: D test domains, in the order of the records.
-        seeds: S, ascending.
-        values: (K, D, S, 2): i.i.d. and o.o.d. accuracy of every run, NaN where it is missing.
-        means: (K, D, 2): their means over the seeds; NaN where a seed is missing, unless that was allowed.
-        missing: every run that is NaN in ``values``, by setting, test domain and seed.
-        records: those that were averaged.
-        others: those that were not, since they leave out a domain besides the test domain.
-        setting_of: names a record's setting.
+        settings: the K settings, in ``Setting.order``.
+        domains: the D test domains, in the order of the records.
+        seeds: the S seeds, ascending.
+        values: i.i.d. and o.o.d. accuracy of every run, NaN where it is missing, (K, D, S, 2).
+        means: mean accuracies over the seeds, NaN where a seed is missing unless allowed, (K, D, 2).
+        missing: missing runs, by setting, test domain and seed.
+        records: the averaged records.
+        others: records of runs with a left-out domain, which are not averaged.
+        setting_of: function from a record to its setting.
     """
 
     settings: tuple[Setting, ...]
@@ -62,19 +62,19 @@ class Averages:
 
     @cached_property
     def index(self) -> dict[Setting, int]:
-        """The index of each setting in the arrays."""
+        """Index of each setting in the arrays."""
         return {setting: index for index, setting in enumerate(self.settings)}
 
     @cached_property
     def used(self) -> dict[Setting, list[Mapping[str, Any]]]:
-        """All settings of the runs behind each setting, each that differs once."""
+        """The distinct full settings of the runs of each setting."""
         found: dict[Setting, dict[int, Mapping[str, Any]]] = {}
         for record in self.records:
             found.setdefault(self.setting_of(record), {})[id(record.settings)] = record.settings
         return {setting: list(settings.values()) for setting, settings in found.items()}
 
     def of(self, chosen: Mapping[str, Setting], domains: Sequence[str]) -> FloatArray:
-        """(domains, S, 2): the accuracies of the setting that is chosen on each test domain; NaN where none is."""
+        """Accuracies of the chosen setting on each test domain, NaN where there is none, (domains, S, 2)."""
         values = np.full((len(domains), *self.values.shape[2:]), np.nan)
         for index, domain in enumerate(domains):
             if domain in chosen:
@@ -82,7 +82,7 @@ class Averages:
         return values
 
     def there(self, settings: Iterable[Setting]) -> npt.NDArray[np.bool_]:
-        """(settings, D): which have a mean on which test domain, and so take part in choices and clouds."""
+        """Whether each setting has a mean on each test domain, and so is in choices and clouds, (settings, D)."""
         return ~np.isnan(self.means[[self.index[setting] for setting in settings], :, 0])
 
 
@@ -94,12 +94,12 @@ def average(
     allow_missing: bool = False,
     with_left_out: bool = False,
 ) -> Averages:
-    """Average over seeds, for every setting and test domain, and name every run that the grid has and nobody did.
+    """Average over seeds, for every setting and test domain, and list the missing runs.
 
-    The grid is every setting on every test domain with every seed: those of the records, and those given besides.
-    A setting and test domain with a missing seed gets no mean (NaN), unless ``allow_missing``; its runs are listed in
-    either case. Records with ``settings["left_out"]`` are for ``leave-one-domain-out`` selection and not averaged,
-    unless ``with_left_out``.
+    The grid is every setting on every test domain with every seed, of the records and of the arguments. A setting with
+    a missing seed on a test domain has no mean there (NaN), unless ``allow_missing``; its runs are listed in either
+    case. Records with ``settings["left_out"]`` are for ``leave-one-domain-out`` selection and not averaged, unless
+    ``with_left_out``.
 
     Raises:
         UserError: there is no record, or there are two of one setting, test domain, left-out domain and seed.
@@ -114,9 +114,9 @@ def average(
     _refuse_twice(records, setting_of)
     settings = tuple(sorted({setting_of(record) for record in final}, key=Setting.order))
     tested = tuple(dict.fromkeys([*domains, *(record.test_domain for record in final)]))
-    ages = tuple(sorted({*seeds, *(record.seed for record in final)}))
-    rows, columns, layers = ({name: index for index, name in enumerate(axis)} for axis in (settings, tested, ages))
-    values = np.full((len(settings), len(tested), len(ages), 2), np.nan)
+    all_seeds = tuple(sorted({*seeds, *(record.seed for record in final)}))
+    rows, columns, layers = ({name: index for index, name in enumerate(axis)} for axis in (settings, tested, all_seeds))
+    values = np.full((len(settings), len(tested), len(all_seeds), 2), np.nan)
     for record in final:
         at = rows[setting_of(record)], columns[record.test_domain], layers[record.seed]
         values[at] = record.iid_accuracy, record.ood_accuracy
@@ -125,12 +125,12 @@ def average(
     usable = there.any(axis=2) if allow_missing else there.all(axis=2)
     totals = np.where(there[..., None], values, 0.0).sum(axis=2)
     means = np.where(usable[..., None], totals / np.maximum(counts, 1)[..., None], np.nan)
-    missing = tuple(Missing(settings[k], tested[d], ages[s]) for k, d, s in np.argwhere(~there).tolist())
-    return Averages(settings, tested, ages, values, means, missing, final, others, setting_of)
+    missing = tuple(Missing(settings[k], tested[d], all_seeds[s]) for k, d, s in np.argwhere(~there).tolist())
+    return Averages(settings, tested, all_seeds, values, means, missing, final, others, setting_of)
 
 
 def mean_over_seeds(values: FloatArray) -> Estimate | None:
-    """Mean and standard error of ``values``, (S,), over the seeds where there is one (not NaN)."""
+    """Mean and standard error of ``values``, (S,), over the seeds that are not NaN; None without any."""
     there = values[~np.isnan(values)]
     return Estimate.of(there) if len(there) else None
 
@@ -149,6 +149,6 @@ def _refuse_twice(records: Iterable[Record], setting_of: Callable[[Record], Sett
 
 
 def cut(lines: Sequence[str], more: str, most: int = MOST_NAMED) -> list[str]:
-    """The first ``most`` lines, and how many ``more`` there are."""
+    """The first ``most`` lines, and the number of further ones, which are called ``more``."""
     left = len(lines) - most
     return [*lines[:most], *([f"… and {left:,} {more}"] if left > 0 else [])]

@@ -1,4 +1,4 @@
-"""Means over runs of the interpolations between pretrained and fine-tuned networks."""
+"""Means of interpolations between pretrained and fine-tuned networks over runs."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any, NamedTuple
 from ..runs.estimate import Estimate, estimate_json, listing
 from ..runs.interpolation import INTERPOLATED, SCORES, Interpolation
 from ..runs.record import Record
-from .groups import Setting, left_out, settings_of
 from .row import Row
 from .selection import summarise
+from .settings import Setting, left_out, settings_of
 
-__all__ = ["Mean", "mean_curves", "names_of"]
+__all__ = ["MeanCurve", "mean_curves", "names_of"]
 
 
-class Mean(NamedTuple):
-    """Interpolations of one group of settings, averaged over test domains within each seed, then over seeds.
+class MeanCurve(NamedTuple):
+    """Interpolations of one setting, averaged over test domains within each seed, then over seeds.
 
     Attributes:
-        group: the settings that differ between the groups.
-        which: checkpoint at α = 0.
-        alphas: (n,).
-        estimates: of each of ``INTERPOLATED``, at each α: i.i.d. and o.o.d. accuracy.
-        domains: test domains.
-        missing: (test domain, seed) for which there is none, though another seed or test domain has one.
+        setting: the setting.
+        which: name of the checkpoint at α = 0.
+        alphas: values of α, (n,).
+        estimates: i.i.d. and o.o.d. accuracy at each α, for each of ``INTERPOLATED``.
+        domains: names of the test domains.
+        missing: (test domain, seed) without an interpolation, where another seed or test domain has one.
     """
 
-    group: Setting
+    setting: Setting
     which: str
     alphas: tuple[float, ...]
     estimates: Mapping[str, tuple[tuple[Estimate, Estimate], ...]]
@@ -36,10 +36,10 @@ class Mean(NamedTuple):
     missing: tuple[tuple[str, int], ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON types, accuracies as fractions."""
+        """Plain JSON types, accuracies as fractions."""
         return {
-            "dropout": self.group.dropout,
-            "settings": dict(self.group.items),
+            "dropout": self.setting.dropout,
+            "settings": dict(self.setting.items),
             "fine_tuned": self.which,
             "alphas": list(self.alphas),
             "domains": list(self.domains),
@@ -54,44 +54,46 @@ class Mean(NamedTuple):
         }
 
 
-def mean_curves(found: Iterable[tuple[Record, Interpolation]]) -> tuple[list[Mean], list[str]]:
-    """The mean of each group of settings.
+def mean_curves(found: Iterable[tuple[Record, Interpolation]]) -> tuple[list[MeanCurve], list[str]]:
+    """The mean interpolation of each setting.
 
     Args:
-        found: interpolations with a record of their run, which names its settings, test domain and seed.
+        found: interpolations, each with a record of its run.
 
     Returns:
-        The means, in ``Setting.order``; and the groups that have none, with the reason: other α, or no seed with all
+        The means, in ``Setting.order``; and a line for each setting without a mean: different α, or no seed with all
         test domains.
     """
     pairs = [(record, each) for record, each in found if not left_out(record)]
     setting_of = settings_of(record for record, _ in pairs)
-    groups: dict[Setting, list[tuple[Record, Interpolation]]] = {}
+    by_setting: dict[Setting, list[tuple[Record, Interpolation]]] = {}
     for record, each in pairs:
-        groups.setdefault(setting_of(record), []).append((record, each))
-    means: list[Mean] = []
+        by_setting.setdefault(setting_of(record), []).append((record, each))
+    means: list[MeanCurve] = []
     problems: list[str] = []
-    for group in sorted(groups, key=Setting.order):
-        ends = {(each.which, each.alphas) for _, each in groups[group]}
+    for setting in sorted(by_setting, key=Setting.order):
+        ends = {(each.which, each.alphas) for _, each in by_setting[setting]}
         if len(ends) > 1:
-            problems.append(f"interpolation of {group}: its runs have different α or checkpoints")
+            problems.append(f"interpolation of {setting}: its runs have different α or checkpoints")
             continue
         ((which, alphas),) = ends
-        rows = {kind: [_row(groups[group], kind, index) for index in range(len(alphas))] for kind in INTERPOLATED}
+        rows = {kind: [_row(by_setting[setting], kind, index) for index in range(len(alphas))] for kind in INTERPOLATED}
         first = rows[INTERPOLATED[0]][0]
         if first.n == 0:
-            problems.append(f"interpolation of {group}: no seed has every test domain ({listing(first.test_domains)})")
+            problems.append(
+                f"interpolation of {setting}: no seed has every test domain ({listing(first.test_domains)})"
+            )
             continue
         estimates = {
             kind: tuple((row.iid, row.ood) for row in rows[kind] if row.iid and row.ood) for kind in INTERPOLATED
         }
         missing = tuple((run.test_domain, run.seed) for run in first.missing)
-        means.append(Mean(group, which, alphas, estimates, first.test_domains, missing))
+        means.append(MeanCurve(setting, which, alphas, estimates, first.test_domains, missing))
     return means, problems
 
 
 def _row(found: Iterable[tuple[Record, Interpolation]], kind: str, index: int) -> Row:
-    """The row of the accuracies at one α of one group of settings."""
+    """The row of the accuracies of one setting at one α."""
     records = []
     for record, each in found:
         iid, ood = each.of(kind)[index]
@@ -100,11 +102,11 @@ def _row(found: Iterable[tuple[Record, Interpolation]], kind: str, index: int) -
     return row
 
 
-def names_of(means: Sequence[Mean]) -> list[str]:
-    """What tells each group from the others: ``lr 0.0001, steps 60``."""
-    several = len({mean.group.dropout for mean in means}) > 1
+def names_of(means: Sequence[MeanCurve]) -> list[str]:
+    """A name of each mean that distinguishes it from the others: ``lr 0.0001, steps 60``."""
+    several = len({mean.setting.dropout for mean in means}) > 1
     names = []
-    for group in (mean.group for mean in means):
-        rate = f"dropout {group.dropout:g}" if several or not group.items else ""
-        names.append(", ".join(filter(None, (rate, group.others))))
+    for setting in (mean.setting for mean in means):
+        rate = f"dropout {setting.dropout:g}" if several or not setting.items else ""
+        names.append(", ".join(filter(None, (rate, setting.others))))
     return names

@@ -1,4 +1,4 @@
-"""A row of results: what a group of settings reaches where one is chosen for each test domain, and its cloud."""
+"""A row of results: the accuracies of a setting whose tuned values are chosen for each test domain, and its cloud."""
 
 from __future__ import annotations
 
@@ -12,59 +12,59 @@ import numpy.typing as npt
 
 from ..runs.estimate import Estimate
 from .averages import Averages, FloatArray, Missing, mean_over_seeds
-from .groups import Setting
+from .settings import Setting
 
 __all__ = ["Row", "combinations"]
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """What one group of settings reaches when a rule chooses among them for each test domain.
+    """The accuracies of a setting, where a rule chooses one of its candidates for each test domain.
 
-    Accuracies are first averaged over the test domains within each seed that has all of them, then over those seeds.
+    Accuracies are averaged over the test domains within each seed that has all test domains, then over these seeds.
 
     Attributes:
-        averages: of all settings that were chosen among.
-        rule: that chose, one of ``selection.RULES``.
-        group: what the settings of the group have in common.
-        settings: those of the group.
-        chosen: by test domain the setting; a domain for which none could be chosen is absent.
-        plain: the same for plain fine-tuning with the same other settings; None where it is not there, and for plain
-            fine-tuning itself.
-        test_domains: D that the row is over, in the order of the grid.
+        averages: averages of all runs.
+        rule: the rule, one of ``selection.RULES``.
+        setting: the setting, without tuned items.
+        candidates: settings that differ from ``setting`` in tuned items only.
+        chosen: chosen candidate by test domain; a domain without one is absent.
+        plain: chosen setting of plain fine-tuning with the same other items, by test domain; None where there is none,
+            and for plain fine-tuning itself.
+        test_domains: names of the D test domains of the row, in the order of the grid.
     """
 
     averages: Averages
     rule: str
-    group: Setting
-    settings: tuple[Setting, ...]
+    setting: Setting
+    candidates: tuple[Setting, ...]
     chosen: Mapping[str, Setting]
     plain: Mapping[str, Setting] | None
     test_domains: tuple[str, ...]
 
     @property
     def method(self) -> str:
-        """One of ``METHODS``."""
-        return self.group.method
+        """Name of the method, one of ``METHODS``."""
+        return self.setting.method
 
     @property
     def dropout(self) -> float:
-        """Rate on the representation."""
-        return self.group.dropout
+        """Dropout rate on the representation."""
+        return self.setting.dropout
 
     @property
     def baseline(self) -> bool:
-        """Whether this is plain fine-tuning, against which gains are taken."""
-        return self.group.baseline
+        """Whether this is plain fine-tuning, the baseline of gains."""
+        return self.setting.baseline
 
     @cached_property
     def domains(self) -> dict[str, Row]:
-        """The row of each test domain by itself."""
+        """The row of each test domain."""
         return {domain: replace(self, test_domains=(domain,)) for domain in self.test_domains}
 
     @cached_property
     def values(self) -> FloatArray:
-        """(D, S, 2): i.i.d. and o.o.d. accuracy of the chosen settings' runs, NaN where there is none."""
+        """I.i.d. and o.o.d. accuracy of the chosen candidates' runs, NaN where there is none, (D, S, 2)."""
         return self.averages.of(self.chosen, self.test_domains)
 
     @cached_property
@@ -79,9 +79,9 @@ class Row:
 
     @cached_property
     def gain(self) -> Estimate | None:
-        """O.o.d. accuracy minus that of plain fine-tuning, paired by test domain and seed.
+        """O.o.d. accuracy less that of plain fine-tuning, paired by test domain and seed.
 
-        What makes a seed's split easy or hard cancels. None for plain fine-tuning and where nothing can be paired.
+        Differences between the seeds' splits cancel. None for plain fine-tuning and where no runs can be paired.
         """
         if self.plain is None:
             return None
@@ -89,19 +89,19 @@ class Row:
 
     @property
     def by_seed(self) -> dict[int, tuple[float, float]]:
-        """Seed → (i.i.d., o.o.d.) averaged over the test domains, for the seeds that have all of them."""
+        """(i.i.d., o.o.d.) accuracy averaged over the test domains, by seed, for the seeds with all test domains."""
         means = zip(self.averages.seeds, self.values.mean(0).tolist(), strict=True)
         return {seed: (iid, ood) for seed, (iid, ood) in means if not np.isnan(iid)}
 
     @property
     def n(self) -> int:
-        """How many seeds have all test domains."""
+        """Number of seeds with all test domains."""
         return self.ood.n if self.ood else 0
 
     @cached_property
     def missing(self) -> tuple[Missing, ...]:
-        """The group's runs on the test domains that the grid has and the records lack."""
-        members = set(self.settings)
+        """The candidates' missing runs on the test domains."""
+        members = set(self.candidates)
         return tuple(
             run for run in self.averages.missing if run.setting in members and run.test_domain in self.test_domains
         )
@@ -113,30 +113,30 @@ class Row:
 
     @property
     def dots(self) -> int:
-        """How many points ``cloud`` has."""
-        return math.prod(int(count) for count in self.averages.there(self.settings).sum(0))
+        """Number of points of ``cloud``."""
+        return math.prod(int(count) for count in self.averages.there(self.candidates).sum(0))
 
     def cloud(self) -> FloatArray:
-        """The combinations of the group's settings over all test domains, whatever was chosen; see ``combinations``.
+        """The combinations of the candidates over all test domains, whatever was chosen; see ``combinations``.
 
-        A setting takes part on the test domains where it has a mean; where a test domain has none there are no points,
-        (0, 2).
+        A candidate is combined on the test domains where it has a mean; where a test domain has none there are no
+        points, (0, 2).
         """
-        means = self.averages.means[[self.averages.index[setting] for setting in self.settings]]
+        means = self.averages.means[[self.averages.index[setting] for setting in self.candidates]]
         return combinations([column[~np.isnan(column[:, 0])] for column in means.transpose(1, 0, 2)])
 
     @cached_property
     def centre(self) -> tuple[Estimate, Estimate] | None:
-        """The centre of ``cloud``: i.i.d. and o.o.d. accuracy averaged over settings and test domains.
+        """The centre of ``cloud``: i.i.d. and o.o.d. accuracy averaged over candidates and test domains.
 
-        The mean of all combinations is the mean over test domains of the mean over settings, so none has to be made.
-        It is taken within each seed that has every run that takes part, then over those seeds. None where there is no
-        such seed, or a test domain has no setting.
+        The mean of all combinations is the mean over test domains of the mean over candidates. It is taken within each
+        seed that has every run of the cloud, then over these seeds. None where there is no such seed, or a test domain
+        has no candidate.
         """
-        there = self.averages.there(self.settings)[:, :, None, None]
+        there = self.averages.there(self.candidates)[:, :, None, None]
         if not there.any(0).all():
             return None
-        values = self.averages.values[[self.averages.index[setting] for setting in self.settings]]
+        values = self.averages.values[[self.averages.index[setting] for setting in self.candidates]]
         by_seed = (np.where(there, values, 0.0).sum(0) / there.sum(0)).mean(0)
         iid, ood = mean_over_seeds(by_seed[:, 0]), mean_over_seeds(by_seed[:, 1])
         return None if iid is None or ood is None else (iid, ood)
@@ -148,12 +148,11 @@ def combinations(choices: Sequence[npt.ArrayLike], most: int | None = None) -> F
     With 6 settings for each of 4 test domains these are the paper's 6⁴ = 1,296 dots.
 
     Args:
-        choices: for each of D test domains the (i.i.d., o.o.d.) accuracies of its K settings, (K, 2); a (D, K, 2)
-            array where all have as many.
-        most: where there would be more, so many ways are drawn, always the same ones.
+        choices: (i.i.d., o.o.d.) accuracies of the K settings on each of D test domains, (K, 2); K may differ.
+        most: largest number of combinations; where there are more, so many are drawn, always the same.
 
     Returns:
-        (K^D, 2), or the product of the Ks where they differ; in the order of ``itertools.product(*choices)``.
+        (product of the Ks, 2), in the order of ``itertools.product(*choices)``.
     """
     arrays = [np.asarray(choice, dtype=np.float64) for choice in choices]
     if most is not None and math.prod(map(len, arrays)) > most:

@@ -1,6 +1,6 @@
-"""Selection over stored records: which setting to take, without a look at what it is then measured by.
+"""Selection of settings from records, by three rules.
 
-Three rules, as Gulrajani & Lopez-Paz (2020, "In Search of Lost Domain Generalization", section 3) define them:
+The rules are those of Gulrajani & Lopez-Paz (2020, "In Search of Lost Domain Generalization", section 3):
 ``iid`` (training-domain validation), ``leave-one-domain-out`` and ``oracle``. Accuracies are fractions throughout.
 """
 
@@ -16,36 +16,36 @@ from ..errors import UserError, one_of
 from ..runs.methods import METHODS
 from ..runs.record import Record
 from .averages import Averages, FloatArray, average, cut
-from .groups import FIT, Setting, groups, left_out
 from .row import Row
+from .settings import FIT, Setting, candidates_of, left_out
 
 __all__ = ["RULES", "select", "summarise"]
 
 RULES = ("iid", "leave-one-domain-out", "oracle")
-"""``iid`` is the paper's and the default everywhere. ``oracle`` looks at the o.o.d. accuracy that it then reports."""
+"""Rules; ``iid`` is the paper's and the default. ``oracle`` selects by the o.o.d. accuracy that it reports."""
 
 
 def select(averages: Averages, rule: str = "iid", *, tuned: Iterable[str] = TUNED) -> list[Row]:
-    """Choose, for each group and test domain, one of the settings that differ in ``tuned`` alone.
+    """Choose, for each test domain, one of the settings that differ in ``tuned`` items only.
 
-    ``iid``: the setting of best i.i.d. accuracy, averaged over seeds. ``leave-one-domain-out``: the setting that, over
-    the other domains V, does best on V when trained without V and without the test domain, averaged over V and seeds;
-    those are the records with ``test_domain`` V and ``settings["left_out"]`` the test domain, so that nothing of it is
-    seen. ``oracle``: the setting of best o.o.d. accuracy on the test domain itself, an upper bound and no method.
+    ``iid``: the setting of best i.i.d. accuracy, averaged over seeds. ``leave-one-domain-out``: the setting of best
+    accuracy on other domains V when trained without V and the test domain, averaged over V and seeds, from records with
+    ``test_domain`` V and ``settings["left_out"]`` the test domain. ``oracle``: the setting of best o.o.d. accuracy on
+    the test domain itself, which is an upper bound, not a method.
 
-    Of settings whose scores agree to 12 digits, the first in ``Setting.order`` is chosen: the lower learning rate,
-    then the lower weight decay (names in alphabetical order, numbers ascending).
+    In a tie to 12 digits, the first in ``Setting.order`` is chosen: the lower learning rate, then the lower weight
+    decay (names in alphabetical order, numbers ascending).
 
     Args:
-        averages: of the runs; settings without a mean on a test domain are not chosen there.
-        rule: one of ``RULES``.
-        tuned: names of the settings that are chosen among; without any every setting has a row of its own.
+        averages: averages of the runs; settings without a mean on a test domain are not chosen there.
+        rule: the rule, one of ``RULES``.
+        tuned: names of the tuned items; without any, every setting has its own row.
 
     Returns:
-        One row for each group, plain fine-tuning first.
+        One row for each setting without its tuned items, plain fine-tuning first.
 
     Raises:
-        UserError: an unknown rule, or (``leave-one-domain-out``) runs that it needs are not there; they are named.
+        UserError: an unknown rule, or missing runs for ``leave-one-domain-out``, which the message names.
     """
     if rule not in RULES:
         raise UserError(f"unknown selection '{rule}'; {one_of(rule, RULES)}")
@@ -53,20 +53,20 @@ def select(averages: Averages, rule: str = "iid", *, tuned: Iterable[str] = TUNE
         scores = _left_out_scores(averages)
     else:
         scores = averages.means[:, :, 0 if rule == "iid" else 1]
-    grouped = groups(averages.settings, tuned)
-    chosen = {group: _choose(settings, scores, averages) for group, settings in grouped.items()}
-    plain = {group.items: found for group, found in chosen.items() if group.baseline}
+    candidates = candidates_of(averages.settings, tuned)
+    chosen = {setting: _choose(own, scores, averages) for setting, own in candidates.items()}
+    plain = {setting.items: found for setting, found in chosen.items() if setting.baseline}
     rows = []
-    for group, settings in grouped.items():
-        baseline = None if group.baseline else plain.get(group.items, plain.get(_fine_tuned(group.items)))
-        rows.append(Row(averages, rule, group, tuple(settings), chosen[group], baseline, averages.domains))
+    for setting, own in candidates.items():
+        baseline = None if setting.baseline else plain.get(setting.items, plain.get(_fine_tuned(setting.items)))
+        rows.append(Row(averages, rule, setting, tuple(own), chosen[setting], baseline, averages.domains))
     return rows
 
 
 def summarise(records: Iterable[Record], *, domains: Iterable[str] = (), seeds: Iterable[int] = ()) -> list[Row]:
-    """One row for each setting, whatever is missing of it or left out: a comparison is a selection that tunes nothing.
+    """One row for each setting, also with missing runs or left-out domains: a selection that tunes nothing.
 
-    Arguments and errors are ``average``'s.
+    Arguments and errors are those of ``average``.
     """
     averages = average(records, domains=domains, seeds=seeds, allow_missing=True, with_left_out=True)
     return select(averages, tuned=())
@@ -74,10 +74,10 @@ def summarise(records: Iterable[Record], *, domains: Iterable[str] = (), seeds: 
 
 def _choose(settings: Sequence[Setting], scores: FloatArray, averages: Averages) -> dict[str, Setting]:
     rows = [averages.index[setting] for setting in settings]
-    # A setting can have a score and yet lack a run on the test domain itself, and then there is nothing to report.
+    # A setting with a score but without a mean on the test domain itself cannot be reported.
     known = np.where(averages.there(settings), np.round(scores[rows], 12), np.nan)
     return {
-        # The first of equals: the settings are in ``Setting.order``.
+        # In a tie the first, since the settings are in ``Setting.order``.
         domain: settings[int(np.nanargmax(column))]
         for domain, column in zip(averages.domains, known.T, strict=True)
         if not np.isnan(column).all()
@@ -85,7 +85,7 @@ def _choose(settings: Sequence[Setting], scores: FloatArray, averages: Averages)
 
 
 def _fine_tuned(items: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
-    """The settings of the fine-tuning that a linear fit of these settings is compared with."""
+    """The items of the fine-tuning that a linear fit with these items is compared with."""
     return tuple((name, "all" if name == FIT else value) for name, value in items)
 
 
@@ -93,10 +93,10 @@ def _left_out_scores(averages: Averages) -> FloatArray:
     """The leave-one-domain-out score of every setting for every test domain, (K, D).
 
     Raises:
-        UserError: runs that leave out both the test domain and another one are missing.
+        UserError: runs without the test domain and another domain are missing.
     """
     targets, seeds = averages.domains, averages.seeds
-    # What is tested on in the choice for a target may be a domain that is itself no target.
+    # Domains that are tested on in the choice for a target need not be targets.
     domains = list(dict.fromkeys([*targets, *(record.test_domain for record in averages.others)]))
     if len(domains) < 3:
         raise UserError(
@@ -111,7 +111,7 @@ def _left_out_scores(averages: Averages) -> FloatArray:
     lacking: list[str] = []
     number = 0
     for row, setting in enumerate(averages.settings):
-        if METHODS[setting.method].across:  # of all settings together, so there is nothing to choose among
+        if METHODS[setting.method].across:  # over all candidates, so there is no choice
             scores[row] = 0.0
             continue
         for column, target in enumerate(targets):

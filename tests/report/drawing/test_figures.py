@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from largedrop.report.drawing.figures import Bar, Curve, Stop, alpha_figure, comparison_figure, paths_figure
+from largedrop.report.drawing.figures import Bar, Curve, PathPoint, alpha_figure, comparison_figure, paths_figure
 from largedrop.runs.estimate import Estimate
 from largedrop.runs.methods import METHODS, PLAIN
 
@@ -22,9 +22,9 @@ def legend(figure: Figure) -> list[str]:
 
 
 STOPS = [
-    Stop(0.9, Estimate(0.978, 0.001, 3), Estimate(0.884, 0.002, 3)),
-    Stop(0.0, Estimate(0.975, 0.002, 3), Estimate(0.865, 0.003, 3)),
-    Stop(0.5, Estimate(0.976, None, 1), Estimate(0.875, None, 1)),
+    PathPoint(0.9, Estimate(0.978, 0.001, 3), Estimate(0.884, 0.002, 3)),
+    PathPoint(0.0, Estimate(0.975, 0.002, 3), Estimate(0.865, 0.003, 3)),
+    PathPoint(0.5, Estimate(0.976, None, 1), Estimate(0.875, None, 1)),
 ]
 
 
@@ -42,7 +42,7 @@ def test_path_goes_through_the_rates_in_order_with_their_errors() -> None:
 
 def test_labels_of_rates_do_not_overlap_each_other() -> None:
     close = [
-        Stop(rate, Estimate(0.9 + step, 0.001, 3), Estimate(0.8 + 0.5 * step, 0.001, 3))
+        PathPoint(rate, Estimate(0.9 + step, 0.001, 3), Estimate(0.8 + 0.5 * step, 0.001, 3))
         for rate, step in ((0.0, -0.02), (0.5, 0.0), (0.9, 0.002), (0.95, 0.006))
     ]
     figure = paths_figure({"PACS": close}, title="")

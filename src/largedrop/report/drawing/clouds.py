@@ -1,4 +1,4 @@
-"""O.o.d. over i.i.d. accuracy: clouds with their hulls and their means (figures 2, 6, 7 and 9)."""
+"""Clouds of points, o.o.d. over i.i.d. accuracy, with hulls and means (figures 2, 6, 7 and 9)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .style import IID, OOD, edge_of, face_of, mixed
 __all__ = ["Cloud", "clouds_figure"]
 
 _MOST_DRAWN = 5_000
-"""Points of a cloud that are drawn; its hull is that of all of them."""
+"""Largest number of points of a cloud that are drawn; the hull is of all points."""
 
 _FEW = 50
-"""Up to so many points are drawn larger."""
+"""Clouds of at most so many points have larger points."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Cloud:
     """A cloud of figure 2.
 
     Attributes:
-        name: stands in the legend.
-        method: gives colour, marker and outline.
-        dropout: where a method is there at several rates, the fuller its colour the larger the rate.
-        points: (n, 2), i.i.d. and o.o.d. accuracy as fractions, as ``combinations`` gives them.
-        mean: (i.i.d., o.o.d.), drawn large with its standard errors; None where it is not known.
-        start: name of a cloud of the same panel, from whose mean an arrow leads to this one's.
+        name: name in the legend.
+        method: method, for colour, marker and outline.
+        dropout: dropout rate; where a method has several, larger rates have fuller colours.
+        points: i.i.d. and o.o.d. accuracy as fractions, (n, 2), from ``combinations``.
+        mean: mean (i.i.d., o.o.d.) accuracy, drawn large with standard errors; None where unknown.
+        start: name of a cloud of the same panel, from whose mean an arrow leads to this cloud's.
     """
 
     name: str
@@ -59,12 +59,12 @@ def clouds_figure(
     """Figure 2 (and 6, 7, 9): a panel for each dataset or test domain, a cloud and its mean for each method.
 
     Args:
-        panels: the clouds by the panels' titles.
-        title: stands above the panels.
-        note: stands above the legend: what the points are.
-        hulls: whether clouds have outlines; too many would hide each other.
-        shared: whether all panels have the same axes, as those of one dataset should.
-        columns: the most panels in a row.
+        panels: clouds by the panels' titles.
+        title: title above the panels.
+        note: explanation of the points, above the legend.
+        hulls: whether clouds have outlines.
+        shared: whether all panels have the same axes.
+        columns: largest number of panels in a row.
     """
     clouds = {cloud.name: cloud for panel in panels.values() for cloud in reversed(panel)}
     rates: dict[Method, set[float]] = {}
@@ -105,7 +105,7 @@ def _draw_points(axes: Axes, cloud: Cloud, face: str, hull: bool) -> None:
         closed = np.concatenate([corners, corners[:1]])
         axes.fill(closed[:, 0], closed[:, 1], color=face, alpha=0.16, linewidth=0, zorder=1)
         axes.plot(*closed.T, color=edge, linewidth=1.2, linestyle=cloud.method.line, gid=f"hull {cloud.name}", zorder=2)
-    # Evenly spaced in the order of the combinations; which are drawn does not depend on chance.
+    # Evenly spaced in the order of the combinations, so that the drawn points are not random.
     some = points[np.linspace(0, len(points) - 1, min(len(points), _MOST_DRAWN)).astype(np.int64)]
     few = len(points) <= _FEW
     axes.scatter(

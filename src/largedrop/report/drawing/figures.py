@@ -1,6 +1,6 @@
-"""Figures in the paper's manner: clouds with hulls, paths over dropout rates, interpolations, comparisons of methods.
+"""The paper's figures: paths over dropout rates, interpolations, comparisons of methods.
 
-They take plain arrays and ``Estimate``s as fractions, draw %, and know nothing of runs; ``save_figure`` writes them.
+They take arrays and ``Estimate``s as fractions, and draw %.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from ...runs.methods import METHODS, PLAIN, Method, method_of
 from .panels import columns_of, draw_line, draw_mean, label_axes, legend_below, marker_of, panels_of
 from .style import GREY, IID, INK, OOD, face_of
 
-__all__ = ["Bar", "Curve", "Stop", "alpha_figure", "comparison_figure", "paths_figure"]
+__all__ = ["Bar", "Curve", "PathPoint", "alpha_figure", "comparison_figure", "paths_figure"]
 
 _KINDS = {"representations": ("-", "o"), "weights": ("--", "s")}
-"""Line and marker of what is interpolated; squares are hollow."""
+"""Line and marker by kind of interpolation; squares are hollow."""
 
 _CURVE_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#B0579A", "#6B6B6B", "#B8860B")
 
 
 @dataclass(frozen=True)
-class Stop:
-    """A dropout rate of figure 3, and the centre of its cloud."""
+class PathPoint:
+    """A point of figure 3: a dropout rate and the centre of its cloud."""
 
     rate: float
     iid: Estimate
@@ -45,9 +45,9 @@ class Curve:
     """A fine-tuning of figure 1: accuracies over α, of α · pretrained + (1 − α) · fine-tuned.
 
     Attributes:
-        name: stands in the legend.
-        alphas: (n,), ascending in [0, 1].
-        ood: by what is interpolated, o.o.d. accuracy at each α.
+        name: name in the legend.
+        alphas: values of α, ascending in [0, 1], (n,).
+        ood: o.o.d. accuracy at each α, by kind of interpolation.
     """
 
     name: str
@@ -57,32 +57,32 @@ class Curve:
 
 @dataclass(frozen=True)
 class Bar:
-    """A method's accuracy in figures 6 to 10, with its standard error; ``method`` gives colour and marker."""
+    """A method's accuracy in figures 6 to 10, with its standard error, and the method for colour and marker."""
 
     name: str
     value: Estimate
     method: Method
 
 
-def paths_figure(panels: Mapping[str, Sequence[Stop]], *, title: str) -> Figure:
-    """Figure 3 (and 4, 5, 8): through the centres of the clouds of rising dropout rates, with standard errors.
+def paths_figure(panels: Mapping[str, Sequence[PathPoint]], *, title: str) -> Figure:
+    """Figure 3 (and 4, 5, 8): paths through the centres of clouds by dropout rate, with standard errors.
 
     Args:
-        panels: rates, each once, by the panels' titles; all panels have the same axes.
-        title: stands above the panels.
+        panels: points, one for each rate, by the panels' titles; all panels have the same axes.
+        title: title above the panels.
     """
     figure, all_axes = panels_of(list(panels), title, width=3.2, height=3.2, shared=True)
     for axes, panel in zip(all_axes, panels.values(), strict=True):
-        stops = sorted(panel, key=lambda stop: stop.rate)
-        at = 100 * np.array([(stop.iid.mean, stop.ood.mean) for stop in stops])
+        points = sorted(panel, key=lambda point: point.rate)
+        at = 100 * np.array([(point.iid.mean, point.ood.mean) for point in points])
         axes.plot(at[:, 0], at[:, 1], color=GREY, linewidth=1.4, zorder=2, gid="path")
-        for stop in stops:
-            method = method_of(PLAIN.name, stop.rate)
-            draw_mean(axes, method, stop.iid, stop.ood, face_of(method, stop.rate))
+        for point in points:
+            method = method_of(PLAIN.name, point.rate)
+            draw_mean(axes, method, point.iid, point.ood, face_of(method, point.rate))
         axes.margins(0.22)
-        _name_stops(axes, stops, at)
+        _name_points(axes, points, at)
     label_axes(all_axes, IID, OOD)
-    spread = any(stop.ood.error is not None for stops in panels.values() for stop in stops)
+    spread = any(point.ood.error is not None for points in panels.values() for point in points)
     plain = marker_of(PLAIN, "plain fine-tuning (0)")
     large = marker_of(METHODS[PLAIN.name], "dropout rate as written" + (", ± standard error" if spread else ""))
     legend_below(figure, [plain, large], len(panels))
@@ -96,7 +96,7 @@ def alpha_figure(curves: Sequence[Curve], *, title: str = "") -> Figure:
         UserError: no curve.
     """
     if not curves:
-        raise UserError("there is nothing to draw: no curve")
+        raise UserError("there must be at least one curve to draw")
     longest = max(len(curve.name) for curve in curves)
     figure, (axes,) = panels_of([""], title, width=max(4.8, 1.4 + 0.15 * longest), height=3.4)
     handles = [Line2D([], [], label=what, **_curve_look(what, GREY)) for what in _KINDS]
@@ -112,11 +112,11 @@ def alpha_figure(curves: Sequence[Curve], *, title: str = "") -> Figure:
 
 
 def comparison_figure(panels: Mapping[str, Sequence[Bar]], *, title: str) -> Figure:
-    """Figures 6 to 10 as a comparison: a line for each method, its o.o.d. accuracy ± one standard error.
+    """Figures 6 to 10 as a comparison: a line for each method with its o.o.d. accuracy ± one standard error.
 
     Args:
-        panels: methods by the panels' titles, matched by name and in the order in which they first occur.
-        title: stands above the panels.
+        panels: bars by the panels' titles, matched by name, in the order of first occurrence.
+        title: title above the panels.
     """
     bars = [bar for panel in panels.values() for bar in panel]
     lines = list(dict.fromkeys(bar.name for bar in bars))
@@ -144,14 +144,14 @@ def _curve_look(what: str, colour: str) -> dict[str, Any]:
     return {**look, "color": colour, "markerfacecolor": face}
 
 
-def _name_stops(axes: Axes, stops: Sequence[Stop], at: npt.NDArray[np.float64]) -> None:
+def _name_points(axes: Axes, points: Sequence[PathPoint], at: npt.NDArray[np.float64]) -> None:
     """Write each rate diagonally beside its marker, on the emptiest of the four sides."""
     scale = np.maximum(1.44 * np.ptp(at, axis=0), 1e-9)
     spots = (at - at.min(0)) / scale
-    # A marker counts as much as ten points of the path or of an error bar.
+    # A marker has the weight of ten points of the path or of an error bar.
     shares = np.linspace(0, 1, 21)[:, None]
     path = [(1 - shares) * start + shares * end for start, end in pairwise(spots)]
-    errors = [(100 * (stop.iid.error or 0), 100 * (stop.ood.error or 0)) / scale for stop in stops]
+    errors = [(100 * (point.iid.error or 0), 100 * (point.ood.error or 0)) / scale for point in points]
     bars = [
         spot + (2 * shares - 1) * bar * which
         for spot, bar in zip(spots, errors, strict=True)
@@ -159,7 +159,7 @@ def _name_stops(axes: Axes, stops: Sequence[Stop], at: npt.NDArray[np.float64]) 
     ]
     crowd = np.concatenate([spots, *path, *bars])
     weights = np.concatenate([np.full(len(spots), 10.0), np.ones(len(crowd) - len(spots))])
-    for stop, here, spot in zip(stops, at, spots, strict=True):
+    for point, here, spot in zip(points, at, spots, strict=True):
 
         def crowding(side: tuple[int, int], spot: npt.NDArray[np.float64] = spot) -> float:
             beside = spot + (0.09, 0.06) * np.array(side)
@@ -167,7 +167,7 @@ def _name_stops(axes: Axes, stops: Sequence[Stop], at: npt.NDArray[np.float64]) 
 
         across, up = min(((1, 1), (-1, 1), (1, -1), (-1, -1)), key=crowding)
         axes.annotate(
-            f"{stop.rate:g}",
+            f"{point.rate:g}",
             tuple(here),
             xytext=(6 * across, 5 * up),
             textcoords="offset points",

@@ -16,10 +16,10 @@ def convex_hull(points: npt.ArrayLike) -> FloatArray:
     Quickhull: it discards most of a million points in a few vectorised passes.
 
     Args:
-        points: (n, 2), finite.
+        points: finite coordinates, (n, 2).
 
     Returns:
-        (m, 2): no corner twice and none on an edge; one or two where all points are equal or on a line, none of none.
+        (m, 2), without repeated corners or points on an edge; m is 1 or 2 where all points are equal or on a line.
     """
     array = np.asarray(points, dtype=np.float64)
     if len(array) == 0:
@@ -39,5 +39,5 @@ def _corners(points: FloatArray, start: FloatArray, end: FloatArray) -> list[Flo
     if len(points) == 0:
         return []
     farthest = points[distance == distance.max()]
-    corner = farthest[(farthest @ along).argmax()]  # of several on a line parallel to it, the one at the line's end
+    corner = farthest[(farthest @ along).argmax()]  # in a tie, the last along the line
     return [*_corners(points, start, corner), corner, *_corners(points, corner, end)]

@@ -34,16 +34,16 @@ def panels_of(
     """A figure with an axes for each title.
 
     Args:
-        titles: of the panels, at least one.
-        title: of the figure; no mark-up is read in it, nor in those of the panels.
-        width: of a panel, in inches.
-        height: of a panel, in inches.
-        side: for what is written on the left of the first column, in inches.
-        legend: for what is written below the panels, in inches.
-        most: panels in a row.
+        titles: titles of the panels, at least one, without mark-up.
+        title: title of the figure, without mark-up.
+        width: width of a panel, in inches.
+        height: height of a panel, in inches.
+        side: width of the labels left of the first column, in inches.
+        legend: height of the labels and legend below the panels, in inches.
+        most: largest number of panels in a row.
         shared: whether all panels have the same axes.
     """
-    columns = math.ceil(len(titles) / math.ceil(len(titles) / most))  # as even as can be
+    columns = math.ceil(len(titles) / math.ceil(len(titles) / most))  # as even as possible
     rows = math.ceil(len(titles) / columns)
     size = (max(width * columns + side, 6.0), height * rows + legend + (0.4 if title else 0.1))
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
@@ -51,7 +51,7 @@ def panels_of(
     if title:
         figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left", parse_math=False)
     made: list[Axes] = []
-    letters = int(14 * size[0] / columns)  # of a title; more would take the panels' room
+    letters = int(14 * size[0] / columns)  # of a panel's title, so that it is not wider than the panel
     for index, name in enumerate(titles, 1):
         first = made[0] if shared and made else None
         axes = figure.add_subplot(rows, columns, index, sharex=first, sharey=first)
@@ -81,13 +81,13 @@ def label_axes(all_axes: Sequence[Axes], across: str, up: str) -> None:
 
 
 def columns_of(axes: Axes) -> int:
-    """Panels in a row of the figure of ``axes``."""
+    """Number of panels in a row of the figure of ``axes``."""
     spec = axes.get_subplotspec()
     return 1 if spec is None else spec.get_gridspec().ncols
 
 
 def marker_of(method: Method, name: str, face: str | None = None, *, line: bool = False) -> Line2D:
-    """A legend's entry for a method, its marker filled with ``face``, with the ``line`` of its hull or without."""
+    """The legend's entry of a method, its marker filled with ``face``, and its hull's line where ``line``."""
     edge = edge_of(method)
     look: dict[str, Any] = {
         "marker": method.marker,
@@ -102,7 +102,7 @@ def marker_of(method: Method, name: str, face: str | None = None, *, line: bool 
 
 
 def draw_mean(axes: Axes, method: Method, across: Estimate, up: Estimate | float, face: str) -> None:
-    """A method's mean in %, with bars of one standard error; ``up`` is a position where it is no estimate."""
+    """Draw a method's mean in %, with bars of one standard error; ``up`` may be a plain position."""
     edge = edge_of(method)
     axes.errorbar(
         100 * across.mean,
@@ -123,7 +123,7 @@ def draw_mean(axes: Axes, method: Method, across: Estimate, up: Estimate | float
 def draw_line(
     axes: Axes, at: Sequence[float], up: Sequence[Estimate], *, name: str, color: str, band: bool = True, **look: Any
 ) -> None:
-    """A line through estimates, (n,), in %, with a band of one standard error where all have one."""
+    """Draw a line through estimates, (n,), in %, with a band of one standard error where all have one."""
     mean = 100 * np.array([each.mean for each in up])
     axes.plot(at, mean, color=color, gid=name, zorder=3, **look)
     if band and all(each.error is not None for each in up):
@@ -132,7 +132,7 @@ def draw_line(
 
 
 def legend_below(figure: Figure, handles: Iterable[Line2D], panels: int, note: str = "") -> None:
-    """The legend of all panels, below them and a ``note``; no mark-up is read in it."""
+    """Draw the legend of all panels, without mark-up, below them and a ``note``."""
     handles = list(handles)
     wide, high = figure.get_size_inches()
     longest = max((len(str(handle.get_label())) for handle in handles), default=0)

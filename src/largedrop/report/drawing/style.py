@@ -1,4 +1,4 @@
-"""Colours, markers and files that all figures have in common."""
+"""Colours and files of all figures."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
     """Write the figure as PNG and as SVG.
 
     Args:
-        figure: of matplotlib.
-        path: of the files, with or without ``.png`` or ``.svg`` at its end.
+        figure: the figure.
+        path: path of the files, with or without suffix ``.png`` or ``.svg``.
 
     Returns:
-        The paths of the PNG and of the SVG.
+        Paths of the PNG and of the SVG.
 
     Raises:
         UserError: a file cannot be written.
@@ -57,7 +57,7 @@ def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
 
 
 def face_of(method: Method, dropout: float) -> str:
-    """The colour of a marker's face: the fuller the larger the rate; plain fine-tuning has one rate, and is full."""
+    """The colour of a marker's face, fuller for larger rates; plain fine-tuning has the full colour."""
     return method.colour if method is PLAIN else mixed(method.colour, "white", 0.65 * (1 - dropout))
 
 

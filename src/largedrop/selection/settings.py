@@ -1,6 +1,4 @@
-"""What tells runs apart: a setting is all that differs between records but for seed and domains, and a group is
-settings that differ in what is tuned alone.
-"""
+"""Settings: the items in which records differ, besides seed and domains."""
 
 from __future__ import annotations
 
@@ -12,22 +10,22 @@ from ..config import TUNED
 from ..runs.methods import PLAIN, method_of, order
 from ..runs.record import Record, shown
 
-__all__ = ["FIT", "Setting", "groups", "left_out", "settings_of"]
+__all__ = ["FIT", "Setting", "candidates_of", "left_out", "settings_of"]
 
 LEFT_OUT = "left_out"
-"""Name, in a record's settings, of the domain that was left out of training besides the test domain."""
+"""Key, in a record's settings, of the left-out domain."""
 
 FIT = "fit"
-"""Name, in a record's settings, of what was trained: ``Config.fit``."""
+"""Key, in a record's settings, of ``Config.fit``."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """All that names a run but for its seed and its domains; it can be hashed and printed.
+    """Method, dropout rate and the other settings in which records differ.
 
     Attributes:
-        method: one of ``METHODS``.
-        dropout: rate on the representation.
+        method: name of the method, one of ``METHODS``.
+        dropout: dropout rate on the representation.
         items: (name, value) of the settings that differ between the records, in alphabetical order.
 
     >>> print(Setting("fine-tuning", 0.9, (("lr", 0.0005), ("weight_decay", 1e-05))))
@@ -43,44 +41,44 @@ class Setting:
 
     @property
     def baseline(self) -> bool:
-        """Whether this is plain fine-tuning, against which gains are taken."""
+        """Whether this is plain fine-tuning, the baseline of gains."""
         return method_of(self.method, self.dropout) is PLAIN
 
     @property
     def others(self) -> str:
-        """All but method and dropout rate, printed; empty where nothing else differs."""
+        """The items as text; empty without any."""
         return ", ".join(_named(self.items))
 
     def value(self, name: str) -> str:
-        """The value of the item ``name``, printed; ``–`` where there is none."""
+        """The value of the item ``name`` as text; ``–`` where there is none."""
         return next((shown(value) for item, value in self.items if item == name), "–")
 
     def without(self, *names: str) -> Setting:
-        """The setting with the items ``names`` left out."""
+        """The setting without the items ``names``."""
         return Setting(self.method, self.dropout, tuple(item for item in self.items if item[0] not in names))
 
     def only(self, *names: str) -> str:
-        """The items ``names`` alone, printed; ``–`` where there are none."""
+        """The items ``names`` as text; ``–`` without any."""
         return ", ".join(_named(item for item in self.items if item[0] in names)) or "–"
 
     def order(self) -> tuple[Any, ...]:
-        """Sorts settings: by method as ``METHODS`` has them, by rate, by name and value of the others.
+        """Sort key of settings: by method in the order of ``METHODS``, by rate, by name and value of the items.
 
-        Numbers are ascending and come before text. This is also how ties are broken: the first is taken.
+        Numbers are ascending and before text. In a tie of scores the first setting is chosen.
         """
         return (order(self.method), self.dropout, tuple((name, _sortable(value)) for name, value in self.items))
 
 
 def left_out(record: Record) -> str:
-    """The domain that ``record`` was not trained on besides its test domain; empty where there is none."""
+    """The left-out domain of ``record``; empty where there is none."""
     return str(record.settings.get(LEFT_OUT) or "")
 
 
 def settings_of(records: Iterable[Record]) -> Callable[[Record], Setting]:
-    """A function that names the setting of a record by what differs between ``records``.
+    """A function from a record to its setting, whose items are those that differ between ``records``.
 
-    A setting that only some records have differs between them. One that has one value for each fit says no more than
-    the fit itself (linear fits have a schedule of their own), and is left out.
+    An item that only some records have differs between them. An item with one value for each fit is implied by the fit
+    (linear fits have their own schedule), and omitted.
     """
     distinct = {id(record.settings): record.settings for record in records}  # thousands of records share few of them
     names = {name for settings in distinct.values() for name in settings} - {LEFT_OUT}
@@ -99,17 +97,17 @@ def settings_of(records: Iterable[Record]) -> Callable[[Record], Setting]:
     return setting_of
 
 
-def groups(settings: Iterable[Setting], tuned: Iterable[str] = TUNED) -> dict[Setting, list[Setting]]:
-    """The settings by what they have in common once those named ``tuned`` are left out; both in order."""
+def candidates_of(settings: Iterable[Setting], tuned: Iterable[str] = TUNED) -> dict[Setting, list[Setting]]:
+    """The settings by their part without the items ``tuned``; both in ``Setting.order``."""
     tuned = tuple(tuned)
     found: dict[Setting, list[Setting]] = {}
     for setting in sorted(settings, key=Setting.order):
         found.setdefault(setting.without(*tuned), []).append(setting)
-    return {group: found[group] for group in sorted(found, key=Setting.order)}
+    return {setting: found[setting] for setting in sorted(found, key=Setting.order)}
 
 
 def without_followers(names: Sequence[str], settings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """``names`` without those that have one value for each fit, where the fits differ; what is tuned stays."""
+    """``names`` without those that have one value for each fit, where the fits differ; tuned names are kept."""
     if FIT not in names:
         return [*names]
     of_fit: dict[Any, list[Mapping[str, Any]]] = {}

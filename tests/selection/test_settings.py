@@ -6,7 +6,7 @@ import itertools
 
 from tests.helpers import record
 
-from largedrop.selection.groups import Setting, groups, settings_of
+from largedrop.selection.settings import Setting, candidates_of, settings_of
 
 
 def test_a_setting_is_what_differs_but_for_seed_and_domain() -> None:
@@ -39,7 +39,7 @@ def test_settings_are_in_order_of_method_rate_and_value() -> None:
 
 def test_a_group_is_what_settings_share_without_the_tuned_ones() -> None:
     settings = [Setting("fine-tuning", 0.9, (("lr", lr), ("size", size))) for lr in (0.2, 0.1) for size in (96, 64)]
-    found = groups(settings, ("lr",))
+    found = candidates_of(settings, ("lr",))
     assert [str(group) for group in found] == ["fine-tuning, dropout 0.9, size 64", "fine-tuning, dropout 0.9, size 96"]
     assert [setting.value("lr") for setting in next(iter(found.values()))] == ["0.1", "0.2"]
-    assert len(groups(settings, ())) == 4
+    assert len(candidates_of(settings, ())) == 4
