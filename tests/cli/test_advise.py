@@ -102,6 +102,8 @@ def test_mistakes(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert one_line(capsys, "advise", toy, "--rates", ",") == "--rates names nothing: ','"
     assert "[0, 1)" in one_line(capsys, "advise", toy, "--rates", "0.5,1", *NETWORK)
     assert "no dropout rate above 0" in one_line(capsys, "advise", toy, "--rates", "0", *NETWORK)
+    assert one_line(capsys, "advise", toy, *NETWORK, "--size", "0").endswith(" from 16 to 4096, not 0")
+    assert one_line(capsys, "advise", toy, *NETWORK, "--weights", "") == "weights must be a name, not ''"
 
 
 def test_mistakes_beside_auto(toy: Path, advised: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,9 @@ from .options import rates as listed_rates
 __all__ = ["advise"]
 
 
+DEFAULTS = defaults_of("short")
+
+
 def advise(
     data: Data,
     test_domain: Annotated[
@@ -31,9 +34,9 @@ def advise(
     output: Annotated[
         Path | None, typer.Option(help="Folder for advice.json and the figure. [default: largedrop-advice/DATA]")
     ] = None,
-    model: Annotated[str | None, option("model")] = None,
-    weights: Annotated[str | None, option("weights")] = None,
-    size: Annotated[int | None, option("size")] = None,
+    model: Annotated[str, option("model")] = DEFAULTS["model"],
+    weights: Annotated[str, option("weights")] = DEFAULTS["weights"],
+    size: Annotated[int, option("size")] = DEFAULTS["size"],
     precision: Precision = "auto",
     device: Device = "auto",
     skip_bad_images: SkipBad = False,
@@ -48,18 +51,16 @@ def advise(
 
     console = Console(stderr=False)
     place = choose_device(device)
-    settings = defaults_of("short")
-    side = size or settings["size"]
     measured = [float(rate) for rate in listed_rates("--rates", rates)]
-    opened = open_images(console, data, [side], skip_bad_images)
+    opened = open_images(console, data, [size], skip_bad_images)
     with Bar(console, 2 * len(opened), "advising") as bar:
         found = find_advice(
             opened,
             test_domain=test_domain,
             left_out=left_out,
-            model=model or settings["model"],
-            size=side,
-            weights=weights or settings["weights"],
+            model=model,
+            size=size,
+            weights=weights,
             precision=precision,
             rates=measured,
             seeds=range(seeds),
