@@ -49,7 +49,7 @@ def test_table_json_and_figure(toy: Path, tmp_path: Path, capsys: pytest.Capture
     said = " ".join(capsys.readouterr().out.split())
     assert "domain held out" in said
     assert "Each of ink and oil was held out in turn, over 1 split" in said
-    assert "Nothing of photo was looked at." in said
+    assert "No image of photo was used." in said
     assert {path.name for path in tmp_path.iterdir()} == {"advice.json", "advice.png", "advice.svg"}
     content = json.loads((tmp_path / "advice.json").read_text())
     assert [rate["dropout"] for rate in content["rates"]] == [0.0, 0.5, 0.9]
