@@ -111,6 +111,13 @@ def test_a_report_says_what_its_accuracies_are(tmp_path: Path) -> None:
     ]
 
 
+def test_interpolations_that_are_computed_again_are_not_called_pooled(old: Path) -> None:
+    (path, *others) = sorted((old / "sweep").glob("runs/*/interpolation.json"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    (note,) = read_runs(old / "sweep").notes
+    assert f"linear-probe and {len(others)} of {len(others) + 1} interpolations is pooled over images" in note
+
+
 def test_runs_of_two_protocols_cannot_stand_side_by_side(old: Path) -> None:
     theirs = Run.open(old / "train" / "runs" / TRAINED)
     store(old, theirs.config, result_of(0.9, 0.7, steps=12), "mine")

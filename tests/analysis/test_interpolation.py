@@ -20,6 +20,7 @@ from largedrop.data.dataset import Dataset
 from largedrop.data.views.batches import HostViews
 from largedrop.data.views.host import evaluation_batch
 from largedrop.errors import Interrupted, UserError
+from largedrop.files import write_json
 from largedrop.report.report import write_report
 from largedrop.report.tables import curves_table
 from largedrop.runs.checkpoint import load_model
@@ -124,6 +125,9 @@ def test_it_is_stored_and_not_computed_again(run: Run, data: Dataset) -> None:
         raise AssertionError("computed again")
 
     assert interpolate_run(run, data, features, reporter=Watch(advance=never)) == first
+    write_json(path, replace(first, pooled=True).to_json())
+    assert Interpolation.read(path).pooled
+    assert interpolate_run(run, data, features) == first  # computed again, by the mean over domains
     best = interpolate_run(run, data, features, which="best")
     line = next(each for each in run.result["log"] if each["step"] == run.result["best_step"])
     assert best.weights[0] == best.representations[0] == (line["iid_accuracy"], line["ood_accuracy"])

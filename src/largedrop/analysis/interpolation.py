@@ -40,7 +40,8 @@ def interpolate_run(
     network gets a warm-start head, fitted on its representation under the run's dropout, even where the run itself
     started from a random head. Images are in the evaluation view.
 
-    A stored interpolation with ``ALPHAS`` and this checkpoint is returned without computation.
+    A stored interpolation with ``ALPHAS``, this checkpoint and accuracies that are not pooled is returned without
+    computation.
 
     Args:
         run: finished run on ``data`` with trained weights.
@@ -66,7 +67,7 @@ def interpolate_run(
             stored = Interpolation.read(path)
         except UserError as error:
             raise UserError(f"{run.folder}: {error}; remove that file") from error
-        if (stored.which, stored.alphas) == (which, ALPHAS):
+        if (stored.which, stored.alphas, stored.pooled) == (which, ALPHAS, False):
             return stored
     split = config.split_of(data)
     parts = {"iid": split.iid, "ood": split.ood}

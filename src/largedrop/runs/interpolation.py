@@ -32,12 +32,14 @@ class Interpolation:
         alphas: ascending in [0, 1]; at 1, the pretrained network with a linear head fitted on its representation.
         weights: (i.i.d., o.o.d.) accuracy at each α, all weights interpolated.
         representations: (i.i.d., o.o.d.) accuracy at each α, Φ and the last layer interpolated.
+        pooled: whether the i.i.d. accuracies are pooled over images, as older versions stored them.
     """
 
     which: str
     alphas: tuple[float, ...]
     weights: tuple[tuple[float, float], ...]
     representations: tuple[tuple[float, float], ...]
+    pooled: bool = False
 
     def of(self, kind: str) -> tuple[tuple[float, float], ...]:
         """The accuracies of one of ``INTERPOLATED``."""
@@ -49,7 +51,7 @@ class Interpolation:
             kind: {name: [pair[index] for pair in self.of(kind)] for index, name in enumerate(SCORES)}
             for kind in INTERPOLATED
         }
-        return {"format": FORMAT, "which": self.which, "alphas": list(self.alphas), **kinds}
+        return {"format": 1 if self.pooled else FORMAT, "which": self.which, "alphas": list(self.alphas), **kinds}
 
     @classmethod
     def from_json(cls, content: dict[str, Any], where: str) -> Interpolation:
@@ -69,7 +71,7 @@ class Interpolation:
                 )
                 for kind in INTERPOLATED
             }
-            found = cls(str(content["which"]), alphas, **pairs)
+            found = cls(str(content["which"]), alphas, **pairs, pooled=content.get("format") == 1)
         except (KeyError, TypeError, ValueError) as error:
             told = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
             raise UserError(f"{where}: {told}") from error

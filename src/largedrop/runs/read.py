@@ -88,8 +88,9 @@ class Runs:
         if self.protocol != PROTOCOL:
             methods = {record.method for record in self.records}
             pooled = sorted(methods - {"fine-tuning"}, key=order)
-            if any(run.interpolation for run in self.runs):
-                pooled.append("the interpolations")
+            stored = [run.interpolation.pooled for run in self.runs if run.interpolation]
+            if any(stored):
+                pooled.append("the interpolations" if all(stored) else f"{sum(stored)} of {len(stored)} interpolations")
             said = [f"These runs are of protocol {self.protocol}."]
             if "fine-tuning" in methods:
                 said.append(
