@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .training.averaging import average_weights, interpolate
     from .training.soup import greedy_soup
 
-_PLACES = {
+_MODULES = {
     "CollapseError": "errors",
     "Config": "config",
     "Dataset": "data",
@@ -63,10 +63,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first used: torch takes seconds, which ``largedrop --help`` should not."""
-    if name not in _PLACES:
+    """Import a public name on first use: torch takes seconds to import, and ``largedrop --help`` does not need it."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'largedrop' has no attribute '{name}'")
-    value: object = getattr(import_module(f".{_PLACES[name]}", __name__), name)
+    value: object = getattr(import_module(f".{_MODULES[name]}", __name__), name)
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""The call that most people want: fine-tune on a dataset and get the run back."""
+"""``finetune``: fine-tune on a dataset and return the run."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ def finetune(
     """Fine-tune on every domain but one, and score on that one.
 
     Args:
-        data: from ``open_dataset``.
-        test_domain: name of the domain that is never trained on nor selected on.
-        output: folder of the run; by default ``largedrop-runs/`` and a name made of dataset, test domain and config.
-            A finished run there is returned as it is, an interrupted one goes on.
-        recipe: ``short`` (minutes on a processor) or ``paper`` (its protocol); ``settings`` change single values.
+        data: dataset from ``open_dataset``.
+        test_domain: name of the domain for the o.o.d. score, which is never trained on or selected on.
+        output: folder of the run; by default ``Config.run_name`` in ``largedrop-runs``. A finished run in it is
+            returned, an interrupted one is resumed.
+        recipe: ``short`` (minutes on a processor) or ``paper`` (the paper's protocol), changed by ``settings``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        progress: called with the work done since the last call.
+        progress: called with the work since the last call, in evaluated images.
         settings: fields of ``Config``: ``model``, ``dropout``, ``steps``, ``lr``, ``size``, ``seed``, …
 
     Returns:
-        The finished run: ``run.best`` and ``run.average`` are checkpoints for ``load_model``.
+        The finished run; ``run.best`` and ``run.average`` are checkpoints for ``load_model``.
 
     Raises:
-        UserError: anything wrong with the arguments, in one line.
+        UserError: an argument is invalid.
         CollapseError: the run has collapsed or diverged.
 
     Warns:
-        UserWarning: the images do not fit in the GPU's memory, and their views are made on the processor.
+        UserWarning: the images do not fit in the GPU's memory, so views are made on the processor.
     """
-    place = choose_device(device)
-    config = resolve(data, place, recipe=recipe, test_domain=test_domain, **settings)
+    torch_device = choose_device(device)
+    config = resolve(data, torch_device, recipe=recipe, test_domain=test_domain, **settings)
     folder = Path(output) if output is not None else Path("largedrop-runs") / config.run_name
     reporter = _Caller(progress)
-    views = open_views(data, place, reporter)
+    views = open_views(data, torch_device, reporter)
     if config.fit == "all":
         return train(config, data, folder, features=FeatureCache(views), reporter=reporter)
     from .linear.runs import train_linear_runs
@@ -68,7 +68,7 @@ def finetune(
 
 
 class _Caller(Reporter):
-    """A function that is called with the work, and warnings."""
+    """Calls a function with the work, and turns notes into warnings."""
 
     def __init__(self, progress: Callable[[float], None] | None) -> None:
         self.progress = progress

@@ -182,7 +182,7 @@ def test_an_interrupted_command_goes_on_and_ends_with_the_same_bits(
     assert code.read_text() == "2"
     assert re.fullmatch(
         r"\nlargedrop: stopping after this step, to save it \(Ctrl-C again stops at once\)\n"
-        r"largedrop: stopped after step \d+ of 24; all of it is kept, and the same command goes on from there\n",
+        r"largedrop: stopped after step \d+ of 24; the state is kept, and the same command resumes from there\n",
         said.read_text(),
     )
     assert main([*command, "--output", str(broken)]) == 0
@@ -199,7 +199,7 @@ def test_ctrl_c_at_any_other_time_is_a_line(
 
     monkeypatch.setattr("largedrop.runs.read.read_runs", read_runs)
     said = one_line(capsys, "report", tmp_path)
-    assert said == "interrupted; finished runs and saved states are kept, and the same command goes on from there"
+    assert said == "interrupted; finished runs and saved states are kept, and the same command resumes from there"
 
 
 def test_dry_run_says_what_would_be_done_and_writes_nothing(
@@ -248,7 +248,7 @@ class TestMistakes:
         assert not (tmp_path / "out").exists()
         arguments = ["compare", root, "--skip-bad-images", "--dropout", "0", *FAST, "--output", tmp_path / "out"]
         assert main([str(argument) for argument in arguments]) == 0
-        assert "left out 2 images that cannot be decoded" in capsys.readouterr().out
+        assert "skipped 2 images that cannot be decoded" in capsys.readouterr().out
         assert json.loads((tmp_path / "out" / "results.json").read_text())["dataset"]["skipped"] == 2
 
     @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_the_pace_of_finished_runs(data: ld.Dataset, config: Config, tmp_path: P
 def test_what_says_nothing_of_the_pace(
     data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pace, "_look", lambda config, device: 0.25)
+    monkeypatch.setattr(pace, "_measure", lambda config, device: 0.25)
     folders = [
         finished(tmp_path / "foreign", replace(config, fingerprint="else"), 1.0),
         finished(tmp_path / "larger", replace(config, size=64), 1.0),

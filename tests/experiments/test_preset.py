@@ -230,11 +230,11 @@ def test_a_misspelt_name_names_the_nearest() -> None:
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     path = written(tmp_path, "title = \n")
-    assert refusal(path).startswith(f"{path} is no TOML file: ")
+    assert refusal(path).startswith(f"{path} is not a TOML file: ")
     path.write_bytes(b'title = "\xff"\n')
-    assert refusal(path).startswith(f"{path} is no TOML file: ")
+    assert refusal(path).startswith(f"{path} is not a TOML file: ")
     assert refusal(tmp_path).startswith(f"no preset '{tmp_path}' and no such file; ")
-    assert refusal(written(tmp_path, PLAIN + "[grid]\nlr = [1]\nlr = [2]\n")).startswith(f"{path} is no TOML file: ")
+    assert refusal(written(tmp_path, PLAIN + "[grid]\nlr = [1]\nlr = [2]\n")).startswith(f"{path} is not a TOML file: ")
 
 
 def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ def test_weights_from_files() -> None:
 @pytest.mark.parametrize(
     ("models", "weights", "problem"),
     [
-        (["a", "b"], ["w"], "--weights w: this preset has 2 models; say --weights MODEL=w"),
+        (["a", "b"], ["w"], "--weights w: this preset has 2 models; write --weights MODEL=w"),
         (["a"], ["c=w"], "--weights c=w: this preset has no such model; there are: a"),
         (["a"], ["a=w", "x"], "--weights names a twice"),
         (["r"], ["w"], "--weights w: the preset itself sets weights, 'random'"),

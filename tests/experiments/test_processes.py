@@ -39,10 +39,7 @@ from largedrop.training.state import STATE_FILE
 
 CPU = torch.device("cpu")
 LONG: dict[str, Any] = {**TINY, "steps": 60, "eval_every": 20}
-DIED = (
-    "a process that was training has died (out of memory?); fewer --jobs need less, and the same command goes on from "
-    "where it was"
-)
+DIED = "a training process has died (out of memory?); fewer --jobs need less, and the same command resumes it"
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
@@ -309,7 +306,7 @@ def test_devices_and_threads_are_shared_out(
     [
         (-9, DIED),
         (0, DIED),
-        (1, "a process that was training has failed, as it says above; the same command goes on from where it was"),
+        (1, "a training process has failed, with the error above; the same command resumes it"),
     ],
 )
 def test_a_process_that_is_gone(data: ld.Dataset, tmp_path: Path, fakes: Any, exitcode: int, text: str) -> None:
@@ -399,8 +396,7 @@ def test_a_cache_that_was_removed_before_a_process_could_open_it(
     assert (kind, type(error), str(error)) == (
         "raised",
         UserError,
-        "the image cache was removed or changed meanwhile; the same command goes on from where it was, and makes it "
-        "anew",
+        "the image cache was removed or changed meanwhile; the same command resumes it, and makes it again",
     )
 
 
@@ -418,5 +414,5 @@ def test_a_run_that_finds_too_little_memory(
     assert (kind, type(said), str(said)) == (
         "raised",
         UserError,
-        "a run found too little memory; fewer --jobs need less, and the same command goes on from where it was",
+        "a run needs more memory than is free; fewer --jobs need less, and the same command resumes it",
     )

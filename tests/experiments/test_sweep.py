@@ -159,13 +159,13 @@ def test_a_run_that_fails_is_tried_once_more(
     result = run_sweep(
         data, plan, device=CPU, reporter=Watch(failed=lambda config, text: told.append(text), advance=done.append)
     )
-    first = "RuntimeError: cuDNN is tired; it goes on from its last state, once"
+    first = "RuntimeError: cuDNN is tired; it is resumed once"
     if times == 1:
         assert told == [first]
         assert result.trained == [entry.config for entry in plan.entries]
         assert result.broken == []
     else:
-        assert told == [first, "RuntimeError: cuDNN is tired; it is left out"]
+        assert told == [first, "RuntimeError: cuDNN is tired; it is given up"]
         assert varied(result.trained) == [(0, 1e-4, "photo", 0.0), (0, 1e-4, "ink", 0.0), (0, 1e-4, "ink", 0.9)]
         ((config, trace),) = result.broken
         assert (config.dropout, config.test_domain) == (0.9, "photo")
@@ -250,8 +250,8 @@ def test_a_process_that_dies_is_replaced(data: ld.Dataset, tmp_path: Path, quick
         data, plan, device=CPU, jobs=2, reporter=Watch(advance=progress, failed=lambda config, text: told.append(text))
     )
     assert len(killed) == len(told) == 1
-    assert told[0].startswith("a process that was training has died (out of memory?)")
-    assert told[0].endswith("; it goes on from its last state, once")
+    assert told[0].startswith("a training process has died (out of memory?)")
+    assert told[0].endswith("; it is resumed once")
     assert sorted(config.run_name for config in result.trained) == sorted(
         entry.config.run_name for entry in plan.entries
     )

@@ -16,8 +16,8 @@ from . import advise, compare, demo, inspect, report, sweep, train
 __all__ = ["app", "main"]
 
 
-# Before torch is imported. A thread that waits for others should soon give its core back: with another process busy on
-# one of two cores, a training step took 1.0 s with the default and 0.7 s with this, and with none 0.33 s with both.
+# Set before torch is imported. A waiting thread then releases its core soon: with another process busy on one of two
+# cores, a training step took 1.0 s with the default and 0.7 s with this setting; without, 0.33 s with both.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
@@ -31,11 +31,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-# Typer carries a click of its own since 0.29 and used the package click before: what its errors have in common.
+# The base class of Typer's errors, from its own copy of click since 0.29 and from the package click before.
 _UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 _CTRL_C = 130
-"""Typer returns this for a KeyboardInterrupt; its first versions, which can still be used, raise Abort."""
+"""Typer's exit code for a KeyboardInterrupt; its first versions raise Abort instead."""
 
 
 @app.callback(invoke_without_command=True)
@@ -68,10 +68,10 @@ app.command(epilog="Example: largedrop sweep paper-figure-2 --scale small --data
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; a mistake of the user gives one clear line on standard error, and 2.
+    """Run the command line; a user's mistake prints one line on standard error.
 
     Returns:
-        The exit code: 0, or 2 where something was wrong or Ctrl-C was pressed.
+        The exit code: 0, or 2 after an error or Ctrl-C.
     """
     try:
         code = app(args=arguments, standalone_mode=False)
@@ -80,14 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error))
     except Interrupted as error:
-        return _complain(f"{error}; all of it is kept, and the same command goes on from there")
+        return _complain(f"{error}; the state is kept, and the same command resumes from there")
     except (KeyboardInterrupt, typer.Abort):
         code = _CTRL_C
     except BrokenPipeError:
         return 0
     if code == _CTRL_C:
         return _complain(
-            "interrupted; finished runs and saved states are kept, and the same command goes on from there"
+            "interrupted; finished runs and saved states are kept, and the same command resumes from there"
         )
     return code if isinstance(code, int) else 0
 

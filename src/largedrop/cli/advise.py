@@ -1,4 +1,4 @@
-"""``largedrop advise``: which dropout rate to use, before anything is trained."""
+"""``largedrop advise``: advice on the dropout rate before training."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ def advise(
     data: Data,
     test_domain: Annotated[
         str | None,
-        typer.Option(
-            help="Domain that is kept for the test and never looked at. [default: every domain is trained on]"
-        ),
+        typer.Option(help="Domain for the test, whose images are not used. [default: every domain is trained on]"),
     ] = None,
     left_out: Annotated[str, option("left_out")] = "",
     rates: Annotated[
@@ -50,7 +48,7 @@ def advise(
     from .terminal import Bar, open_images, say
 
     console = Console(stderr=False)
-    place = choose_device(device)
+    torch_device = choose_device(device)
     measured = [float(rate) for rate in listed_rates("--rates", rates)]
     opened = open_images(console, data, [size], skip_bad_images)
     with Bar(console, 2 * len(opened), "advising") as bar:
@@ -64,7 +62,7 @@ def advise(
             precision=precision,
             rates=measured,
             seeds=range(seeds),
-            device=place,
+            device=torch_device,
             reporter=bar,
         )
     unseen = [domain for domain in (test_domain, left_out) if domain]

@@ -20,8 +20,7 @@ DEMO: dict[str, Any] = {
     "size": 96,
     "eval_every": 40,
 }
-"""How this was chosen stands in docs/recipe.md. The test styles are those of vendors whose other style is not trained
-on."""
+"""docs/recipe.md says how this was chosen. The vendors of the test styles have no style among the training domains."""
 
 QUICK: dict[str, Any] = {**DEMO, "seeds": (0,), "steps": 60, "size": 64, "eval_every": 20}
 
@@ -30,7 +29,7 @@ def demo(
     output: Annotated[
         Path | None, typer.Option(help="Folder for the results. [default: largedrop-demo or largedrop-demo-quick]")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A smaller one, of the same structure.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller comparison of the same structure.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     dry_run: DryRun = False,

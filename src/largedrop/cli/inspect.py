@@ -1,4 +1,4 @@
-"""``largedrop inspect``: what fine-tuning did to the representation, plain against dropout."""
+"""``largedrop inspect``: richness and linearity of fine-tuned representations, plain against dropout."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def inspect(
     from .terminal import Bar, say
 
     console = Console(stderr=False)
-    place = choose_device(device)
-    wanted = listed("--measures", measures)
-    found, problems = find_runs(runs)
-    say(console, *(f"left out {problem}" for problem in problems))
+    torch_device = choose_device(device)
+    chosen = listed("--measures", measures)
+    found, unusable = find_runs(runs)
+    say(console, *(f"unusable: {line}" for line in unusable))
     opened = _open(found, data, console)
-    with Bar(console, inspection_cost(found, opened, wanted, images), "inspecting") as bar:
-        cache = FeatureCache(open_views(opened, place, bar), bar)
+    with Bar(console, inspection_cost(found, opened, chosen, images), "inspecting") as bar:
+        cache = FeatureCache(open_views(opened, torch_device, bar), bar)
         inspections = []
         for number, run in enumerate(found, 1):
             bar.describe(f"{number}/{len(found)} {run.folder.name}")
@@ -68,7 +68,7 @@ def inspect(
                     run,
                     opened,
                     cache,
-                    measures=wanted,
+                    measures=chosen,
                     checkpoint=checkpoint,
                     images=images,
                     draws=draws,
@@ -78,25 +78,25 @@ def inspect(
     comparisons = compare_inspections(inspections)
     folder = output or (runs[0] if len(runs) == 1 else Path()) / "inspection"
     written = [folder / "inspection.json"]
-    about = {"checkpoint": checkpoint, "measures": wanted, "images": images, "draws": draws}
+    about = {"checkpoint": checkpoint, "measures": chosen, "images": images, "draws": draws}
     write_json(written[0], inspection_json(inspections, comparisons, **about))
     for number, comparison in enumerate(comparisons, 1):
         render_comparison(comparison, console)
         stem = f"-{number}" if len(comparisons) > 1 else ""
         title = ", ".join([opened.name, *([comparison.title] if comparison.title else [])])
-        if "richness" in wanted:
+        if "richness" in chosen:
             written += save_figure(inspection_figure(comparison, title=title), folder / f"richness{stem}")
-        if "interpolation" in wanted:
+        if "interpolation" in chosen:
             written += save_figure(interpolation_figure(comparison, title=title), folder / f"interpolation{stem}")
     runs_of = f"{len(found)} run{'s'[: len(found) > 1]} of {opened.name}"
     say(console, f"{runs_of}; written:", *(f"  {path}" for path in written))
 
 
 def _open(runs: list[Run], source: str | None, console: Console) -> Dataset:
-    """The images that the runs were trained on; ``emoji`` comes with the package and need not be named.
+    """The dataset of the runs; ``emoji`` need not be named.
 
     Raises:
-        UserError: they were not named, or they are others.
+        UserError: the dataset is not named, or not that of the runs.
     """
     from .terminal import open_images
 

@@ -1,4 +1,4 @@
-"""The options that several commands share; those that are fields of the config are made from what it knows of them."""
+"""Options that several commands share, made from the config's fields where they are fields."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["listed", "option", "rates", "run_options"]
 
 
 def option(name: str) -> Any:
-    """The option for a field of the config: its help, with its default in each recipe."""
+    """The option for a field of the config, with its help and its default in each recipe."""
     values = {recipe: defaults_of(recipe)[name] for recipe in RECIPES}
     same = len(set(values.values())) == 1
     shown = f"{values['short']}" if same else ", ".join(f"{recipe}: {value}" for recipe, value in values.items())
     tail = "" if shown in ("None", "False", "") else f" [default: {shown}]"
-    flags = [f"--{name.replace('_', '-')}"]  # named for a switch alone, which has no --no-…
+    flags = [f"--{name.replace('_', '-')}"]  # one flag, so that a switch has no --no-…
     return typer.Option(*flags, help=f"{ABOUT[name].help}{tail}", show_default=False)
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for each of ``SHARED`` in place of its ``**settings``: those that are set."""
+    """The command with an option for each of ``SHARED`` as its ``**settings``, without those that are None."""
     own = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [entry for entry in own if entry.kind is not entry.VAR_KEYWORD]
     parameters += [
@@ -39,21 +39,21 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     def with_options(**options: Any) -> None:
         command(**{name: value for name, value in options.items() if value is not None})
 
-    # What Typer makes the command line from.
+    # Typer makes the command line from these attributes.
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {entry.name: entry.annotation for entry in parameters}
     return with_options
 
 
 AUTO = "auto"
-"""A dropout rate that is found from the data, for each test domain."""
+"""The dropout rate that ``advise`` recommends for each test domain."""
 
 
 def listed(flag: str, text: str) -> list[str]:
-    """The names in the text of an option, which commas separate.
+    """The names in an option's text, separated by commas.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no names.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
@@ -62,10 +62,10 @@ def listed(flag: str, text: str) -> list[str]:
 
 
 def rates(flag: str, text: str, *, auto: bool = False) -> list[float | str]:
-    """The dropout rates in the text of an option, ``auto`` among them where it may be.
+    """The dropout rates in an option's text, which may contain ``auto`` where ``auto`` is set.
 
     Raises:
-        UserError: there are none, or one is out of range.
+        UserError: there are no rates, or a rate is out of range.
     """
     return [name if auto and name == AUTO else _rate(name) for name in listed(flag, text)]
 
@@ -82,25 +82,21 @@ def _rate(text: str) -> float:
 
 Data = Annotated[str, typer.Argument(help=f"What to train on: {SOURCES}.", metavar="DATA")]
 
-Recipe = Annotated[
-    str, typer.Option(help="Where the defaults come from: 'short' (minutes) or 'paper' (10,000 steps at 224 pixels).")
-]
+Recipe = Annotated[str, typer.Option(help="Defaults: 'short' (minutes) or 'paper' (10,000 steps at 224 pixels).")]
 
 Precision = Annotated[str, typer.Option(help="'float32', 'bfloat16', or 'auto': bfloat16 where the device has it.")]
 
 Device = Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda' or 'cuda:1'.")]
 
 Jobs = Annotated[
-    int, typer.Option(help="Runs side by side, in a process each: worth it on a GPU that one run leaves idle.", min=1)
+    int, typer.Option(help="Runs side by side, each in its own process: for a GPU that one run leaves idle.", min=1)
 ]
 
 Seeds = Annotated[int, typer.Option(help="How many seeds: 0, 1, …", min=1)]
 
-SkipBad = Annotated[
-    bool, typer.Option("--skip-bad-images", help="Leave images out that cannot be decoded, and count them.")
-]
+SkipBad = Annotated[bool, typer.Option("--skip-bad-images", help="Skip images that cannot be decoded, and count them.")]
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
 
 SHARED: dict[str, tuple[Any, Any]] = {
     "recipe": (Recipe, "short"),

@@ -19,7 +19,7 @@ def report(
     selection: Annotated[
         str,
         typer.Option(
-            help="What chooses among learning rates and weight decays: 'iid' (held-out accuracy), "
+            help="Rule that selects learning rates and weight decays: 'iid' (held-out accuracy), "
             "'leave-one-domain-out', or 'oracle' (the test domain itself; never for a fair comparison)."
         ),
     ] = "iid",

@@ -1,4 +1,4 @@
-"""What ``demo``, ``train`` and ``compare`` have in common: open the data, plan, run, publish."""
+"""The common part of ``demo``, ``train`` and ``compare``: open the data, plan, train, publish."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run_and_publish(
     jobs: int = 1,
     **planning: Any,
 ) -> None:
-    """Open the data, plan, run, and publish: what the three commands have in common."""
+    """Open the data, plan, train, and publish."""
     # torch and timm take seconds to import, which --help and --version should not.
     from ..experiments.compare import compare as run_comparison
     from ..experiments.compare import plan
@@ -50,17 +50,17 @@ def run_and_publish(
 
     began = time.monotonic()
     console = Console(stderr=False)
-    place = choose_device(device)
+    torch_device = choose_device(device)
     size = planning.get("size") or defaults_of(recipe)["size"]
     data = open_images(console, source, [size], skip_bad_images)
-    planning["dropouts"], chosen = _advised(console, data, place, recipe, planning)
-    planned = plan(data, place, recipe=recipe, **planning)
+    planning["dropouts"], chosen = _advised(console, data, torch_device, recipe, planning)
+    planned = plan(data, torch_device, recipe=recipe, **planning)
     first = planned.configs[0]
     count = len(planned.configs)
     say(
         console,
         f"{data.name}: {len(data)} images, {len(data.domains)} domains, {len(data.classes)} classes",
-        f"{count} runs of {first.steps} steps ({first.model}, {first.size} px, {first.precision}, {place.type})",
+        f"{count} runs of {first.steps} steps ({first.model}, {first.size} px, {first.precision}, {torch_device.type})",
     )
     folder = output or Path("largedrop-runs") / _default_name(planned)
     if dry_run:
@@ -68,10 +68,10 @@ def run_and_publish(
         return
     total = sum(planned.costs) + VIEWS * len(data)
     with Bar(console, total, "fine-tuning", count, _named) as bar, bar.interruptible():
-        result = run_comparison(data, planned, folder, device=place, jobs=jobs, reporter=bar)
+        result = run_comparison(data, planned, folder, device=torch_device, jobs=jobs, reporter=bar)
     seconds = time.monotonic() - began
     files = publish(
-        console, data, planned, result, folder, title=title, command=_command(), seconds=seconds, device=place
+        console, data, planned, result, folder, title=title, command=_command(), seconds=seconds, device=torch_device
     )
     if len(set(chosen.values())) > 1:
         from ..report.advice import auto_lines
@@ -101,10 +101,10 @@ def _default_name(planned: Any) -> str:
 def _advised(
     console: Console, data: Dataset, device: torch.device, recipe: str, planning: Mapping[str, Any]
 ) -> tuple[tuple[float, ...] | dict[str, tuple[float, ...]], dict[str, float]]:
-    """The rates with each ``auto`` resolved, and what it is, by test domain; a line for each says what and why.
+    """The rates with ``auto`` replaced, and the advised rate, by test domain; prints each advice with its reason.
 
     Raises:
-        UserError: ``auto`` is named twice, or what ``advise`` raises.
+        UserError: ``auto`` is named twice, or ``advise`` raises it.
     """
     from ..analysis.advice import advise
     from ..experiments.compare import plan
@@ -115,7 +115,7 @@ def _advised(
         return tuple(float(rate) for rate in dropouts), {}
     if dropouts.count(AUTO) > 1:
         raise UserError("the dropout rate 'auto' is named twice")
-    # What is wrong with a setting is said before anything is computed.
+    # Planned first, so that invalid settings are reported before anything is computed.
     domains = plan(data, device, recipe=recipe, **{**planning, "dropouts": (0.0,)}).test_domains
     settings = {**defaults_of(recipe), **planning}
     found: dict[str, tuple[float, ...]] = {}
@@ -135,7 +135,7 @@ def _advised(
             )
         say(console, f"dropout auto for {domain}: {advice.rate:g} ({advice.verdict}): {advice.reason}")
         chosen[domain] = advice.rate
-        # What is also listed by its number is one run.
+        # The advised rate may also be listed as a number.
         found[domain] = tuple(dict.fromkeys(advice.rate if rate == AUTO else float(rate) for rate in dropouts))
     return found, chosen
 

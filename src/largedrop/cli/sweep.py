@@ -1,4 +1,4 @@
-"""``largedrop sweep``: all runs of a figure of the paper, or of a preset of one's own, and the report on them."""
+"""``largedrop sweep``: all runs of a preset (a figure of the paper, or your own), and the report on them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["sweep"]
 LAUNCHERS = ("local",)
 
 LISTED_DOMAINS = 4
-"""For how many test domains ``--list`` counts the runs: as many as all but one of the paper's datasets have."""
+"""Number of test domains for which ``--list`` counts runs: that of all but one of the paper's datasets."""
 
 
 def sweep(
@@ -36,7 +36,7 @@ def sweep(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for runs and reports. Presets that are swept into the same one share their runs."),
+        typer.Option(help="Folder for runs and reports. Sweeps into the same folder share their runs."),
     ] = None,
     scale: Annotated[
         str, typer.Option(help="'full', or 'small': the same structure within an hour on two processor cores.")
@@ -58,7 +58,7 @@ def sweep(
     dry_run: DryRun = False,
     listing: Annotated[bool, typer.Option("--list", help="Show the presets that come with largedrop.")] = False,
 ) -> None:
-    """Train every run of a preset (a figure of the paper), and report on them. The same command goes on."""
+    """Train every run of a preset (a figure of the paper), and report on them. The same command resumes."""
     from ..experiments.preset import preset_names, read_preset
 
     console = Console(stderr=False)
@@ -82,21 +82,21 @@ def sweep(
     from ..training.device import choose_device
     from .terminal import open_images, say
 
-    place = choose_device(device)
+    torch_device = choose_device(device)
     opened = open_images(console, data, chosen.values("size"), skip_bad_images)
-    planned = plan_sweep(read, scale, opened, output, device=place, precision=precision, weights=weights or ())
+    planned = plan_sweep(read, scale, opened, output, device=torch_device, precision=precision, weights=weights or ())
     say(console, read.title, _summary(planned))
     if dry_run:
         render([_table(planned, chosen)], console)
         return
-    _run(console, planned, opened, place, jobs)
+    _run(console, planned, opened, torch_device, jobs)
 
 
-def _run(console: Console, planned: SweepPlan, data: Any, place: Any, jobs: int) -> None:
-    """Train what is pending and write the report.
+def _run(console: Console, planned: SweepPlan, data: Any, device: Any, jobs: int) -> None:
+    """Train the pending runs and write the report.
 
     Raises:
-        UserError: runs collapsed or failed; the others, and their report, are there.
+        UserError: runs collapsed or failed; the report on the others is written.
     """
     from ..experiments.sweep import run_sweep
     from ..report.sweep import report_sweep
@@ -105,8 +105,8 @@ def _run(console: Console, planned: SweepPlan, data: Any, place: Any, jobs: int)
 
     total = planned.work + VIEWS * len(data)
     with Bar(console, total, "sweep", len(planned.pending), _named) as bar, bar.interruptible():
-        result = run_sweep(data, planned, device=place, jobs=jobs, reporter=bar)
-    refused = _afterwards(console, planned, data, place)
+        result = run_sweep(data, planned, device=device, jobs=jobs, reporter=bar)
+    refused = _afterwards(console, planned, data, device)
     for config, trace in result.broken:
         print(f"{_named(config)} failed twice:\n{trace}", file=sys.stderr)
     files = report_sweep(planned)
@@ -122,8 +122,8 @@ def _run(console: Console, planned: SweepPlan, data: Any, place: Any, jobs: int)
         raise UserError(f"{' and '.join(told)} and are missing from the report")
 
 
-def _afterwards(console: Console, planned: SweepPlan, data: Any, place: Any) -> list[str]:
-    """What the preset wants of the finished runs; returns what could not be computed."""
+def _afterwards(console: Console, planned: SweepPlan, data: Any, device: Any) -> list[str]:
+    """Compute the preset's ``afterwards``; returns a line for each result that cannot be computed."""
     from ..analysis.afterwards import afterwards, afterwards_cost
     from .terminal import Bar
 
@@ -133,7 +133,7 @@ def _afterwards(console: Console, planned: SweepPlan, data: Any, place: Any) -> 
         return []
     total = afterwards_cost(names, runs, data, planned.folder)
     with Bar(console, max(total, 1), " and ".join(names)) as bar, bar.interruptible():
-        return afterwards(names, runs, data, planned.folder, device=place, reporter=bar)
+        return afterwards(names, runs, data, planned.folder, device=device, reporter=bar)
 
 
 def _list(console: Console) -> None:
@@ -146,8 +146,8 @@ def _list(console: Console) -> None:
     say(
         console,
         "",
-        f"full, small: runs × steps of each, with {LISTED_DOMAINS} test domains. What two presets share is trained "
-        "once where they have the same --output.",
+        f"full, small: runs × steps of each, with {LISTED_DOMAINS} test domains. Runs that two presets share are "
+        "trained once where they have the same --output.",
         f"Expected numbers and the whole cost stand at the top of the files in {FOLDER}",
     )
 

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with the time left on a terminal, a line now and then elsewhere."""
+"""The reporter for the terminal: a bar with the time left, or a line every half minute without a terminal."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 __all__ = ["Bar", "open_images", "say"]
 
 LINE_EVERY = 30.0
-"""Seconds between two lines where there is no terminal to draw a bar on."""
+"""Seconds between two lines without a terminal."""
 
 RECENT = 120.0
-"""Seconds whose pace the time left is computed from."""
+"""Seconds over which the pace is measured for the time left."""
 
 LEAST_SECONDS, LEAST_SHARE, SURE_SECONDS = 10.0, 0.02, 300.0
-"""A time left means something after so many seconds and that share of the work, or after the last of these."""
+"""A time left is printed after ``LEAST_SECONDS`` and ``LEAST_SHARE`` of the work, or after ``SURE_SECONDS``."""
 
 
 class Bar(Reporter):
     """The progress of one piece of work, on a terminal or in lines; a context manager.
 
     Args:
-        console: where it is drawn.
-        total: the whole work, in any unit.
-        what: the name of the work.
-        runs: how many runs it trains, at most.
-        name: of a run.
+        console: console to draw on.
+        total: total work, in any unit.
+        what: name of the work.
+        runs: largest number of runs.
+        name: function from a config to the name of its run.
     """
 
     def __init__(
@@ -76,18 +76,18 @@ class Bar(Reporter):
         self._task = self._progress.add_task(what, total=total)
 
     def describe(self, what: str) -> None:
-        """Name what is being done now."""
+        """Set the name of the present work."""
         self.what = what
         self._progress.update(self._task, description=what)
 
     def set(self, done: float, total: float) -> None:
-        """Say how much of how much is done."""
+        """Set the work done and the total work."""
         self.total = total
         self._progress.update(self._task, total=total)
         self.advance(done - self.done)
 
     def begin(self, config: Config) -> None:
-        """Name the run, and say which of how many it is; one that is begun again keeps its number."""
+        """Show the run's name and number; a run that is begun again keeps its number."""
         number = self._numbers.setdefault(config, len(self._numbers) + 1)
         self.describe(f"{number}/{self.runs} {self.name(config)}")
 
@@ -106,13 +106,13 @@ class Bar(Reporter):
         return self._asked.is_set()
 
     def skip(self, work: float) -> None:
-        """Take so much as done, and as nothing that says how fast the rest will be."""
+        """Add ``work`` to the work done, without effect on the pace."""
         self._skipped += work
         self._seen = deque((at, done + work) for at, done in self._seen)
         self.advance(work)
 
     def advance(self, work: float) -> None:
-        """Take so much as done."""
+        """Add ``work`` to the work done."""
         self.done += work
         now = time.monotonic()
         if now - self._seen[-1][0] >= 1:
@@ -127,7 +127,7 @@ class Bar(Reporter):
             self.console.print(f"{self.what}: {share:.0%} of all{left and f', {left}'}", highlight=False)
 
     def left(self) -> str:
-        """The time left at the recent pace, as a person says it; nothing where that would mean nothing yet."""
+        """The time left at the recent pace as text; empty while it is too uncertain."""
         since, before = self._seen[0]
         now, done, rest = time.monotonic(), self.done - self._skipped, self.total - self.done
         sure = now - self._began >= SURE_SECONDS or done >= LEAST_SHARE * (done + rest)
@@ -165,25 +165,25 @@ class Bar(Reporter):
 
 
 def say(console: Console, *lines: str) -> None:
-    """Print lines as they are, however wide the terminal is."""
+    """Print lines without mark-up or wrapping."""
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def open_images(console: Console, source: str, sizes: Iterable[int], skip_bad_images: bool = False) -> Dataset:
-    """The dataset ``source``, for networks that see images of these sizes; says how many images were left out."""
+    """The dataset ``source``, for inputs of these sizes; prints the number of skipped images."""
     from ..data import open_dataset
 
     bound = max(320, *(size * 5 // 4 for size in sizes))
     with Bar(console, 1, f"opening {source}") as bar:
         data = open_dataset(source, bound=bound, skip_bad_images=skip_bad_images, progress=bar.set)
     if data.skipped:
-        say(console, f"left out {len(data.skipped)} images that cannot be decoded")
+        say(console, f"skipped {len(data.skipped)} images that cannot be decoded")
     return data
 
 
 class _Left(ProgressColumn):
-    """The time left, as the bar says it."""
+    """The time left as a column of rich's progress bar."""
 
     def __init__(self, bar: Bar) -> None:
         super().__init__()

@@ -28,11 +28,11 @@ __all__ = ["Comparison", "Plan", "compare", "plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a comparison, in the order in which they are done: seed by seed, so that early results say something.
+    """The runs of a comparison in their order, seed by seed, so that early results are already a comparison.
 
     Attributes:
-        configs: one for each run.
-        costs: their work, in evaluated images.
+        configs: config of each run.
+        costs: work of each run, in evaluated images.
     """
 
     configs: tuple[Config, ...]
@@ -40,22 +40,22 @@ class Plan:
 
     @property
     def test_domains(self) -> tuple[str, ...]:
-        """In the order of the runs."""
+        """Distinct values, in the order of the runs."""
         return tuple(dict.fromkeys(config.test_domain for config in self.configs))
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """In the order of the runs."""
+        """Distinct values, in the order of the runs."""
         return tuple(dict.fromkeys(config.seed for config in self.configs))
 
 
 @dataclass
 class Comparison:
-    """What came of a plan.
+    """The results of a plan.
 
     Attributes:
-        runs: those that finished.
-        failed: the settings of those that collapsed, with the reason under ``error``.
+        runs: the finished runs.
+        failed: settings of each collapsed run, with the reason under ``error``.
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -63,12 +63,12 @@ class Comparison:
 
     @property
     def records(self) -> list[Record]:
-        """One for each run and method."""
+        """One record for each run and method."""
         return [record for run in self.runs for record in run.records]
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader should know of the runs, in sentences."""
+        """Sentences about the runs, for readers."""
         return never_beat(run.beats_start for run in self.runs)
 
 
@@ -84,10 +84,10 @@ def plan(
 ) -> Plan:
     """The runs for every test domain (by default each domain in turn), seed and dropout rate.
 
-    ``dropouts`` are the same for all test domains, or a mapping from each to its own.
+    ``dropouts`` are rates for all test domains, or a mapping from each test domain to its rates.
 
     Raises:
-        UserError: anything wrong with a setting, before anything is trained.
+        UserError: a setting is invalid.
     """
     domains = tuple(test_domains) if test_domains is not None else data.domains
     shared = () if isinstance(dropouts, Mapping) else tuple(dropouts)
@@ -123,17 +123,17 @@ def compare(
     jobs: int = 1,
     reporter: Reporter = SILENT,
 ) -> Comparison:
-    """Do the runs of a plan, each in a folder of its own under ``folder``/runs; those that are finished are only read.
+    """Train the runs of a plan, each in its own folder under ``folder``/runs; finished runs are read.
 
-    A run that collapses is recorded with its reason and the others go on.
+    A collapsed run is recorded with its reason, and the others are trained.
 
     Args:
-        jobs: runs side by side, each in a process of its own; 1 trains them one after the other in this process.
-        reporter: told of the work, of each run before it is trained and of those that collapsed; see ``train``.
+        jobs: number of runs side by side, each in its own process; 1 trains in this process.
+        reporter: receives the work, each run before it is trained, and collapsed runs; see ``train``.
 
     Raises:
         UserError: the folder belongs to another comparison or cannot be written.
-        Interrupted: the reporter said so.
+        Interrupted: the reporter asks to stop.
     """
     if jobs < 1:
         raise UserError(f"--jobs must be 1 or more, not {jobs}")
@@ -147,7 +147,7 @@ def compare(
             if isinstance(outcome, CollapseError):
                 reporter.failed(config, str(outcome))
     result = Comparison()
-    for config in planned.configs:  # in their own order, whichever ended first
+    for config in planned.configs:  # in the order of the plan, not of ending
         outcome = ended[config]
         if isinstance(outcome, CollapseError):
             result.failed.append({**{name: getattr(config, name) for name in VARIED}, "error": str(outcome)})

@@ -1,4 +1,4 @@
-"""How long runs will take: by the pace of runs that are finished, or by a look at how fast the network computes."""
+"""Estimates of the time of runs, from the pace of finished runs or a measurement of the network."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from ..training.loop import cost
 __all__ = ["Paces"]
 
 LINEAR = 4e-3
-"""Seconds of a linear fit's unit of work, which depends little on the network; 128 of figure 8 took 35 s of a core."""
+"""Seconds per unit of work of a linear fit, similar for all networks; 128 fits of figure 8 took 35 s of a core."""
 
 IMAGES = 16
-"""In a batch, to see how fast a network computes."""
+"""Number of images in the batch of a measurement."""
 
 
 class Paces:
-    """Seconds for each unit of work (an evaluated image), by network, size, precision and fit.
+    """Seconds per unit of work (an evaluated image), by network, size, precision and fit.
 
     Args:
-        data: what the runs are of.
-        device: where they will be trained. The device of a finished run is not known, and is taken to be the same.
-        finished: folders of runs; those of other data, or with damage (which a report names), say nothing.
+        data: dataset of the runs.
+        device: device of the runs; finished runs do not say theirs, and are assumed to have the same.
+        finished: folders of runs; runs on other data and damaged runs are ignored.
     """
 
     def __init__(self, data: Dataset, device: torch.device, finished: Iterable[Path]) -> None:
         self._device = device
-        self._measured: dict[tuple[object, ...], tuple[float, float]] = {}
-        self._looked: dict[tuple[object, ...], float] = {}
+        self._finished: dict[tuple[object, ...], tuple[float, float]] = {}
+        self._measured: dict[tuple[object, ...], float] = {}
         for folder in finished:
             try:
                 run = Run.open(folder)
@@ -49,31 +49,31 @@ class Paces:
             config = run.config
             if config.fingerprint == data.fingerprint:
                 split = config.split_of(data)
-                seconds, work = self._measured.get(_kind(config), (0.0, 0.0))
-                self._measured[_kind(config)] = seconds + took, work + cost(config, split)
+                seconds, work = self._finished.get(_kind(config), (0.0, 0.0))
+                self._finished[_kind(config)] = seconds + took, work + cost(config, split)
 
     @property
     def rough(self) -> bool:
-        """Whether some pace that was asked for is not that of finished runs, and may be wrong by a factor of two."""
-        return bool(self._looked)
+        """Whether a pace was measured, not taken from finished runs; it may be wrong by a factor of two."""
+        return bool(self._measured)
 
     def of(self, config: Config) -> float:
-        """Seconds for each unit of work of a run."""
+        """Seconds per unit of work of a run."""
         kind = _kind(config)
-        if kind in self._measured:
-            seconds, work = self._measured[kind]
+        if kind in self._finished:
+            seconds, work = self._finished[kind]
             return seconds / work
-        if kind not in self._looked:
-            self._looked[kind] = _look(config, self._device) if config.fit == "all" else LINEAR
-        return self._looked[kind]
+        if kind not in self._measured:
+            self._measured[kind] = _measure(config, self._device) if config.fit == "all" else LINEAR
+        return self._measured[kind]
 
 
 def _kind(config: Config) -> tuple[object, ...]:
     return *config.network_key, config.fit
 
 
-def _look(config: Config, device: torch.device) -> float:
-    """Seconds of an image in evaluation, with random weights: the shorter of two batches, after one to warm up."""
+def _measure(config: Config, device: torch.device) -> float:
+    """Seconds per evaluated image, with random weights: the minimum of two batches after one for warm-up."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         backbone, units = create_backbone(config.model, find_weights(config.model, "random"))
         spec = Spec(config.model, "random", ("a", "b"), config.size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0.0)

@@ -1,17 +1,17 @@
-"""Presets: what a figure of the paper is made of, as a small TOML file that is read, checked as a whole, and expanded.
+"""Presets: the runs of a figure of the paper as a TOML file, which is read, checked as a whole, and expanded.
 
-title, figure    what it is, and what it reproduces
-recipe           where the settings come from that it does not name: 'short' or 'paper'
+title, figure    title, and the figure that it reproduces
+recipe           recipe for the settings that are not named: 'short' or 'paper'
 [settings]       fields of ``Config`` that every run has
 [grid]           fields of ``Config`` with a list each; every combination is a run
 [[variants]]     fields of ``Config`` that change together: each table is combined with the whole grid
 test_domains     'all', or a list
-leave_out        true for what leave-one-domain-out selection needs as well: every run once more for each domain that
-                 is left out of its training besides the test domain
-afterwards       what is computed from the finished runs: 'across' (ensembles, averages and soups of all trajectories),
+leave_out        true to add the runs for leave-one-domain-out selection: every run once more for each domain that is
+                 left out besides the test domain
+afterwards       results computed from the finished runs: 'across' (ensembles, averages and soups of all trajectories),
                  'interpolation' (between the pretrained and the fine-tuned network)
 [small]          ``recipe``, ``settings``, ``grid``, ``variants``, ``test_domains``, ``leave_out`` and ``afterwards``
-                 of ``--scale small``. A field that is named there replaces the preset's own, wherever that stands.
+                 of ``--scale small``. A field in it replaces the preset's, in any of its tables.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ else:
 __all__ = ["SCALES", "Preset", "Scale", "preset_names", "read_preset", "with_weights"]
 
 FOLDER = Path(__file__).parent / "presets"
-"""Where the presets lie that come with the package."""
+"""Folder of the presets that come with the package."""
 
 SCALES = ("full", "small")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What is trained at one scale.
+    """The runs of a preset at one scale.
 
     Attributes:
-        recipe: a name in ``RECIPES``.
-        settings: fields of ``Config`` that every run has.
-        grid: fields of ``Config`` with their values.
+        recipe: name of the recipe, in ``RECIPES``.
+        settings: fields of ``Config`` for every run.
+        grid: values of fields of ``Config``, which are combined.
         variants: fields that change together; at least one entry, which may be empty.
-        test_domains: None for each domain of the dataset in turn.
-        leave_out: whether there are runs that leave out another domain besides.
-        afterwards: some of ``AFTERWARDS``.
+        test_domains: names of the test domains; None for each domain of the dataset in turn.
+        leave_out: whether to add runs with a left-out domain.
+        afterwards: names in ``AFTERWARDS``.
     """
 
     recipe: str
@@ -65,12 +65,10 @@ class Scale:
     afterwards: tuple[str, ...] = ()
 
     def runs(self, domains: Sequence[str]) -> list[dict[str, Any]]:
-        """The settings of every run, its test domain included, in an order in which early results say something.
+        """The settings of every run, with its test domain, in an order in which early results are already a comparison.
 
-        Seed by seed; within a seed by what is tuned (learning rate, weight decay), then by test domain, and what is
-        compared changes fastest: the first few runs already compare every method on every test domain. Those that
-        leave a domain out come last: they test on each domain while each other one, in turn, is the one that the
-        choice is for.
+        Sorted by seed, tuned settings (learning rate, weight decay), test domain, and compared settings, so that the
+        first few runs compare every method on every test domain. Runs with a left-out domain are last.
         """
         first = [name for name in ("seed", *TUNED) if name in self.grid]
         axes: list[list[Mapping[str, Any]]] = [_axis(name, self.grid[name]) for name in first]
@@ -88,14 +86,14 @@ class Scale:
 
     @property
     def varied(self) -> tuple[str, ...]:
-        """The fields in which the runs differ, the test domain included."""
+        """Names of the fields in which the runs differ, with the test domain."""
         names = [*self.grid, *dict.fromkeys(name for variant in self.variants for name in variant)]
         first = [name for name in ("seed", *TUNED) if name in names]
         left_out = ["left_out"] if self.leave_out else []
         return (*first, "test_domain", *left_out, *(name for name in names if name not in first))
 
     def values(self, name: str) -> list[Any]:
-        """Every value that the runs have of a field, that of the recipe where the preset has none."""
+        """The values of a field over the runs; the recipe's where the preset has none."""
         found = [variant[name] for variant in self.variants if name in variant] or self.grid.get(name)
         if not found:
             found = [{**defaults_of(self.recipe, self.settings.get("fit", "all")), **self.settings}[name]]
@@ -107,12 +105,12 @@ class Preset:
     """A preset.
 
     Attributes:
-        name: the file's, without its ending; names the report.
-        path: of the file.
-        title: a line that says what is compared.
-        figure: what it reproduces; empty where it does not say.
-        full: what is trained as the paper has it.
-        small: what is trained at ``--scale small``; None where the file has no ``[small]``.
+        name: name of the file without suffix, and part of the report's.
+        path: path of the file.
+        title: one line about the comparison.
+        figure: the figure that it reproduces; may be empty.
+        full: runs at the paper's scale.
+        small: runs at ``--scale small``; None where the file has no ``[small]``.
     """
 
     name: str
@@ -138,18 +136,18 @@ class Preset:
 
 
 def preset_names() -> list[str]:
-    """The presets that come with the package, by number."""
+    """Names of the presets that come with the package, sorted by number."""
     return sorted((path.stem for path in FOLDER.glob("*.toml")), key=_by_number)
 
 
 def read_preset(source: str | Path) -> Preset:
-    """Read a preset and check all of it, both scales.
+    """Read a preset and check both scales.
 
     Args:
-        source: a name that ``preset_names`` has, or the path of a TOML file.
+        source: name in ``preset_names``, or path of a TOML file.
 
     Raises:
-        UserError: there is none, or something is wrong with it: all that is, at once.
+        UserError: there is no such preset, or it is invalid; the message lists all errors.
     """
     text = str(source)
     names = preset_names()
@@ -162,7 +160,7 @@ def read_preset(source: str | Path) -> Preset:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:  # not TOML, or not UTF-8
-        raise UserError(f"{path} is no TOML file: {error}") from error
+        raise UserError(f"{path} is not a TOML file: {error}") from error
     mistakes = list(problems(content)) or list(_contradictions(content))
     if len(mistakes) == 1:
         raise UserError(f"{path}: {mistakes[0]}")
@@ -179,17 +177,17 @@ def read_preset(source: str | Path) -> Preset:
 
 
 def with_weights(runs: list[dict[str, Any]], models: Sequence[str], weights: Sequence[str]) -> list[dict[str, Any]]:
-    """The runs with the initial weights that the user names.
+    """``runs`` with the user's initial weights.
 
     Raises:
-        UserError: a model that the preset does not have, one named twice, a file for several models, or runs that have
-            weights of their own.
+        UserError: a model is not in the preset or named twice, a file is for several models, or the preset itself sets
+            weights.
     """
     files: dict[str, str] = {}
     for text in weights:
         name, separator, file = text.partition("=")
         if not separator and len(models) > 1:
-            raise UserError(f"--weights {text}: this preset has {len(models)} models; say --weights MODEL={text}")
+            raise UserError(f"--weights {text}: this preset has {len(models)} models; write --weights MODEL={text}")
         model, file = (name, file) if separator else (models[0], text)
         if model not in models:
             raise UserError(f"--weights {text}: this preset has no such model; {one_of(model, models)}")
@@ -223,7 +221,7 @@ def _scale(content: Mapping[str, Any]) -> Scale:
 
 
 def _merged(content: Mapping[str, Any], small: Mapping[str, Any]) -> dict[str, Any]:
-    """The preset as ``[small]`` changes it."""
+    """The content of the preset as changed by ``[small]``."""
     variants = small.get("variants", content.get("variants", [{}]))
     named = {*small.get("settings", {}), *small.get("grid", {}), *varying(small.get("variants", []))}
     merged = {**content, **small, "variants": variants}
@@ -239,7 +237,7 @@ def _by_number(name: str) -> tuple[str, int]:
 
 
 def _contradictions(content: Mapping[str, Any]) -> Iterator[str]:
-    """Fields of one run, each right by itself, that cannot be had together; each once."""
+    """One message for each contradiction between valid fields of a run."""
     scales = [("", content)]
     if "small" in content:
         scales.append(("small: ", _merged(content, content["small"])))

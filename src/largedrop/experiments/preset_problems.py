@@ -1,4 +1,4 @@
-"""What is wrong with a preset's TOML: every mistake, one message each, beginning with the key."""
+"""The check of a preset's TOML: one message for each error, beginning with the key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIELDS = tuple(name for name, about in ABOUT.items() if not about.elsewhere)
 
 
 def problems(content: Mapping[str, Any]) -> Iterator[str]:
-    """All that is wrong with a preset, one message each, beginning with the key."""
+    """One message for each error in a preset, beginning with the key."""
     yield from _unknown(content, KEYS, "")
     if "title" not in content:
         yield "title: a preset needs one, a line that says what is compared"
@@ -143,5 +143,5 @@ def _tables(variants: Any) -> list[Mapping[str, Any]]:
 
 
 def varying(variants: Sequence[Mapping[str, Any]]) -> set[str]:
-    """The fields that the variants set."""
+    """Names of the fields that the variants set."""
     return {name for variant in variants for name in variant}

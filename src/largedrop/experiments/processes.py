@@ -1,7 +1,7 @@
-"""Runs side by side, each in a process of its own: on a GPU, several small runs fill what one leaves idle.
+"""Runs side by side, each in its own process: on a GPU, several small runs use what one leaves idle.
 
-Each process has a pipe of its own to this one and shares no lock or queue with the others: one that is killed, at
-whatever it is, cannot leave the others waiting. A pipe's end is also how a process learns that this one has died.
+Each process has its own pipe to this one and shares no lock or queue with the others, so that a killed process cannot
+block them. The end of its pipe tells a process that this one has died.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from ..training.loop import train
 __all__ = ["ProcessFailedError", "train_side_by_side"]
 
 LOOK_EVERY = 0.2
-"""Seconds between two looks at whether to stop, where no process says anything."""
+"""Seconds between two calls of ``Reporter.stopped`` while no process sends a message."""
 
-GOES_ON = "the same command goes on from where it was"
+GOES_ON = "the same command resumes it"
 
 
 class ProcessFailedError(UserError):
-    """A process that was training has ended by itself; ``number`` is the index of its task."""
+    """A training process has ended by itself; ``index`` is the index of its task."""
 
-    def __init__(self, message: str, number: int) -> None:
+    def __init__(self, message: str, index: int) -> None:
         super().__init__(message)
-        self.number = number
+        self.index = index
 
 
 @dataclass
 class _Worker:
-    """A process, this one's end of the pipe to it, and the number of the task that it is at."""
+    """A process, this process's end of its pipe, and the index of its task."""
 
     process: BaseProcess
     pipe: Connection
-    number: int = 0
+    index: int = 0
 
 
 def train_side_by_side(
@@ -58,27 +58,27 @@ def train_side_by_side(
 ) -> Generator[tuple[Config, Run | CollapseError], None, None]:
     """Train every task, ``jobs`` of them at a time, and yield each as it ends.
 
-    Where the device is ``cuda`` without a number and there are several, the processes share them out. Threads are
-    shared out too. The processes save and end when the reporter says so, and when this one dies.
+    Where the device is ``cuda`` without a number, the processes are distributed over all GPUs; threads are divided
+    between them. The processes save and end when the reporter asks to stop, and when this process dies.
 
     Args:
-        data: the dataset; its images are opened again in each process, from the same cache.
-        jobs: processes, from 1 to as many as there are tasks.
-        reporter: told of the work, of each run when a process is given it, and of the first note of a process (they
-            differ in free memory alone); asked every fifth of a second, or oftener, whether to stop.
+        data: the dataset, whose images each process opens from the same cache.
+        jobs: number of processes, from 1 to the number of tasks.
+        reporter: receives the work, each run when a process begins it, and the first note of all processes (they differ
+            in free memory only); asked at least every fifth of a second whether to stop.
 
     Raises:
-        UserError: a run said so.
+        UserError: a run raised it.
         ProcessFailedError: a process died.
-        Interrupted: the reporter said so.
+        Interrupted: the reporter asks to stop.
     """
     workers: list[_Worker] = []
-    numbers = iter(range(len(tasks)))
+    indices = iter(range(len(tasks)))
     asked = noted = False
 
-    def hand(worker: _Worker, number: int) -> None:
-        config, folder = tasks[number]
-        worker.number = number
+    def hand(worker: _Worker, index: int) -> None:
+        config, folder = tasks[index]
+        worker.index = index
         reporter.begin(config)
         _tell(worker, (config, folder))
 
@@ -90,7 +90,7 @@ def train_side_by_side(
                 workers.append(_started(own, threads))
         for worker in workers:
             _tell(worker, data)
-            hand(worker, next(numbers))
+            hand(worker, next(indices))
         busy = {worker.pipe: worker for worker in workers}
         while busy:
             ready = wait(list(busy), LOOK_EVERY)
@@ -111,14 +111,14 @@ def train_side_by_side(
                 elif kind == "raised":
                     raise value
                 else:
-                    yield tasks[worker.number][0], value
-                    number = None if asked else next(numbers, None)
-                    if number is None:
+                    yield tasks[worker.index][0], value
+                    following = None if asked else next(indices, None)
+                    if following is None:
                         del busy[pipe]
                     else:
-                        hand(worker, number)
-        if (number := next(numbers, None)) is not None:
-            raise Interrupted(f"stopped before run {number + 1} of {len(tasks)}")
+                        hand(worker, following)
+        if (following := next(indices, None)) is not None:
+            raise Interrupted(f"stopped before run {following + 1} of {len(tasks)}")
     except KeyboardInterrupt:  # at once: what is on disk stays whole
         for worker in workers:
             worker.process.kill()
@@ -129,16 +129,17 @@ def train_side_by_side(
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Start processes that never hear Ctrl-C or SIGTERM, which may be sent to all of them; this one tells them to stop.
+    """Within the block, started processes ignore Ctrl-C and SIGTERM; this process asks them to stop.
 
-    Blocked here, since a process inherits that: it takes seconds to import torch before it could ignore them itself.
+    The signals are blocked here and inherited, since importing torch takes a process seconds before it could ignore
+    them itself.
     """
     if os.name != "posix":
         yield
         return
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # where it is started later, it unblocks them
+    resource_tracker.ensure_running()  # started later, it would unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -156,7 +157,7 @@ def _started(device: torch.device, threads: int) -> _Worker:
 
 
 def _tell(worker: _Worker, message: object) -> None:
-    with suppress(OSError):  # it has died: reading says so
+    with suppress(OSError):  # it has died, which reading reports
         worker.pipe.send(message)
 
 
@@ -166,19 +167,19 @@ def _heard(worker: _Worker) -> tuple[str, Any]:
     except (EOFError, OSError):
         worker.process.join()
         failed = (worker.process.exitcode or 0) > 0
-        how = "failed, as it says above;" if failed else "died (out of memory?); fewer --jobs need less, and"
-        raise ProcessFailedError(f"a process that was training has {how} {GOES_ON}", worker.number) from None
+        how = "failed, with the error above;" if failed else "died (out of memory?); fewer --jobs need less, and"
+        raise ProcessFailedError(f"a training process has {how} {GOES_ON}", worker.index) from None
     return message
 
 
 def _end(workers: Sequence[_Worker]) -> None:
-    """Let every process save what it has and end."""
+    """Ask every process to save and end, and wait for it."""
     try:
         for worker in workers:
             _tell(worker, None)
         for worker in workers:
             with suppress(EOFError, OSError):
-                while True:  # or it would wait for room in the pipe
+                while True:  # otherwise it would block on a full pipe
                     worker.pipe.recv()
             worker.process.join()
     except KeyboardInterrupt:
@@ -188,7 +189,7 @@ def _end(workers: Sequence[_Worker]) -> None:
 
 
 def _work(pipe: Connection, device: torch.device, threads: int) -> None:
-    """What a process does: take the data, then tasks, until it is given None or the pipe ends."""
+    """The main function of a process: receive the data, then tasks, until None or the end of the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # see ``_deaf``; on Windows there is no other way
     torch.set_num_threads(threads)
     reporter = _Sender(pipe)
@@ -206,7 +207,7 @@ def _work(pipe: Connection, device: torch.device, threads: int) -> None:
 
 
 class _Sender(Reporter):
-    """Says all of it to the process at the other end of a pipe."""
+    """Sends every call to the process at the other end of a pipe."""
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe = pipe
@@ -225,7 +226,7 @@ class _Sender(Reporter):
         self.say("note", text)
 
     def stopped(self) -> bool:
-        # Nothing is sent to a process that is at work but the request to stop, and the pipe's end is one too.
+        # During training only a request to stop is sent, and the end of the pipe is one as well.
         try:
             return self.pipe.poll()
         except OSError:
@@ -236,7 +237,7 @@ def _received(pipe: Connection) -> Dataset:
     try:
         data: Dataset = pipe.recv()
     except (FileNotFoundError, ValueError):
-        raise UserError(f"the image cache was removed or changed meanwhile; {GOES_ON}, and makes it anew") from None
+        raise UserError(f"the image cache was removed or changed meanwhile; {GOES_ON}, and makes it again") from None
     return data
 
 
@@ -248,4 +249,4 @@ def _outcome(
     except CollapseError as error:
         return error
     except (torch.cuda.OutOfMemoryError, MemoryError):
-        raise UserError(f"a run found too little memory; fewer --jobs need less, and {GOES_ON}") from None
+        raise UserError(f"a run needs more memory than is free; fewer --jobs need less, and {GOES_ON}") from None

@@ -21,7 +21,7 @@ __all__ = ["splits_of", "train_all"]
 
 
 def splits_of(configs: Sequence[Config], data: Dataset) -> list[Split]:
-    """The split of each config; what several have in common is made once."""
+    """The split of each config; equal splits are made once."""
     made = {key: config.split_of(data) for key, config in {each.split_key: each for each in configs}.items()}
     return [made[config.split_key] for config in configs]
 
@@ -33,15 +33,15 @@ def train_all(
     jobs: int = 1,
     reporter: Reporter = SILENT,
 ) -> Generator[tuple[Config, Run | CollapseError], None, None]:
-    """Train every task (config and folder), and yield each as it ends; close the generator to end the processes.
+    """Train every task (config and folder), and yield each as it ends; closing the generator ends the processes.
 
     The arguments are those of ``compare``; with one task or one job, everything happens in this process. Linear fits
     come first and are trained together, in this process.
 
     Raises:
-        UserError: a run said so.
+        UserError: a run raised it.
         ProcessFailedError: a run's process died (with several jobs).
-        Interrupted: the reporter said so.
+        Interrupted: the reporter asks to stop.
     """
     linear = [task for task in tasks if task[0].fit != "all"]
     whole = [task for task in tasks if task[0].fit == "all"]

@@ -1,7 +1,7 @@
-"""A sweep: the runs of a preset on a dataset, planned, trained as far as they are not there yet, and reported on.
+"""A sweep: the runs of a preset on a dataset, planned, and trained where they are not finished.
 
-All sweeps into one folder share its runs: a run is named by its config, so that what two figures have in common is
-trained once.
+All sweeps into one folder share its runs, which are named by their configs, so that a run of two figures is trained
+once.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from .runner import splits_of, train_all
 
 __all__ = ["Entry", "Sweep", "SweepPlan", "plan_sweep", "run_sweep"]
 
-FILE = "sweep.json"
-"""Marks the folder of sweeps, and says of what data."""
+SWEEP_FILE = "sweep.json"
+"""File that marks the folder of a dataset's sweeps."""
 
 TRIES = 2
-"""How often a run is begun that fails for no reason that it can explain."""
+"""Number of attempts for a run that fails with an unexpected error."""
 
 LINEAR_BYTES = 300_000
-"""Of a linear fit's files, about; the features that it is trained on are in the user's cache."""
+"""Approximate size of a linear fit's files, in bytes; features are in the user's cache."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Entry:
     """A run of a plan.
 
     Attributes:
-        config: what it is a function of.
-        folder: where it lies, or will.
-        cost: its work, in evaluated images.
-        size: of its files once it is finished, in bytes, estimated.
+        config: config of the run.
+        folder: folder of the run.
+        cost: work, in evaluated images.
+        size: estimated size of the files of the finished run, in bytes.
         state: ``finished``, ``begun`` or ``new``.
     """
 
@@ -62,16 +62,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """The runs of a preset on a dataset, in the order in which they are done.
+    """The runs of a preset on a dataset, in their order.
 
     Attributes:
-        preset: whose they are.
+        preset: the preset.
         scale: ``full`` or ``small``.
-        folder: of the sweep; shared with other presets.
-        entries: one for each run.
-        seconds: that the runs that are not finished will take, one after the other, at the pace of those of the same
-            network, size and precision that are finished in the folder, or of a look at how fast the network computes.
-        rough: whether there was such a look; it may be wrong by a factor of two.
+        folder: folder of the sweeps, shared with other presets.
+        entries: the runs.
+        seconds: estimated time of the pending runs, one after the other, from finished runs of the same network, size
+            and precision in the folder, or from a measurement of the network.
+        rough: whether there was a measurement, which may be wrong by a factor of two.
     """
 
     preset: Preset
@@ -88,38 +88,38 @@ class SweepPlan:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of all runs that are not finished (of one that was begun, all of its steps)."""
+        """Number of optimiser steps of the pending runs (all steps of a begun run)."""
         return sum(entry.config.steps for entry in self.pending)
 
     @property
     def work(self) -> float:
-        """Of all runs that are not finished, in evaluated images."""
+        """Work of the pending runs, in evaluated images."""
         return sum(entry.cost for entry in self.pending)
 
     @property
     def size(self) -> int:
-        """Of the files of all runs once they are finished, in bytes, estimated."""
+        """Estimated size of the files of all finished runs, in bytes."""
         return sum(entry.size for entry in self.entries)
 
     @property
     def finished(self) -> list[Run]:
-        """The runs that are finished by now."""
+        """The runs that are finished now."""
         return [Run.open(entry.folder) for entry in self.entries if _state(entry.folder) == "finished"]
 
     @property
     def report(self) -> Path:
-        """The folder of the report; the small scale has one of its own."""
+        """The folder of the report; the small scale has its own."""
         return self.folder / fitting(f"report-{self.preset.name}", "" if self.scale == "full" else f"-{self.scale}")
 
 
 @dataclass
 class Sweep:
-    """What came of a plan.
+    """The results of a plan.
 
     Attributes:
-        trained: the runs that were finished now.
-        collapsed: those that collapsed or diverged, with the reason.
-        broken: those that failed twice, with the traceback.
+        trained: configs of the runs that were trained.
+        collapsed: configs of the runs that collapsed or diverged, with the reason.
+        broken: configs of the runs that failed twice, with the traceback.
     """
 
     trained: list[Config] = field(default_factory=list)
@@ -141,15 +141,15 @@ def plan_sweep(
 
     Args:
         scale: ``full`` or ``small``.
-        folder: of the sweep; shared with other presets.
-        precision: as in ``finetune``.
-        weights: initial weights instead of those that the model hub has: a file, or MODEL=FILE for each model.
+        folder: folder of the sweeps, shared with other presets.
+        precision: precision, as in ``finetune``.
+        weights: files of initial weights in place of the model hub: one file, or MODEL=FILE for each model.
 
     Raises:
-        UserError: anything wrong with a setting on this data and device; two runs that are the same; or ``folder``
-            is of another dataset or holds something else.
+        UserError: a setting is invalid on this data and device, two runs are the same, or ``folder`` is of another
+            dataset or contains other files.
     """
-    owned(folder, FILE, "sweep", *_facts(data))
+    owned(folder, SWEEP_FILE, "sweep", *_facts(data))
     chosen = preset.scale(scale)
     runs = with_weights(chosen.runs(data.domains), chosen.values("model"), weights)
     unknown = [name for name in dict.fromkeys(run["test_domain"] for run in runs) if name not in data.domains]
@@ -186,28 +186,27 @@ def run_sweep(
 ) -> Sweep:
     """Train the runs of a plan that are not finished.
 
-    A run that collapses is recorded and the others go on. One that fails in another way than with a ``UserError`` (or
-    whose process dies) goes on from its last state once; where it fails again it is recorded, and the others go on.
+    A collapsed run is recorded, and the others are trained. A run that fails with an unexpected error, or whose process
+    dies, is resumed once; if it fails again it is recorded, and the others are trained.
 
     Args:
-        jobs: runs side by side, each in a process of its own; 1 trains them one after the other in this process.
-        reporter: told of the work, of each run before it is trained and of those that collapsed or failed; see
-            ``train``.
+        jobs: number of runs side by side, each in its own process; 1 trains in this process.
+        reporter: receives the work, each run before it is trained, and runs that collapsed or failed; see ``train``.
 
     Raises:
-        UserError: the folder is another dataset's or cannot be written, or a run said so.
-        Interrupted: the reporter said so.
+        UserError: the folder is another dataset's or cannot be written, or a run raised it.
+        Interrupted: the reporter asks to stop.
     """
     if jobs < 1:
         raise UserError(f"--jobs must be 1 or more, not {jobs}")
-    claim(planned.folder, FILE, "sweep", *_facts(data))
+    claim(planned.folder, SWEEP_FILE, "sweep", *_facts(data))
     waiting = {entry.config: entry for entry in planned.pending}
     failures: dict[Config, int] = {}
     result = Sweep()
     while waiting:
         tasks = [(config, entry.folder) for config, entry in waiting.items()]
         reason: Exception
-        kept = 0.0  # the work of this round that a failure does not lose
+        kept = 0.0  # work of finished runs in this attempt
         attempt = _Attempt(reporter)
         try:
             with closing(train_all(tasks, data, device, jobs, attempt)) as together:
@@ -220,27 +219,27 @@ def run_sweep(
                         result.trained.append(config)
             continue
         except ProcessFailedError as error:
-            broken, reason, line = tasks[error.number][0], error, str(error)
+            broken, reason, line = tasks[error.index][0], error, str(error)
         except (UserError, Interrupted):
             raise
         except Exception as error:
             alone = jobs == 1 or len(tasks) == 1
-            if not alone or attempt.last not in waiting:  # nothing that a run did
+            if not alone or attempt.last not in waiting:  # not an error of a run
                 raise
             broken, reason, line = attempt.last, error, f"{type(error).__name__}: {error}"
         reporter.advance(kept - attempt.done)
         failures[broken] = failures.get(broken, 0) + 1
         if failures[broken] < TRIES:
-            reporter.failed(broken, f"{line}; it goes on from its last state, once")
+            reporter.failed(broken, f"{line}; it is resumed once")
         else:
-            reporter.failed(broken, f"{line}; it is left out")
+            reporter.failed(broken, f"{line}; it is given up")
             result.broken.append((broken, "".join(traceback.format_exception(reason))))
             del waiting[broken]
     return result
 
 
 class _Attempt(Relay):
-    """Knows which run was begun last."""
+    """Stores the run that was begun last."""
 
     last: Config | None = None
 
@@ -256,12 +255,12 @@ def _state(folder: Path) -> str:
 
 
 def _network_bytes(model: str, classes: int) -> int:
-    """Of a checkpoint of ``model`` with a head of ``classes``."""
+    """Size of a checkpoint of ``model`` with a head of ``classes``, in bytes."""
     with torch.random.fork_rng(devices=[]):
         network = timm.create_model(model, pretrained=False, num_classes=classes)
     return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
 
 
 def _facts(data: Dataset) -> tuple[dict[str, str], dict[str, str]]:
-    """What the folder of sweeps of ``data`` must be of, and what it says besides: the same images may be moved."""
+    """The facts that identify the folder of a dataset's sweeps, and further ones: the same images may be moved."""
     return {"fingerprint": data.fingerprint}, {"data": data.name}
