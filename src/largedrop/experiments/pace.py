@@ -20,8 +20,8 @@ from ..training.loop import cost
 
 __all__ = ["Paces"]
 
-LINEAR = 4e-3
-"""Seconds per unit of work of a linear fit, similar for all networks; 128 fits of figure 8 took 35 s of a core."""
+LINEAR = 5e-3
+"""Seconds per unit of work of a linear fit, similar for all networks; 128 fits of figure 8 took 45 s of a core."""
 
 IMAGES = 16
 """Number of images in the batch of a measurement."""
