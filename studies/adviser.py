@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from largedrop.analysis.advice import Advice, advise
-from largedrop.cli.terminal import Bar
+from largedrop.cli.terminal import ProgressBar
 from largedrop.config import Config
 from largedrop.data import open_dataset
 from largedrop.errors import UserError
@@ -212,7 +212,7 @@ def main() -> None:
         raise UserError(f"the runs were trained on other images than {given.data} has")
     advice: dict[str, Advice] = {}
     for domain, rates in scores.items():
-        with Bar(console, 2 * len(data), f"advising for {domain}") as bar:
+        with ProgressBar(console, 2 * len(data), f"advising for {domain}") as bar:
             advice[domain] = advise(
                 data,
                 test_domain=domain,

@@ -12,7 +12,7 @@ from rich.console import Console
 from tests.helpers import config
 
 from largedrop.cli import terminal as progress
-from largedrop.cli.terminal import Bar
+from largedrop.cli.terminal import ProgressBar
 from largedrop.runs.estimate import duration
 
 
@@ -44,7 +44,7 @@ def printed(console: Console) -> str:
 def test_lines_say_the_share_and_the_time_left(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY", 10.0)
     console = paper()
-    with Bar(console, 200, "fine-tuning") as bar:
+    with ProgressBar(console, 200, "fine-tuning") as bar:
         for seconds, amount in ((10, 20), (1, 30), (9, 10), (2, 40)):
             clock.now += seconds
             bar.advance(amount)
@@ -60,7 +60,7 @@ def test_lines_say_the_share_and_the_time_left(clock: Clock, monkeypatch: pytest
 def test_no_time_left_is_said_before_it_means_something(clock: Clock) -> None:
     """Networks are loaded and kernels compiled first: half a minute with nothing done is no sign of a slow rest."""
     console = paper()
-    with Bar(console, 1000, "fine-tuning") as bar:
+    with ProgressBar(console, 1000, "fine-tuning") as bar:
         for seconds, amount in ((31, 0.1), (31, 18), (31, 82), (31, 100), (40, 200)):
             clock.now += seconds
             bar.advance(amount)
@@ -72,7 +72,7 @@ def test_no_time_left_is_said_before_it_means_something(clock: Clock) -> None:
 
 
 def test_the_time_left_of_days_is_said_after_some_minutes(clock: Clock) -> None:
-    bar = Bar(paper(), 1e6, "sweep")
+    bar = ProgressBar(paper(), 1e6, "sweep")
     said = []
     for _ in range(30):
         clock.now += 15
@@ -83,7 +83,7 @@ def test_the_time_left_of_days_is_said_after_some_minutes(clock: Clock) -> None:
 
 
 def test_what_was_there_already_says_nothing_of_the_rest(clock: Clock) -> None:
-    bar = Bar(paper(), 1000, "fine-tuning")
+    bar = ProgressBar(paper(), 1000, "fine-tuning")
     bar.skip(500)
     clock.now += 9
     bar.advance(9)
@@ -100,7 +100,7 @@ def test_what_was_there_already_says_nothing_of_the_rest(clock: Clock) -> None:
 @pytest.mark.parametrize(("done", "total"), [(30, 20), (0, 0)])
 def test_never_more_than_all(clock: Clock, done: float, total: float) -> None:
     console = paper()
-    bar = Bar(console, total, "work")
+    bar = ProgressBar(console, total, "work")
     clock.now += progress.LINE_EVERY + 1
     bar.advance(done)
     assert printed(console) == "work: 100% of all\n"
@@ -108,7 +108,7 @@ def test_never_more_than_all(clock: Clock, done: float, total: float) -> None:
 
 def test_nothing_is_said_before_its_time(clock: Clock) -> None:
     console = paper()
-    with Bar(console, 10, "work") as bar:
+    with ProgressBar(console, 10, "work") as bar:
         clock.now += progress.LINE_EVERY
         bar.advance(5)
     assert printed(console) == ""
@@ -118,7 +118,7 @@ def test_runs_are_numbered_and_notes_are_told_once(clock: Clock, monkeypatch: py
     monkeypatch.setattr(progress, "LINE_EVERY", 10.0)
     console = paper()
     one, other = config(seed=0), config(seed=1)
-    with Bar(console, 200, "sweep", 2, lambda run: f"seed {run.seed}") as bar:
+    with ProgressBar(console, 200, "sweep", 2, lambda run: f"seed {run.seed}") as bar:
         for run in (one, other, one):  # the first is tried again
             bar.begin(run)
             clock.now += 11
@@ -135,7 +135,7 @@ def test_runs_are_numbered_and_notes_are_told_once(clock: Clock, monkeypatch: py
 def test_a_terminal_has_a_bar_and_no_lines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY", -1.0)
     console = paper(force_terminal=True)
-    with Bar(console, 10, "fine-tuning") as bar:
+    with ProgressBar(console, 10, "fine-tuning") as bar:
         bar.describe("run 2 of 3")
         bar.set(5, 20)
         bar.advance(10)
@@ -155,7 +155,7 @@ def test_a_terminal_has_a_bar_and_no_lines(clock: Clock, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     before = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
-    with Bar(paper(), 1, "work") as bar, bar.interruptible():
+    with ProgressBar(paper(), 1, "work") as bar, bar.interruptible():
         assert not bar.stopped()
         signal.raise_signal(number)
         assert bar.stopped()
@@ -169,7 +169,7 @@ def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals, capsy
 
 def test_an_exception_gives_the_handlers_back() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyError), Bar(paper(), 1, "work").interruptible():
+    with pytest.raises(KeyError), ProgressBar(paper(), 1, "work").interruptible():
         raise KeyError
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -179,7 +179,7 @@ def test_in_another_thread_nobody_asks() -> None:
     answers: list[object] = []
 
     def work() -> None:
-        with Bar(paper(), 1, "work") as bar, bar.interruptible():
+        with ProgressBar(paper(), 1, "work") as bar, bar.interruptible():
             answers.append((bar.stopped(), signal.getsignal(signal.SIGINT) is before))
 
     thread = threading.Thread(target=work)

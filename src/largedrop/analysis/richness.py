@@ -19,7 +19,7 @@ __all__ = ["PROBE_SHARES", "SHARES", "Richness", "measure_richness"]
 
 FloatArray = npt.NDArray[np.float64]
 
-Images = tuple[npt.NDArray[np.floating], IntArray]
+Labelled = tuple[npt.NDArray[np.floating], IntArray]
 """Representations, (n, units), and labels, (n,), of n images."""
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
@@ -73,7 +73,7 @@ class Richness:
 
 
 def measure_richness(
-    train: Images, tests: Sequence[Images], weight: npt.ArrayLike, bias: npt.ArrayLike, *, draws: int
+    train: Labelled, tests: Sequence[Labelled], weight: npt.ArrayLike, bias: npt.ArrayLike, *, draws: int
 ) -> list[Richness]:
     """Every measure of this module, on each set of images.
 

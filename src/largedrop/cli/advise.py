@@ -45,13 +45,13 @@ def advise(
     from ..report.advice import advice_figure, advice_json, render_advice
     from ..report.drawing.style import save_figure
     from ..training.device import choose_device
-    from .terminal import Bar, open_images, say
+    from .terminal import ProgressBar, open_images, say
 
     console = Console(stderr=False)
     torch_device = choose_device(device)
     measured = [float(rate) for rate in listed_rates("--rates", rates)]
     opened = open_images(console, data, [size], skip_bad_images)
-    with Bar(console, 2 * len(opened), "advising") as bar:
+    with ProgressBar(console, 2 * len(opened), "advising") as bar:
         found = find_advice(
             opened,
             test_domain=test_domain,

@@ -50,7 +50,7 @@ def inspect(
     from ..report.inspection import inspection_figure, interpolation_figure, render_comparison
     from ..training.device import choose_device
     from ..training.features import FeatureCache
-    from .terminal import Bar, say
+    from .terminal import ProgressBar, say
 
     console = Console(stderr=False)
     torch_device = choose_device(device)
@@ -58,7 +58,7 @@ def inspect(
     found, unusable = find_runs(runs)
     say(console, *(f"unusable: {line}" for line in unusable))
     opened = _open(found, data, console)
-    with Bar(console, inspection_cost(found, opened, chosen, images), "inspecting") as bar:
+    with ProgressBar(console, inspection_cost(found, opened, chosen, images), "inspecting") as bar:
         cache = FeatureCache(open_views(opened, torch_device, bar), bar)
         inspections = []
         for number, run in enumerate(found, 1):

@@ -46,7 +46,7 @@ def run_and_publish(
     from ..runs.estimate import duration
     from ..training.device import choose_device
     from ..training.features import VIEWS
-    from .terminal import Bar, open_images, say
+    from .terminal import ProgressBar, open_images, say
 
     began = time.monotonic()
     console = Console(stderr=False)
@@ -67,7 +67,7 @@ def run_and_publish(
         say(console, *(f"  {folder / 'runs' / config.run_name}" for config in planned.configs))
         return
     total = sum(planned.costs) + VIEWS * len(data)
-    with Bar(console, total, "fine-tuning", count, _named) as bar, bar.interruptible():
+    with ProgressBar(console, total, "fine-tuning", count, _named) as bar, bar.interruptible():
         result = run_comparison(data, planned, folder, device=torch_device, jobs=jobs, reporter=bar)
     seconds = time.monotonic() - began
     files = publish(
@@ -108,7 +108,7 @@ def _advised(
     """
     from ..analysis.advice import advise
     from ..experiments.compare import plan
-    from .terminal import Bar, say
+    from .terminal import ProgressBar, say
 
     dropouts: tuple[float | str, ...] = planning["dropouts"]
     if AUTO not in dropouts:
@@ -121,7 +121,7 @@ def _advised(
     found: dict[str, tuple[float, ...]] = {}
     chosen: dict[str, float] = {}
     for domain in domains:
-        with Bar(console, 2 * len(data), f"advising for {domain}") as bar:
+        with ProgressBar(console, 2 * len(data), f"advising for {domain}") as bar:
             advice = advise(
                 data,
                 test_domain=domain,

@@ -101,10 +101,10 @@ def _run(console: Console, planned: SweepPlan, data: Any, device: Any, jobs: int
     from ..experiments.sweep import run_sweep
     from ..report.sweep import report_sweep
     from ..training.features import VIEWS
-    from .terminal import Bar, say
+    from .terminal import ProgressBar, say
 
     total = planned.work + VIEWS * len(data)
-    with Bar(console, total, "sweep", len(planned.pending), _named) as bar, bar.interruptible():
+    with ProgressBar(console, total, "sweep", len(planned.pending), _named) as bar, bar.interruptible():
         result = run_sweep(data, planned, device=device, jobs=jobs, reporter=bar)
     refused = _afterwards(console, planned, data, device)
     for config, trace in result.broken:
@@ -125,14 +125,14 @@ def _run(console: Console, planned: SweepPlan, data: Any, device: Any, jobs: int
 def _afterwards(console: Console, planned: SweepPlan, data: Any, device: Any) -> list[str]:
     """Compute the preset's ``afterwards``; returns a line for each result that cannot be computed."""
     from ..analysis.afterwards import afterwards, afterwards_cost
-    from .terminal import Bar
+    from .terminal import ProgressBar
 
     names = planned.preset.scale(planned.scale).afterwards
     runs = planned.finished
     if not names or not runs:
         return []
     total = afterwards_cost(names, runs, data, planned.folder)
-    with Bar(console, max(total, 1), " and ".join(names)) as bar, bar.interruptible():
+    with ProgressBar(console, max(total, 1), " and ".join(names)) as bar, bar.interruptible():
         return afterwards(names, runs, data, planned.folder, device=device, reporter=bar)
 
 

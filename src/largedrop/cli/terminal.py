@@ -23,7 +23,7 @@ from ..runs.estimate import duration
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
 
-__all__ = ["Bar", "open_images", "say"]
+__all__ = ["ProgressBar", "open_images", "say"]
 
 LINE_EVERY = 30.0
 """Seconds between two lines without a terminal."""
@@ -35,7 +35,7 @@ LEAST_SECONDS, LEAST_SHARE, SURE_SECONDS = 10.0, 0.02, 300.0
 """A time left is printed after ``LEAST_SECONDS`` and ``LEAST_SHARE`` of the work, or after ``SURE_SECONDS``."""
 
 
-class Bar(Reporter):
+class ProgressBar(Reporter):
     """The progress of one piece of work, on a terminal or in lines; a context manager.
 
     Args:
@@ -135,7 +135,7 @@ class Bar(Reporter):
             return ""
         return f"{duration(rest * (now - since) / (self.done - before))} left"
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> ProgressBar:
         self._progress.start()
         return self
 
@@ -175,7 +175,7 @@ def open_images(console: Console, source: str, sizes: Iterable[int], skip_bad_im
     from ..data import open_dataset
 
     bound = max(320, *(size * 5 // 4 for size in sizes))
-    with Bar(console, 1, f"opening {source}") as bar:
+    with ProgressBar(console, 1, f"opening {source}") as bar:
         data = open_dataset(source, bound=bound, skip_bad_images=skip_bad_images, progress=bar.set)
     if data.skipped:
         say(console, f"skipped {len(data.skipped)} images that cannot be decoded")
@@ -185,7 +185,7 @@ def open_images(console: Console, source: str, sizes: Iterable[int], skip_bad_im
 class _Left(ProgressColumn):
     """The time left as a column of rich's progress bar."""
 
-    def __init__(self, bar: Bar) -> None:
+    def __init__(self, bar: ProgressBar) -> None:
         super().__init__()
         self.bar = bar
 

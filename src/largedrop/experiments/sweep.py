@@ -29,7 +29,7 @@ from .preset import Preset, with_weights
 from .processes import ProcessFailedError
 from .runner import splits_of, train_all
 
-__all__ = ["Entry", "Sweep", "SweepPlan", "plan_sweep", "run_sweep"]
+__all__ = ["PlannedRun", "Sweep", "SweepPlan", "plan_sweep", "run_sweep"]
 
 SWEEP_FILE = "sweep.json"
 """File that marks the folder of a dataset's sweeps."""
@@ -42,7 +42,7 @@ LINEAR_BYTES = 300_000
 
 
 @dataclass(frozen=True)
-class Entry:
+class PlannedRun:
     """A run of a plan.
 
     Attributes:
@@ -77,12 +77,12 @@ class SweepPlan:
     preset: Preset
     scale: str
     folder: Path
-    entries: tuple[Entry, ...]
+    entries: tuple[PlannedRun, ...]
     seconds: float
     rough: bool
 
     @property
-    def pending(self) -> tuple[Entry, ...]:
+    def pending(self) -> tuple[PlannedRun, ...]:
         """The runs that are not finished."""
         return tuple(entry for entry in self.entries if entry.state != "finished")
 
@@ -170,7 +170,7 @@ def plan_sweep(
         path = folder / "runs" / config.run_name
         logits = 2 * (1 + len(config.evaluations)) * (len(split.iid) + len(split.ood)) * len(data.classes)
         stored = logits + (4 if config.swad else 3) * sizes[config.model] if config.fit == "all" else LINEAR_BYTES
-        entries.append(Entry(config, path, cost(config, split), stored, _state(path)))
+        entries.append(PlannedRun(config, path, cost(config, split), stored, _state(path)))
     paces = Paces(data, device, sorted(path.parent for path in folder.glob("runs/*/result.json")))
     seconds = sum(entry.cost * paces.of(entry.config) for entry in entries if entry.state != "finished")
     return SweepPlan(preset, scale, folder, tuple(entries), seconds, paces.rough)

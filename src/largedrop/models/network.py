@@ -24,7 +24,7 @@ class Spec:
 
     Attributes:
         model: name of the architecture, as in timm.
-        weights: where the pretrained weights came from.
+        weights: source of the pretrained weights.
         classes: names of the classes, in the order of the logits.
         size: side of the square input, in pixels.
         mean: per-channel mean, subtracted from inputs in [0, 1].

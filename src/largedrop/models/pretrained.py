@@ -120,24 +120,24 @@ def _fitting_state(path: Path, model: str, backbone: nn.Module) -> dict[str, Ten
     Raises:
         UserError: the file lacks tensors, has them in another shape, or has tensors that are not part of ``model``.
     """
-    wanted: dict[str, Tensor] = backbone.state_dict()
+    expected: dict[str, Tensor] = backbone.state_dict()
     state = load_file(path)
     convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
-    if convert is not None and not wanted.keys() <= state.keys():
+    if convert is not None and not expected.keys() <= state.keys():
         # timm's converter may fail on a file of something else; the checks below say what is wrong with it.
         with suppress(KeyError, RuntimeError, ValueError, TypeError, AttributeError):
             state = convert(state, backbone)
-    counters = {key for key in wanted if key.endswith("num_batches_tracked")}  # missing in old files, and never read
-    lacking = [key for key in wanted if key not in state and key not in counters]
-    wrong = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
-    foreign = state.keys() - wanted.keys()
+    counters = {key for key in expected if key.endswith("num_batches_tracked")}  # missing in old files, and never read
+    lacking = [key for key in expected if key not in state and key not in counters]
+    wrong = [key for key in expected if key in state and state[key].shape != expected[key].shape]
+    foreign = state.keys() - expected.keys()
     foreign = foreign and foreign - timm.create_model(model, pretrained=False).state_dict().keys()
     faults = {"lacks": lacking, "has in another shape": wrong, "has, as no part of it,": sorted(foreign)}
     for fault, keys in faults.items():
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise UserError(f"the weights in {path} do not fit {model}: the file {fault} {keys[0]}{more}")
-    return {key: state[key] for key in wanted if key in state}
+    return {key: state[key] for key in expected if key in state}
 
 
 def representation_units(backbone: nn.Module) -> int:
@@ -165,11 +165,11 @@ def packaged_state(name: str, classifier: bool = True) -> dict[str, Tensor]:
     """
     path = _packaged_file(name)
     original: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    wanted: dict[str, Tensor] = timm.create_model(name, pretrained=False).state_dict()
-    shapes = [tensor.shape for tensor in original.values()], [tensor.shape for tensor in wanted.values()]
+    expected: dict[str, Tensor] = timm.create_model(name, pretrained=False).state_dict()
+    shapes = [tensor.shape for tensor in original.values()], [tensor.shape for tensor in expected.values()]
     if shapes[0] != shapes[1]:
         raise UserError(f"{path} does not contain the weights of {name}")
-    state = dict(zip(wanted, original.values(), strict=True))
+    state = dict(zip(expected, original.values(), strict=True))
     return {key: value for key, value in state.items() if classifier or not key.startswith("classifier.")}
 
 

@@ -42,7 +42,7 @@ def example_grid(dataset: Dataset, columns: int = 8, size: int = 72) -> Examples
         size: side of a cell, in pixels, of which 4 are a transparent gap.
     """
     spaced = np.linspace(0, len(dataset.classes) - 1, min(columns, len(dataset.classes)))
-    labels = [round(float(position)) for position in spaced]
+    labels = [round(float(label)) for label in spaced]
     sheet = Image.new("RGBA", (size * len(labels), size * len(dataset.domains)))
     for column, label in enumerate(labels):
         for row, index in enumerate(_picks(dataset, label)):
