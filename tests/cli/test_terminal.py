@@ -97,6 +97,16 @@ def test_what_was_there_already_says_nothing_of_the_rest(clock: Clock) -> None:
     assert bar.left() == ""
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_brackets_in_names_are_no_markup(clock: Clock, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY", 10.0)
+    console = paper(force_terminal=terminal)
+    with Bar(console, 2, "opening a[/b] [red]c") as bar:
+        clock.now += 11
+        bar.advance(1)
+    assert "opening a[/b] [red]c" in printed(console)
+
+
 @pytest.mark.parametrize(("done", "total"), [(30, 20), (0, 0)])
 def test_never_more_than_all(clock: Clock, done: float, total: float) -> None:
     console = paper()

@@ -64,7 +64,7 @@ class ProgressBar(Reporter):
         self._began = self._said = time.monotonic()
         self._seen = deque([(self._began, 0.0)])
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
@@ -124,7 +124,7 @@ class ProgressBar(Reporter):
             self._said = now
             share = min(self.done / self.total, 1.0) if self.total else 1.0
             left = self.left()
-            self.console.print(f"{self.what}: {share:.0%} of all{left and f', {left}'}", highlight=False)
+            self.console.print(f"{self.what}: {share:.0%} of all{left and f', {left}'}", highlight=False, markup=False)
 
     def left(self) -> str:
         """The time left at the recent pace as text; empty while it is too uncertain."""
