@@ -101,7 +101,7 @@ def test_what_was_there_already_says_nothing_of_the_rest(clock: Clock) -> None:
 def test_brackets_in_names_are_no_markup(clock: Clock, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY", 10.0)
     console = paper(force_terminal=terminal)
-    with Bar(console, 2, "opening a[/b] [red]c") as bar:
+    with ProgressBar(console, 2, "opening a[/b] [red]c") as bar:
         clock.now += 11
         bar.advance(1)
     assert "opening a[/b] [red]c" in printed(console)
