@@ -331,7 +331,7 @@ def test_the_report_shows_them(sweep: tuple[Dataset, Path], tmp_path: Path) -> N
     mean = f"{100 * np.mean(list(whole.values())):.1f}"
     ink, photo = (f"{100 * whole[domain]:.1f}" for domain in ("ink", "photo"))
     assert f"| ensemble-across | 0 | – | {mean} | {ink} | {photo} | 4 |" in text
-    assert "I.i.d. accuracy is undefined: each seed holds other images out" in text
+    assert "I.i.d. accuracy is undefined: each seed holds out other images" in text
     assert "- dropout 0: weight-average-across (2 of 6 groups); largedrop sweep computes them" in text
     drawn = (tmp_path / "out" / "clouds.svg").read_text()
     for method in ("ensemble-across", "weight-average-across", "greedy-soup"):

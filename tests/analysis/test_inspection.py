@@ -187,7 +187,7 @@ def test_interpolations_are_read_where_they_lie_and_drawn(runs: list[Run], data:
     one = found[0].interpolation
     assert one is not None
     shorter = replace(one, alphas=one.alphas[:2], weights=one.weights[:2], representations=one.representations[:2])
-    with pytest.raises(UserError, match="of plain are of different α"):
+    with pytest.raises(UserError, match="of plain have different α"):
         interpolation_figure(compare_inspections([replace(found[0], interpolation=shorter), *found[1:]])[0], title="")
     (comparison,) = compare_inspections(found)
     figure = interpolation_figure(comparison, title="")
