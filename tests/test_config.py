@@ -48,6 +48,8 @@ CHANGED_LATER: dict[str, Any] = {
     "v_start": "normal",
     "feature_views": 3,
     "swad": True,
+    "schedule": "cosine",
+    "warmup": 0.1,
     "decay_again_at": 0.9,
 }
 """Of the fields that came after the first runs; some only go with others."""
@@ -75,6 +77,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("swad", 1, "swad must be true or false, not 1"),
     ("fit", "head", "fit must be 'all', 'linear' or 'probe', not 'head'"),
     ("feature_views", -1, "feature-views must be a whole number from 0 to 1000, not -1"),
+    ("schedule", "linear", "schedule must be 'step' or 'cosine', not 'linear'"),
+    ("warmup", 50, "warmup must be a share of the steps, in [0, 1), not 50"),
     ("decay_again_at", 1.5, "decay-again-at must be in (0, 1], not 1.5"),
     ("steps", 0, "steps must be a whole number from 1 to 10**7, not 0"),
     ("steps", 1e4, "steps must be a whole number from 1 to 10**7, not 10000.0"),
@@ -117,7 +121,7 @@ def test_all_problems_at_once() -> None:
     wrong = {name: (value, text) for name, value, text in WRONG}
     told = refusal(**{name: value for name, (value, _) in wrong.items()}).split("; ")
     assert sorted(told) == sorted(text for _, text in wrong.values())
-    assert len(told) == 31
+    assert len(told) == 33
 
 
 @pytest.mark.parametrize(
@@ -125,6 +129,11 @@ def test_all_problems_at_once() -> None:
     [
         ({"left_out": "sketch"}, "left-out and test-domain are both 'sketch'"),
         ({"decay_again_at": 0.4}, "decay-again-at (0.4) comes before decay-at (0.5)"),
+        ({"warmup": 0.6}, "decay-at (0.5) comes before the warm-up ends (0.6)"),
+        (
+            {"schedule": "cosine", "decay_at": 0.4, "decay_again_at": 0.8},
+            "decay-at 0.4 does not go with schedule 'cosine'; decay-again-at 0.8 does not go with schedule 'cosine'",
+        ),
         (
             {"feature_views": 1},
             "feature-views is for linear fits and probes; fine-tuning draws new views at every step",
@@ -153,6 +162,8 @@ def test_a_field_is_checked_by_itself() -> None:
         {"dropout": 0},
         {"dropout": 0.999},
         {"decay_at": 1},
+        {"warmup": 0.5},
+        {"warmup": 0.99, "schedule": "cosine"},
         {"size": 16},
         {"size": 4096},
         {"weight_decay": 0},
@@ -237,6 +248,22 @@ def test_the_milestone_is_the_first_step_of_the_lower_rate(steps: int, share: fl
     assert chosen.milestones == (milestone, steps)
     assert (chosen.lr_factor(0), chosen.lr_factor(milestone - 1)) == (1.0, 1.0)
     assert chosen.lr_factor(milestone) == pytest.approx(0.01 if milestone == steps else 0.1)
+
+
+def test_the_learning_rate_rises_and_then_follows_its_schedule() -> None:
+    rising = config(steps=10, warmup=0.3)
+    assert rising.warmup_steps == 3
+    factors = [1 / 3, 2 / 3, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.1]
+    assert [rising.lr_factor(step) for step in range(10)] == pytest.approx(factors)
+    root = math.sqrt(0.5) / 2
+    cosine = config(steps=4, schedule="cosine")
+    assert [cosine.lr_factor(step) for step in range(5)] == pytest.approx([1, 0.5 + root, 0.5, 0.5 - root, 0])
+    both = config(steps=6, schedule="cosine", warmup=0.2)  # 1.2 steps are 2
+    assert [both.lr_factor(step) for step in range(6)] == pytest.approx(
+        [0.5, 1, *(cosine.lr_factor(s) for s in range(4))]
+    )
+    assert [config(steps=1, schedule="cosine", warmup=0.9).lr_factor(step) for step in (0, 1)] == [1, 1]
+    assert config(steps=100, warmup=0.07).warmup_steps == 7
 
 
 def test_v_starts_as_in_the_public_code_under_the_papers_recipe() -> None:

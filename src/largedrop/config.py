@@ -150,6 +150,15 @@ class Config:
     lr: float = _schedule("Learning rate.", valid.ABOVE_0, 1e-4, tuned=True)
     momentum: float = _schedule("Momentum of SGD.", valid.RATE, 0.9)
     weight_decay: float = _schedule("L2 weight decay (decoupled with adamw).", valid.FROM_0, 1e-2, tuned=True)
+    schedule: str = _schedule(
+        "Learning rate over the steps: 'step' (a tenth from decay-at on, as in the paper) or 'cosine' (down to 0).",
+        valid.choice("step", "cosine"),
+        "step",
+        later=True,
+    )
+    warmup: float = _schedule(
+        "Share of the steps over which the learning rate first rises linearly.", valid.SHARE_OF_STEPS, 0.0, later=True
+    )
     decay_at: float = _schedule(
         "Share of the steps after which the learning rate is multiplied by 0.1; 1 for never.", valid.MOMENT, 0.5
     )
@@ -255,13 +264,28 @@ class Config:
 
     @property
     def milestones(self) -> tuple[int, int]:
-        """Steps from which the learning rate is a tenth, and a hundredth."""
-        # 100 × 0.07 is a little more than 7.
-        first, second = (math.ceil(round(self.steps * share, 6)) for share in (self.decay_at, self.decay_again_at))
-        return first, second
+        """Steps from which the learning rate of schedule ``step`` is a tenth, and a hundredth."""
+        return self._steps_in(self.decay_at), self._steps_in(self.decay_again_at)
+
+    @property
+    def warmup_steps(self) -> int:
+        """W, the steps over which the learning rate rises."""
+        return self._steps_in(self.warmup)
+
+    def _steps_in(self, share: float) -> int:
+        return math.ceil(round(self.steps * share, 6))  # 100 × 0.07 is a little more than 7
 
     def lr_factor(self, step: int) -> float:
-        """Factor of the learning rates at ``step``, counted from 0."""
+        """Factor of the learning rates at ``step``, counted from 0: (step + 1) / W in the warm-up, then the schedule's.
+
+        ``cosine`` is (1 + cos πt) / 2 with t from 0 to 1 over the steps after the warm-up (Loshchilov & Hutter, 2017,
+        arXiv 1608.03983, equation 5, without restarts).
+        """
+        rising = self.warmup_steps
+        if step < rising:
+            return (step + 1) / rising
+        if self.schedule == "cosine":
+            return (1 + math.cos(math.pi * (step - rising) / max(1, self.steps - rising))) / 2
         return 0.1 ** sum(step >= milestone for milestone in self.milestones)
 
     @property
@@ -338,6 +362,12 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield f"left-out and test-domain are both '{config.left_out}'"
     if config.decay_again_at < config.decay_at:
         yield f"decay-again-at ({config.decay_again_at:g}) comes before decay-at ({config.decay_at:g})"
+    if config.schedule == "cosine":
+        for name in ("decay_at", "decay_again_at"):
+            if getattr(config, name) != _DEFAULTS[name]:
+                yield f"{name.replace('_', '-')} {getattr(config, name):g} does not go with schedule 'cosine'"
+    elif config.warmup > config.decay_at:
+        yield f"decay-at ({config.decay_at:g}) comes before the warm-up ends ({config.warmup:g})"
     if config.fit != "linear" and config.v_start != "last":
         yield f"v-start {config.v_start!r} does not go with fit '{config.fit}', which has no v"
     if config.fit == "all":

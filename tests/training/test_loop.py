@@ -50,7 +50,7 @@ FILES = [
 ]
 KINDS: dict[str, dict[str, Any]] = {
     "sgd": {},
-    "adamw": {"optimizer": "adamw", "weight_decay": 0.01},
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine", "warmup": 0.3},
     "cold": {"head": "random", "head_lr_multiplier": 10.0, "eval_every": 4},
     "frozen": {"weights_digest": ""},  # the weights of the fixture
     "swad": {"swad": True, "left_out": "ink", "decay_again_at": 0.8, "lr": 1e-5},

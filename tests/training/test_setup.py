@@ -86,6 +86,8 @@ def test_the_rate_is_a_tenth_from_the_milestone_on(config: Config) -> None:
     for step, factor in enumerate([1, 1, 1, 1, 0.1, 0.1, 0.1]):
         assert set_learning_rate(optimizer, changed, step) == 0.5 * factor
         assert [group["lr"] for group in optimizer.param_groups] == [0.5 * factor, 2.0 * factor]
+    assert set_learning_rate(optimizer, replace(changed, schedule="cosine", warmup=0.5), 0) == 0.125
+    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.5]
     # A run that is taken up again may be asked for any step.
     assert set_learning_rate(optimizer, changed, 0) == 0.5
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 2.0]

@@ -77,7 +77,7 @@ def make_optimizer(config: Config, network: Network) -> torch.optim.Optimizer:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: Config, step: int) -> float:
-    """Set every group's rate at ``step``, counted from 0: ×0.1 from each milestone on. Returns the backbone's rate."""
+    """Set every group's rate at ``step``, counted from 0, by ``Config.lr_factor``. Returns the backbone's rate."""
     factor = config.lr_factor(step)
     for group in optimizer.param_groups:
         rate = group["initial_lr"] * factor

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +84,12 @@ def plain(problem: Problem, setting: Config) -> tuple[list[Tensor], list[Tensor]
 
     logits = []
     for step in range(setting.steps):
-        if step in (round(setting.steps * setting.decay_at + 0.49), round(setting.steps * setting.decay_again_at)):
+        if setting.schedule == "cosine":
+            warm = round(setting.steps * setting.warmup)
+            rest = setting.steps - warm
+            factor = (step + 1) / warm if step < warm else (1 + math.cos(math.pi * (step - warm) / rest)) / 2
+            optimizer.param_groups[0]["lr"] = setting.lr * factor
+        elif step in (round(setting.steps * setting.decay_at + 0.49), round(setting.steps * setting.decay_again_at)):
             optimizer.param_groups[0]["lr"] *= 0.1
         chosen = batch_indices(problem.train, setting.batch, setting.seed, step)
         _, views = problem.batches(setting.batch, setting.seed, step, step + 1)
@@ -151,6 +158,16 @@ def test_no_bit_depends_on_what_is_trained_beside_it(fit: str, classes: int, wid
 def test_settings_with_other_batches_can_be_trained_together() -> None:
     problem = make_problem()
     settings = [replace(SETTING, batch=batch, dropout=rate) for batch in (5, 3) for rate in (0.0, 0.5, 0.9)]
+    together = train_linear([(problem, one) for one in settings], dtype=torch.float64)
+    for setting, result in zip(settings, together, strict=True):
+        for found, wanted in zip(weights_of(result), plain(problem, setting)[0], strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
+
+
+def test_settings_with_other_schedules_can_be_trained_together() -> None:
+    problem = make_problem()
+    changes: list[dict[str, Any]] = [{}, {"schedule": "cosine"}, {"schedule": "cosine", "warmup": 0.2}]
+    settings = [replace(SETTING, decay_again_at=1.0, **change) for change in changes]
     together = train_linear([(problem, one) for one in settings], dtype=torch.float64)
     for setting, result in zip(settings, together, strict=True):
         for found, wanted in zip(weights_of(result), plain(problem, setting)[0], strict=True):
