@@ -13,7 +13,7 @@ from . import valid
 from .errors import UserError, one_of
 from .files import fitting
 from .recipes import LINEAR, RECIPES
-from .valid import About, fields_in
+from .valid import About, contradictions, fields_in
 
 __all__ = ["ABOUT", "RECIPES", "About", "Config", "defaults_of", "make_config"]
 
@@ -194,7 +194,7 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        problems = list(problems_of(vars(self))) or list(_contradictions(self))
+        problems = list(problems_of(vars(self))) or list(contradictions(self, ABOUT, _DEFAULTS))
         if problems:
             raise UserError("; ".join(problems))
         # 0 and 0.0 are one setting, so they must have one digest.
@@ -354,35 +354,3 @@ def problems_of(values: Mapping[str, Any]) -> Iterator[str]:
         right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
         if not right or (isinstance(value, float) and not math.isfinite(value)) or not is_valid(value):
             yield f"{name.replace('_', '-')} must be {expected}, not {value!r}"
-
-
-def _contradictions(config: Config) -> Iterator[str]:
-    """One message for each pair of valid fields that contradict each other."""
-    if config.left_out and config.left_out == config.test_domain:
-        yield f"left-out and test-domain are both '{config.left_out}'"
-    if config.decay_again_at < config.decay_at:
-        yield f"decay-again-at ({config.decay_again_at:g}) comes before decay-at ({config.decay_at:g})"
-    if config.schedule == "cosine":
-        for name in ("decay_at", "decay_again_at"):
-            if getattr(config, name) != _DEFAULTS[name]:
-                yield f"{name.replace('_', '-')} {getattr(config, name):g} does not go with schedule 'cosine'"
-    elif config.warmup > config.decay_at:
-        yield f"decay-at ({config.decay_at:g}) comes before the warm-up ends ({config.warmup:g})"
-    if config.fit != "linear" and config.v_start != "last":
-        yield f"v-start {config.v_start!r} does not go with fit '{config.fit}', which has no v"
-    if config.fit == "all":
-        if config.optimizer == "lbfgs":
-            yield "optimizer 'lbfgs' is for probes, whose objective is convex"
-        if config.feature_views:
-            yield "feature-views is for linear fits and probes; fine-tuning draws new views at every step"
-        if "+" in config.model:
-            yield f"networks side by side ('{config.model}') are for linear fits and probes, not for fine-tuning"
-        return
-    required = {
-        **{name: _DEFAULTS[name] for name, about in ABOUT.items() if about.fine_tuning},
-        "optimizer": "lbfgs" if (config.fit, config.optimizer) == ("probe", "lbfgs") else "sgd",
-        "head": "random",
-    }
-    for name, neutral in required.items():
-        if getattr(config, name) != neutral:
-            yield f"{name.replace('_', '-')} {getattr(config, name)!r} does not go with fit '{config.fit}'"

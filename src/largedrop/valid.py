@@ -1,12 +1,12 @@
-"""Descriptions of a config's fields: valid values, help, unit, and part in digests, features and reports."""
+"""Descriptions of a config's fields: valid values, help, unit, part in digests and reports; what contradicts what."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
-__all__ = ["About", "Check", "choice", "fields_in"]
+__all__ = ["About", "Check", "choice", "contradictions", "fields_in"]
 
 Check = tuple[str, Callable[[Any], bool]]
 """What a value must be, as text, and a function that checks a value of the field's type."""
@@ -76,3 +76,40 @@ def fields_in(group: str) -> Callable[..., Any]:
         return field(default=default, metadata={"about": About(group, text, check, **about)})
 
     return make
+
+
+def contradictions(config: Any, about: Mapping[str, About], defaults: Mapping[str, Any]) -> Iterator[str]:
+    """One message for each pair of valid fields of a ``Config`` that contradict each other.
+
+    Args:
+        about: descriptions of the fields, by name.
+        defaults: defaults of those that have one, by name.
+    """
+    if config.left_out and config.left_out == config.test_domain:
+        yield f"left-out and test-domain are both '{config.left_out}'"
+    if config.decay_again_at < config.decay_at:
+        yield f"decay-again-at ({config.decay_again_at:g}) comes before decay-at ({config.decay_at:g})"
+    if config.schedule == "cosine":
+        for name in ("decay_at", "decay_again_at"):
+            if getattr(config, name) != defaults[name]:
+                yield f"{name.replace('_', '-')} {getattr(config, name):g} does not go with schedule 'cosine'"
+    elif config.warmup > config.decay_at:
+        yield f"decay-at ({config.decay_at:g}) comes before the warm-up ends ({config.warmup:g})"
+    if config.fit != "linear" and config.v_start != "last":
+        yield f"v-start {config.v_start!r} does not go with fit '{config.fit}', which has no v"
+    if config.fit == "all":
+        if config.optimizer == "lbfgs":
+            yield "optimizer 'lbfgs' is for probes, whose objective is convex"
+        if config.feature_views:
+            yield "feature-views is for linear fits and probes; fine-tuning draws new views at every step"
+        if "+" in config.model:
+            yield f"networks side by side ('{config.model}') are for linear fits and probes, not for fine-tuning"
+        return
+    required = {
+        **{name: defaults[name] for name, entry in about.items() if entry.fine_tuning},
+        "optimizer": "lbfgs" if (config.fit, config.optimizer) == ("probe", "lbfgs") else "sgd",
+        "head": "random",
+    }
+    for name, neutral in required.items():
+        if getattr(config, name) != neutral:
+            yield f"{name.replace('_', '-')} {getattr(config, name)!r} does not go with fit '{config.fit}'"
