@@ -118,19 +118,24 @@ class Config:
         valid.RATE,
         0.0,
         fine_tuning=True,
+        rival=True,
     )
     objective: str = _method(
         f"What is minimised: {valid.choice(*OBJECTIVES)[0]}; 'erm' is cross-entropy alone.",
         valid.choice(*OBJECTIVES),
         "erm",
         fine_tuning=True,
+        rival=True,
     )
-    penalty: float | None = _method("Weight of the objective's penalty; DomainBed's by default.", valid.FROM_0, None)
+    penalty: float | None = _method(
+        "Weight of the objective's penalty; DomainBed's by default.", valid.FROM_0, None, rival=True
+    )
     penalty_after: int | None = _method(
         "Steps until 'vrex' or 'irm' has that weight instead of 1; a tenth of the steps by default.",
         valid.COUNT_FROM_0,
         None,
         unit="steps",
+        rival=True,
     )
     swad: bool = _method(
         "Also compute SWAD's dense average of the weights (Cha et al., 2021).",
@@ -312,6 +317,9 @@ _DEFAULTS = {entry.name: entry.default for entry in fields(Config) if entry.defa
 
 LATER: Mapping[str, Any] = {name: _DEFAULTS[name] for name, about in ABOUT.items() if about.later}
 """Defaults of the fields that are newer than the first runs, whose configs lack them."""
+
+RIVALS: Mapping[str, Any] = {name: _DEFAULTS[name] for name, about in ABOUT.items() if about.rival}
+"""Defaults of the fields whose other values are alternatives to plain fine-tuning."""
 
 
 def digest_of(content: Mapping[str, Any], protocol: int) -> str:

@@ -49,6 +49,7 @@ class About:
         later: whether the field is newer than the first runs: at its default it is not in digests, which so stay.
         tuned: whether the field is tuned (section 4.1); the paper compares the others.
         fine_tuning: whether only fine-tuning uses the field, so that other fits need its default.
+        rival: whether another value than the default is an alternative to plain fine-tuning, which gains are over.
     """
 
     group: str
@@ -62,6 +63,7 @@ class About:
     later: bool = False
     tuned: bool = False
     fine_tuning: bool = False
+    rival: bool = False
 
     @property
     def option(self) -> bool:

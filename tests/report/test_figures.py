@@ -114,3 +114,22 @@ def test_what_is_not_drawn_says_why() -> None:
     assert undrawn == ["clouds: 9 panels are too many; report fewer settings at once", "paths: needs two dropout rates"]
     wide = [record(domain, 0, 0.9, 0.5, lr=lr) for domain in "abcdef" for lr in range(1, 13)]
     assert figures_of(select(average(wide)), [], "toys")[1][0] == "clouds: more than 2,000,000 combinations"
+
+
+def test_plain_fine_tuning_is_beside_its_rivals_and_in_the_panel_of_every_number_of_masks() -> None:
+    settings = ((0.0, 1, "erm"), (0.9, 1, "erm"), (0.9, 16, "erm"), (0.0, 1, "vrex"))
+    runs = [
+        record("a", seed, 0.9, 0.5 + dropout / 10, dropout=dropout, masks=masks, objective=objective)
+        for dropout, masks, objective in settings
+        for seed in (0, 1)
+    ]
+    figures, _ = figures_of(select(average(runs)), [], "toys")
+    found = {
+        axes.get_title(loc="left"): list(clouds(figures["clouds"], n)) for n, axes in enumerate(figures["clouds"].axes)
+    }
+    plain = "plain fine-tuning"
+    rivals = {"objective vrex": [plain, "fine-tuning"], "masks 16": [plain, "dropout 0.9"]}
+    assert found == {**rivals, "masks 1": [plain, "dropout 0.9"]}
+    assert [axes.get_title(loc="left") for axes in figures["paths"].axes] == ["masks 1", "masks 16"]
+    names = [text.get_text() for text in figures["comparison"].axes[0].get_yticklabels()]
+    assert names == [plain, "fine-tuning, objective vrex", "dropout 0.9, masks 1", "dropout 0.9, masks 16"]

@@ -179,3 +179,37 @@ def test_rows_come_in_a_fixed_order() -> None:
     rows = summarise(record("a", 0, 0.5, 0.5, method, rate) for method, rate in reversed(grid))
     assert [(row.method, row.dropout) for row in rows] == grid
     assert [row.baseline for row in rows] == [True] + [False] * 11
+
+
+def test_gains_are_over_plain_fine_tuning_whatever_the_objective() -> None:
+    reached = {("erm", 0.0): 0.50, ("erm", 0.9): 0.54, ("vrex", 0.0): 0.51, ("vrex", 0.9): 0.57}
+    records = [
+        record("a", 0, 0.8, ood + size, dropout=dropout, objective=objective, size=size)
+        for (objective, dropout), ood in reached.items()
+        for size in (0, 0.1)
+    ]
+    rows = summarise(records)
+    gains = {(dict(row.setting.items)["objective"], row.dropout): row.gain and round(row.gain.mean, 9) for row in rows}
+    assert gains == {("erm", 0.0): None, ("erm", 0.9): 0.04, ("vrex", 0.0): 0.01, ("vrex", 0.9): 0.07}
+    assert {row.name for row in rows if row.baseline} == {"plain fine-tuning"}
+    assert [row.name for row in rows if not row.baseline] == ["fine-tuning"] * 2 + ["dropout 0.9"] * 4
+
+
+def test_a_shared_objective_has_gains_over_no_dropout_which_is_not_called_plain() -> None:
+    records = [record("a", 0, 0.8, 0.5 + dropout / 10, dropout=dropout, objective="vrex") for dropout in (0.0, 0.9)]
+    (one, other) = summarise(records)
+    assert (one.baseline, one.name, other.gain and round(other.gain.mean, 9)) == (
+        True,
+        "fine-tuning without dropout",
+        0.09,
+    )
+
+
+def test_masks_have_gains_over_plain_fine_tuning() -> None:
+    settings = ((0.0, 1, 0.5), (0.9, 1, 0.54), (0.9, 16, 0.57))
+    rows = summarise(record("a", 0, 0.8, ood, dropout=dropout, masks=masks) for dropout, masks, ood in settings)
+    assert [(row.setting.items, row.gain and round(row.gain.mean, 9)) for row in rows] == [
+        ((), None),
+        ((("masks", 1),), 0.04),
+        ((("masks", 16),), 0.07),
+    ]

@@ -43,3 +43,38 @@ def test_a_group_is_what_settings_share_without_the_tuned_ones() -> None:
     assert [str(group) for group in found] == ["fine-tuning, dropout 0.9, size 64", "fine-tuning, dropout 0.9, size 96"]
     assert [setting.value("lr") for setting in next(iter(found.values()))] == ["0.1", "0.2"]
     assert len(candidates_of(settings, ())) == 4
+
+
+def test_plain_fine_tuning_has_no_dropout_and_no_rival() -> None:
+    usual = (("block_dropout", 0.0), ("lr", 0.1), ("objective", "erm"), ("penalty", None))
+    plain = Setting("fine-tuning", 0.0, usual)
+    assert plain.baseline
+    assert str(plain) == "fine-tuning, dropout 0, lr 0.1"
+    for item in (("block_dropout", 0.1), ("objective", "vrex"), ("penalty", 2.5)):
+        rival = Setting("fine-tuning", 0.0, tuple(sorted({**dict(usual), **dict([item])}.items())))
+        assert rival.rival
+        assert not rival.baseline
+        assert str(rival) == f"fine-tuning, dropout 0, {rival.others}"
+        assert f"{item[0]} {item[1]}" in rival.others
+        assert rival.common == plain.common == Setting("fine-tuning", 0.0, (("lr", 0.1),))
+        assert plain.order() < rival.order()
+    assert not Setting("fine-tuning", 0.9, usual).baseline
+    assert not Setting("ensemble", 0.0, usual).baseline
+
+
+def test_masks_belong_to_dropout() -> None:
+    records = [
+        record("a", 0, 0.5, 0.5, dropout=dropout, masks=masks, objective=objective)
+        for objective in ("erm", "vrex")
+        for dropout, masks in ((0.0, 1), (0.9, 1), (0.9, 16))
+    ]
+    make = settings_of(records)
+    assert [make(each).items for each in records[:3]] == [
+        (("objective", "erm"),),
+        (("masks", 1), ("objective", "erm")),
+        (("masks", 16), ("objective", "erm")),
+    ]
+    assert make(records[2]).common == Setting("fine-tuning", 0.9)
+    # One number of masks at all rates above 0 is no item, whatever is stored of runs without dropout.
+    same = [each for each in records if (each.dropout, each.settings["masks"]) != (0.9, 1)]
+    assert {settings_of(same)(each).items for each in same} == {(("objective", name),) for name in ("erm", "vrex")}

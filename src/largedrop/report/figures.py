@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..runs.methods import METHODS, PLAIN, Method, checkpoint_method, method_of
+from ..runs.methods import METHODS, PLAIN, Method, checkpoint_method
 from ..selection.curves import MeanCurve, names_of
 from ..selection.row import Row, combinations
-from ..selection.settings import FIT
+from ..selection.settings import FIT, MASKS, Setting
 from .drawing.clouds import Cloud, clouds_figure
 from .drawing.figures import Bar, Curve, PathPoint, alpha_figure, comparison_figure, paths_figure
 
@@ -50,17 +50,16 @@ def figures_of(rows: Sequence[Row], means: Sequence[MeanCurve], name: str) -> tu
         means: mean interpolations; without any there is no figure ``alpha`` and no line about it.
         name: name of the dataset.
     """
-    variants: dict[tuple[tuple[str, Any], ...], list[Row]] = {}
-    for row in rows:
-        variants.setdefault(row.setting.items, []).append(row)
     figures: dict[str, Figure] = {}
     undrawn: list[str] = []
     clouds: dict[str, list[Cloud]] = {}
     paths: dict[str, list[PathPoint]] = {}
-    for items, members in variants.items():
+    for items, members in _variants(rows).items():
+        setting = Setting(PLAIN.name, 0.0, items)
         fits = [checkpoint_method(str(value)).label for name, value in items if name == FIT]
-        title = ", ".join(filter(None, (*fits, members[0].setting.without(FIT).others)))
-        shown = [row for row in _of_figure_2(members) if row.centre]
+        title = ", ".join(filter(None, (*fits, setting.without(FIT).others)))
+        beside = [row for row in rows if row.baseline and row.setting.common == setting.common]
+        shown = [row for row in dict.fromkeys([*beside, *_of_figure_2(members)]) if row.centre]
         if any(row.dots > _MOST_COMBINATIONS for row in shown):
             undrawn.append(f"clouds{f' of {title}' if title else ''}: more than {_MOST_COMBINATIONS:,} combinations")
         elif shown:
@@ -113,7 +112,7 @@ def runs_figure(rows: Sequence[Row], *, title: str) -> Figure:
 
 def _cloud_of_runs(row: Row, whole: Row) -> Cloud:
     """The cloud of ``row``, which is ``whole`` or its row of one test domain."""
-    label = PLAIN.label if row.baseline else f"{row.method}, dropout {row.dropout:g}"
+    label = row.name if row.baseline else f"{row.method}, dropout {row.dropout:g}"
     mean = (row.iid, row.ood) if row.iid and row.ood else None
     runs = [domain[~np.isnan(domain[:, 0])] for domain in row.values]
     points = combinations(runs, most=_MOST_POINTS)
@@ -122,10 +121,10 @@ def _cloud_of_runs(row: Row, whole: Row) -> Cloud:
 
 def _clouds_of_settings(rows: Sequence[Row]) -> list[Cloud]:
     """A cloud for each row, with arrows from plain fine-tuning to the methods of one trajectory."""
-    plain = next((_short(row) for row in rows if row.baseline), None)
+    plain = next((row.name for row in rows if row.baseline), None)
     return [
         Cloud(
-            _short(row),
+            row.name,
             _method(row),
             row.dropout,
             row.cloud(),
@@ -138,7 +137,7 @@ def _clouds_of_settings(rows: Sequence[Row]) -> list[Cloud]:
 
 def _bar_panels(rows: Sequence[Row]) -> dict[str, list[Bar]]:
     several = len({row.setting.items for row in rows}) > 1
-    names = [", ".join(filter(None, (_short(row), row.setting.others if several else ""))) for row in rows]
+    names = [", ".join(filter(None, (row.name, row.setting.others if several else ""))) for row in rows]
 
     def bars(rows: Iterable[Row]) -> list[Bar]:
         return [Bar(name, row.ood, _method(row)) for name, row in zip(names, rows, strict=True) if row.ood]
@@ -146,6 +145,20 @@ def _bar_panels(rows: Sequence[Row]) -> dict[str, list[Bar]]:
     domains = rows[0].test_domains
     panels = {domain: bars(row.domains[domain] for row in rows) for domain in domains}
     return panels if len(domains) == 1 else {_average_of(domains): bars(rows), **panels}
+
+
+def _variants(rows: Iterable[Row]) -> dict[tuple[tuple[str, Any], ...], list[Row]]:
+    """The rows of each panel of clouds, by items: rows without dropout are in those of every number of masks."""
+    found: dict[tuple[tuple[str, Any], ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.setting.items, []).append(row)
+    masked = {items: Setting("", 0.0, items).without(MASKS).items for items in found}
+    shared = {bare for items, bare in masked.items() if bare != items}
+    return {
+        items: [*(found.get(bare, ()) if bare != items else ()), *found[items]]
+        for items, bare in masked.items()
+        if items not in shared
+    }
 
 
 def _average_of(domains: Sequence[str]) -> str:
@@ -172,14 +185,8 @@ def _of_figure_2(rows: Sequence[Row]) -> list[Row]:
     return [*shown, *(row for row in large if rates[0] != base)]
 
 
-def _short(row: Row) -> str:
-    if row.method == PLAIN.name:
-        return PLAIN.label if row.baseline else f"dropout {row.dropout:g}"
-    return row.method if row.dropout == 0 else f"{row.method}, dropout {row.dropout:g}"
-
-
 def _method(row: Row) -> Method:
-    return method_of(row.method, row.dropout)
+    return PLAIN if row.baseline else METHODS[row.method]
 
 
 def _curve(mean: MeanCurve, name: str) -> Curve:

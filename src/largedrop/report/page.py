@@ -17,7 +17,7 @@ from PIL import Image
 from .._version import __version__
 from ..files import write_text
 from ..runs.estimate import Estimate, duration, listing, percent, percentage_points
-from ..runs.methods import METHODS, PLAIN
+from ..runs.methods import METHODS
 from ..runs.record import Record, shown
 from ..selection.row import Row
 from .columns import GAIN, OOD
@@ -41,7 +41,7 @@ _GLOSSARY = {
     "how good the model is on more of the same.",
     "o.o.d. accuracy": "The share of correct answers on the test domain, which the model never saw: how well it "
     "survives a shift of site, camera or style.",
-    "gain": "O.o.d. accuracy minus that of plain fine-tuning with the same test domain and seed, in percentage points. "
+    "gain": "O.o.d. accuracy minus the baseline's with the same test domain and seed, in percentage points. "
     "Paired in this way, what makes one seed's split easy or hard cancels out.",
     "± standard error": "How far the mean would typically move if everything were done again with as many other seeds. "
     "With two or three seeds it is itself rough. It says nothing about other test domains or other datasets.",
@@ -65,23 +65,24 @@ def headline(rows: Sequence[Row]) -> str:
     )
     if row is None:
         reached = f"{_said(percent(baseline.ood))} %" if baseline.ood else "no complete result"
-        return f"Plain fine-tuning reaches {reached} {where}; fine-tuning with dropout is not among the results"
-    name, gain = f"Dropout {row.dropout:g}", row.gain
+        plain = baseline.name[0].upper() + baseline.name[1:]
+        return f"{plain} reaches {reached} {where}; fine-tuning with dropout is not among the results"
+    name, plain, gain = f"Dropout {row.dropout:g}", baseline.name, row.gain
     if gain is None:
-        return f"{name} and plain fine-tuning have no seed with every test domain in common, so they cannot be compared"
+        return f"{name} and {plain} have no seed with every test domain in common, so they cannot be compared"
     size = f"{100 * abs(gain.mean):.1f}"
     if gain.error is None:
         side = "above" if gain.mean > 0 else "below"
-        text = f"{name} scores {size} percentage points {side} plain fine-tuning {where}, but one seed proves nothing"
+        text = f"{name} scores {size} percentage points {side} {plain} {where}, but one seed proves nothing"
     elif not _clear(gain):
         text = (
-            f"{name} and plain fine-tuning cannot be told apart {where}: "
+            f"{name} and {plain} cannot be told apart {where}: "
             f"{percentage_points(gain)} percentage points, within two standard errors"
         )
     elif gain.mean > 0:
-        text = f"{name} beats plain fine-tuning by {size} ± {100 * gain.error:.1f} percentage points {where}"
+        text = f"{name} beats {plain} by {size} ± {100 * gain.error:.1f} percentage points {where}"
     else:
-        text = f"{name} is {size} ± {100 * gain.error:.1f} percentage points worse than plain fine-tuning {where}"
+        text = f"{name} is {size} ± {100 * gain.error:.1f} percentage points worse than {plain} {where}"
     return text if row.complete and baseline.complete else f"{text} (runs are missing)"
 
 
@@ -95,7 +96,7 @@ def details(rows: Sequence[Row]) -> str:
     lines.append(
         f"Over {seeds}{', so the standard error is itself rough' if 1 < gain.n < 4 else ''}. On held-out images of the "
         f"training domains dropout {row.dropout:g} scores {_said(percent(row.iid))} %, "
-        f"plain fine-tuning {_said(percent(baseline.iid))} %."
+        f"{baseline.name} {_said(percent(baseline.iid))} %."
     )
     if len(row.test_domains) > 1:
         gains = [f"{domain} {_said(percentage_points(score.gain))}" for domain, score in row.domains.items()]
@@ -190,7 +191,7 @@ def write_page(
 
 def _focus(rows: Sequence[Row]) -> Row | None:
     """The row of the headline: fine-tuning with the dropout rate nearest to the paper's."""
-    with_dropout = [row for row in rows if row.method == "fine-tuning" and not row.baseline]
+    with_dropout = [row for row in rows if row.method == "fine-tuning" and row.dropout > 0]
     return min(with_dropout, key=lambda row: abs(row.dropout - _PAPER_RATE), default=None)
 
 
@@ -209,7 +210,7 @@ def _said(number: str) -> str:
 
 
 def _called(row: Row) -> str:
-    return PLAIN.label if row.baseline else f"{METHODS[row.method].label} with dropout {row.dropout:g}"
+    return row.name if row.baseline else f"{METHODS[row.method].label} with dropout {row.dropout:g}"
 
 
 def _tiles(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
@@ -219,7 +220,7 @@ def _tiles(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
         return []
     tiles = [
         (kind, name, f"{_said(percent(each.ood))} %", f"i.i.d. {_said(percent(each.iid))} %")
-        for kind, name, each in (("", PLAIN.label, baseline), ("main", f"dropout {row.dropout:g}", row))
+        for kind, name, each in (("", baseline.name, baseline), ("main", f"dropout {row.dropout:g}", row))
     ]
     return [*tiles, ("", "gain", _said(percentage_points(row.gain)), "percentage points, paired by seed")]
 

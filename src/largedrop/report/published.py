@@ -195,7 +195,7 @@ def beside(rows: Iterable[Row], paper: Published) -> dict[Setting, Beside]:
     found = {}
     for row in rows:
         theirs = paper.centres.get((row.method, row.dropout))
-        if theirs is None:
+        if theirs is None or row.setting.rival:
             continue
         ood = row.centre and row.centre[1]
         difference = ood and Estimate(round(ood.mean - theirs.ood / 100, 12), ood.error, ood.n)

@@ -102,9 +102,10 @@ def notes(rows: Sequence[Row]) -> list[str]:
     spread = "mean ± standard error over" if counts != [1] else "mean over"
     over = f", averaged over the test domains {listing(domains)}" if len(domains) > 1 else f"; test domain {domains[0]}"
     lines = [f"Accuracy in %, {spread} {seeds}{over}."]
+    plain = next((row.name for row in rows if row.baseline), None)
     if any(row.gain for row in rows):
-        lines.append("Gain: percentage points o.o.d. above plain fine-tuning, paired by test domain and seed.")
-    elif not any(row.baseline for row in rows):
+        lines.append(f"Gain: percentage points o.o.d. above {plain}, paired by test domain and seed.")
+    elif plain is None:
         lines.append("No gains: plain fine-tuning (dropout 0) is not among the results.")
     if counts == [1]:
         lines.append("One seed gives no standard error (–).")
@@ -114,10 +115,10 @@ def notes(rows: Sequence[Row]) -> list[str]:
             told = listing([f"{domain} ({seeds})" for domain, seeds in missing.items()])
             lines.append(f"* {row.method}, dropout {row.dropout:g}: no record of {told}; {_used(row.n)}.")
         gain, ood = row.gain, row.ood
-        if ood and not row.baseline and any(row.baseline for row in rows) and (gain.n if gain else 0) < ood.n:
+        if ood and not row.baseline and plain and (gain.n if gain else 0) < ood.n:
             lines.append(
                 f"{row.method}, dropout {row.dropout:g}: the gain is over {gain.n if gain else 0} of {ood.n} seeds, "
-                "those that plain fine-tuning has as well."
+                f"those that {plain} has as well."
             )
     return lines
 

@@ -45,7 +45,8 @@ METHODS = {
             colour="#D55E00",
             line="-",
             explanation="All weights of the pretrained network trained, with dropout at the given rate on the "
-            "representation (what the last layer reads); rate 0 is plain fine-tuning, the baseline.",
+            "representation (what the last layer reads); rate 0, with cross-entropy alone, is plain fine-tuning, the "
+            "baseline.",
             fit="all",
         ),
         Method(

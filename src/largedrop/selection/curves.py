@@ -107,6 +107,6 @@ def names_of(means: Sequence[MeanCurve]) -> list[str]:
     several = len({mean.setting.dropout for mean in means}) > 1
     names = []
     for setting in (mean.setting for mean in means):
-        rate = f"dropout {setting.dropout:g}" if several or not setting.items else ""
+        rate = f"dropout {setting.dropout:g}" if several or not setting.others else ""
         names.append(", ".join(filter(None, (rate, setting.others))))
     return names

@@ -10,7 +10,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from ..config import RIVALS
 from ..runs.estimate import Estimate
+from ..runs.methods import PLAIN
 from .averages import Averages, FloatArray, Missing, mean_over_seeds
 from .settings import Setting
 
@@ -56,6 +58,17 @@ class Row:
     def baseline(self) -> bool:
         """Whether this is plain fine-tuning, the baseline of gains."""
         return self.setting.baseline
+
+    @cached_property
+    def name(self) -> str:
+        """Name in sentences and figures, without the items; a baseline that shares an objective is not called plain."""
+        if self.baseline:
+            used = (settings for setting in self.candidates for settings in self.averages.used[setting])
+            shared = any(each.get(name, usual) != usual for each in used for name, usual in RIVALS.items())
+            return "fine-tuning without dropout" if shared else PLAIN.label
+        if self.method == PLAIN.name:
+            return f"dropout {self.dropout:g}" if self.dropout else self.method
+        return f"{self.method}, dropout {self.dropout:g}" if self.dropout else self.method
 
     @cached_property
     def domains(self) -> dict[str, Row]:

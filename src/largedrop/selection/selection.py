@@ -55,10 +55,11 @@ def select(averages: Averages, rule: str = "iid", *, tuned: Iterable[str] = TUNE
         scores = averages.means[:, :, 0 if rule == "iid" else 1]
     candidates = candidates_of(averages.settings, tuned)
     chosen = {setting: _choose(own, scores, averages) for setting, own in candidates.items()}
-    plain = {setting.items: found for setting, found in chosen.items() if setting.baseline}
+    plain = {setting.common.items: found for setting, found in chosen.items() if setting.baseline}
     rows = []
     for setting, own in candidates.items():
-        baseline = None if setting.baseline else plain.get(setting.items, plain.get(_fine_tuned(setting.items)))
+        items = setting.common.items
+        baseline = None if setting.baseline else plain.get(items, plain.get(_fine_tuned(items)))
         rows.append(Row(averages, rule, setting, tuple(own), chosen[setting], baseline, averages.domains))
     return rows
 

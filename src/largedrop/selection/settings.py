@@ -6,17 +6,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import TUNED
-from ..runs.methods import PLAIN, method_of, order
+from ..config import RIVALS, TUNED
+from ..runs.methods import PLAIN, order
 from ..runs.record import Record, shown
 
-__all__ = ["FIT", "Setting", "candidates_of", "left_out", "settings_of"]
+__all__ = ["FIT", "MASKS", "Setting", "candidates_of", "left_out", "settings_of"]
 
 LEFT_OUT = "left_out"
 """Key, in a record's settings, of the left-out domain."""
 
 FIT = "fit"
 """Key, in a record's settings, of ``Config.fit``."""
+
+MASKS = "masks"
+"""Key, in a record's settings, of the number of dropout masks, which nothing without dropout has."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,27 @@ class Setting:
     items: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        return ", ".join([self.method, f"dropout {self.dropout:g}", *_named(self.items)])
+        return ", ".join(filter(None, (self.method, f"dropout {self.dropout:g}", self.others)))
+
+    @property
+    def rival(self) -> bool:
+        """Whether an item makes it an alternative to plain fine-tuning, with or without dropout (``RIVALS``)."""
+        return any(_off_default(*item) for item in self.items)
 
     @property
     def baseline(self) -> bool:
-        """Whether this is plain fine-tuning, the baseline of gains."""
-        return method_of(self.method, self.dropout) is PLAIN
+        """Whether this is plain fine-tuning, the baseline of gains: no dropout and no rival."""
+        return self.method == PLAIN.name and self.dropout == 0 and not self.rival
+
+    @property
+    def common(self) -> Setting:
+        """The setting without what makes a rival: what it has in common with its baseline."""
+        return self.without(*RIVALS, MASKS)
 
     @property
     def others(self) -> str:
-        """The items as text; empty without any."""
-        return ", ".join(_named(self.items))
+        """The items as text, without rivals' at their defaults; empty without any."""
+        return ", ".join(_named(item for item in self.items if item[0] not in RIVALS or _off_default(*item)))
 
     def value(self, name: str) -> str:
         """The value of the item ``name`` as text; ``–`` where there is none."""
@@ -62,11 +75,17 @@ class Setting:
         return ", ".join(_named(item for item in self.items if item[0] in names)) or "–"
 
     def order(self) -> tuple[Any, ...]:
-        """Sort key of settings: by method in the order of ``METHODS``, by rate, by name and value of the items.
+        """Sort key of settings: by method in the order of ``METHODS``, by rate, rivals last, by name and value
+        of the items.
 
         Numbers are ascending and before text. In a tie of scores the first setting is chosen.
         """
-        return (order(self.method), self.dropout, tuple((name, _sortable(value)) for name, value in self.items))
+        return (
+            order(self.method),
+            self.dropout,
+            self.rival,
+            tuple((name, _sortable(value)) for name, value in self.items),
+        )
 
 
 def left_out(record: Record) -> str:
@@ -77,19 +96,21 @@ def left_out(record: Record) -> str:
 def settings_of(records: Iterable[Record]) -> Callable[[Record], Setting]:
     """A function from a record to its setting, whose items are those that differ between ``records``.
 
-    An item that only some records have differs between them. An item with one value for each fit is implied by the fit
-    (linear fits have their own schedule), and omitted.
+    An item that only some records have differs between them, but masks belong to dropout: records without it have no
+    such item, and do not make it differ. An item with one value for each fit is implied by the fit (linear fits have
+    their own schedule), and omitted.
     """
-    distinct = {id(record.settings): record.settings for record in records}  # thousands of records share few of them
+    # Thousands of records share few of them.
+    distinct = {(id(record.settings), record.dropout > 0): record.settings for record in records}
+    distinct = {key: known if key[1] else _without_masks(known) for key, known in distinct.items()}
     names = {name for settings in distinct.values() for name in settings} - {LEFT_OUT}
-    varied = sorted(name for name in names if len({settings.get(name, _ABSENT) for settings in distinct.values()}) > 1)
-    varied = without_followers(varied, distinct.values())
+    varied = without_followers(sorted(name for name in names if _differs(name, distinct.values())), distinct.values())
     made: dict[tuple[int, str, float], Setting] = {}
 
     def setting_of(record: Record) -> Setting:
         key = (id(record.settings), record.method, record.dropout)
         if key not in made:
-            settings = distinct[key[0]]
+            settings = distinct[key[0], record.dropout > 0]
             items = tuple((name, settings[name]) for name in varied if name in settings)
             made[key] = Setting(record.method, record.dropout, items)
         return made[key]
@@ -113,14 +134,23 @@ def without_followers(names: Sequence[str], settings: Iterable[Mapping[str, Any]
     of_fit: dict[Any, list[Mapping[str, Any]]] = {}
     for each in settings:
         of_fit.setdefault(each.get(FIT), []).append(each)
-    return [
-        name
-        for name in names
-        if name in (FIT, *TUNED) or any(len({each.get(name) for each in found}) > 1 for found in of_fit.values())
-    ]
+    return [name for name in names if name in (FIT, *TUNED) or any(_differs(name, found) for found in of_fit.values())]
 
 
 _ABSENT = object()
+
+
+def _without_masks(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != MASKS}
+
+
+def _differs(name: str, settings: Iterable[Mapping[str, Any]]) -> bool:
+    values = {each.get(name, _ABSENT) for each in settings}
+    return len(values - {_ABSENT} if name == MASKS else values) > 1
+
+
+def _off_default(name: str, value: Any) -> bool:
+    return name in RIVALS and value != RIVALS[name]
 
 
 def _named(items: Iterable[tuple[str, Any]]) -> list[str]:

@@ -37,7 +37,7 @@ def test_path_goes_through_the_rates_in_order_with_their_errors() -> None:
     np.testing.assert_allclose(containers[0].lines[2][1].get_segments(), [[[97.5, 86.2], [97.5, 86.8]]])
     assert [each.lines[0].get_marker() for each in containers] == ["o", "D", "D"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["0", "0.5", "0.9"]
-    assert legend(figure) == ["plain fine-tuning (0)", "dropout rate as written, ± standard error"]
+    assert legend(figure) == ["without dropout (0)", "dropout rate as written, ± standard error"]
 
 
 def test_labels_of_rates_do_not_overlap_each_other() -> None:

@@ -83,7 +83,7 @@ def paths_figure(panels: Mapping[str, Sequence[PathPoint]], *, title: str) -> Fi
         _name_points(axes, points, at)
     label_axes(all_axes, IID, OOD)
     spread = any(point.ood.error is not None for points in panels.values() for point in points)
-    plain = marker_of(PLAIN, "plain fine-tuning (0)")
+    plain = marker_of(PLAIN, "without dropout (0)")
     large = marker_of(METHODS[PLAIN.name], "dropout rate as written" + (", ± standard error" if spread else ""))
     legend_below(figure, [plain, large], len(panels))
     return figure
