@@ -48,6 +48,7 @@ CHANGED_LATER: dict[str, Any] = {
     "v_start": "normal",
     "feature_views": 3,
     "swad": True,
+    "wise_ft": True,
     "schedule": "cosine",
     "warmup": 0.1,
     "decay_again_at": 0.9,
@@ -129,6 +130,11 @@ def test_all_problems_at_once() -> None:
     [
         ({"left_out": "sketch"}, "left-out and test-domain are both 'sketch'"),
         ({"decay_again_at": 0.4}, "decay-again-at (0.4) comes before decay-at (0.5)"),
+        (
+            {"wise_ft": True, "head": "random"},
+            "wise-ft needs head 'warm': a network with a random head is nothing to go back to",
+        ),
+        ({"wise_ft": True, "fit": "probe"}, "wise-ft True does not go with fit 'probe'"),
         ({"warmup": 0.6}, "decay-at (0.5) comes before the warm-up ends (0.6)"),
         (
             {"schedule": "cosine", "decay_at": 0.4, "decay_again_at": 0.8},

@@ -144,6 +144,14 @@ class Config:
         fine_tuning=True,
         later=True,
     )
+    wise_ft: bool = _method(
+        "Also evaluate between the weights at the start and at the end, and keep the best i.i.d. (WiSE-FT: Wortsman et "
+        "al., 2022b).",
+        valid.SWITCH,
+        False,
+        fine_tuning=True,
+        later=True,
+    )
 
     steps: int = _schedule("Optimiser steps.", valid.COUNT, 300, unit="steps")
     batch: int = _schedule("Images from each training domain in a batch.", valid.COUNT, 8, unit="images")

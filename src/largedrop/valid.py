@@ -106,6 +106,8 @@ def contradictions(config: Any, about: Mapping[str, About], defaults: Mapping[st
             yield "feature-views is for linear fits and probes; fine-tuning draws new views at every step"
         if "+" in config.model:
             yield f"networks side by side ('{config.model}') are for linear fits and probes, not for fine-tuning"
+        if config.wise_ft and config.head == "random":
+            yield "wise-ft needs head 'warm': a network with a random head is nothing to go back to"
         return
     required = {
         **{name: defaults[name] for name, entry in about.items() if entry.fine_tuning},

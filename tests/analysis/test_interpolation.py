@@ -14,7 +14,7 @@ import torch
 from tests.helpers import TINY, Watch
 
 import largedrop as ld
-from largedrop.analysis.interpolation import ALPHAS, interpolate_run, interpolation_cost
+from largedrop.analysis.interpolation import interpolate_run, interpolation_cost
 from largedrop.config import Config
 from largedrop.data.dataset import Dataset
 from largedrop.data.views.batches import HostViews
@@ -32,6 +32,7 @@ from largedrop.selection.curves import mean_curves, names_of
 from largedrop.training.features import FeatureCache
 from largedrop.training.loop import train
 from largedrop.training.setup import create_network, start_head
+from largedrop.training.way_back import ALPHAS
 
 SETTINGS: dict[str, Any] = {
     **TINY,

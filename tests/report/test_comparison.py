@@ -20,6 +20,7 @@ import largedrop as ld
 from largedrop.experiments.compare import Comparison, Plan, plan
 from largedrop.report import comparison as output
 from largedrop.report.comparison import machine, publish
+from largedrop.runs.methods import METHODS as METHOD_TEXTS
 from largedrop.runs.record import Record, describe
 from largedrop.runs.run import Run
 
@@ -116,6 +117,22 @@ def test_without_a_finished_run_there_are_only_results(data: ld.Dataset, planned
     assert said == ""
     found = results(tmp_path)
     assert (found["records"], found["failed"]) == ([], [FAILED])
+
+
+def test_shares_of_the_way_back_are_one_row(data: ld.Dataset, planned: Plan, tmp_path: Path) -> None:
+    result = comparison(planned)
+    common = {"ood_accuracy": 0.5, "steps": 6, "seconds": 1.5}
+    for run in result.runs:
+        best = 0.3 if run.config.test_domain == "ink" else 0.0
+        curve = [{"alpha": alpha, "iid_accuracy": 0.9 if alpha == best else 0.8, **common} for alpha in (0.0, 0.3, 1.0)]
+        run.result["methods"] = {**run.result["methods"], "wise-ft": curve}
+    _, said = published(data, planned, result, tmp_path)
+    assert len(results(tmp_path)["records"]) == 8 * (4 + 3)
+    assert said.count("\nwise-ft ") == 2 * 2  # overall, and by test domain
+    assert "wise-ft, dropout 0.9: alpha 0 on photo and 0.3 on ink, by i.i.d. accuracy." in said
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("wise-ft, alpha 0.3") == 8
+    assert METHOD_TEXTS["wise-ft"].explanation in page
 
 
 def test_a_plan_of_one_run(data: ld.Dataset, planned: Plan, tmp_path: Path) -> None:

@@ -48,6 +48,21 @@ def test_a_record_for_each_method(config: Config, finished: Path) -> None:
     assert [record.settings for record in stored.records] == [config.settings] * 2
 
 
+def test_a_record_for_each_share_of_the_way_back(config: Config, finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    curve = [{"alpha": alpha, **SCORES, "iid_accuracy": iid} for alpha, iid in ((0.0, 0.5), (0.5, 1.0))]
+    result["methods"]["wise-ft"] = curve
+    (finished / "result.json").write_text(json.dumps(result))
+    *_, one, other = Run.open(finished).records
+    assert (one.method, one.iid_accuracy, one.settings) == ("wise-ft", 0.5, {**config.settings, "alpha": 0.0})
+    assert (other.method, other.iid_accuracy, other.settings) == ("wise-ft", 1.0, {**config.settings, "alpha": 0.5})
+    curve[1]["alpha"] = 5
+    (finished / "result.json").write_text(json.dumps(result))
+    assert refusal(lambda: Run.open(finished).records) == (
+        f"cannot read the run in {finished}: result.json, wise-ft: 'alpha' must be a number from 0 to 1, not 5"
+    )
+
+
 def test_opening_what_is_not_there(config: Config, tmp_path: Path) -> None:
     assert opening(tmp_path / "none") == f"no finished run in {tmp_path / 'none'}"
     claim(tmp_path / "begun", "config.json", "run", config.to_json())

@@ -173,6 +173,75 @@ def test_leave_one_domain_out_selection_names_the_runs_that_it_lacks() -> None:
         selected(TWO_SETTINGS, "leave-one-domain-out")
 
 
+def wise_ft(domain: str, seed: int, curve: dict[float, tuple[float, float]], **settings: Any) -> list[Record]:
+    """The records of a run: its fine-tuning, and WiSE-FT at each α."""
+    tuned = record(domain, seed, *curve[0.0], "fine-tuning", 0.9, **settings)
+    between = [
+        record(domain, seed, iid, ood, "wise-ft", 0.9, alpha=alpha, **settings) for alpha, (iid, ood) in curve.items()
+    ]
+    return [tuned, *between]
+
+
+def test_alpha_is_chosen_where_nothing_is_tuned() -> None:
+    curves = {
+        ("a", 0): {0.0: (0.80, 0.50), 0.5: (0.82, 0.60), 1.0: (0.70, 0.65)},
+        ("a", 1): {0.0: (0.90, 0.52), 0.5: (0.80, 0.62), 1.0: (0.70, 0.65)},
+        ("b", 0): {0.0: (0.80, 0.20), 0.5: (0.85, 0.30), 1.0: (0.85, 0.40)},
+        ("b", 1): {0.0: (0.80, 0.22), 0.5: (0.85, 0.32), 1.0: (0.85, 0.44)},
+    }
+    records = [each for (domain, seed), curve in curves.items() for each in wise_ft(domain, seed, curve)]
+    tuned, between = summarise(records)
+    assert [str(row.setting) for row in (tuned, between)] == ["fine-tuning, dropout 0.9", "wise-ft, dropout 0.9"]
+    # a: (0.80 + 0.90) / 2 = 0.85 and 0.81 i.i.d.; b: the two are tied, and 1 is nearer to the start.
+    assert {domain: setting.alpha for domain, setting in between.chosen.items()} == {"a": "0", "b": "1"}
+    assert between.by_seed == {0: pytest.approx((0.825, 0.45)), 1: pytest.approx((0.875, 0.48))}
+    assert (between.dots, len(between.candidates)) == (1, 3)
+    assert between.cloud().tolist() == [pytest.approx([0.85, 0.465])]
+    assert between.missing == ()
+
+
+def test_a_missing_run_of_every_alpha_is_one() -> None:
+    curve = {0.0: (0.8, 0.5), 0.5: (0.9, 0.6), 1.0: (0.7, 0.6)}
+    runs = [("a", 0), ("a", 1), ("b", 0)]
+    records = [each for domain, seed in runs for each in wise_ft(domain, seed, curve)]
+    tuned, between = summarise(records)
+    assert between.missing == (Missing(Setting("wise-ft", 0.9), "b", 1),)
+    assert len(tuned.missing) == 1
+    assert between.chosen["b"].alpha == "0.5"
+
+
+def test_alpha_beside_the_learning_rate_by_each_rule() -> None:
+    """Two learning rates × three α: by i.i.d. accuracy the one, by domains that were left out the other."""
+    records = []
+    for lr, domain in itertools.product((0.1, 0.5), "abc"):
+        records += wise_ft(domain, 0, {0.0: (0.9 - lr / 5, 0.5), 0.5: (0.8, 0.6), 1.0: (0.6, 0.55)}, lr=lr)
+        for other in "abc".replace(domain, ""):
+            # Left out domain c prefers the way back at the larger rate, the others half of it at the smaller one.
+            best = (0.5, 1.0) if domain == "c" else (0.1, 0.5)
+            curve = {alpha: (0.5, 0.7 if (lr, alpha) == best else 0.4 + alpha / 10) for alpha in (0.0, 0.5, 1.0)}
+            records += wise_ft(other, 0, curve, lr=lr, left_out=domain)
+    _, by_iid = selected(records)
+    assert {str(setting) for setting in by_iid.chosen.values()} == {"wise-ft, dropout 0.9, alpha 0, lr 0.1"}
+    assert by_iid.dots == 2**3
+    # lr 0.1: 0.88 at α = 0; lr 0.5: 0.80 at α = 0 and 0.5, so 0.5. The mean of the two on every domain:
+    assert by_iid.centre is not None
+    assert [each.mean for each in by_iid.centre] == pytest.approx([0.84, 0.55])
+    _, by_left_out = selected(records, "leave-one-domain-out")
+    assert {
+        domain: str(setting).removeprefix("wise-ft, dropout 0.9, ") for domain, setting in by_left_out.chosen.items()
+    } == {
+        "a": "alpha 0.5, lr 0.1",
+        "b": "alpha 0.5, lr 0.1",
+        "c": "alpha 1, lr 0.5",
+    }
+    assert by_left_out.ood is not None
+    assert by_left_out.ood.mean == pytest.approx((0.6 + 0.6 + 0.55) / 3)
+    kept = [each for each in records if (each.settings["lr"], each.settings.get("left_out")) != (0.5, "c")]
+    told = refusal(selected, kept, "leave-one-domain-out")
+    assert "; 4 of them are not stored:" in told
+    assert "\nwise-ft, dropout 0.9, lr 0.5: left out c, test domain a (seed 0), b (seed 0)" in told
+
+
 def test_rows_come_in_a_fixed_order() -> None:
     methods, rates = ("fine-tuning", "ensemble", "weight-average", "linear-probe"), (0.0, 0.5, 0.9)
     grid = [(method, rate) for method in methods for rate in rates]

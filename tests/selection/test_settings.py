@@ -78,3 +78,12 @@ def test_masks_belong_to_dropout() -> None:
     # One number of masks at all rates above 0 is no item, whatever is stored of runs without dropout.
     same = [each for each in records if (each.dropout, each.settings["masks"]) != (0.9, 1)]
     assert {settings_of(same)(each).items for each in same} == {(("objective", name),) for name in ("erm", "vrex")}
+
+
+def test_alpha_is_never_compared_and_falls_in_the_order_of_settings() -> None:
+    settings = [Setting("wise-ft", 0.9, (("alpha", alpha), ("lr", lr))) for alpha in (0.0, 0.5, 1.0) for lr in (1, 2)]
+    found = candidates_of(settings, ())
+    assert [str(group) for group in found] == ["wise-ft, dropout 0.9, lr 1", "wise-ft, dropout 0.9, lr 2"]
+    assert [setting.alpha for setting in next(iter(found.values()))] == ["1", "0.5", "0"]
+    assert len(candidates_of(settings)) == 1
+    assert [setting.alpha for setting in found] == ["", ""]

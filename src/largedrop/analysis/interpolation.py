@@ -24,10 +24,9 @@ from ..training.averaging import interpolate
 from ..training.evaluation import BATCH, autocast, logits, representations, scores
 from ..training.features import FeatureCache
 from ..training.setup import create_network, start_head
+from ..training.way_back import ALPHAS, walk
 
-__all__ = ["ALPHAS", "interpolate_run", "interpolation_cost", "start_network"]
-
-ALPHAS = tuple(number / 10 for number in range(11))
+__all__ = ["interpolate_run", "interpolation_cost", "start_network"]
 
 
 def interpolate_run(
@@ -78,22 +77,18 @@ def interpolate_run(
     fine_tuned = {name: tensor.to(views.device) for name, tensor in saved.items()}
     speed_up(network)
 
-    def load(alpha: float) -> None:
-        reporter.raise_if_stopped("stopped; an interpolation is stored once it is complete")
-        network.load_state_dict(interpolate(pretrained, fine_tuned, alpha))
-
     def pair(outputs: Mapping[str, npt.NDArray[np.floating]]) -> tuple[float, float]:
         found = scores(outputs, data.labels, split)
         return found["iid_accuracy"], found["ood_accuracy"]
 
-    load(0.0)
+    network.load_state_dict(interpolate(pretrained, fine_tuned, 0.0))
     ends = {
         part: (table[indices].float(), representations(network, views, indices, config.precision, reporter))
         for part, indices in parts.items()
     }
     weights, mixed = [], []
-    for alpha in ALPHAS:
-        load(alpha)
+    for alpha in walk(network, pretrained, fine_tuned, ALPHAS):
+        reporter.raise_if_stopped("stopped; an interpolation is stored once it is complete")
         mixes = {part: alpha * before + (1 - alpha) * after for part, (before, after) in ends.items()}
         mixed.append(pair({part: _last_layer(network, mix, config.precision) for part, mix in mixes.items()}))
         if alpha in (0.0, 1.0):  # the unmixed networks, so both kinds are the same

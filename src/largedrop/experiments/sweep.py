@@ -169,7 +169,8 @@ def plan_sweep(
     for config, split in zip(configs, splits_of(list(configs), data), strict=True):
         path = folder / "runs" / config.run_name
         logits = 2 * (1 + len(config.evaluations)) * (len(split.iid) + len(split.ood)) * len(data.classes)
-        stored = logits + (4 if config.swad else 3) * sizes[config.model] if config.fit == "all" else LINEAR_BYTES
+        networks = 3 + config.swad + config.wise_ft
+        stored = logits + networks * sizes[config.model] if config.fit == "all" else LINEAR_BYTES
         entries.append(PlannedRun(config, path, cost(config, split), stored, _state(path)))
     paces = Paces(data, device, sorted(path.parent for path in folder.glob("runs/*/result.json")))
     seconds = sum(entry.cost * paces.of(entry.config) for entry in entries if entry.state != "finished")

@@ -18,7 +18,7 @@ from .._version import __version__
 from ..files import write_text
 from ..runs.estimate import Estimate, duration, listing, percent, percentage_points
 from ..runs.methods import METHODS
-from ..runs.record import Record, shown
+from ..runs.record import ALPHA, Record, shown
 from ..selection.row import Row
 from .columns import GAIN, OOD
 from .examples import Examples
@@ -241,7 +241,8 @@ def _scores(rows: Sequence[Row]) -> list[_Cells]:
 def _record(record: Record) -> _Cells:
     scores = (f"{100 * record.iid_accuracy:.1f}", f"{100 * record.ood_accuracy:.1f}")
     run = (f"{record.dropout:g}", record.test_domain, str(record.seed))
-    return _plain(record.method, *run, *scores, str(record.steps), f"{record.seconds:.0f}")
+    method = f"{record.method}, {ALPHA} {record.settings[ALPHA]:g}" if ALPHA in record.settings else record.method
+    return _plain(method, *run, *scores, str(record.steps), f"{record.seconds:.0f}")
 
 
 def _failed(entry: Mapping[str, Any]) -> _Cells:

@@ -11,7 +11,7 @@ from ..runs.across import Across
 from ..runs.estimate import listing, percent
 from ..runs.interpolation import INTERPOLATED
 from ..runs.methods import METHODS, order
-from ..runs.record import shown
+from ..runs.record import ALPHA, shown
 from ..selection.averages import Missing, cut
 from ..selection.curves import MeanCurve, names_of
 from ..selection.row import Row
@@ -110,6 +110,9 @@ def notes(rows: Sequence[Row]) -> list[str]:
     if counts == [1]:
         lines.append("One seed gives no standard error (–).")
     for row in rows:
+        ways = [f"{found.alpha} on {domain}" for domain, found in row.chosen.items() if found.alpha]
+        if ways:
+            lines.append(f"{row.method}, dropout {row.dropout:g}: {ALPHA} {listing(ways)}, by i.i.d. accuracy.")
         if not row.complete:
             missing = _seeds((run.test_domain, run.seed) for run in row.missing)
             told = listing([f"{domain} ({seeds})" for domain, seeds in missing.items()])
@@ -126,13 +129,14 @@ def notes(rows: Sequence[Row]) -> list[str]:
 def selected_table(rows: Sequence[Row], tuned: Sequence[str]) -> Table:
     """I.i.d. and o.o.d. accuracy of the chosen settings, averaged and on each test domain."""
     domains, seeds, rule = rows[0].test_domains, rows[0].averages.seeds, rows[0].rule
+    among = [*tuned, *([ALPHA] if any(each.alpha for row in rows for each in row.candidates) else ())]
     by_domain = [on(OOD, domain) for domain in domains] if len(domains) > 1 else []
     where = f", averaged over the test domains {listing(domains)}" if by_domain else f"; test domain {domains[0]}"
     notes = [
         f"Accuracy in %, mean ± standard error over n of {len(seeds)} seed{'s'[: len(seeds) != 1]}{where}.",
         "Gain: percentage points o.o.d. above plain fine-tuning (dropout 0) with the same other settings, paired by "
         "seed.",
-        f"Selection ({rule}): {RULE_TEXTS[rule]}; chosen among {listing(tuned) or 'nothing'}.",
+        f"Selection ({rule}): {RULE_TEXTS[rule]}; chosen among {listing(among) or 'nothing'}.",
         _missing_note(rows),
     ]
     columns = [METHOD, DROPOUT, *varied(rows), *SCORES, N, *by_domain, MISSING]
@@ -172,8 +176,8 @@ def chosen_table(rows: Sequence[Row], tuned: Sequence[str]) -> Table:
     cells = []
     for row in rows:
         own = "all" if METHODS[row.method].across else None
-        chosen = row.chosen
-        named = [own or chosen[domain].only(*tuned) if domain in chosen else "none is complete" for domain in domains]
+        known = {domain: own or setting.only(*tuned, ALPHA) for domain, setting in row.chosen.items()}
+        named = [known.get(domain, "none is complete") for domain in domains]
         cells.append([str(row.setting), *named])
     notes = [f"Selection: {rows[0].rule}.", _missing_note(rows)]
     return Table("Selected settings by test domain", ["method", *domains], cells, notes, left=1 + len(domains))

@@ -75,6 +75,16 @@ METHODS = {
             "loss stops falling to where it rises (stochastic weight averaging, densely).",
         ),
         Method(
+            name="wise-ft",
+            label="WiSE-FT",
+            marker="<",
+            colour="#56B4E9",
+            line="--",
+            explanation="One network whose weights lie between those that the training started from and those that it "
+            "ended with; alpha, the share of the way back, is chosen by the same rule as other settings (weight-space "
+            "ensembles for fine-tuning).",
+        ),
+        Method(
             name="ensemble-across",
             label="ensemble across trajectories",
             marker="^",

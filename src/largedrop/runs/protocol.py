@@ -16,7 +16,7 @@ from typing import Any
 from .._version import __version__
 from ..config import ABOUT, PROTOCOL, VARIED, Config, digest_of
 from ..errors import UserError
-from .record import Record
+from .record import ALPHA, Record
 
 __all__ = ["UnusableError", "iid_accuracy_of", "methods_of", "read_config", "records_of", "refuse_older"]
 
@@ -122,11 +122,11 @@ def methods_of(result: Mapping[str, Any], protocol: int) -> dict[str, Any]:
 
 
 def records_of(config: Config, result: Mapping[str, Any], protocol: int, settings: dict[str, Any]) -> list[Record]:
-    """One record for each method of a result.json.
+    """One record for each method of a result.json; for a method with several shares α, one for each.
 
     Args:
         result: content of result.json.
-        settings: the config's settings; all records share this object.
+        settings: the config's settings; all records without α share this object.
 
     Raises:
         UnusableError: the result is damaged; the message lists all errors.
@@ -138,10 +138,19 @@ def records_of(config: Config, result: Mapping[str, Any], protocol: int, setting
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = "result.json: its log has no i.i.d. accuracy by domain"
         raise UnusableError("damaged", reason) from error
-    common = {**{name: getattr(config, name) for name in VARIED}, "settings": settings}
+    common = {name: getattr(config, name) for name in VARIED}
+    entries = [
+        (method, entry)
+        for method, found in methods.items()
+        for entry in (found if isinstance(found, list) else [found])
+    ]
     records, wrong = [], []
-    for method, found in methods.items():
-        content = {**found, **common, "method": sys.intern(method)} if isinstance(found, dict) else found
+    for method, entry in entries:
+        content = entry
+        if isinstance(entry, dict):
+            own = {**settings, ALPHA: entry[ALPHA]} if ALPHA in entry else settings
+            content = {**entry, **common, "settings": own, "method": sys.intern(method)}
+            content.pop(ALPHA, None)
         try:
             records.append(Record.from_json(content, f"result.json, {method}"))
         except UserError as error:

@@ -15,7 +15,11 @@ from ..errors import UserError, nearest, one_of
 from ..files import write_json
 from .methods import METHODS
 
-__all__ = ["Record", "describe", "write_results"]
+__all__ = ["ALPHA", "Record", "describe", "write_results"]
+
+ALPHA = "alpha"
+"""Key, in a record's settings, of the share of the way back to the start's weights: a method that has it gives a record
+for each share in every run, and selection chooses one."""
 
 
 def shown(value: Any) -> str:
@@ -133,6 +137,8 @@ def _problems(content: Any) -> list[str]:
         elif not valid(content[name]):
             known = f"; {one_of(content[name], METHODS)}" if name == "method" and isinstance(content[name], str) else ""
             problems.append(f"'{name}' must be {expected}, not {json.dumps(content[name], ensure_ascii=False)}{known}")
+        elif name == "settings" and not _is_fraction(content[name].get(ALPHA, 0)):
+            problems.append(f"'{ALPHA}' must be a number from 0 to 1, not {json.dumps(content[name][ALPHA])}")
     return problems
 
 

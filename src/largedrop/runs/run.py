@@ -8,6 +8,7 @@ best.safetensors         the checkpoint of best i.i.d. accuracy
 average.safetensors      the average of the weights at all evaluations after the first step
 final.safetensors        the weights after the last step
 swad.safetensors         SWAD's average, where the config asks for it
+wise-ft.safetensors      WiSE-FT's weights between the start and the last step, where the config asks for them
 result.json              the result: accuracies of every method; written last, so it marks a finished run
 """
 
@@ -79,13 +80,21 @@ class Run:
         return self.folder / "swad.safetensors"
 
     @property
+    def wise_ft(self) -> Path:
+        """The weights between start and end of best i.i.d. accuracy; only runs whose config has ``wise_ft`` write it.
+
+        In a tie those nearest to the start. ``records`` has the accuracies at every share α of the way back.
+        """
+        return self.folder / "wise-ft.safetensors"
+
+    @property
     def beats_start(self) -> bool:
         """Whether the best checkpoint is later than step 0, at which the network has its starting head."""
         return self.result.get("best_step") != 0
 
     @property
     def records(self) -> list[Record]:
-        """One record per method that this trajectory feeds.
+        """One record per method that this trajectory feeds; of WiSE-FT one for each α.
 
         Raises:
             UserError: the result is damaged.

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..errors import UserError
 from ..runs.estimate import Estimate
-from ..runs.record import Record
+from ..runs.record import ALPHA, Record
 from .settings import Setting, left_out, settings_of
 
 __all__ = ["Averages", "FloatArray", "Missing", "average", "cut", "mean_over_seeds"]
@@ -24,7 +24,7 @@ MOST_NAMED = 12
 
 @dataclass(frozen=True)
 class Missing:
-    """A run of the grid that the records lack."""
+    """A run of the grid that the records lack; its setting has no α, of which a run gives all."""
 
     setting: Setting
     test_domain: str
@@ -125,7 +125,8 @@ def average(
     usable = there.any(axis=2) if allow_missing else there.all(axis=2)
     totals = np.where(there[..., None], values, 0.0).sum(axis=2)
     means = np.where(usable[..., None], totals / np.maximum(counts, 1)[..., None], np.nan)
-    missing = tuple(Missing(settings[k], tested[d], all_seeds[s]) for k, d, s in np.argwhere(~there).tolist())
+    gone = np.argwhere(~there).tolist()
+    missing = tuple(dict.fromkeys(Missing(settings[k].without(ALPHA), tested[d], all_seeds[s]) for k, d, s in gone))
     return Averages(settings, tested, all_seeds, values, means, missing, final, others, setting_of)
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..config import RIVALS
 from ..runs.estimate import Estimate
 from ..runs.methods import PLAIN
+from ..runs.record import ALPHA
 from .averages import Averages, FloatArray, Missing, mean_over_seeds
 from .settings import Setting
 
@@ -29,8 +30,9 @@ class Row:
         averages: averages of all runs.
         rule: the rule, one of ``selection.RULES``.
         setting: the setting, without tuned items.
-        candidates: settings that differ from ``setting`` in tuned items only.
+        candidates: settings that differ from ``setting`` in tuned items and α only.
         chosen: chosen candidate by test domain; a domain without one is absent.
+        shown: candidates in the cloud by test domain: those with a mean there, α chosen for each.
         plain: chosen setting of plain fine-tuning with the same other items, by test domain; None where there is none,
             and for plain fine-tuning itself.
         test_domains: names of the D test domains of the row, in the order of the grid.
@@ -41,6 +43,7 @@ class Row:
     setting: Setting
     candidates: tuple[Setting, ...]
     chosen: Mapping[str, Setting]
+    shown: Mapping[str, Sequence[Setting]]
     plain: Mapping[str, Setting] | None
     test_domains: tuple[str, ...]
 
@@ -114,7 +117,7 @@ class Row:
     @cached_property
     def missing(self) -> tuple[Missing, ...]:
         """The candidates' missing runs on the test domains."""
-        members = set(self.candidates)
+        members = {setting.without(ALPHA) for setting in self.candidates}
         return tuple(
             run for run in self.averages.missing if run.setting in members and run.test_domain in self.test_domains
         )
@@ -127,32 +130,33 @@ class Row:
     @property
     def dots(self) -> int:
         """Number of points of ``cloud``."""
-        return math.prod(int(count) for count in self.averages.there(self.candidates).sum(0))
+        return math.prod(len(own) for own in self.shown.values())
 
     def cloud(self) -> FloatArray:
-        """The combinations of the candidates over all test domains, whatever was chosen; see ``combinations``.
+        """The combinations of ``shown`` over all test domains, whatever was chosen; see ``combinations``.
 
         A candidate is combined on the test domains where it has a mean; where a test domain has none there are no
         points, (0, 2).
         """
-        means = self.averages.means[[self.averages.index[setting] for setting in self.candidates]]
-        return combinations([column[~np.isnan(column[:, 0])] for column in means.transpose(1, 0, 2)])
+        return combinations([self.averages.means[rows, column] for column, rows in self._in_cloud()])
 
     @cached_property
     def centre(self) -> tuple[Estimate, Estimate] | None:
-        """The centre of ``cloud``: i.i.d. and o.o.d. accuracy averaged over candidates and test domains.
+        """The centre of ``cloud``: i.i.d. and o.o.d. accuracy averaged over ``shown`` and the test domains.
 
         The mean of all combinations is the mean over test domains of the mean over candidates. It is taken within each
         seed that has every run of the cloud, then over these seeds. None where there is no such seed, or a test domain
         has no candidate.
         """
-        there = self.averages.there(self.candidates)[:, :, None, None]
-        if not there.any(0).all():
+        if not self.dots:
             return None
-        values = self.averages.values[[self.averages.index[setting] for setting in self.candidates]]
-        by_seed = (np.where(there, values, 0.0).sum(0) / there.sum(0)).mean(0)
+        by_seed = np.mean([self.averages.values[rows, column].mean(0) for column, rows in self._in_cloud()], axis=0)
         iid, ood = mean_over_seeds(by_seed[:, 0]), mean_over_seeds(by_seed[:, 1])
         return None if iid is None or ood is None else (iid, ood)
+
+    def _in_cloud(self) -> list[tuple[int, list[int]]]:
+        """Each test domain's index in the arrays, with those of its ``shown``."""
+        return [(column, [self.averages.index[each] for each in own]) for column, own in enumerate(self.shown.values())]
 
 
 def combinations(choices: Sequence[npt.ArrayLike], most: int | None = None) -> FloatArray:

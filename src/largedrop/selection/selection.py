@@ -14,7 +14,7 @@ import numpy as np
 from ..config import TUNED
 from ..errors import UserError, one_of
 from ..runs.methods import METHODS
-from ..runs.record import Record
+from ..runs.record import ALPHA, Record
 from .averages import Averages, FloatArray, average, cut
 from .row import Row
 from .settings import FIT, Setting, candidates_of, left_out
@@ -34,12 +34,13 @@ def select(averages: Averages, rule: str = "iid", *, tuned: Iterable[str] = TUNE
     the test domain itself, which is an upper bound, not a method.
 
     In a tie to 12 digits, the first in ``Setting.order`` is chosen: the lower learning rate, then the lower weight
-    decay (names in alphabetical order, numbers ascending).
+    decay (names in alphabetical order, numbers ascending). The share α of WiSE-FT's way back is always chosen, also
+    where nothing is tuned; in a tie the larger.
 
     Args:
         averages: averages of the runs; settings without a mean on a test domain are not chosen there.
         rule: the rule, one of ``RULES``.
-        tuned: names of the tuned items; without any, every setting has its own row.
+        tuned: names of the tuned items; without any, every setting without α has its own row.
 
     Returns:
         One row for each setting without its tuned items, plain fine-tuning first.
@@ -60,7 +61,8 @@ def select(averages: Averages, rule: str = "iid", *, tuned: Iterable[str] = TUNE
     for setting, own in candidates.items():
         items = setting.common.items
         baseline = None if setting.baseline else plain.get(items, plain.get(_fine_tuned(items)))
-        rows.append(Row(averages, rule, setting, tuple(own), chosen[setting], baseline, averages.domains))
+        shown = _in_cloud(own, scores, averages)
+        rows.append(Row(averages, rule, setting, tuple(own), chosen[setting], shown, baseline, averages.domains))
     return rows
 
 
@@ -83,6 +85,15 @@ def _choose(settings: Sequence[Setting], scores: FloatArray, averages: Averages)
         for domain, column in zip(averages.domains, known.T, strict=True)
         if not np.isnan(column).all()
     }
+
+
+def _in_cloud(settings: Sequence[Setting], scores: FloatArray, averages: Averages) -> dict[str, list[Setting]]:
+    """The settings of a cloud by test domain: of those that differ in α alone, the chosen one."""
+    found: dict[str, list[Setting]] = {domain: [] for domain in averages.domains}
+    for own in candidates_of(settings, ()).values():
+        for domain, setting in _choose(own, scores, averages).items():
+            found[domain].append(setting)
+    return found
 
 
 def _fine_tuned(items: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
@@ -109,8 +120,7 @@ def _left_out_scores(averages: Averages) -> FloatArray:
         for record in averages.others
     }
     scores = np.full((len(averages.settings), len(targets)), np.nan)
-    lacking: list[str] = []
-    number = 0
+    lacking: dict[str, int] = {}
     for row, setting in enumerate(averages.settings):
         if METHODS[setting.method].across:  # over all candidates, so there is no choice
             scores[row] = 0.0
@@ -119,15 +129,15 @@ def _left_out_scores(averages: Averages) -> FloatArray:
             keys = [(setting, other, target, seed) for other in domains if other != target for seed in seeds]
             gone = [key for key in keys if key not in found]
             if gone:
-                number += len(gone)
                 which = ", ".join(f"{other} (seed {seed})" for _, other, _, seed in gone)
-                lacking.append(f"{setting}: left out {target}, test domain {which}")
+                lacking[f"{setting.without(ALPHA)}: left out {target}, test domain {which}"] = len(gone)
             else:
                 scores[row, column] = float(np.mean([found[key] for key in keys]))
     if lacking:
+        number = sum(lacking.values())
         raise UserError(
             f"leave-one-domain-out selection needs runs that leave out the test domain and another one; {number} of "
             f"them {'is' if number == 1 else 'are'} not stored:\n"
-            + "\n".join(cut(lacking, "more settings and domains like these"))
+            + "\n".join(cut(list(lacking), "more settings and domains like these"))
         )
     return scores

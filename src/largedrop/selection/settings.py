@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import RIVALS, TUNED
 from ..runs.methods import PLAIN, order
-from ..runs.record import Record, shown
+from ..runs.record import ALPHA, Record, shown
 
 __all__ = ["FIT", "MASKS", "Setting", "candidates_of", "left_out", "settings_of"]
 
@@ -66,6 +66,11 @@ class Setting:
         """The value of the item ``name`` as text; ``–`` where there is none."""
         return next((shown(value) for item, value in self.items if item == name), "–")
 
+    @property
+    def alpha(self) -> str:
+        """The share of the way back as text; empty where the method has none."""
+        return self.value(ALPHA).replace("–", "")
+
     def without(self, *names: str) -> Setting:
         """The setting without the items ``names``."""
         return Setting(self.method, self.dropout, tuple(item for item in self.items if item[0] not in names))
@@ -78,14 +83,11 @@ class Setting:
         """Sort key of settings: by method in the order of ``METHODS``, by rate, rivals last, by name and value
         of the items.
 
-        Numbers are ascending and before text. In a tie of scores the first setting is chosen.
+        Numbers are ascending and before text, but α is descending. In a tie of scores the first setting is chosen: the
+        lower rate and the larger α stay nearer to the pretrained weights.
         """
-        return (
-            order(self.method),
-            self.dropout,
-            self.rival,
-            tuple((name, _sortable(value)) for name, value in self.items),
-        )
+        items = tuple((name, _sortable(-value if name == ALPHA else value)) for name, value in self.items)
+        return (order(self.method), self.dropout, self.rival, items)
 
 
 def left_out(record: Record) -> str:
@@ -119,8 +121,11 @@ def settings_of(records: Iterable[Record]) -> Callable[[Record], Setting]:
 
 
 def candidates_of(settings: Iterable[Setting], tuned: Iterable[str] = TUNED) -> dict[Setting, list[Setting]]:
-    """The settings by their part without the items ``tuned``; both in ``Setting.order``."""
-    tuned = tuple(tuned)
+    """The settings by their part without the items ``tuned`` and without α; both in ``Setting.order``.
+
+    Every run of a method that has α gives all shares, which so are candidates of one row whatever else is tuned.
+    """
+    tuned = (*tuned, ALPHA)
     found: dict[Setting, list[Setting]] = {}
     for setting in sorted(settings, key=Setting.order):
         found.setdefault(setting.without(*tuned), []).append(setting)

@@ -19,6 +19,7 @@ from ..models.tracing import evaluating
 from ..reporter import SILENT, Reporter
 
 __all__ = [
+    "SCORES",
     "accuracy",
     "autocast",
     "iid_accuracy",
@@ -29,6 +30,9 @@ __all__ = [
     "representations",
     "scores",
 ]
+
+SCORES = ("iid_accuracy", "ood_accuracy")
+"""Names of the accuracies that ``scores`` gives."""
 
 BATCH = 64
 """Number of images in a batch; training views are drawn batch by batch, so it is the same on every device."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,13 @@ from ..runs.run import Run
 from ..runtime import keep_freed_memory
 from .averages import make_averages
 from .collapse import CollapseWatch
-from .evaluation import accuracy, iid_loss, logits, scores
+from .evaluation import SCORES, accuracy, iid_loss, logits, scores
 from .features import FeatureCache
 from .objectives import make_objective
 from .setup import create_network, make_optimizer, set_learning_rate, start_head
 from .state import STATE_FILE, Trajectory, load_state, save_state
 from .step import TrainingStep
+from .way_back import START_FILE, evaluations_between, safest, wise_ft
 
 __all__ = ["cost", "train"]
 
@@ -46,8 +48,6 @@ TRAINING_COST = 5
 
 LINEAR_COST = 3e-4
 """Time of one image in a linear fit, trained together with many others, over that of one in evaluation."""
-
-SCORES = ("iid_accuracy", "ood_accuracy")
 
 Logits = dict[str, npt.NDArray[np.float16]]
 """Logits on the ``iid`` and the ``ood`` images, (n, classes) each."""
@@ -101,7 +101,8 @@ def cost(config: Config, split: Split) -> float:
     if config.fit != "all":
         return LINEAR_COST * config.steps * config.batch * len(split.train_domains)
     training = TRAINING_COST * config.steps * config.batch * len(split.train_domains)
-    return training + (len(split.iid) + len(split.ood)) * (1 + len(config.evaluations) + len(make_averages(config)))
+    evaluations = 1 + len(config.evaluations) + len(make_averages(config)) + evaluations_between(config)
+    return training + (len(split.iid) + len(split.ood)) * evaluations
 
 
 def _train(
@@ -136,6 +137,8 @@ def _train(
         save_state(folder, so_far, network, optimizer, averages, watch)
 
     if not so_far.log:  # the network with its starting head is a checkpoint like the others
+        if config.wise_ft:
+            save_model(folder / START_FILE, network, about(config, data, {"step": 0}))
         _log(config, data, split, folder, network, so_far, _logits(config, views, split, network, 0, reporter), {})
         save()
     for step in range(so_far.step, config.steps):
@@ -171,15 +174,22 @@ def _train(
 
     last = {name: so_far.log[-1][name] for name in SCORES}
     save_model(folder / "final.safetensors", network, about(config, data, {"step": config.steps, **last}))
-    average_scores: dict[str, dict[str, float]] = {}
+
+    def score() -> dict[str, float]:
+        return scores(_logits(config, views, split, network, config.steps, reporter), data.labels, split)
+
+    further: dict[str, dict[str, float] | list[dict[str, float]]] = {}
     for method, average in averages.items():
         network.load_state_dict(average.result())
-        found = _logits(config, views, split, network, config.steps, reporter)
-        average_scores[method] = scores(found, data.labels, split)
-        said = about(config, data, {"step": config.steps, **average_scores[method]})
+        further[method] = found_there = score()
+        said = about(config, data, {"step": config.steps, **found_there})
         save_model(folder / f"{average.checkpoint}.safetensors", network, said)
+    if config.wise_ft:
+        further["wise-ft"] = curve = wise_ft(network, folder, so_far.log, score, reporter)
+        said = about(config, data, {"step": config.steps, **safest(curve)})
+        save_model(folder / "wise-ft.safetensors", network, said)
     so_far.seconds += time.monotonic() - saved
-    return _finish(config, data, split, folder, so_far, average_scores)
+    return _finish(config, data, split, folder, so_far, further)
 
 
 def _logits(config: Config, views: Views, split: Split, network: Network, step: int, reporter: Reporter) -> Logits:
@@ -228,9 +238,13 @@ def _finish(
     split: Split,
     folder: Path,
     so_far: Trajectory,
-    average_scores: dict[str, dict[str, float]],
+    further: Mapping[str, dict[str, float] | list[dict[str, float]]],
 ) -> Run:
-    """Write the result, which marks the run as finished, and remove the state."""
+    """Write the result, which marks the run as finished, and remove the state.
+
+    Args:
+        further: accuracies of the methods after training; a list of them where a method has several, with ``alpha``.
+    """
     best = so_far.best
     total = so_far.seconds + so_far.probe["seconds"]
     common = {"steps": config.steps, "seconds": round(total, 3)}
@@ -240,7 +254,10 @@ def _finish(
         "methods": {
             "fine-tuning": {**{key: best[key] for key in SCORES}, **common},
             "ensemble": {**scores(_mean_logits(config, folder), data.labels, split), **common},
-            **{method: {**found, **common} for method, found in average_scores.items()},
+            **{
+                method: [{**each, **common} for each in found] if isinstance(found, list) else {**found, **common}
+                for method, found in further.items()
+            },
             "linear-probe": {
                 **{key: so_far.probe[key] for key in SCORES},
                 "steps": so_far.probe["steps"],
@@ -252,7 +269,8 @@ def _finish(
         "log": so_far.log,
     }
     write_json(folder / "result.json", result)
-    (folder / STATE_FILE).unlink(missing_ok=True)
+    for file in (STATE_FILE, START_FILE):
+        (folder / file).unlink(missing_ok=True)
     return Run.open(folder)
 
 

@@ -1,0 +1,120 @@
+"""The way back to the start: the weights between, which of them is kept, and the same bits however often it stops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.helpers import Watch, assert_same_run, different, files, refusal, stopped_at, tensors
+
+import largedrop as ld
+from largedrop.config import Config
+from largedrop.data.views.batches import HostViews
+from largedrop.errors import Interrupted
+from largedrop.runs.checkpoint import read_tensors
+from largedrop.runs.read import read_runs
+from largedrop.training.averaging import interpolate
+from largedrop.training.evaluation import logits, scores
+from largedrop.training.loop import cost, train
+from largedrop.training.way_back import ALPHAS, START_FILE, safest, walk
+
+pytestmark = pytest.mark.usefixtures("quick_heads")
+
+
+@pytest.fixture
+def wise(config: Config) -> Config:
+    return replace(config, wise_ft=True, lr=0.01, weight_decay=0.0)
+
+
+def entry(alpha: float, iid: float, ood: float = 0.5) -> dict[str, float]:
+    return {"alpha": alpha, "iid_accuracy": iid, "ood_accuracy": ood}
+
+
+def test_a_walk_holds_the_weights_at_each_alpha(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    run = train(config, data, tmp_path)
+    network, final = ld.load_model(run.final), read_tensors(run.final, "model")[0]
+    start = {name: tensor + 1 for name, tensor in final.items()}
+    seen = []
+    for alpha in walk(network, start, final, (0.0, 0.25, 1.0)):
+        seen.append(alpha)
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point():
+                torch.testing.assert_close(tensor.double(), final[name].double() + alpha, rtol=0, atol=1e-5)
+    assert seen == [0.0, 0.25, 1.0]
+    assert different(network.state_dict(), start) == []
+
+
+def test_the_best_in_a_tie_is_the_nearest_to_the_start() -> None:
+    assert safest([entry(0.0, 0.7, 0.9), entry(0.1, 0.8), entry(0.6, 0.8), entry(1.0, 0.6)]) == entry(0.6, 0.8)
+    assert safest([entry(1.0, 0.5), entry(0.0, 0.5)])["alpha"] == 1.0
+    assert safest([entry(1.0, 0.5), entry(0.0, 0.6)])["alpha"] == 0.0
+
+
+def test_every_alpha_against_a_loop_over_checkpoints(data: ld.Dataset, wise: Config, tmp_path: Path) -> None:
+    still = train(replace(wise, lr=1e-30, wise_ft=False), data, tmp_path / "still")
+    run = train(wise, data, tmp_path / "run")
+    start, final = (read_tensors(path, "model")[0] for path in (still.best, run.final))
+    assert still.result["best_step"] == 0  # the pretrained weights with the fitted head
+    curve = run.result["methods"]["wise-ft"]
+    assert [each["alpha"] for each in curve] == [*ALPHAS] == [number / 10 for number in range(11)]
+    split, network = data.split("photo", 0), ld.load_model(run.final)
+    for each in curve:
+        network.load_state_dict(interpolate(start, final, each["alpha"]))
+        found = {part: logits(network, HostViews(data), getattr(split, part), "float32") for part in ("iid", "ood")}
+        assert {**scores(found, data.labels, split), "steps": 6} == {
+            name: each[name] for name in ("iid_accuracy", "ood_accuracy", "steps")
+        }
+    log = run.result["log"]
+    for each, line in ((curve[0], log[-1]), (curve[-1], log[0])):
+        assert (each["iid_accuracy"], each["ood_accuracy"]) == (line["iid_accuracy"], line["ood_accuracy"])
+    assert len({each["ood_accuracy"] for each in curve}) > 2
+    # The kept network is that of the best i.i.d. accuracy.
+    best = max(curve, key=lambda each: (each["iid_accuracy"], each["alpha"]))
+    kept, header = read_tensors(run.wise_ft, "model")
+    assert different(kept, interpolate(start, final, best["alpha"])) == []
+    assert {name: header["about"][name] for name in ("step", "alpha", "iid_accuracy", "ood_accuracy")} == {
+        "step": 6,
+        **{name: best[name] for name in ("alpha", "iid_accuracy", "ood_accuracy")},
+    }
+
+
+def test_it_only_watches(data: ld.Dataset, wise: Config, tmp_path: Path) -> None:
+    plain, run = train(replace(wise, wise_ft=False), data, tmp_path / "plain"), train(wise, data, tmp_path / "wise")
+    assert {*files(run.folder)} - {*files(plain.folder)} == {"wise-ft.safetensors"}  # the start is gone
+    rest = {name: value for name, value in tensors(run.folder).items() if not name.startswith("wise-ft")}
+    assert different(tensors(plain.folder), rest) == []
+    assert run.result["log"] == plain.result["log"]
+
+
+def test_a_record_for_each_alpha(data: ld.Dataset, wise: Config, tmp_path: Path) -> None:
+    run = train(wise, data, tmp_path / "run")
+    records = [record for record in run.records if record.method == "wise-ft"]
+    assert [record.settings["alpha"] for record in records] == [*ALPHAS]
+    for record, each in zip(records, run.result["methods"]["wise-ft"], strict=True):
+        assert record.settings == {**wise.settings, "alpha": each["alpha"]}
+        assert (record.iid_accuracy, record.ood_accuracy) == (each["iid_accuracy"], each["ood_accuracy"])
+    assert not any("alpha" in record.settings for record in run.records if record.method != "wise-ft")
+    assert read_runs(tmp_path).records == run.records
+
+
+def test_a_run_stopped_between_start_and_end_goes_on_to_the_same_bits(
+    data: ld.Dataset, wise: Config, tmp_path: Path
+) -> None:
+    train(wise, data, tmp_path / "whole")
+    for step, later in ((1, 1), (4, 3), (6, 2), (6, 5), (6, 5)):  # twice after the third step, then between the weights
+        with pytest.raises(Interrupted, match=f"^stopped after step {step} of 6$"):
+            train(wise, data, tmp_path / "cut", reporter=stopped_at(later))
+        assert (tmp_path / "cut" / START_FILE).is_file()
+    assert refusal(ld.load_model, tmp_path / "cut" / "wise-ft.safetensors").startswith("no checkpoint")
+    train(wise, data, tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_its_evaluations_are_work(data: ld.Dataset, wise: Config, tmp_path: Path) -> None:
+    split = data.split("photo", 0)
+    assert cost(wise, split) - cost(replace(wise, wise_ft=False), split) == 9 * (6 + 18)
+    done: list[float] = []
+    train(wise, data, tmp_path, reporter=Watch(advance=done.append))
+    assert sum(done) == pytest.approx(cost(wise, split))
