@@ -49,6 +49,7 @@ CHANGED_LATER: dict[str, Any] = {
     "feature_views": 3,
     "swad": True,
     "wise_ft": True,
+    "ema": 0.99,
     "schedule": "cosine",
     "warmup": 0.1,
     "decay_again_at": 0.9,
@@ -75,6 +76,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("head", "hot", "head must be 'warm' or 'random', not 'hot'"),
     ("head_lr_multiplier", 0, "head-lr-multiplier must be above 0, not 0"),
     ("left_out", None, "left-out must be the name of a domain, not None"),
+    ("ema", 1.0, "ema must be in [0, 1), not 1.0"),
     ("swad", 1, "swad must be true or false, not 1"),
     ("fit", "head", "fit must be 'all', 'linear' or 'probe', not 'head'"),
     ("feature_views", -1, "feature-views must be a whole number from 0 to 1000, not -1"),
@@ -122,7 +124,7 @@ def test_all_problems_at_once() -> None:
     wrong = {name: (value, text) for name, value, text in WRONG}
     told = refusal(**{name: value for name, (value, _) in wrong.items()}).split("; ")
     assert sorted(told) == sorted(text for _, text in wrong.values())
-    assert len(told) == 33
+    assert len(told) == 34
 
 
 @pytest.mark.parametrize(

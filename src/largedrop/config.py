@@ -144,6 +144,13 @@ class Config:
         fine_tuning=True,
         later=True,
     )
+    ema: float = _method(
+        "Decay, such as 0.99, of an exponential average of the weights, as one more method; 0 for none.",
+        valid.RATE,
+        0.0,
+        fine_tuning=True,
+        later=True,
+    )
     wise_ft: bool = _method(
         "Also evaluate between the weights at the start and at the end, and keep the best i.i.d. (WiSE-FT: Wortsman et "
         "al., 2022b).",

@@ -54,6 +54,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "cold": {"head": "random", "head_lr_multiplier": 10.0, "eval_every": 4},
     "frozen": {"weights_digest": ""},  # the weights of the fixture
     "swad": {"swad": True, "left_out": "ink", "decay_again_at": 0.8, "lr": 1e-5},
+    "ema": {"ema": 0.7},
     "coral": {"objective": "coral", "penalty": 1.0},
     "vrex": {"objective": "vrex", "penalty": 1.0, "penalty_after": 2},
     "irm": {"objective": "irm", "penalty": 100.0, "penalty_after": 2},
@@ -417,6 +418,20 @@ def test_swad_averages_every_step_of_its_evaluations(data: ld.Dataset, config: C
     # It only watches: all else is as without it.
     plain = train(config, data, tmp_path / "plain")
     rest = {name: value for name, value in tensors(run.folder).items() if not name.startswith("swad")}
+    assert different(tensors(plain.folder), rest) == []
+
+
+def test_the_exponential_average_is_over_every_step(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    averaged = replace(config, ema=0.7)
+    states = [network_of(state) for state in step_by_step(averaged, data, tmp_path / "averaged")]
+    run = Run.open(tmp_path / "averaged")
+    expected = average_weights(states, [0.7 ** (len(states) - step) for step in range(1, len(states) + 1)])
+    for name, value in load_file(run.ema).items():
+        torch.testing.assert_close(value, expected[name])
+    assert [record.method for record in run.records].count("ema") == 1
+    # It only watches: all else is as without it.
+    plain = train(config, data, tmp_path / "plain")
+    rest = {name: value for name, value in tensors(run.folder).items() if not name.startswith("ema")}
     assert different(tensors(plain.folder), rest) == []
 
 

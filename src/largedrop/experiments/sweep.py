@@ -22,6 +22,7 @@ from ..files import fitting
 from ..reporter import SILENT, Relay, Reporter
 from ..runs.folder import claim, owned
 from ..runs.run import Run
+from ..training.averages import make_averages
 from ..training.loop import cost
 from ..training.resolve import resolve
 from .pace import Paces
@@ -169,8 +170,8 @@ def plan_sweep(
     for config, split in zip(configs, splits_of(list(configs), data), strict=True):
         path = folder / "runs" / config.run_name
         logits = 2 * (1 + len(config.evaluations)) * (len(split.iid) + len(split.ood)) * len(data.classes)
-        networks = 3 + config.swad + config.wise_ft
-        stored = logits + networks * sizes[config.model] if config.fit == "all" else LINEAR_BYTES
+        checkpoints = 2 + len(make_averages(config)) + config.wise_ft
+        stored = logits + checkpoints * sizes[config.model] if config.fit == "all" else LINEAR_BYTES
         entries.append(PlannedRun(config, path, cost(config, split), stored, _state(path)))
     paces = Paces(data, device, sorted(path.parent for path in folder.glob("runs/*/result.json")))
     seconds = sum(entry.cost * paces.of(entry.config) for entry in entries if entry.state != "finished")

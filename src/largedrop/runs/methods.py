@@ -75,6 +75,15 @@ METHODS = {
             "loss stops falling to where it rises (stochastic weight averaging, densely).",
         ),
         Method(
+            name="ema",
+            label="exponential average",
+            marker="v",
+            colour="#7A9A01",
+            line="--",
+            explanation="One network whose weights are the mean over all steps of one training, each step weighing "
+            "less than the next by a constant factor.",
+        ),
+        Method(
             name="wise-ft",
             label="WiSE-FT",
             marker="<",

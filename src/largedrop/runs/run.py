@@ -8,6 +8,7 @@ best.safetensors         the checkpoint of best i.i.d. accuracy
 average.safetensors      the average of the weights at all evaluations after the first step
 final.safetensors        the weights after the last step
 swad.safetensors         SWAD's average, where the config asks for it
+ema.safetensors          the exponential average, where the config asks for it
 wise-ft.safetensors      WiSE-FT's weights between the start and the last step, where the config asks for them
 result.json              the result: accuracies of every method; written last, so it marks a finished run
 """
@@ -78,6 +79,11 @@ class Run:
     def swad(self) -> Path:
         """SWAD's average, for ``load_model``; only runs whose config has ``swad`` write it."""
         return self.folder / "swad.safetensors"
+
+    @property
+    def ema(self) -> Path:
+        """The exponential average, for ``load_model``; only runs whose config has ``ema`` write it."""
+        return self.folder / "ema.safetensors"
 
     @property
     def wise_ft(self) -> Path:

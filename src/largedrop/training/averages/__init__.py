@@ -20,4 +20,4 @@ AVERAGES: list[type[Average]] = sorted(
 
 def make_averages(config: Config) -> dict[str, Average]:
     """New averages for a run of ``config``, by the name of their method."""
-    return {kind.method: kind() for kind in AVERAGES if kind.applies_to(config)}
+    return {kind.method: kind.of(config) for kind in AVERAGES if kind.applies_to(config)}

@@ -27,6 +27,11 @@ class Average(ABC):
         """Whether a run of ``config`` computes this average."""
         return True
 
+    @classmethod
+    def of(cls, config: Config) -> Average:
+        """A new average for a run of ``config``."""
+        return cls()
+
     def after_step(self, network: Network) -> None:  # noqa: B027  (most averages are over evaluations alone)
         """Add the weights after a step; called before ``evaluated``."""
 
