@@ -52,7 +52,7 @@ def main() -> None:
         lr=1e-6,  # a random head may stay one, and must not collapse
     )
     images = chosen.batch * (len(data.domains) - 1)
-    step, _ = ours(config.model, chosen.size, images, torch.device("cpu"), config.precision)
+    step, _ = ours(config.model, chosen.size, torch.device("cpu"), config.precision)
     resident = torch.randn(images, 3, chosen.size, chosen.size).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(7, (images,))
     pairs: list[tuple[float, float]] = []

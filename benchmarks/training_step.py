@@ -30,12 +30,12 @@ from largedrop.training.step import TrainingStep
 from timing import alternate, parser, report
 
 
-def network(model: str, size: int) -> Network:
+def network(model: str, size: int, masks: int = 1) -> Network:
     """A network with random weights, whose batch norms stay as they are."""
     backbone, units = create_backbone(model, Weights("random", None, "random"))
     classes = tuple(str(number) for number in range(7))
     spec = Spec(model, "random", classes, size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), dropout=0.9)
-    return Network(backbone, units, spec).train()
+    return Network(backbone, units, spec, masks).train()
 
 
 def stepper(module: nn.Module, images: Tensor, labels: Tensor, precision: str, fused: bool) -> Callable[[], None]:
@@ -53,14 +53,16 @@ def stepper(module: nn.Module, images: Tensor, labels: Tensor, precision: str, f
     return step
 
 
-def ours(model: str, size: int, batch: int, device: torch.device, precision: str) -> tuple[TrainingStep, Network]:
-    """The training loop's own step."""
-    module = network(model, size).to(device)
+def ours(
+    model: str, size: int, device: torch.device, precision: str, masks: int = 1, resident: bool = False
+) -> tuple[TrainingStep, Network]:
+    """The training loop's own step, on a GPU with its views unless the batch is ``resident``."""
+    module = network(model, size, masks).to(device)
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rate = torch.tensor(1e-6, device=device) if device.type == "cuda" else 1e-6
     optimizer = torch.optim.SGD(module.parameters(), rate, momentum=0.9, weight_decay=1e-4, fused=True)
     speed_up(module)
-    if device.type == "cpu":
+    if resident or device.type == "cpu":
         return TrainingStep(module, optimizer, precision, lambda inputs: inputs), module
     views = ResidentViews(open_dataset("emoji"), device)
     return TrainingStep(module, optimizer, precision, lambda inputs: views.finish(inputs, module.spec)), module
@@ -90,7 +92,7 @@ def main() -> None:
     images = torch.randn(chosen.batch, 3, chosen.size, chosen.size, device=device)
     labels = torch.randint(7, (chosen.batch,), device=device)
     plain = stepper(network(chosen.model, chosen.size).to(device), images, labels, "float32", fused=False)
-    step, module = ours(chosen.model, chosen.size, chosen.batch, device, precision)
+    step, module = ours(chosen.model, chosen.size, device, precision)
     resident = images.contiguous(memory_format=torch.channels_last)
     views = ResidentViews(open_dataset("emoji"), device) if device.type == "cuda" else None
     repeats = 1 if views is None else 20

@@ -47,6 +47,7 @@ CHANGED_LATER: dict[str, Any] = {
     "fit": "linear",
     "v_start": "normal",
     "feature_views": 3,
+    "masks": 16,
     "swad": True,
     "wise_ft": True,
     "ema": 0.99,
@@ -76,6 +77,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("head", "hot", "head must be 'warm' or 'random', not 'hot'"),
     ("head_lr_multiplier", 0, "head-lr-multiplier must be above 0, not 0"),
     ("left_out", None, "left-out must be the name of a domain, not None"),
+    ("masks", 0, "masks must be a whole number from 1 to 1024, not 0"),
+    ("masks", 1.5, "masks must be a whole number from 1 to 1024, not 1.5"),
     ("ema", 1.0, "ema must be in [0, 1), not 1.0"),
     ("swad", 1, "swad must be true or false, not 1"),
     ("fit", "head", "fit must be 'all', 'linear' or 'probe', not 'head'"),
@@ -157,6 +160,11 @@ def test_all_problems_at_once() -> None:
 )
 def test_fields_that_contradict_each_other(settings: dict[str, Any], text: str) -> None:
     assert refusal(**settings) == text
+
+
+def test_at_rate_0_there_is_one_run_whatever_the_masks() -> None:
+    assert config(dropout=0, masks=16) == config(dropout=0.0)
+    assert config(dropout=0.5, masks=16).masks == 16
 
 
 def test_a_field_is_checked_by_itself() -> None:

@@ -105,6 +105,14 @@ class Config:
     dropout: float = _method(
         "Share λ of the representation's units that are zeroed in training, in [0, 1).", valid.RATE, 0.9, names="run"
     )
+    masks: int = _method(
+        "Dropout masks for each image and step, whose losses are averaged; 1 where dropout is 0.",
+        valid.MASKS,
+        1,
+        fine_tuning=True,
+        later=True,
+        rival=True,
+    )
     head: str = _method(
         "How the new head starts: 'warm' (first fitted on cached features with the same dropout) or 'random'.",
         valid.choice("warm", "random"),
@@ -217,6 +225,8 @@ class Config:
         problems = list(problems_of(vars(self))) or list(contradictions(self, ABOUT, _DEFAULTS))
         if problems:
             raise UserError("; ".join(problems))
+        if self.dropout == 0:  # nothing to mask: one run, whatever the number of masks
+            object.__setattr__(self, "masks", 1)
         # 0 and 0.0 are one setting, so they must have one digest.
         for name, (kind, *_) in TYPES.items():
             if kind is float and getattr(self, name) is not None:

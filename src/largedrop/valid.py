@@ -23,6 +23,7 @@ ABOVE_0: Check = ("above 0", lambda value: value > 0)
 FROM_0: Check = ("0 or more", lambda value: value >= 0)
 COUNT_FROM_0: Check = ("a whole number, 0 or more", lambda value: value >= 0)
 COUNT: Check = ("a whole number from 1 to 10**7", lambda value: 1 <= value <= 10**7)
+MASKS: Check = ("a whole number from 1 to 1024", lambda value: 1 <= value <= 1024)
 SEED: Check = ("a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32)
 PIXELS: Check = ("a whole number of pixels from 16 to 4096", lambda value: 16 <= value <= 4096)
 

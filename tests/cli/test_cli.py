@@ -212,6 +212,18 @@ def test_dry_run_says_what_would_be_done_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_masks_without_dropout_are_said_to_do_nothing(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(rates: str) -> str:
+        given = ["--dropout", rates, "--masks", "16", "--dry-run", "--output", str(tmp_path / "out")]
+        assert main(["compare", str(toy), *given, *FAST]) == 0
+        return capsys.readouterr().out
+
+    assert said("0").startswith("--masks has no effect at dropout 0, where nothing is masked\n")
+    assert "--masks" not in said("0,0.9")
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"largedrop {ld.__version__}\n"

@@ -62,6 +62,16 @@ def test_the_defaults_are_every_domain_three_rates_and_one_seed(data: ld.Dataset
     ]
 
 
+@pytest.mark.parametrize("rates", [(0.0, 0.9), (0.9, 0.0)])
+def test_plain_fine_tuning_has_one_mask_and_no_run_of_its_own_for_several(
+    data: ld.Dataset, rates: tuple[float, float]
+) -> None:
+    masks = {config.dropout: config.masks for config in planned(data, dropouts=rates, masks=16).configs}
+    assert masks == {0.0: 1, 0.9: 16}
+    plain = [config for config in planned(data, dropouts=rates).configs if not config.dropout]
+    assert plain == [config for config in planned(data, dropouts=rates, masks=16).configs if not config.dropout]
+
+
 def test_runs_differ_in_what_is_varied_alone(data: ld.Dataset) -> None:
     made = planned(data, test_domains=None, seeds=range(2), lr=0.25)
     shared = [
@@ -150,7 +160,7 @@ def test_the_folder_of_another_comparison(data: ld.Dataset, tmp_path: Path, monk
     assert json.loads((tmp_path / "comparison.json").read_text()) == {"protocol": PROTOCOL} | {
         name: value
         for name, value in planned(data).configs[0].to_json().items()
-        if name not in ("dropout", "test_domain", "seed")
+        if name not in ("dropout", "test_domain", "seed", "masks")
     }
     assert claimed(data, tmp_path, lr=0.5) == (
         f"{tmp_path} belongs to another comparison: lr 0.001 instead of 0.5; name another --output"

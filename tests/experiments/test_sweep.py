@@ -83,6 +83,12 @@ def test_the_plan_goes_seed_by_seed_and_writes_nothing(data: ld.Dataset, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_masks_at_dropout_0_are_no_run_of_their_own(data: ld.Dataset, tmp_path: Path) -> None:
+    entries = planned(data, tmp_path, grid="masks = [1, 4]").entries
+    assert len(entries) == len({entry.folder for entry in entries})
+    assert sorted({(entry.config.dropout, entry.config.masks) for entry in entries}) == [(0.0, 1), (0.9, 1), (0.9, 4)]
+
+
 def test_what_is_wrong_on_these_data_is_said_before_anything_is_trained(data: ld.Dataset, tmp_path: Path) -> None:
     path = preset(tmp_path)
     path.write_text(path.read_text().replace('"photo", "ink"', '"foto", "ink", "zzz"'))

@@ -59,6 +59,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "vrex": {"objective": "vrex", "penalty": 1.0, "penalty_after": 2},
     "irm": {"objective": "irm", "penalty": 100.0, "penalty_after": 2},
     "mldg": {"objective": "mldg", "penalty": 1.0},
+    "masks": {"masks": 4, "dropout": 0.75},
     "block dropout": {"model": "test_resnet", "block_dropout": 0.5},
 }
 

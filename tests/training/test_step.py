@@ -41,8 +41,9 @@ def batches(count: int) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def test_a_step_is_that_of_a_plain_loop_bit_for_bit(config: Config) -> None:
-    changed = replace(config, lr=0.01, momentum=0.8, weight_decay=0.03, dropout=0.5)
+@pytest.mark.parametrize("masks", [1, 4])
+def test_a_step_is_that_of_a_plain_loop_bit_for_bit(config: Config, masks: int) -> None:
+    changed = replace(config, lr=0.01, momentum=0.8, weight_decay=0.03, dropout=0.5, masks=masks)
     mine, plain = create_network(changed, CLASSES), create_network(changed, CLASSES)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.8, weight_decay=0.03, fused=True)
     take = TrainingStep(mine, make_optimizer(changed, mine), "float32", lambda inputs: 2 * inputs)
@@ -54,7 +55,7 @@ def test_a_step_is_that_of_a_plain_loop_bit_for_bit(config: Config) -> None:
         take(images, labels)
         torch.manual_seed(number)
         features = plain.represent(2 * images)
-        loss = F.cross_entropy(plain.head(plain.dropout(features)), labels)
+        loss = F.cross_entropy(plain.head(plain.dropout(features)), labels.repeat(masks))
         plain.zero_grad()
         loss.backward()
         optimizer.step()

@@ -57,6 +57,8 @@ def run_and_publish(
     planned = plan(data, torch_device, recipe=recipe, **planning)
     first = planned.configs[0]
     count = len(planned.configs)
+    if planning.get("masks", 1) > 1 and not any(config.dropout for config in planned.configs):
+        say(console, "--masks has no effect at dropout 0, where nothing is masked")
     say(
         console,
         f"{data.name}: {len(data)} images, {len(data.domains)} domains, {len(data.classes)} classes",
@@ -92,9 +94,10 @@ def _default_name(planned: Any) -> str:
     """A folder's name for the comparison: the data, what is tested if that is one domain, and a digest of the
     settings.
     """
-    first = planned.configs[0]
+    first = max(planned.configs, key=lambda config: config.masks)
     domains = planned.test_domains
-    digest = replace(first, dropout=0.0, test_domain="", seed=0).digest()
+    # The same for all rates; at rate 0 a config has no masks.
+    digest = replace(first, dropout=0.0 if first.masks == 1 else 0.5, test_domain="", seed=0).digest()
     return fitting("-".join([first.data, *(domains if len(domains) == 1 else ())]), f"-{digest}")
 
 

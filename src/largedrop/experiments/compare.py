@@ -103,7 +103,9 @@ def plan(
         check_names(kind, names)
     for domain in domains:
         data.domain_index(domain)
-    first = resolve(data, device, recipe=recipe, **settings, dropout=rates[domains[0]][0], test_domain=domains[0])
+    # Of the largest rate, since at rate 0 a config forgets its masks.
+    largest = max(rate for found in rates.values() for rate in found)
+    first = resolve(data, device, recipe=recipe, **settings, dropout=largest, test_domain=domains[0])
     configs = [
         replace(first, dropout=rate, test_domain=domain, seed=seed)
         for seed in seeds
@@ -137,8 +139,9 @@ def compare(
     """
     if jobs < 1:
         raise UserError(f"--jobs must be 1 or more, not {jobs}")
-    shared = {name: value for name, value in planned.configs[0].to_json().items() if name not in VARIED}
-    claim(folder, "comparison.json", "comparison", shared)  # more seeds, domains and rates may join
+    # More seeds, domains and rates may join; masks, which rate 0 has none of, as well.
+    shared = {name: value for name, value in planned.configs[0].to_json().items() if name not in (*VARIED, "masks")}
+    claim(folder, "comparison.json", "comparison", shared)
     tasks = [(config, folder / "runs" / config.run_name) for config in planned.configs]
     ended: dict[Config, Run | CollapseError] = {}
     with closing(train_all(tasks, data, device, jobs, reporter)) as together:

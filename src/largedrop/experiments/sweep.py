@@ -161,6 +161,8 @@ def plan_sweep(
     configs: dict[Config, None] = {}
     for run in runs:
         config = resolve(data, device, recipe=chosen.recipe, precision=precision, digests=digests, **run)
+        if config in configs and run.get("masks", 1) != config.masks:
+            continue  # masks at dropout 0, which has none
         if config in configs:
             raise UserError(f"{preset.path}: two of its runs are the same: {config.run_name}")
         configs[config] = None

@@ -99,13 +99,14 @@ class Network(nn.Module):
         backbone: maps normalised images (batch, 3, size, size) to the representation (batch, units).
         units: width of the representation.
         spec: architecture, classes and normalisation.
+        masks: number K of dropout masks for each image in training.
     """
 
-    def __init__(self, backbone: nn.Module, units: int, spec: Spec) -> None:
+    def __init__(self, backbone: nn.Module, units: int, spec: Spec, masks: int = 1) -> None:
         super().__init__()
         self.spec = spec
         self.backbone = backbone
-        self.dropout = RepresentationDropout(spec.dropout)
+        self.dropout = RepresentationDropout(spec.dropout, masks)
         self.head = nn.Linear(units, len(spec.classes))
 
     @property
@@ -119,7 +120,7 @@ class Network(nn.Module):
         return Transform(self.spec)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (batch, 3, size, size) to logits (batch, classes)."""
+        """Normalised images (batch, 3, size, size) to logits, (batch, classes), or in training (K · batch, classes)."""
         logits: Tensor = self.head(self.dropout(self.represent(images)))
         return logits
 

@@ -49,7 +49,7 @@ def create_network(config: Config, classes: tuple[str, ...]) -> Network:
             dropout=config.dropout,
             freeze_batchnorm=config.weights != "random",
         )
-        network = Network(backbone, units, spec)
+        network = Network(backbone, units, spec, config.masks)
     if config.block_dropout:
         set_block_dropout(network.backbone, config.block_dropout, torch.zeros(1, 3, config.size, config.size))
     # Convolutions are fastest in this layout, on processors and GPUs.

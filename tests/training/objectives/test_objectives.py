@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -87,6 +88,32 @@ def test_a_weight_of_zero_is_erm_at_every_step(name: str) -> None:
         assert float(result.penalty) == 0
         for key, found in gradients(net).items():
             torch.testing.assert_close(found, wanted[key], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_with_several_masks_it_is_the_mean_of_the_objective_under_each(name: str) -> None:
+    images, labels = batch()
+    masks = (torch.rand(4, 5, generator=torch.Generator().manual_seed(3)) < 0.6).double()
+
+    def under(net: Tiny, chosen: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        def forward(given: Tensor) -> tuple[Tensor, Tensor]:
+            representation = torch.tanh(net.body(given))
+            return representation, net.head(torch.cat([mask * representation for mask in chosen]))
+
+        return forward
+
+    net, apart = Tiny(), Tiny()
+    torch.manual_seed(0)
+    together = bound(name, net, anneal_steps=None).backward(under(net, masks), images, labels, 3, 0)
+    if name == "mldg":  # its inner step is one of the mean loss, so only the losses are compared
+        return
+    losses = []
+    for mask in masks:
+        torch.manual_seed(0)
+        losses.append(bound(name, apart).backward(under(apart, mask[None]), images, labels, 3, 0).loss)
+    torch.testing.assert_close(together.loss, torch.stack(losses).mean(), rtol=1e-12, atol=0)
+    for key, found in gradients(net).items():
+        torch.testing.assert_close(len(masks) * found, gradients(apart)[key], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

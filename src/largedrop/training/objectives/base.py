@@ -14,10 +14,22 @@ from torch.nn import functional as F
 
 from ...errors import UserError
 
-__all__ = ["AnnealedObjective", "Forward", "Objective", "PenaltyObjective", "StepResult", "full_precision"]
+__all__ = [
+    "AnnealedObjective",
+    "Forward",
+    "Objective",
+    "PenaltyObjective",
+    "StepResult",
+    "cross_entropy",
+    "full_precision",
+]
 
 Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Images (n, …) to the representation before dropout (n, units) and logits (n, classes), under the loop's autocast."""
+"""Images (n, …) to the representation before dropout (n, units) and logits, under the loop's autocast.
+
+With K dropout masks for each image the logits are (K · n, classes), all images under the first mask first; otherwise
+(n, classes).
+"""
 
 
 @dataclass(frozen=True)
@@ -25,7 +37,8 @@ class StepResult:
     """Detached results of a step.
 
     Attributes:
-        loss: mean cross-entropy of the batch in nats, (); ``CollapseWatch`` compares it with log(classes).
+        loss: mean cross-entropy of the batch over images and masks in nats, (); ``CollapseWatch`` compares it with
+            log(classes).
         representation: representation before dropout, (batch, units), in the order of the images.
         penalty: the objective's second term, without its weight, (); 0 where there is none.
     """
@@ -119,20 +132,23 @@ class Objective(ABC):
 
 
 class PenaltyObjective(Objective):
-    """The mean cross-entropy plus a penalty that is a function of one forward pass over the whole batch."""
+    """The mean cross-entropy plus a penalty that is a function of one forward pass over the whole batch.
+
+    With several dropout masks it is the mean over the masks of the objective under each.
+    """
 
     def backward(self, forward: Forward, images: Tensor, labels: Tensor, domains: int, step: int) -> StepResult:
         """See ``Objective.backward``; one forward pass."""
         self._check_batch(images, labels, domains)
         representation, outputs = forward(images)
         logits = full_precision(outputs)
-        loss = F.cross_entropy(logits, labels)
+        loss = cross_entropy(logits, labels)
         weight = self.weight_at(step)
         penalty = torch.zeros_like(loss)
         if weight:
             penalty = self.penalty(
                 full_precision(representation).reshape(domains, -1, representation.shape[1]),
-                logits.reshape(domains, -1, logits.shape[1]),
+                logits.reshape(-1, domains, len(images) // domains, logits.shape[1]),
                 labels.reshape(domains, -1),
             )
         total = loss + weight * penalty if weight else loss
@@ -141,11 +157,11 @@ class PenaltyObjective(Objective):
 
     @abstractmethod
     def penalty(self, representation: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """The penalty, ().
+        """The penalty, averaged over the masks, ().
 
         Args:
             representation: representation before dropout, (domains, images, units).
-            logits: logits, (domains, images, classes).
+            logits: logits, (masks, domains, images, classes).
             labels: class of each image, (domains, images).
         """
 
@@ -165,6 +181,16 @@ class AnnealedObjective(PenaltyObjective):
     def resets_optimizer_at(self, step: int) -> bool:
         """Whether the weight changes at ``step``: the gradients jump, and Adam's averages do not apply (DomainBed)."""
         return step == self.anneal_steps
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy in nats over images and masks, ().
+
+    Args:
+        logits: logits of n images under each of K masks, (K · n, classes), all images under the first mask first.
+        labels: class of each image, (n,).
+    """
+    return F.cross_entropy(full_precision(logits), labels.repeat(len(logits) // len(labels)))
 
 
 def full_precision(tensor: Tensor) -> Tensor:

@@ -38,12 +38,12 @@ def irm_penalty(logits: Tensor, labels: Tensor) -> Tensor:
     written out, Σ_k softmax(z)_k z_k − z_y, so that the network is differentiated once.
 
     Args:
-        logits: logits z, (domains, images, classes), two or more images.
+        logits: logits z, (…, domains, images, classes), two or more images; the mean is over masks as well.
         labels: class y of each image, (domains, images).
 
     Returns:
         ().
     """
     expected = (logits.softmax(-1) * logits).sum(-1)
-    slope = expected - logits.gather(-1, labels[..., None]).squeeze(-1)
-    return (slope[:, ::2].mean(1) * slope[:, 1::2].mean(1)).mean()
+    slope = expected - logits.gather(-1, labels.expand(expected.shape)[..., None]).squeeze(-1)
+    return (slope[..., ::2].mean(-1) * slope[..., 1::2].mean(-1)).mean()

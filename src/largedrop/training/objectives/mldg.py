@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .base import Forward, Objective, StepResult, full_precision
+from .base import Forward, Objective, StepResult, cross_entropy
 
 __all__ = ["MLDG"]
 
@@ -65,7 +64,7 @@ class MLDG(Objective):
         for index, one in enumerate(order):
             batch, targets = batches[one]
             representation, outputs = forward(batch)
-            inner = F.cross_entropy(full_precision(outputs), targets)
+            inner = cross_entropy(outputs, targets)
             gradients = torch.autograd.grad(inner, list(parameters), allow_unused=True)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 _add_gradient(parameter, gradient, 1 / domains)
@@ -93,7 +92,7 @@ class MLDG(Objective):
                         parameter.sub_(lr * gradient)
             torch.clear_autocast_cache()  # it may contain θ in half precision
             _, outputs = forward(batch[0])
-            outer = F.cross_entropy(full_precision(outputs), batch[1])
+            outer = cross_entropy(outputs, batch[1])
             (outer * (self.weight / domains)).backward()  # type: ignore[no-untyped-call]
         finally:
             with torch.no_grad():

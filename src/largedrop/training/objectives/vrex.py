@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,9 +27,11 @@ class VREx(AnnealedObjective):
 
     def penalty(self, representation: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """See ``vrex_penalty``."""
-        return vrex_penalty(torch.stack([F.cross_entropy(*part) for part in zip(logits, labels, strict=True)]))
+        targets = labels.expand(logits.shape[:-1])
+        losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
+        return vrex_penalty(losses.view(targets.shape).mean(-1))
 
 
 def vrex_penalty(losses: Tensor) -> Tensor:
-    """The variance of the domains' losses, (domains,), with their number as divisor; ()."""
-    return (losses - losses.mean()).square().mean()
+    """The variance of the domains' losses, (…, domains), with their number as divisor, averaged over masks; ()."""
+    return (losses - losses.mean(-1, keepdim=True)).square().mean()
