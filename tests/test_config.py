@@ -127,7 +127,6 @@ def test_all_problems_at_once() -> None:
     wrong = {name: (value, text) for name, value, text in WRONG}
     told = refusal(**{name: value for name, (value, _) in wrong.items()}).split("; ")
     assert sorted(told) == sorted(text for _, text in wrong.values())
-    assert len(told) == 34
 
 
 @pytest.mark.parametrize(
