@@ -17,7 +17,7 @@ from .valid import About, contradictions, fields_in
 
 __all__ = ["ABOUT", "RECIPES", "About", "Config", "defaults_of", "make_config"]
 
-OBJECTIVES = ("erm", "coral", "vrex", "irm", "mldg")
+OBJECTIVES = ("erm", "coral", "vrex", "irm", "mldg", "mixout", "l2sp")
 """Names of the classes in ``training/objectives``; to import these here would make ``--help`` wait for torch."""
 
 FITS = ("all", "linear", "probe")
@@ -136,7 +136,11 @@ class Config:
         rival=True,
     )
     penalty: float | None = _method(
-        "Weight of the objective's penalty; DomainBed's by default.", valid.FROM_0, None, rival=True
+        "Weight of the objective's penalty, DomainBed's or its authors' by default; for 'mixout' the share of the "
+        "filters that each step resets to the pretrained ones.",
+        valid.FROM_0,
+        None,
+        rival=True,
     )
     penalty_after: int | None = _method(
         "Steps until 'vrex' or 'irm' has that weight instead of 1; a tenth of the steps by default.",

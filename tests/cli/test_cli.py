@@ -89,6 +89,20 @@ def test_train_without_a_second_domain_with_swad_and_two_decays(toy: Path, tmp_p
     assert "swad" in {record["method"] for record in results(tmp_path)}
 
 
+def test_train_by_what_keeps_near_the_pretrained_weights(toy: Path, tmp_path: Path) -> None:
+    heads = set()
+    for objective, penalty in (("mixout", 0.8), ("l2sp", 0.1), ("erm", None)):
+        output = tmp_path / objective
+        arguments = ["train", str(toy), "--test-domain", "photo", "--dropout", "0", "--objective", objective]
+        assert main([*arguments, "--output", str(output), *FAST]) == 0
+        (found,) = (each for each in results(output) if each["method"] == "fine-tuning")
+        settings = found["settings"]
+        assert isinstance(settings, dict)
+        assert (settings["objective"], settings["penalty"]) == (objective, penalty)
+        heads.add(next(output.glob("runs/*/final.safetensors")).read_bytes()[-4000:])
+    assert len(heads) == 3
+
+
 def test_train_a_linear_probe(toy: Path, tmp_path: Path) -> None:
     arguments = ["train", str(toy), "--test-domain", "photo", "--fit", "probe", "--model", "test_efficientnet"]
     tiny = ["--weights", "random", "--size", "32", "--steps", "4", "--eval-every", "2", "--batch", "4"]
@@ -276,6 +290,15 @@ class TestMistakes:
             ),
             (["--device", "gpu"], "unknown device 'gpu'"),
             (["--precision", "float16"], "unknown precision 'float16'; did you mean 'bfloat16'?"),
+            (
+                ["--objective", "mixout", "--penalty", "1"],
+                "mixout's penalty is the share of the filters that are reset, in ",
+            ),
+            (
+                ["--objective", "mixout", "--penalty-after", "5"],
+                "mixout is not annealed: its annealing steps must be 0",
+            ),
+            (["--objective", "l2sp", "--penalty", "-1"], "penalty must be 0 or more, not -1"),
             (["--jobs", "0"], "Invalid value for '--jobs': "),
             (["--output", "{root}/ink/red/0.png/out"], "cannot write {root}/ink/red/0.png/out/comparison.json: Not a "),
             (["--output", "{root}"], "{root} contains other files (ink, …) and no comparison; name another --output"),

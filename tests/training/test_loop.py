@@ -60,6 +60,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "irm": {"objective": "irm", "penalty": 100.0, "penalty_after": 2},
     "mldg": {"objective": "mldg", "penalty": 1.0},
     "masks": {"masks": 4, "dropout": 0.75},
+    "mixout": {"objective": "mixout", "penalty": 0.8, "masks": 4, "dropout": 0.75},
+    "l2sp": {"objective": "l2sp", "penalty": 0.1},
     "block dropout": {"model": "test_resnet", "block_dropout": 0.5},
 }
 
@@ -574,7 +576,7 @@ def test_an_unknown_test_domain_is_said_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("objective", ["coral", "vrex", "irm", "mldg"])
+@pytest.mark.parametrize("objective", ["coral", "vrex", "irm", "mldg", "mixout", "l2sp"])
 def test_the_defaults_of_every_objective(data: ld.Dataset, objective: str) -> None:
     chosen = resolve(data, torch.device("cpu"), recipe="short", test_domain="photo", objective=objective, size=32)
     assert chosen.penalty == OBJECTIVES[objective].default_weight

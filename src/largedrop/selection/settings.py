@@ -55,12 +55,13 @@ class Setting:
     @property
     def common(self) -> Setting:
         """The setting without what makes a rival: what it has in common with its baseline."""
-        return self.without(*RIVALS, MASKS)
+        return self.without(*RIVALS)
 
     @property
     def others(self) -> str:
-        """The items as text, without rivals' at their defaults; empty without any."""
-        return ", ".join(_named(item for item in self.items if item[0] not in RIVALS or _off_default(*item)))
+        """The items as text, without what makes no rival; one mask is named where others have several."""
+        said = (item for item in self.items if item[0] == MASKS or item[0] not in RIVALS or _off_default(*item))
+        return ", ".join(_named(said))
 
     def value(self, name: str) -> str:
         """The value of the item ``name`` as text; ``–`` where there is none."""

@@ -116,6 +116,8 @@ def _train(
     views = features.views
     network = create_network(config, data.classes).to(views.device)
     optimizer, averages = make_optimizer(config, network), make_averages(config)
+    objective = make_objective(config.objective, config.penalty, config.penalty_after)
+    objective.bind(network, optimizer)  # at the pretrained weights, which a state overwrites
     watch = CollapseWatch(len(data.classes), config.dropout, config.lr, config.head == "warm")
     so_far = load_state(folder, network, optimizer, averages, watch)
     if so_far is None:
@@ -124,7 +126,6 @@ def _train(
         reporter.skip(cost(config, split) * so_far.step / config.steps)
     speed_up(network)
     network.train()
-    objective = make_objective(config.objective, config.penalty, config.penalty_after)
     domains = len(split.train)
     take = TrainingStep(
         network, optimizer, config.precision, lambda inputs: views.finish(inputs, network.spec), objective, domains

@@ -27,7 +27,7 @@ class TrainingStep:
         optimizer: optimiser of its parameters; on a GPU one that can be recorded (``setup.make_optimizer``).
         precision: precision of the forward and backward pass, as in ``Config.precision``.
         finish: function from the step's inputs to a normalised batch, called inside the step (``Views.finish``).
-        objective: objective to minimise; cross-entropy by default.
+        objective: objective to minimise, bound to the network; cross-entropy by default.
         domains: number of training domains, which have equal parts of every batch.
     """
 
@@ -42,7 +42,6 @@ class TrainingStep:
     ) -> None:
         self.network, self.optimizer, self.precision, self.finish = network, optimizer, precision, finish
         self.objective, self.domains = objective or ERM(), domains
-        self.objective.bind(network, optimizer)
         self.device = network.head.weight.device
         self._step = 0
         self._run = GraphedStep(self._compute, self.device) if self.objective.recordable else self._compute

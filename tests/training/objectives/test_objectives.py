@@ -32,9 +32,10 @@ def erm_gradients(images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Te
     return gradients(net), loss.detach()
 
 
-def test_the_registry_has_domainbeds_defaults() -> None:
+def test_the_registry_has_domainbeds_or_the_authors_defaults() -> None:
     found = {name: (one.weight, one.anneal_steps) for name in OBJECTIVES for one in [make_objective(name)]}
-    assert found == {"erm": (0, 0), "coral": (1, 0), "vrex": (10, 500), "irm": (100, 500), "mldg": (1, 0)}
+    domainbeds = {"erm": (0, 0), "coral": (1, 0), "vrex": (10, 500), "irm": (100, 500), "mldg": (1, 0)}
+    assert found == {**domainbeds, "mixout": (0.8, 0), "l2sp": (0.1, 0)}
 
 
 def test_the_configs_objectives_are_those_that_there_are() -> None:
@@ -192,7 +193,7 @@ def test_annealing(name: str) -> None:
     torch.testing.assert_close(7 * early, late)
 
 
-@pytest.mark.parametrize("name", ["erm", "coral", "mldg"])
+@pytest.mark.parametrize("name", ["erm", "coral", "mldg", "mixout", "l2sp"])
 def test_the_others_have_one_weight_and_never_reset(name: str) -> None:
     objective = make_objective(name)
     assert len({objective.weight_at(step) for step in (0, 1, 500, 9999)}) == 1
@@ -207,6 +208,7 @@ def test_the_others_have_one_weight_and_never_reset(name: str) -> None:
         (("irm", float("nan")), "the weight of irm must be a number of 0 or more, not nan"),
         (("irm", 1.0, -2), "the steps before irm's weight takes effect must be 0 or more, not -2"),
         (("coral", 1.0, 10), "coral is not annealed: its annealing steps must be 0, not 10"),
+        (("mixout", 1.0), "mixout's penalty is the share of the filters that are reset, in [0, 1), not 1"),
         (("erm", 1.0), "erm has no penalty: its weight must be 0, not 1.0"),
     ],
 )

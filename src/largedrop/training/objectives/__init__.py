@@ -1,4 +1,4 @@
-"""Objectives of fine-tuning: cross-entropy, and those of domain generalisation.
+"""Objectives of fine-tuning: cross-entropy, those of domain generalisation, and those that stay near the start.
 
 To add an objective: a class in a new file here, and its name in ``config.OBJECTIVES``.
 
@@ -18,11 +18,11 @@ __all__ = ["OBJECTIVES", "Forward", "Objective", "StepResult", "make_objective"]
 _FOUND = {kind.name: kind for kind in classes_in(__name__) if issubclass(kind, Objective)}
 
 OBJECTIVES: dict[str, type[Objective]] = {name: _FOUND[name] for name in NAMES}
-"""Classes by name; ``default_weight`` and ``default_anneal_steps`` are DomainBed's."""
+"""Classes by name."""
 
 
 def make_objective(name: str, weight: float | None = None, anneal_steps: int | None = None) -> Objective:
-    """The objective ``name``, with DomainBed's weight and annealing steps where None.
+    """The objective ``name``, with its default weight and annealing steps where None.
 
     Raises:
         UserError: there is no such objective, or it has no such weight or annealing steps.

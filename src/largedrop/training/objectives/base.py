@@ -62,7 +62,7 @@ class Objective(ABC):
     name: ClassVar[str]
     """Name in a config."""
     default_weight: ClassVar[float]
-    """DomainBed's weight of the penalty."""
+    """DomainBed's weight of the penalty, or the authors'."""
     default_anneal_steps: ClassVar[int] = 0
     """DomainBed's number of annealing steps; 0 where the weight never changes."""
     recordable: ClassVar[bool] = True
@@ -82,7 +82,10 @@ class Objective(ABC):
         self.anneal_steps = anneal_steps
 
     def bind(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:  # noqa: B027  # most need neither
-        """Set the network and its optimiser, once, for objectives that change weights; others ignore them."""
+        """Set the network and its optimiser, for objectives that change weights; others ignore them.
+
+        Called once, with the network at its pretrained weights: when a run is resumed, before they are overwritten.
+        """
 
     def weight_at(self, step: int) -> float:
         """The penalty's weight at a step, counted from 0."""
