@@ -14,7 +14,7 @@ points below the best. Within half a point the simpler one. The accuracies on ``
 chosen on one dataset alone is looked at on the other.
 
     python studies/recipe.py --pacs path/to/PACS --output trials      # train what is missing; may run several at once
-    python studies/recipe.py --table                                  # the table from studies/recipe.json
+    python studies/recipe.py --table                                  # the table, from the record beside this file
 """
 
 from __future__ import annotations
