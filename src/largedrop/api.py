@@ -43,7 +43,7 @@ def finetune(
         settings: fields of ``Config``: ``model``, ``dropout``, ``steps``, ``lr``, ``size``, ``seed``, …
 
     Returns:
-        The finished run; ``run.best`` and ``run.average`` are checkpoints for ``load_model``.
+        The finished run; ``run.model`` is the checkpoint to use, for ``load_model``.
 
     Raises:
         UserError: an argument is invalid.

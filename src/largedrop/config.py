@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import partial
 from typing import Any, Protocol, TypeVar, get_args, get_type_hints
 
 from . import valid
@@ -35,6 +36,7 @@ class Splits(Protocol[Split]):
 
 
 _data, _method, _schedule, _view = (fields_in(group) for group in ("data", "method", "schedule", "view"))
+_extra = partial(_method, fine_tuning=True, later=True)
 
 
 @dataclass(frozen=True)
@@ -149,27 +151,26 @@ class Config:
         unit="steps",
         rival=True,
     )
-    swad: bool = _method(
-        "Also compute SWAD's dense average of the weights (Cha et al., 2021).",
-        valid.SWITCH,
-        False,
-        fine_tuning=True,
-        later=True,
-    )
-    ema: float = _method(
+    swad: bool = _extra("Also compute SWAD's dense average of the weights (Cha et al., 2021).", valid.SWITCH, False)
+    ema: float = _extra(
         "Decay, such as 0.99, of an exponential average of the weights, as one more method; 0 for none.",
         valid.RATE,
         0.0,
-        fine_tuning=True,
-        later=True,
     )
-    wise_ft: bool = _method(
+    wise_ft: bool = _extra(
         "Also evaluate between the weights at the start and at the end, and keep the best i.i.d. (WiSE-FT: Wortsman et "
         "al., 2022b).",
         valid.SWITCH,
         False,
-        fine_tuning=True,
-        later=True,
+    )
+    hand_over: str = _extra(
+        "The model that a run hands over: the checkpoint of 'best' i.i.d. accuracy, its 'average', 'ema', 'swad' or "
+        "'wise-ft'; the start where that is better i.i.d.",
+        valid.choice("best", "average", "ema", "swad", "wise-ft"),
+        "best",
+    )
+    way_back: float = _extra(
+        "Share of the way back to the weights at the start that this model is moved first, in [0, 1].", valid.PART, 0.0
     )
 
     steps: int = _schedule("Optimiser steps.", valid.COUNT, 300, unit="steps")

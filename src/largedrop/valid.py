@@ -17,6 +17,7 @@ DOMAIN: Check = ("the name of a domain", lambda value: True)
 SWITCH: Check = ("true or false", lambda value: True)
 RATE: Check = ("in [0, 1)", lambda value: 0 <= value < 1)
 SHARE: Check = ("in (0, 1)", lambda value: 0 < value < 1)
+PART: Check = ("in [0, 1]", lambda value: 0 <= value <= 1)
 SHARE_OF_STEPS: Check = ("a share of the steps, in [0, 1)", lambda value: 0 <= value < 1)
 MOMENT: Check = ("in (0, 1]", lambda value: 0 < value <= 1)
 ABOVE_0: Check = ("above 0", lambda value: value > 0)
@@ -107,8 +108,14 @@ def contradictions(config: Any, about: Mapping[str, About], defaults: Mapping[st
             yield "feature-views is for linear fits and probes; fine-tuning draws new views at every step"
         if "+" in config.model:
             yield f"networks side by side ('{config.model}') are for linear fits and probes, not for fine-tuning"
-        if config.wise_ft and config.head == "random":
-            yield "wise-ft needs head 'warm': a network with a random head is nothing to go back to"
+        for name in ("wise_ft", "way_back"):
+            if getattr(config, name) and config.head == "random":
+                yield f"{name.replace('_', '-')} needs head 'warm': a random head is nothing to go back to"
+        needed = config.hand_over.replace("-", "_")
+        if needed in ("ema", "swad", "wise_ft") and not getattr(config, needed):
+            yield f"hand-over '{config.hand_over}' needs {config.hand_over}, which this run does not compute"
+        if config.hand_over == "wise-ft" and config.way_back:
+            yield f"way-back {config.way_back:g} does not go with hand-over 'wise-ft', which chooses its own share"
         return
     required = {
         **{name: defaults[name] for name, entry in about.items() if entry.fine_tuning},

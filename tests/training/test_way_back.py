@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,11 @@ from largedrop.data.views.batches import HostViews
 from largedrop.errors import Interrupted
 from largedrop.runs.checkpoint import read_tensors
 from largedrop.runs.read import read_runs
+from largedrop.runs.run import START_FILE, Run, remarks
 from largedrop.training.averaging import interpolate
 from largedrop.training.evaluation import logits, scores
 from largedrop.training.loop import cost, train
-from largedrop.training.way_back import ALPHAS, START_FILE, safest, walk
+from largedrop.training.way_back import ALPHAS, safest, walk
 
 pytestmark = pytest.mark.usefixtures("quick_heads")
 
@@ -118,3 +120,83 @@ def test_its_evaluations_are_work(data: ld.Dataset, wise: Config, tmp_path: Path
     done: list[float] = []
     train(wise, data, tmp_path, reporter=Watch(advance=done.append))
     assert sum(done) == pytest.approx(cost(wise, split))
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "best"),
+        ({"hand_over": "average"}, "average"),
+        ({"hand_over": "ema", "ema": 0.5}, "ema"),
+        ({"hand_over": "swad", "swad": True}, "swad"),
+        ({"hand_over": "wise-ft", "wise_ft": True}, "wise-ft"),
+    ],
+)
+def test_a_run_hands_over_what_it_is_told_to(
+    data: ld.Dataset, config: Config, weights: Path, tmp_path: Path, changes: dict[str, Any], name: str
+) -> None:
+    """With steps too small to fall below the start, and frozen batch norms."""
+    still = replace(config, lr=1e-30, weights=str(weights), weights_digest="")
+    run = train(replace(still, **changes), data, tmp_path)
+    assert run.model == tmp_path / f"{name}.safetensors"
+    assert ld.load_model(run.model).classes == data.classes
+    assert not (tmp_path / "model.safetensors").exists()
+    assert not (tmp_path / START_FILE).exists()
+    assert "way-back" not in run.result["methods"]
+    assert not run.hands_over_start
+
+
+@pytest.mark.parametrize("hand_over", ["best", "average"])
+def test_the_way_back_of_a_checkpoint(
+    data: ld.Dataset, config: Config, weights: Path, tmp_path: Path, hand_over: str
+) -> None:
+    frozen = replace(config, weights=str(weights), weights_digest="")
+    start = read_tensors(train(replace(frozen, lr=1e-30), data, tmp_path / "still").best, "model")[0]
+    moved = replace(frozen, hand_over=hand_over, way_back=0.25)
+    run = train(moved, data, tmp_path / "moved")
+    assert run.model == tmp_path / "moved" / "model.safetensors"
+    model, header = read_tensors(run.model, "model")
+    base = read_tensors(tmp_path / "moved" / f"{hand_over}.safetensors", "model")[0]
+    for name, tensor in model.items():
+        if tensor.is_floating_point():
+            by_hand = 0.25 * start[name].double() + 0.75 * base[name].double()
+            torch.testing.assert_close(tensor.double(), by_hand, rtol=1e-6, atol=1e-7)
+    assert hand_over == "best" or different(base, start) != []
+    split = data.split("photo", 0)
+    views, network = HostViews(data), ld.load_model(run.model)
+    found = {part: logits(network, views, getattr(split, part), "float32") for part in ("iid", "ood")}
+    record = next(record for record in run.records if record.method == "way-back")
+    assert scores(found, data.labels, split) == {
+        "iid_accuracy": record.iid_accuracy,
+        "ood_accuracy": record.ood_accuracy,
+    }
+    assert header["about"]["iid_accuracy"] == record.iid_accuracy
+    assert not (tmp_path / "moved" / START_FILE).exists()
+    assert cost(moved, split) - cost(replace(moved, way_back=0.0), split) == 6 + 18
+
+
+def test_a_model_below_its_start_is_not_handed_over(data: ld.Dataset, wise: Config, tmp_path: Path) -> None:
+    away = replace(wise, wise_ft=False, lr=0.05, hand_over="average", way_back=0.1)
+    run = train(away, data, tmp_path / "away")
+    methods, log = run.result["methods"], run.result["log"]
+    assert methods["way-back"]["iid_accuracy"] < log[0]["iid_accuracy"]
+    assert run.hands_over_start
+    assert run.model == tmp_path / "away" / START_FILE
+    split = data.split("photo", 0)
+    found = logits(ld.load_model(run.model), HostViews(data), split.ood, "float32")
+    assert float((found.argmax(1) == data.labels[split.ood]).mean()) == log[0]["ood_accuracy"]
+    *_, said = remarks([run])
+    assert said.startswith("In 1 of 1 runs the model has a lower i.i.d. accuracy than the head that it started from;")
+    assert read_runs(tmp_path / "away").notes == remarks([run])
+    # Stopped and gone on with, it is the same.
+    for step in (2, 4):
+        with pytest.raises(Interrupted):
+            train(away, data, tmp_path / "cut", reporter=stopped_at(2))
+        assert read_tensors(tmp_path / "cut" / "resume.safetensors", "state")[1]["trajectory"]["step"] == step
+    train(away, data, tmp_path / "cut")
+    assert_same_run(run.folder, tmp_path / "cut")
+
+
+def test_a_run_of_an_older_version_hands_over_its_best(config: Config) -> None:
+    assert Run(Path("old"), config, {"methods": {}}).model == Path("old/best.safetensors")
+    assert Run(Path("x"), config, {"model": "../elsewhere.safetensors"}).model == Path("x/elsewhere.safetensors")

@@ -79,9 +79,9 @@ def run_and_publish(
         from ..report.advice import auto_lines
 
         say(console, *auto_lines(result.records, chosen))
-    if checkpoints:
-        files += [run.best for run in result.runs]
     say(console, f"{duration(seconds)}; written:", *(f"  {path}" for path in files))
+    if checkpoints and result.runs:
+        say(console, f"the model{'s'[: len(result.runs) > 1]} to use:", *(f"  {run.model}" for run in result.runs))
     if result.failed:
         raise UserError(f"{len(result.failed)} of {count} runs collapsed and are missing from the results")
 

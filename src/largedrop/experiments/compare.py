@@ -18,7 +18,7 @@ from ..errors import CollapseError, UserError
 from ..reporter import SILENT, Reporter
 from ..runs.folder import claim
 from ..runs.record import Record
-from ..runs.run import Run, never_beat
+from ..runs.run import Run, remarks
 from ..training.loop import cost
 from ..training.resolve import resolve
 from .runner import splits_of, train_all
@@ -69,7 +69,7 @@ class Comparison:
     @property
     def remarks(self) -> list[str]:
         """Sentences about the runs, for readers."""
-        return never_beat(run.beats_start for run in self.runs)
+        return remarks(self.runs)
 
 
 def plan(

@@ -172,7 +172,7 @@ def plan_sweep(
     for config, split in zip(configs, splits_of(list(configs), data), strict=True):
         path = folder / "runs" / config.run_name
         logits = 2 * (1 + len(config.evaluations)) * (len(split.iid) + len(split.ood)) * len(data.classes)
-        checkpoints = 2 + len(make_averages(config)) + config.wise_ft
+        checkpoints = 2 + len(make_averages(config)) + config.wise_ft + (config.way_back > 0)
         stored = logits + checkpoints * sizes[config.model] if config.fit == "all" else LINEAR_BYTES
         entries.append(PlannedRun(config, path, cost(config, split), stored, _state(path)))
     paces = Paces(data, device, sorted(path.parent for path in folder.glob("runs/*/result.json")))

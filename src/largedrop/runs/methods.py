@@ -94,6 +94,15 @@ METHODS = {
             "ensembles for fine-tuning).",
         ),
         Method(
+            name="way-back",
+            label="way back",
+            marker="h",
+            colour="#1B1B1B",
+            line=":",
+            explanation="The network that a training hands over: the weights of a checkpoint or an average along it, "
+            "moved a fixed share of the way back to those that it started from.",
+        ),
+        Method(
             name="ensemble-across",
             label="ensemble across trajectories",
             marker="^",

@@ -19,7 +19,7 @@ from .interpolation import INTERPOLATION_FILE, Interpolation
 from .methods import order
 from .protocol import UnusableError
 from .record import Record, shown
-from .run import never_beat
+from .run import remarks
 from .stored import Stored, Unusable, read_stored
 
 __all__ = ["Runs", "read_runs"]
@@ -100,7 +100,7 @@ class Runs:
             if pooled:
                 said.append(f"The i.i.d. accuracy of {listing(pooled)} is pooled over images, as it was stored.")
             notes.append(" ".join(said))
-        return notes + never_beat(run.beats_start for run in self.runs)
+        return notes + remarks(self.runs)
 
     @property
     def dataset(self) -> dict[str, Any]:

@@ -10,6 +10,8 @@ final.safetensors        the weights after the last step
 swad.safetensors         SWAD's average, where the config asks for it
 ema.safetensors          the exponential average, where the config asks for it
 wise-ft.safetensors      WiSE-FT's weights between the start and the last step, where the config asks for them
+model.safetensors        the model that is handed over, where it is none of these
+start.safetensors        the network before the first step, where that is handed over
 result.json              the result: accuracies of every method; written last, so it marks a finished run
 """
 
@@ -18,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..config import PROTOCOL, Config
 from ..errors import UserError
@@ -26,7 +28,31 @@ from ..files import read_json
 from .protocol import read_config, records_of
 from .record import Record
 
-__all__ = ["Run"]
+__all__ = ["START_FILE", "Run", "remarks"]
+
+START_FILE = "start.safetensors"
+"""The network before the first step: of a run that goes back to it, until it is finished; of one that hands it over."""
+
+
+class Ended(Protocol):
+    """How a run ended: of a ``Run``, or of one as it is read."""
+
+    @property
+    def beats_start(self) -> bool: ...
+
+    @property
+    def hands_over_start(self) -> bool: ...
+
+
+def remarks(runs: Iterable[Ended]) -> list[str]:
+    """Sentences about runs that are no better than their start."""
+    runs = list(runs)
+    count = sum(run.hands_over_start for run in runs)
+    sentence = (
+        f"In {count} of {len(runs)} runs the model has a lower i.i.d. accuracy than the head that it started from; "
+        "these hand over the network with that head."
+    )
+    return never_beat(run.beats_start for run in runs) + ([sentence] if count else [])
 
 
 def never_beat(beats_start: Iterable[bool]) -> list[str]:
@@ -56,6 +82,19 @@ class Run:
     config: Config
     result: dict[str, Any]
     protocol: int = PROTOCOL
+
+    @property
+    def model(self) -> Path:
+        """The model to use, for ``load_model``: by default that of ``best``; ``Config.hand_over`` says which.
+
+        Where its i.i.d. accuracy is below that of the network with the head that the run started from, the latter.
+        """
+        return self.folder / Path(self.result.get("model", "best.safetensors")).name
+
+    @property
+    def hands_over_start(self) -> bool:
+        """Whether ``model`` is the network before the first step, since the chosen one has a lower i.i.d. accuracy."""
+        return self.model.name == START_FILE
 
     @property
     def best(self) -> Path:

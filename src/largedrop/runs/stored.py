@@ -16,6 +16,7 @@ from ..files import is_leftover, parse_json
 from .interpolation import Interpolation
 from .protocol import UnusableError, read_config, records_of
 from .record import Record
+from .run import Run
 
 __all__ = ["UNUSABLE_KINDS", "Stored", "Unusable", "read_stored"]
 
@@ -46,6 +47,7 @@ class Stored:
         dataset: facts about the data from the result (see ``record.describe``); empty where it has none.
         protocol: protocol of the training.
         beats_start: see ``Run.beats_start``.
+        hands_over_start: see ``Run.hands_over_start``.
         interpolation: the run's interpolation; None where it was not computed.
     """
 
@@ -55,6 +57,7 @@ class Stored:
     dataset: Mapping[str, Any]
     protocol: int
     beats_start: bool
+    hands_over_start: bool
     interpolation: Interpolation | None = None
 
 
@@ -96,7 +99,8 @@ def read_stored(
     records = tuple(records_of(config, result, protocol, settings))
     dataset = result.get("dataset", {})
     dataset = dataset if isinstance(dataset, dict) else {}
-    return Stored(name, config, records, dataset, protocol, beats_start=result.get("best_step") != 0)
+    run = Run(path, config, result, protocol)
+    return Stored(name, config, records, dataset, protocol, run.beats_start, run.hands_over_start)
 
 
 def _parsed(file: str, content: bytes | OSError) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from ..reporter import SILENT, Reporter
 from ..runs.checkpoint import read_tensors, save_model, write_tensors
 from ..runs.folder import claimed
 from ..runs.record import describe
-from ..runs.run import Run
+from ..runs.run import START_FILE, Run
 from ..runtime import keep_freed_memory
 from .averages import make_averages
 from .collapse import CollapseWatch
@@ -36,7 +36,7 @@ from .objectives import make_objective
 from .setup import create_network, make_optimizer, set_learning_rate, start_head
 from .state import STATE_FILE, Trajectory, load_state, save_state
 from .step import TrainingStep
-from .way_back import START_FILE, evaluations_between, safest, wise_ft
+from .way_back import evaluations_after, keeps_start, move_back, safest, wise_ft
 
 __all__ = ["cost", "train"]
 
@@ -51,6 +51,9 @@ LINEAR_COST = 3e-4
 
 Logits = dict[str, npt.NDArray[np.float16]]
 """Logits on the ``iid`` and the ``ood`` images, (n, classes) each."""
+
+Scores = dict[str, float]
+"""The accuracies ``SCORES``, and ``alpha`` where a method has it."""
 
 
 def train(
@@ -101,7 +104,7 @@ def cost(config: Config, split: Split) -> float:
     if config.fit != "all":
         return LINEAR_COST * config.steps * config.batch * len(split.train_domains)
     training = TRAINING_COST * config.steps * config.batch * len(split.train_domains)
-    evaluations = 1 + len(config.evaluations) + len(make_averages(config)) + evaluations_between(config)
+    evaluations = 1 + len(config.evaluations) + len(make_averages(config)) + evaluations_after(config)
     return training + (len(split.iid) + len(split.ood)) * evaluations
 
 
@@ -138,7 +141,7 @@ def _train(
         save_state(folder, so_far, network, optimizer, averages, watch)
 
     if not so_far.log:  # the network with its starting head is a checkpoint like the others
-        if config.wise_ft:
+        if keeps_start(config):
             save_model(folder / START_FILE, network, about(config, data, {"step": 0}))
         _log(config, data, split, folder, network, so_far, _logits(config, views, split, network, 0, reporter), {})
         save()
@@ -173,24 +176,32 @@ def _train(
         if asked:
             raise Interrupted(f"stopped after step {so_far.step} of {config.steps}")
 
-    last = {name: so_far.log[-1][name] for name in SCORES}
-    save_model(folder / "final.safetensors", network, about(config, data, {"step": config.steps, **last}))
+    further: dict[str, Scores | list[Scores]] = {}
+    kept = {"best": so_far.best, "start": so_far.log[0]}
 
-    def score() -> dict[str, float]:
+    def score() -> Scores:
         return scores(_logits(config, views, split, network, config.steps, reporter), data.labels, split)
 
-    further: dict[str, dict[str, float] | list[dict[str, float]]] = {}
+    def keep(name: str, found: Scores) -> Scores:
+        save_model(folder / f"{name}.safetensors", network, about(config, data, {"step": config.steps, **found}))
+        kept[name] = found
+        return found
+
+    keep("final", {name: so_far.log[-1][name] for name in SCORES})
     for method, average in averages.items():
         network.load_state_dict(average.result())
-        further[method] = found_there = score()
-        said = about(config, data, {"step": config.steps, **found_there})
-        save_model(folder / f"{average.checkpoint}.safetensors", network, said)
+        further[method] = keep(average.checkpoint, score())
     if config.wise_ft:
         further["wise-ft"] = curve = wise_ft(network, folder, so_far.log, score, reporter)
-        said = about(config, data, {"step": config.steps, **safest(curve)})
-        save_model(folder / "wise-ft.safetensors", network, said)
+        keep("wise-ft", safest(curve))
+    model = config.hand_over
+    if config.way_back:
+        move_back(network, folder, model, config.way_back)
+        further["way-back"], model = keep("model", score()), "model"
+    if keeps_start(config) and kept[model]["iid_accuracy"] < kept["start"]["iid_accuracy"]:
+        model = "start"
     so_far.seconds += time.monotonic() - saved
-    return _finish(config, data, split, folder, so_far, further)
+    return _finish(config, data, split, folder, so_far, further, model)
 
 
 def _logits(config: Config, views: Views, split: Split, network: Network, step: int, reporter: Reporter) -> Logits:
@@ -239,12 +250,14 @@ def _finish(
     split: Split,
     folder: Path,
     so_far: Trajectory,
-    further: Mapping[str, dict[str, float] | list[dict[str, float]]],
+    further: Mapping[str, Scores | list[Scores]],
+    model: str,
 ) -> Run:
     """Write the result, which marks the run as finished, and remove the state.
 
     Args:
         further: accuracies of the methods after training; a list of them where a method has several, with ``alpha``.
+        model: name of the checkpoint that is handed over.
     """
     best = so_far.best
     total = so_far.seconds + so_far.probe["seconds"]
@@ -266,11 +279,12 @@ def _finish(
             },
         },
         "best_step": best["step"],
+        "model": f"{model}.safetensors",
         "probe": so_far.probe,
         "log": so_far.log,
     }
     write_json(folder / "result.json", result)
-    for file in (STATE_FILE, START_FILE):
+    for file in {STATE_FILE, START_FILE} - {result["model"]}:
         (folder / file).unlink(missing_ok=True)
     return Run.open(folder)
 

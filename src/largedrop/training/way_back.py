@@ -13,16 +13,14 @@ from ..models.network import Network
 from ..reporter import Reporter
 from ..runs.checkpoint import read_tensors
 from ..runs.record import ALPHA
+from ..runs.run import START_FILE
 from .averaging import interpolate
 from .evaluation import SCORES
 
-__all__ = ["ALPHAS", "START_FILE", "evaluations_between", "safest", "walk", "wise_ft"]
+__all__ = ["ALPHAS", "evaluations_after", "keeps_start", "move_back", "safest", "walk", "wise_ft"]
 
 ALPHAS = tuple(number / 10 for number in range(11))
 """Shares α of the way back: at 0 the fine-tuned weights, at 1 those of the start."""
-
-START_FILE = "start.safetensors"
-"""The network before the first step; in the run's folder until the run is finished, so that resuming fits no head."""
 
 
 def walk(
@@ -34,9 +32,14 @@ def walk(
         yield alpha
 
 
-def evaluations_between(config: Config) -> int:
-    """Number of evaluations of ``wise_ft`` in a run of ``config``."""
-    return len(ALPHAS) - 2 if config.wise_ft else 0
+def keeps_start(config: Config) -> bool:
+    """Whether a run of ``config`` needs its start at the end: to go back to it, or to hand it over."""
+    return config.head == "warm" and (config.wise_ft or config.way_back > 0 or config.hand_over != "best")
+
+
+def evaluations_after(config: Config) -> int:
+    """Number of evaluations of ``wise_ft`` and ``move_back`` in a run of ``config``."""
+    return (len(ALPHAS) - 2 if config.wise_ft else 0) + (config.way_back > 0)
 
 
 def wise_ft(
@@ -61,11 +64,7 @@ def wise_ft(
     Raises:
         Interrupted: the reporter asks to stop.
     """
-    device = network.head.weight.device
-    start, final = (
-        {name: tensor.to(device) for name, tensor in read_tensors(folder / file, "model")[0].items()}
-        for file in (START_FILE, "final.safetensors")
-    )
+    start, final = _weights(folder / START_FILE, network), _weights(folder / "final.safetensors", network)
     found: dict[float, Mapping[str, Any]] = {ALPHAS[0]: log[-1], ALPHAS[-1]: log[0]}
     for alpha in walk(network, start, final, ALPHAS[1:-1]):
         reporter.raise_if_stopped(f"stopped after step {log[-1]['step']} of {log[-1]['step']}")
@@ -73,6 +72,19 @@ def wise_ft(
     curve = [{ALPHA: alpha, **{name: found[alpha][name] for name in SCORES}} for alpha in ALPHAS]
     network.load_state_dict(interpolate(start, final, safest(curve)[ALPHA]))
     return curve
+
+
+def move_back(network: Network, folder: Path, name: str, alpha: float) -> None:
+    """Give ``network`` the weights of the checkpoint ``name`` in ``folder``, moved α of the way back to the start."""
+    network.load_state_dict(
+        interpolate(_weights(folder / START_FILE, network), _weights(folder / f"{name}.safetensors", network), alpha)
+    )
+
+
+def _weights(path: Path, network: Network) -> dict[str, Tensor]:
+    """A checkpoint's weights, on the network's device."""
+    device = network.head.weight.device
+    return {name: tensor.to(device) for name, tensor in read_tensors(path, "model")[0].items()}
 
 
 def safest(curve: Iterable[dict[str, float]]) -> dict[str, float]:
