@@ -108,6 +108,27 @@ def test_the_numbers_of_figures_2_and_3_are_the_published_ones() -> None:
     assert "    TerraIncognita 51.3    53.1    53.7    52.3" in lines
 
 
+def test_rivals_are_trained_equally_long_and_tuned_equally() -> None:
+    preset = read_preset("rivals")
+    flowing = " ".join(header("rivals").split())
+    assert "= 144 runs of 10,000 steps" in flowing
+    assert "96 runs of 600 steps on PACS, 120 on emoji" in flowing
+    for scale, number, rates in ((preset.full, 144, {1e-3, 5e-4}), (small(preset), 96, {1e-4, 3e-4})):
+        found = configs(scale)
+        assert len(scale.runs(FOUR)) == len(found) == number
+        rivals = {(one.objective, one.penalty, one.dropout, one.masks) for one in found}
+        assert rivals == {
+            *(("erm", 0.0, 0.0, 1), ("erm", 0.0, 0.9, 1), ("erm", 0.0, 0.9, 16)),
+            *(("mixout", 0.8, 0.0, 1), ("mixout", 0.9, 0.0, 1), ("l2sp", 0.1, 0.0, 1)),
+        }
+        for one in rivals:
+            own = [each for each in found if (each.objective, each.penalty, each.dropout, each.masks) == one]
+            assert {each.lr for each in own} == rates
+            assert len(own) == number // 6
+        assert len({(one.steps, one.batch, one.schedule, one.warmup, one.weight_decay, one.head) for one in found}) == 1
+        assert all(one.swad and one.ema and one.wise_ft for one in found)
+
+
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "paper-figure-1"])  # that is of appendix A.1
 def test_full_scale_is_the_papers_protocol(name: str) -> None:
     for config in configs(read_preset(name).full):

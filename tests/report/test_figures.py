@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
@@ -123,13 +125,18 @@ def test_plain_fine_tuning_is_beside_its_rivals_and_in_the_panel_of_every_number
         for dropout, masks, objective in settings
         for seed in (0, 1)
     ]
+    runs += [replace(each, method="linear-probe") for each in runs]
     figures, _ = figures_of(select(average(runs)), [], "toys")
     found = {
         axes.get_title(loc="left"): list(clouds(figures["clouds"], n)) for n, axes in enumerate(figures["clouds"].axes)
     }
     plain = "plain fine-tuning"
-    rivals = {"objective vrex": [plain, "fine-tuning"], "masks 16": [plain, "dropout 0.9"]}
-    assert found == {**rivals, "masks 1": [plain, "dropout 0.9"]}
+    assert list(found.items()) == [
+        ("masks 1", [plain, "dropout 0.9"]),
+        ("masks 16", [plain, "dropout 0.9"]),
+        ("objective vrex", [plain, "fine-tuning"]),
+    ]
     assert [axes.get_title(loc="left") for axes in figures["paths"].axes] == ["masks 1", "masks 16"]
     names = [text.get_text() for text in figures["comparison"].axes[0].get_yticklabels()]
-    assert names == [plain, "fine-tuning, objective vrex", "dropout 0.9, masks 1", "dropout 0.9, masks 16"]
+    tuned = [plain, "fine-tuning, objective vrex", "dropout 0.9, masks 1", "dropout 0.9, masks 16"]
+    assert names == [*tuned, "linear-probe", "linear-probe, dropout 0.9"]

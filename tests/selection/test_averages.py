@@ -45,3 +45,21 @@ def test_two_records_of_one_run_are_refused() -> None:
         "fine-tuning, dropout 0, lr 0.1; test domain a, seed 0\n"
         "fine-tuning, dropout 0, lr 0.5; test domain b, seed 1"
     )
+
+
+def test_runs_that_differ_in_their_training_share_a_linear_probe() -> None:
+    runs = [
+        record("a", seed, 0.8, 0.5 + rate / 10, method, rate, objective=objective, lr=lr)
+        for method in ("fine-tuning", "linear-probe")
+        for seed in (0, 1)
+        for rate in (0.0, 0.9)
+        for objective in ("erm", "vrex")
+        for lr in (0.1, 0.2)
+    ]
+    found = average(runs)
+    assert [str(each) for each in found.settings if each.method == "linear-probe"] == [
+        f"linear-probe, dropout {rate}, lr {lr}" for rate in ("0", "0.9") for lr in ("0.1", "0.2")
+    ]
+    assert len([each for each in found.settings if each.method == "fine-tuning"]) == 8
+    assert found.missing == ()
+    assert refusal(average, [*runs, runs[-4]]).endswith("\nlinear-probe, dropout 0.9, lr 0.1; test domain a, seed 1")

@@ -583,6 +583,15 @@ def test_the_defaults_of_every_objective(data: ld.Dataset, objective: str) -> No
     assert chosen.penalty_after == (chosen.steps // 10 if objective in ("vrex", "irm") else None)
 
 
+def test_cross_entropy_with_a_penalty_of_0_is_the_run_without(data: ld.Dataset) -> None:
+    one, other = (
+        resolve(data, torch.device("cpu"), recipe="short", test_domain="photo", size=32, penalty=penalty)
+        for penalty in (0.0, None)
+    )
+    assert one == other
+    assert one.penalty is None
+
+
 def test_an_objective_that_compares_domains_needs_two(data: ld.Dataset) -> None:
     chosen = np.flatnonzero(data.domain_ids < 2)
     images = {name: getattr(data, name)[chosen] for name in ("labels", "domain_ids", "groups")}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from ..config import Config
+from ..config import RIVALS, Config
 from ..data import SOURCES
 from ..errors import UserError, one_of
 from ..report.text import Table, render
@@ -203,7 +203,9 @@ def _table(planned: SweepPlan, scale: Scale) -> Table:
 
 
 def _named(config: Config) -> str:
-    return (
-        f"{config.test_domain}, dropout {config.dropout:g}, lr {config.lr:g}, weight decay {config.weight_decay:g}, "
-        f"seed {config.seed}"
-    )
+    from ..runs.record import shown
+
+    rivals = {name: getattr(config, name) for name, usual in RIVALS.items() if getattr(config, name) != usual}
+    named = {"dropout": config.dropout, **rivals, "lr": config.lr, "weight decay": config.weight_decay}
+    said = (f"{name.replace('_', ' ')} {shown(value)}" for name, value in {**named, "seed": config.seed}.items())
+    return ", ".join([config.test_domain, *said])

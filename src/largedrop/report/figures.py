@@ -147,16 +147,21 @@ def _bar_panels(rows: Sequence[Row]) -> dict[str, list[Bar]]:
     return panels if len(domains) == 1 else {_average_of(domains): bars(rows), **panels}
 
 
-def _variants(rows: Iterable[Row]) -> dict[tuple[tuple[str, Any], ...], list[Row]]:
-    """The rows of each panel of clouds, by items: rows without dropout are in those of every number of masks."""
+def _variants(rows: Sequence[Row]) -> dict[tuple[tuple[str, Any], ...], list[Row]]:
+    """The rows of each panel of clouds, by items, rivals last; rows without dropout are beside every number of masks.
+
+    A linear probe, which has no rivals' items, is in no panel beside fine-tuning.
+    """
     found: dict[tuple[tuple[str, Any], ...], list[Row]] = {}
+    tuned = any(row.method == PLAIN.name for row in rows)
     for row in rows:
-        found.setdefault(row.setting.items, []).append(row)
-    masked = {items: Setting("", 0.0, items).without(MASKS).items for items in found}
-    shared = {bare for items, bare in masked.items() if bare != items}
+        if not (tuned and METHODS[row.method].fit == "probe" and FIT not in dict(row.setting.items)):
+            found.setdefault(row.setting.items, []).append(row)
+    bare = {items: Setting("", 0.0, items).without(MASKS) for items in found}
+    shared = {without.items for items, without in bare.items() if without.items != items}
     return {
-        items: [*(found.get(bare, ()) if bare != items else ()), *found[items]]
-        for items, bare in masked.items()
+        items: [*(found.get(bare[items].items, ()) if bare[items].items != items else ()), *found[items]]
+        for items in sorted(found, key=lambda items: bare[items].rival)
         if items not in shared
     }
 

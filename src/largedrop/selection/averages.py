@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..config import RIVALS
 from ..errors import UserError
 from ..runs.estimate import Estimate
+from ..runs.methods import METHODS
 from ..runs.record import ALPHA, Record
 from .settings import Setting, left_out, settings_of
 
@@ -106,6 +108,7 @@ def average(
     """
     records = tuple(records)
     setting_of = settings_of(records)
+    records = _probes_once(records, setting_of)
     others = () if with_left_out else tuple(record for record in records if left_out(record))
     final = tuple(record for record in records if with_left_out or not left_out(record))
     if not final:
@@ -134,6 +137,18 @@ def mean_over_seeds(values: FloatArray) -> Estimate | None:
     """Mean and standard error of ``values``, (S,), over the seeds that are not NaN; None without any."""
     there = values[~np.isnan(values)]
     return Estimate.of(there) if len(there) else None
+
+
+def _probes_once(records: Iterable[Record], setting_of: Callable[[Record], Setting]) -> tuple[Record, ...]:
+    """``records`` with one linear probe, the first, of runs that differ in what makes rivals only."""
+    first: dict[tuple[Setting, str, str, int], list[Any]] = {}
+
+    def kept(record: Record) -> bool:
+        key = (setting_of(record), record.test_domain, left_out(record), record.seed)
+        rivals = [record.settings.get(name) for name in RIVALS]
+        return METHODS[record.method].fit != "probe" or first.setdefault(key, rivals) == rivals
+
+    return tuple(record for record in records if kept(record))
 
 
 def _refuse_twice(records: Iterable[Record], setting_of: Callable[[Record], Setting]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import RIVALS, TUNED
-from ..runs.methods import PLAIN, order
+from ..runs.methods import METHODS, PLAIN, order
 from ..runs.record import ALPHA, Record, shown
 
 __all__ = ["FIT", "MASKS", "Setting", "candidates_of", "left_out", "settings_of"]
@@ -101,7 +101,7 @@ def settings_of(records: Iterable[Record]) -> Callable[[Record], Setting]:
 
     An item that only some records have differs between them, but masks belong to dropout: records without it have no
     such item, and do not make it differ. An item with one value for each fit is implied by the fit (linear fits have
-    their own schedule), and omitted.
+    their own schedule), and omitted. A linear probe, which comes before the training, has no item of rivals.
     """
     # Thousands of records share few of them.
     distinct = {(id(record.settings), record.dropout > 0): record.settings for record in records}
@@ -115,7 +115,8 @@ def settings_of(records: Iterable[Record]) -> Callable[[Record], Setting]:
         if key not in made:
             settings = distinct[key[0], record.dropout > 0]
             items = tuple((name, settings[name]) for name in varied if name in settings)
-            made[key] = Setting(record.method, record.dropout, items)
+            setting = Setting(record.method, record.dropout, items)
+            made[key] = setting.common if METHODS[record.method].fit == "probe" else setting
         return made[key]
 
     return setting_of

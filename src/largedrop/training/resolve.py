@@ -58,9 +58,9 @@ def resolve(
 
 def _with_penalty(config: Config) -> Config:
     """``config`` with the objective's default weight and annealing steps where none were given."""
-    kind = OBJECTIVES.get(config.objective)
-    if kind is None or config.objective == "erm":
-        return config
+    if config.objective == "erm":  # which has none, so 0 and none are one run
+        return config if config.penalty else replace(config, penalty=None)
+    kind = OBJECTIVES[config.objective]
     weight = kind.default_weight if config.penalty is None else config.penalty
     after = config.penalty_after
     if after is None and kind.default_anneal_steps:
