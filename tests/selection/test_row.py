@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,6 +32,16 @@ def comparison(*missing: tuple[str, float, str, int]) -> list[Record]:
         for seed, (iid, ood) in enumerate(pairs)
         if (method, dropout, domain, seed) not in missing
     ]
+
+
+def test_the_time_is_the_mean_of_the_chosen_runs_on_the_test_domains() -> None:
+    slow = [replace(entry, seconds=10.0 * (1 + number)) for number, entry in enumerate(TWO_SETTINGS)]
+    (row,) = select(average(slow), tuned=("lr",))
+    assert row.chosen["a"].value("lr") == "0.1"
+    assert row.chosen["b"].value("lr") == "0.5"
+    assert row.seconds == (10 + 20 + 70 + 80) / 4
+    assert row.domains["b"].seconds == 75
+    assert replace(row, chosen={}).seconds is None
 
 
 def near(estimate: Estimate | None, mean: float, error: float | None, n: int) -> bool:

@@ -92,6 +92,15 @@ Jobs = Annotated[
     int, typer.Option(help="Runs side by side, each in its own process: for a GPU that one run leaves idle.", min=1)
 ]
 
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        help="Time for each run on this machine, such as 90s, 10m or 1.5h, instead of --steps and --eval-every: they, "
+        "and --size where it is not given, are what fits, by a short measurement.",
+        metavar="TIME",
+    ),
+]
+
 Seeds = Annotated[int, typer.Option(help="How many seeds: 0, 1, …", min=1)]
 
 SkipBad = Annotated[bool, typer.Option("--skip-bad-images", help="Skip images that cannot be decoded, and count them.")]
@@ -101,6 +110,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be don
 SHARED: dict[str, tuple[Any, Any]] = {
     "recipe": (Recipe, "short"),
     **{name: (Annotated[TYPES[name][0] | None, option(name)], None) for name, about in ABOUT.items() if about.option},
+    "budget": (Budget, None),
     "precision": (Precision, "auto"),
     "device": (Device, "auto"),
     "jobs": (Jobs, 1),

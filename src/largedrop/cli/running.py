@@ -36,6 +36,7 @@ def run_and_publish(
     recipe: str,
     checkpoints: bool = False,
     jobs: int = 1,
+    budget: str | None = None,
     **planning: Any,
 ) -> None:
     """Open the data, plan, train, and publish."""
@@ -49,10 +50,14 @@ def run_and_publish(
     from .terminal import ProgressBar, open_images, say
 
     began = time.monotonic()
+    each = None if budget is None else _budget(budget, jobs, planning)
     console = Console(stderr=False)
     torch_device = choose_device(device)
     size = planning.get("size") or defaults_of(recipe)["size"]
     data = open_images(console, source, [size], skip_bad_images)
+    folder = output
+    if each is not None:
+        folder = _fit_budget(console, data, torch_device, recipe, output, each, planning)
     planning["dropouts"], chosen = _advised(console, data, torch_device, recipe, planning)
     planned = plan(data, torch_device, recipe=recipe, **planning)
     first = planned.configs[0]
@@ -64,13 +69,13 @@ def run_and_publish(
         f"{data.name}: {len(data)} images, {len(data.domains)} domains, {len(data.classes)} classes",
         f"{count} runs of {first.steps} steps ({first.model}, {first.size} px, {first.precision}, {torch_device.type})",
     )
-    folder = output or Path("largedrop-runs") / _default_name(planned)
+    folder = folder or Path("largedrop-runs") / _default_name(planned)
     if dry_run:
         say(console, *(f"  {folder / 'runs' / config.run_name}" for config in planned.configs))
         return
     total = sum(planned.costs) + VIEWS * len(data)
     with ProgressBar(console, total, "fine-tuning", count, _named) as bar, bar.interruptible():
-        result = run_comparison(data, planned, folder, device=torch_device, jobs=jobs, reporter=bar)
+        result = run_comparison(data, planned, folder, device=torch_device, jobs=jobs, budget=each, reporter=bar)
     seconds = time.monotonic() - began
     files = publish(
         console, data, planned, result, folder, title=title, command=_command(), seconds=seconds, device=torch_device
@@ -86,19 +91,73 @@ def run_and_publish(
         raise UserError(f"{len(result.failed)} of {count} runs collapsed and are missing from the results")
 
 
+def _budget(text: str, jobs: int, planning: Mapping[str, Any]) -> float:
+    """The seconds of ``--budget``.
+
+    Raises:
+        UserError: it is not a time, or contradicts another option.
+    """
+    from ..experiments.budget import seconds_of
+
+    seconds = seconds_of(text)
+    for name in ("steps", "eval_every"):
+        if name in planning:
+            raise UserError(f"--budget chooses --{name.replace('_', '-')}: leave one of them out")
+    if planning.get("fit", "all") != "all":
+        raise UserError(f"--budget is for fine-tuning; fit {planning['fit']!r} takes seconds")
+    if jobs > 1:
+        raise UserError("--budget measures a run that has the machine to itself: leave --jobs out")
+    return seconds
+
+
+def _fit_budget(
+    console: Console,
+    data: Dataset,
+    device: torch.device,
+    recipe: str,
+    output: Path | None,
+    seconds: float,
+    planning: dict[str, Any],
+) -> Path:
+    """The comparison's folder; adds to ``planning`` what fits the budget, or was chosen for it in that folder before.
+
+    Raises:
+        UserError: the budget is too short, or the folder belongs to a comparison with another budget or none.
+    """
+    from ..experiments.budget import CHOSEN, chosen_before, fit_budget
+    from ..experiments.compare import plan
+    from ..runs.estimate import duration
+    from .terminal import ProgressBar, say
+
+    # At any rate but 0, which has no masks; a rate changes no time.
+    planned = plan(data, device, recipe=recipe, **{**planning, "dropouts": (0.5,)})
+    folder = output or Path("largedrop-runs") / _default_name(planned, f"{seconds:g}s")
+    chosen = chosen_before(folder, seconds)
+    how = f"as chosen before in {folder}"
+    if chosen is None:
+        sizes = (planning["size"],) if "size" in planning else None
+        with ProgressBar(console, 1, "measuring the pace") as bar:
+            config = fit_budget(data, planned.configs, seconds, device, sizes, bar)
+        chosen, how = {name: getattr(config, name) for name in CHOSEN}, "by a short measurement"
+    planning |= {**chosen, **planning}
+    told = f"{chosen['steps']} steps at {chosen['size']} px, evaluated every {chosen['eval_every']}"
+    say(console, f"a budget of {duration(seconds)} for each run: {told} ({how})")
+    return folder
+
+
 def _named(config: Config) -> str:
     return f"{config.test_domain}, dropout {config.dropout:g}, seed {config.seed}"
 
 
-def _default_name(planned: Any) -> str:
-    """A folder's name for the comparison: the data, what is tested if that is one domain, and a digest of the
-    settings.
+def _default_name(planned: Any, *further: str) -> str:
+    """A folder's name for the comparison: the data, what is tested if that is one domain, further words, and a digest
+    of the settings.
     """
     first = max(planned.configs, key=lambda config: config.masks)
     domains = planned.test_domains
     # The same for all rates; at rate 0 a config has no masks.
     digest = replace(first, dropout=0.0 if first.masks == 1 else 0.5, test_domain="", seed=0).digest()
-    return fitting("-".join([first.data, *(domains if len(domains) == 1 else ())]), f"-{digest}")
+    return fitting("-".join([first.data, *(domains if len(domains) == 1 else ()), *further]), f"-{digest}")
 
 
 def _advised(

@@ -23,7 +23,10 @@ from ..training.loop import cost
 from ..training.resolve import resolve
 from .runner import splits_of, train_all
 
-__all__ = ["Comparison", "Plan", "compare", "plan"]
+__all__ = ["FILE", "Comparison", "Plan", "compare", "plan"]
+
+FILE = "comparison.json"
+"""The file in a comparison's folder with what its runs share, and the budget that chose some of it."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def compare(
     *,
     device: torch.device,
     jobs: int = 1,
+    budget: float | None = None,
     reporter: Reporter = SILENT,
 ) -> Comparison:
     """Train the runs of a plan, each in its own folder under ``folder``/runs; finished runs are read.
@@ -131,6 +135,7 @@ def compare(
 
     Args:
         jobs: number of runs side by side, each in its own process; 1 trains in this process.
+        budget: the time for each run that chose the steps and the size, in seconds, for ``budget.chosen_before``.
         reporter: receives the work, each run before it is trained, and collapsed runs; see ``train``.
 
     Raises:
@@ -141,7 +146,7 @@ def compare(
         raise UserError(f"--jobs must be 1 or more, not {jobs}")
     # More seeds, domains and rates may join; masks, which rate 0 has none of, as well.
     shared = {name: value for name, value in planned.configs[0].to_json().items() if name not in (*VARIED, "masks")}
-    claim(folder, "comparison.json", "comparison", shared)
+    claim(folder, FILE, "comparison", shared, {} if budget is None else {"budget": budget})
     tasks = [(config, folder / "runs" / config.run_name) for config in planned.configs]
     ended: dict[Config, Run | CollapseError] = {}
     with closing(train_all(tasks, data, device, jobs, reporter)) as together:

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 from ..runs.across import Across
-from ..runs.estimate import Estimate, estimate_json, percent, percentage_points
+from ..runs.estimate import Estimate, duration, estimate_json, percent, percentage_points
 from ..runs.record import shown
 from ..selection.row import Row
 from ..selection.settings import Setting
@@ -33,6 +33,7 @@ __all__ = [
         "OOD",
         "SCORES",
         "STARRED",
+        "TIME",
     ),
     *("Column", "csv_text", "on", "paper_columns", "row_json", "varied"),
 ]
@@ -101,6 +102,11 @@ GAIN = Column(
     lambda row: "baseline" if row.baseline else percentage_points(row.gain),
     error=True,
 )
+
+TIME = Column(
+    "seconds", "time a run", attrgetter("seconds"), lambda row: "–" if row.seconds is None else duration(row.seconds)
+)
+"""Training and evaluations of a run."""
 
 SCORES = (IID, OOD, GAIN)
 """Columns of accuracies and gains, over all test domains or on one."""

@@ -20,9 +20,9 @@ from ..runs.estimate import Estimate, duration, listing, percent, percentage_poi
 from ..runs.methods import METHODS
 from ..runs.record import ALPHA, Record, shown
 from ..selection.row import Row
-from .columns import GAIN, OOD
+from .columns import GAIN, OOD, Column
 from .examples import Examples
-from .tables import COMPARED, best, notes
+from .tables import COMPARED, ON_A_DOMAIN, best, notes
 from .text import counts
 
 __all__ = ["details", "headline", "write_page"]
@@ -176,9 +176,12 @@ def write_page(
         notes=[*notes(rows), *remarks],
         tested=tested,
         figure={"png": _base64(figure_png), "width": round(Image.open(io.BytesIO(figure_png)).width / _DENSITY)},
-        domains={each: _scores([row.domains[each] for row in rows]) for each in tested} if len(tested) > 1 else {},
+        domains={each: _scores([row.domains[each] for row in rows], ON_A_DOMAIN) for each in tested}
+        if len(tested) > 1
+        else {},
         examples=examples and {**vars(examples), "png": _base64(examples.png)},
         score_heads=[column.head for column in COMPARED],
+        domain_heads=[column.head for column in ON_A_DOMAIN],
         failed=[_failed(entry) for entry in failed],
         glossary={**_GLOSSARY, **{row.method: METHODS[row.method].explanation for row in rows}},
         facts=[_plain(name.replace("_", " "), shown(value)) for name, value in facts.items()],
@@ -225,7 +228,7 @@ def _tiles(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
     return [*tiles, ("", "gain", _said(percentage_points(row.gain)), "percentage points, paired by seed")]
 
 
-def _scores(rows: Sequence[Row]) -> list[_Cells]:
+def _scores(rows: Sequence[Row], columns: Sequence[Column] = COMPARED) -> list[_Cells]:
     """The table of scores."""
     winners = best(rows)
     table = []
@@ -234,7 +237,7 @@ def _scores(rows: Sequence[Row]) -> list[_Cells]:
         colour = "" if not clear else "good" if row.gain and row.gain.mean > 0 else "bad"
         kinds = {OOD: "best" if index in winners else "", GAIN: colour}
         base = "base " if row.baseline else ""
-        table.append([(column.cell(row), f"{base}{kinds.get(column, '')}".strip()) for column in COMPARED])
+        table.append([(column.cell(row), f"{base}{kinds.get(column, '')}".strip()) for column in columns])
     return table
 
 

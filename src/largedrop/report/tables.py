@@ -27,6 +27,7 @@ from .columns import (
     OOD,
     SCORES,
     STARRED,
+    TIME,
     Column,
     N,
     on,
@@ -37,8 +38,8 @@ from .published import SOURCE, Beside, Published
 from .text import Table
 
 __all__ = [
-    *("COMPARED", "across_table", "best", "chosen_table", "compared_tables", "curves_table", "every_seed"),
-    *("missing_lines", "notes", "published_table", "selected_table"),
+    *("COMPARED", "ON_A_DOMAIN", "across_table", "best", "chosen_table", "compared_tables", "curves_table"),
+    *("every_seed", "missing_lines", "notes", "published_table", "selected_table"),
 ]
 
 RULE_TEXTS = {
@@ -60,7 +61,10 @@ def table_of(
     return Table(title, [column.head for column in columns], cells, notes, **more)
 
 
-COMPARED = (STARRED, DROPOUT, *SCORES)
+ON_A_DOMAIN = (STARRED, DROPOUT, *SCORES)
+"""The columns of a comparison on one test domain."""
+
+COMPARED = (*ON_A_DOMAIN, TIME)
 """The columns of a comparison."""
 
 
@@ -107,6 +111,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
         lines.append(f"Gain: percentage points o.o.d. above {plain}, paired by test domain and seed.")
     elif plain is None:
         lines.append("No gains: plain fine-tuning (dropout 0) is not among the results.")
+    if any(row.seconds is not None for row in rows):
+        lines.append("Time: training and evaluations of a run; methods along one training share it.")
     if counts == [1]:
         lines.append("One seed gives no standard error (–).")
     for row in rows:

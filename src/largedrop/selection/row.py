@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +103,17 @@ class Row:
         if self.plain is None:
             return None
         return mean_over_seeds((self.values - self.averages.of(self.plain, self.test_domains))[:, :, 1].mean(0))
+
+    @cached_property
+    def seconds(self) -> float | None:
+        """Mean time of the chosen candidates' runs, which the methods along one trajectory share; None without any."""
+        times = [
+            record.seconds
+            for record in self.averages.records
+            if record.test_domain in self.test_domains
+            and self.chosen.get(record.test_domain) == self.averages.setting_of(record)
+        ]
+        return fmean(times) if times else None
 
     @property
     def by_seed(self) -> dict[int, tuple[float, float]]:

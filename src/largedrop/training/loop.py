@@ -38,7 +38,7 @@ from .state import STATE_FILE, Trajectory, load_state, save_state
 from .step import TrainingStep
 from .way_back import evaluations_after, keeps_start, move_back, safest, wise_ft
 
-__all__ = ["cost", "train"]
+__all__ = ["cost", "times_evaluated", "train"]
 
 SAVE_EVERY = 120.0
 """Seconds after which the state is saved between two evaluations."""
@@ -104,8 +104,12 @@ def cost(config: Config, split: Split) -> float:
     if config.fit != "all":
         return LINEAR_COST * config.steps * config.batch * len(split.train_domains)
     training = TRAINING_COST * config.steps * config.batch * len(split.train_domains)
-    evaluations = 1 + len(config.evaluations) + len(make_averages(config)) + evaluations_after(config)
-    return training + (len(split.iid) + len(split.ood)) * evaluations
+    return training + (len(split.iid) + len(split.ood)) * times_evaluated(config)
+
+
+def times_evaluated(config: Config) -> int:
+    """How often a run evaluates the held-out and the test images: along it, and of each average and on the way back."""
+    return 1 + len(config.evaluations) + len(make_averages(config)) + evaluations_after(config)
 
 
 def _train(

@@ -1,0 +1,111 @@
+"""Budgets on the command line: what is chosen, kept on resume, and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.helpers import TINY, one_line
+
+import largedrop as ld
+from largedrop.cli import main
+from largedrop.experiments import budget
+from largedrop.experiments.budget import Pace
+
+pytestmark = pytest.mark.usefixtures("quick_heads")
+
+CHOSEN = ("steps", "eval_every", "size")
+SMALL = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items() if name not in CHOSEN]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A pace of half a second a step at any size, and the sizes that were measured."""
+    sizes: list[int] = []
+
+    def pretend(config: ld.Config, data: Any, views: Any) -> Pace:
+        sizes.append(config.size)
+        return Pace(step=0.5, image=1e-3, save=0.0, head=0.5)
+
+    monkeypatch.setattr(budget, "measure", pretend)
+    return sizes
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "comparison.json").read_text())
+    return {name: content[name] for name in (*CHOSEN, "budget")}
+
+
+def test_a_budget_chooses_once_and_is_kept(
+    toy: Path, tmp_path: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["train", str(toy), "--test-domain", "photo", "--budget", "10s", *SMALL]
+    assert main(command) == 0
+    assert measured == [64]  # and no larger one, since few steps fit
+    (folder,) = (tmp_path / "largedrop-runs").iterdir()
+    assert folder.name.startswith(f"{toy.name}-photo-10s-")
+    assert settings(folder) == {"steps": 17, "eval_every": 3, "size": 64, "budget": 10.0}
+    told = "a budget of 10 s for each run: 17 steps at 64 px, evaluated every 3 "
+    out = capsys.readouterr().out
+    assert told + "(by a short measurement)\n" in out
+    assert " time a run\n" in out
+    (run,) = (folder / "runs").iterdir()
+    assert ld.Run.open(run).config.steps == 17
+
+    monkeypatch.setattr(budget, "measure", lambda *arguments: pytest.fail("measured again"))
+    assert main(command) == 0
+    assert f"{told}(as chosen before in largedrop-runs/{folder.name})\n" in capsys.readouterr().out
+    other = one_line(capsys, *command[:5], "20s", *SMALL, "--output", folder)
+    assert other == f"{folder} belongs to a comparison with a budget of 10 s; name another --output"
+
+
+def test_a_given_size_is_kept(toy: Path, tmp_path: Path, measured: list[int]) -> None:
+    output = ["--output", str(tmp_path / "out"), "--size", "32"]
+    assert (
+        main(["compare", str(toy), "--test-domains", "ink", "--dropout", "0", "--budget", "8s", *SMALL, *output]) == 0
+    )
+    assert measured == [32]
+    assert settings(tmp_path / "out")["size"] == 32
+
+
+def test_a_dry_run_measures_and_writes_nothing(
+    toy: Path, tmp_path: Path, measured: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ["--output", str(tmp_path / "out"), "--dry-run"]
+    assert main(["compare", str(toy), "--budget", "0.5m", *SMALL, *output]) == 0
+    assert "a budget of 30 s for each run: " in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--budget", "10"], "--budget 10 has no unit: say 10s, 10m or 10h"),
+        (["--budget", "soon"], "--budget must be a time such as 90s, 10m or 1.5h, not 'soon'"),
+        (["--budget", "10m", "--steps", "50"], "--budget chooses --steps: leave one of them out"),
+        (["--budget", "10m", "--eval-every", "5"], "--budget chooses --eval-every: leave one of them out"),
+        (["--budget", "10m", "--fit", "probe"], "--budget is for fine-tuning; fit 'probe' takes seconds"),
+        (
+            ["--budget", "10m", "--jobs", "2"],
+            "--budget measures a run that has the machine to itself: leave --jobs out",
+        ),
+        (
+            ["--budget", "5s"],
+            "a budget of 5 s is too short: 10 steps and one evaluation at 64 px take 6 s here",
+        ),
+    ],
+)
+def test_contradictions_and_mistakes_take_one_line(
+    toy: Path,
+    tmp_path: Path,
+    measured: list[int],
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    text: str,
+) -> None:
+    output = tmp_path / "out"
+    assert one_line(capsys, "train", toy, "--test-domain", "photo", *SMALL, *options, "--output", output) == text
+    assert not output.exists()
