@@ -124,7 +124,7 @@ def _fit_budget(
     Raises:
         UserError: the budget is too short, or the folder belongs to a comparison with another budget or none.
     """
-    from ..experiments.budget import CHOSEN, chosen_before, fit_budget
+    from ..experiments.budget import CHOSEN, SIZES, chosen_before, fit_budget
     from ..experiments.compare import plan
     from ..runs.estimate import duration
     from .terminal import ProgressBar, say
@@ -136,7 +136,7 @@ def _fit_budget(
     how = f"as chosen before in {folder}"
     if chosen is None:
         sizes = (planning["size"],) if "size" in planning else None
-        with ProgressBar(console, 1, "measuring the pace") as bar:
+        with ProgressBar(console, len(sizes or SIZES), "measuring the pace") as bar:
             config = fit_budget(data, planned.configs, seconds, device, sizes, bar)
         chosen, how = {name: getattr(config, name) for name in CHOSEN}, "by a short measurement"
     planning |= {**chosen, **planning}

@@ -33,10 +33,10 @@ from ..training.loop import times_evaluated
 from ..training.objectives import make_objective
 from ..training.setup import create_network, make_optimizer
 from ..training.state import Trajectory, save_state
-from ..training.step import TrainingStep
+from ..training.step import LOOK_EVERY, TrainingStep
 from .compare import FILE
 
-__all__ = ["CHOSEN", "Pace", "chosen_before", "fit_budget", "fitted", "measure", "seconds_of"]
+__all__ = ["CHOSEN", "SIZES", "Pace", "chosen_before", "fit_budget", "fitted", "measure", "seconds_of"]
 
 CHOSEN = ("steps", "size", "eval_every")
 """Names of the settings that a budget chooses."""
@@ -61,9 +61,6 @@ PLANNED = 0.95
 
 ROUNDS = 20
 """Rounds that are planned for a head's fit, which takes 8 to 15 on emoji."""
-
-WARM_UP = {"cpu": 1, "cuda": 5}
-"""Steps before the measured ones; on a GPU the fourth records the step (``training.graph``)."""
 
 LEAST, MOST, PATIENCE = 3, 15, 2.0
 """A time is the median of at least ``LEAST`` and at most ``MOST``, as many as ``PATIENCE`` seconds have room for."""
@@ -219,11 +216,14 @@ def measure(config: Config, data: Dataset, views: Views) -> Pace:
             len(split.train),
         )
 
-        def step(number: int) -> None:
-            chosen = batch_indices(split.train, config.batch, config.seed, number)
-            take(views.inputs(chosen, network.spec, config.seed, number), torch.from_numpy(data.labels[chosen]), number)
-            for average in averages.values():
-                average.after_step(network)
+        together = LOOK_EVERY[device.type]
+
+        def steps(number: int) -> None:
+            for step in range(number * together, (number + 1) * together):
+                chosen = batch_indices(split.train, config.batch, config.seed, step)
+                take(views.inputs(chosen, network.spec, config.seed, step), torch.from_numpy(data.labels[chosen]), step)
+                for average in averages.values():
+                    average.after_step(network)
             take.read()  # waits for the device
 
         shown = split.train[0][:BATCH]
@@ -232,7 +232,7 @@ def measure(config: Config, data: Dataset, views: Views) -> Pace:
         fit = (len(data.classes), config.dropout, config.weight_decay, config.seed)
         watch = CollapseWatch(len(data.classes), config.dropout, config.lr, warm=True)
         return Pace(
-            step=_time_of(step, WARM_UP[device.type]),
+            step=_time_of(steps, 1) / together,
             image=_time_of(lambda number: logits(network, views, shown, config.precision), 1) / len(shown),
             save=_time_of(
                 lambda number: save_state(Path(folder), Trajectory(), network, optimizer, averages, watch), 0, most=1

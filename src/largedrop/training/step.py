@@ -13,7 +13,7 @@ from .graph import GraphedStep
 from .objectives import Objective
 from .objectives.erm import ERM
 
-__all__ = ["TrainingStep"]
+__all__ = ["LOOK_EVERY", "TrainingStep"]
 
 LOOK_EVERY = {"cpu": 1, "cuda": 20}
 """Steps between two readings of the losses; reading synchronises with the device, so on a GPU it is done rarely."""
