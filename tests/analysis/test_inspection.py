@@ -148,6 +148,23 @@ def test_other_settings_are_other_comparisons(inspections: list[Inspection]) -> 
         compare_inspections([inspections[0], inspections[0]])
 
 
+def test_no_dropout_is_compared_with_every_number_of_masks(inspections: list[Inspection]) -> None:
+    large = [each for each in inspections if each.run.config.dropout]
+    same = [fake(each, masks=16) for each in inspections]
+    (one,) = compare_inspections(same)
+    assert ([rate.dropout for rate in one.rates], one.title) == ([0.0, 0.5], "")
+    both = compare_inspections([*inspections, *(fake(each, masks=16) for each in large)])
+    assert [([rate.dropout for rate in each.rates], each.title) for each in both] == [
+        ([0.0, 0.5], "masks 1"),
+        ([0.0, 0.5], "masks 16"),
+    ]
+
+
+def test_an_objective_without_dropout_is_not_called_plain(inspections: list[Inspection]) -> None:
+    (comparison,) = compare_inspections([fake(each, objective="vrex") for each in inspections])
+    assert "images dropout 0 dropout 0.5" in [" ".join(line.split()) for line in printed(comparison).splitlines()]
+
+
 def printed(comparison: RateComparison) -> str:
     console = Console(width=120, record=True, file=None, quiet=False)
     with console.capture() as capture:

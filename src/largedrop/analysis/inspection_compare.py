@@ -85,15 +85,22 @@ class RateComparison:
 def compare_inspections(inspections: Sequence[Inspection]) -> list[RateComparison]:
     """Comparisons between dropout rates, one for each value of the other settings.
 
-    Rates are compared over the same test domains; seeds without an inspection of each are not in the means.
+    Runs without dropout, which have no masks, are compared with those of every number of masks. Rates are compared over
+    the same test domains; seeds without an inspection of each are not in the means.
 
     Raises:
         UserError: two runs of one config, or a rate without a complete seed.
     """
-    settings = [each.run.config.settings for each in inspections]
-    varied = [name for name in settings[0] if any(other[name] != settings[0][name] for other in settings)]
+    masks = sorted({each.run.config.masks for each in inspections if each.run.config.dropout}) or [1]
+    settings = [
+        (each, {**each.run.config.settings, "masks": number})
+        for each in inspections
+        for number in ([each.run.config.masks] if each.run.config.dropout else masks)
+    ]
+    first = settings[0][1]
+    varied = [name for name in first if any(values[name] != first[name] for _, values in settings)]
     groups: dict[tuple[tuple[str, Any], ...], list[Inspection]] = {}
-    for each, values in zip(inspections, settings, strict=True):
+    for each, values in settings:
         groups.setdefault(tuple((name, values[name]) for name in varied), []).append(each)
     return [_comparison(key, members) for key, members in groups.items()]
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from ..analysis.inspection import PARTS, Inspection
 from ..analysis.inspection_compare import Rate, RateComparison
 from ..analysis.richness import PROBE_SHARES, SHARES
+from ..config import RIVALS
 from ..errors import UserError
 from ..runs.estimate import Estimate, listing, percent
 from ..runs.interpolation import INTERPOLATED
@@ -148,7 +149,9 @@ def _look(rate: Rate) -> dict[str, Any]:
 
 
 def _rate_name(rate: Rate) -> str:
-    return "plain" if rate.dropout == 0 else f"dropout {rate.dropout:g}"
+    config = rate.runs[0][0].run.config
+    plain = rate.dropout == 0 and all(getattr(config, name) == usual for name, usual in RIVALS.items())
+    return "plain" if plain else f"dropout {rate.dropout:g}"
 
 
 def _written(cell: Estimate | None, unit: str) -> str:

@@ -15,7 +15,7 @@ from ..runs.record import ALPHA, shown
 from ..selection.averages import Missing, cut
 from ..selection.curves import MeanCurve, names_of
 from ..selection.row import Row
-from ..selection.settings import Setting
+from ..selection.settings import MASKS, Setting
 from .columns import (
     CENTRE_IID,
     CENTRE_N,
@@ -208,7 +208,10 @@ def across_table(results: Iterable[Across], rows: Sequence[Row]) -> Table:
         ood = {domain: f"{100 * result.ood_accuracy:.1f}" for domain, result in found.items()}
         whole = len(found) == len(domains)
         mean = f"{100 * sum(each.ood_accuracy for each in found.values()) / len(found):.1f}" if whole else "–"
-        own = [shown(first.settings[name]) if name in first.settings else "–" for name in names]
+        own = [
+            shown(first.settings[name]) if name in first.settings and (first.dropout or name != MASKS) else "–"
+            for name in names
+        ]
         counts = " or ".join(map(str, sorted({len(each.members) for each in found.values()})))
         scores = ["–", mean, *(ood.get(domain, "–") for domain in by_domain)]
         cells.append([first.method, f"{first.dropout:g}", *own, *scores, counts])
