@@ -10,7 +10,6 @@ it (benchmarks/evaluation.py).
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from largedrop.reporter import Reporter
 from largedrop.training.device import choose_device
 from largedrop.training.loop import TRAINING_COST, train
 from largedrop.training.resolve import resolve
-from timing import parser, report
+from timing import parser, report, summary
 from training_step import ours
 
 
@@ -74,17 +73,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         train(config, data, Path(folder) / "run", device=device, reporter=Bare())
     kept = pairs[warm - 1 :]
-    ratios = [theirs / whole for whole, theirs in kept]
-    low, _, high = statistics.quantiles(ratios, n=4)
-    found = {
-        "ratio": round(statistics.median(ratios), 3),
-        "spread": round((high - low) / 2, 3),
-        "ours_seconds": statistics.median(whole for whole, _ in kept),
-        "theirs_seconds": statistics.median(theirs for _, theirs in kept),
-        "rounds": len(kept),
-    }
+    found = {**summary(kept), "rounds": len(kept)}
     what = {"data": data.name, "size": chosen.size, "images": images, "precision": config.precision}
-    speed = {"ours_images_per_s": round(images / statistics.median(whole for whole, _ in kept), 1)}
+    speed = {"ours_images_per_s": round(images / found["ours_seconds"], 1)}
     report("end_to_end", {**found, **what, **speed}, chosen.json, device)
 
 

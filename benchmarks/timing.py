@@ -7,7 +7,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -40,14 +40,18 @@ def alternate(
     times: list[tuple[float, float]] = []
     for _ in range(rounds):
         times.append((timed(ours), timed(theirs)))
+    return {**summary(times), "rounds": rounds}
+
+
+def summary(times: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """What ``alternate`` returns, but for ``rounds``, from the seconds of (ours, theirs) in each round."""
     ratios = sorted(their / our for our, their in times)
-    low, _, high = statistics.quantiles(ratios, n=4) if rounds > 1 else (ratios[0], ratios[0], ratios[0])
+    low, _, high = statistics.quantiles(ratios, n=4) if len(times) > 1 else (ratios[0], ratios[0], ratios[0])
     return {
         "ratio": round(statistics.median(ratios), 3),
         "spread": round((high - low) / 2, 3),
         "ours_seconds": statistics.median(our for our, _ in times),
         "theirs_seconds": statistics.median(their for _, their in times),
-        "rounds": rounds,
     }
 
 
