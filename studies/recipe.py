@@ -1,7 +1,7 @@
-"""The trials behind the short recipe (docs/recipe.md): settings judged on training domains that are left out.
+"""The trials behind the recipe ``robust`` (docs/recipe.md): settings judged on training domains that are left out.
 
 Question: which number of masks, schedule, learning rate, average and share of the way back to the start should
-``--recipe short`` have, for a domain shift that nobody has seen?
+``--recipe robust`` have, for a domain shift that nobody has seen?
 
 Protocol: EfficientNet-Lite0, 96 px, 400 steps of 8 images a domain, AdamW, seed 100 (which no table uses). Each cell
 leaves two domains out: ``left_out``, which stands for the user's unknown one and is not looked at, and the one whose

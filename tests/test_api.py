@@ -21,7 +21,7 @@ def test_finetune_gives_a_run_whose_models_load(
     data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run = ld.finetune(data, test_domain="photo", dropout=0.5, device="cpu", **TINY)
+    run = ld.finetune(data, test_domain="photo", dropout=0.5, recipe="short", device="cpu", **TINY)
     assert run.folder == Path("largedrop-runs") / f"{data.name}-photo-d0.5-s0-{run.config.digest()}"
     assert run.config.weights_digest == "random"
     assert [record.method for record in run.records] == ["fine-tuning", "ensemble", "weight-average", "linear-probe"]
@@ -29,6 +29,17 @@ def test_finetune_gives_a_run_whose_models_load(
     for path in (run.best, run.average):
         model = ld.load_model(path)
         assert (model.classes, model.training, model.spec.dropout) == (data.classes, False, 0.5)
+
+
+def test_by_default_a_run_hands_over_an_average_on_the_way_back(data: ld.Dataset, tmp_path: Path) -> None:
+    run = ld.finetune(data, test_domain="photo", output=tmp_path / "run", device="cpu", **{**TINY, "lr": 1e-5})
+    config = run.config
+    assert (config.dropout, config.masks, config.hand_over) == (0.9, 16, "ema")
+    assert [record.method for record in run.records if "way" in record.method or record.method == "ema"] == [
+        "ema",
+        "way-back",
+    ]
+    assert ld.load_model(run.model).classes == data.classes
 
 
 def test_a_misspelt_setting_names_the_nearest(data: ld.Dataset) -> None:

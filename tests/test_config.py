@@ -215,8 +215,8 @@ def test_missing_settings_are_all_named() -> None:
 
 
 def test_unknown_recipes_name_the_nearest() -> None:
-    assert refusal(recipe="papre") == "unknown recipe 'papre'; did you mean 'paper'? (there are: short, paper)"
-    assert refusal(recipe=[0]) == "unknown recipe '[0]'; there are: short, paper"
+    assert refusal(recipe="papre") == "unknown recipe 'papre'; did you mean 'paper'? (there are: robust, short, paper)"
+    assert refusal(recipe=[0]) == "unknown recipe '[0]'; there are: robust, short, paper"
     assert refusal(fit=["probe"]) == "fit must be 'all', 'linear' or 'probe', not ['probe']"
 
 
@@ -245,12 +245,22 @@ def test_the_paper_recipe_is_the_protocol() -> None:
 
 def test_the_short_recipe_is_the_defaults_and_settings_win_over_recipes() -> None:
     assert config() == Config(**WHAT)  # type: ignore[arg-type]
-    assert set(RECIPES) == {"short", "paper"}
+    assert set(RECIPES) == {"robust", "short", "paper"}
     assert config(recipe="paper", steps=7, lr=5e-4).to_json() == {
         **config(recipe="paper").to_json(),
         "steps": 7,
         "lr": 5e-4,
     }
+
+
+def test_defaults_of_the_robust_recipe_follow_from_what_is_set() -> None:
+    robust = config(recipe="robust")
+    assert (robust.masks, robust.hand_over, robust.way_back > 0) == (16, "ema", True)
+    assert config(recipe="robust", head="random").way_back == 0
+    assert config(recipe="robust", ema=0).hand_over == "average"
+    for fit in ("linear", "probe"):
+        assert config(recipe="robust", fit=fit) == config(recipe="short", fit=fit)
+    assert config(recipe="robust", head="random", hand_over="best", masks=4).masks == 4
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .config import DEFAULT_RECIPE
 from .data.dataset import Dataset
 from .data.views.batches import open_views
 from .errors import CollapseError
@@ -25,7 +26,7 @@ def finetune(
     test_domain: str,
     *,
     output: str | Path | None = None,
-    recipe: str = "short",
+    recipe: str = DEFAULT_RECIPE,
     device: str = "auto",
     progress: Callable[[float], None] | None = None,
     **settings: Any,
@@ -37,7 +38,8 @@ def finetune(
         test_domain: name of the domain for the o.o.d. score, which is never trained on or selected on.
         output: folder of the run; by default ``Config.run_name`` in ``largedrop-runs``. A finished run in it is
             returned, an interrupted one is resumed.
-        recipe: ``short`` (minutes on a processor) or ``paper`` (the paper's protocol), changed by ``settings``.
+        recipe: ``robust`` (minutes on a processor), ``short`` (the paper's method in minutes) or ``paper`` (its
+            protocol), changed by ``settings``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         progress: called with the work since the last call, in evaluated images.
         settings: fields of ``Config``: ``model``, ``dropout``, ``steps``, ``lr``, ``size``, ``seed``, …

@@ -13,13 +13,15 @@ from typing import Any, Protocol, TypeVar, get_args, get_type_hints
 from . import valid
 from .errors import UserError, one_of
 from .files import fitting
-from .recipes import LINEAR, RECIPES
+from .recipes import FOLLOWING, RECIPES
 from .valid import About, contradictions, fields_in
 
 __all__ = ["ABOUT", "RECIPES", "About", "Config", "defaults_of", "make_config"]
 
 OBJECTIVES = ("erm", "coral", "vrex", "irm", "mldg", "mixout", "l2sp")
 """Names of the classes in ``training/objectives``; to import these here would make ``--help`` wait for torch."""
+
+DEFAULT_RECIPE = "robust"
 
 FITS = ("all", "linear", "probe")
 
@@ -363,15 +365,16 @@ def _told(content: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in content.items() if name not in LATER or value != LATER[name]}
 
 
-def defaults_of(recipe: str, fit: str = "all") -> dict[str, Any]:
-    """The default of every field that has one, in a recipe.
+def defaults_of(recipe: str, **settings: Any) -> dict[str, Any]:
+    """The default of every field that has one, in a recipe, where ``settings`` are given.
 
     Raises:
         UserError: unknown recipe.
     """
     if recipe not in tuple(RECIPES):  # a tuple, for what has no hash
         raise UserError(f"unknown recipe '{recipe}'; {one_of(str(recipe), RECIPES)}")
-    return {**_DEFAULTS, **RECIPES[recipe], **LINEAR[recipe].get(str(fit), {})}
+    following = (new for (name, value), new in FOLLOWING[recipe].items() if settings.get(name) == value)
+    return {**_DEFAULTS, **RECIPES[recipe], **{name: value for new in following for name, value in new.items()}}
 
 
 def make_config(recipe: str = "short", **settings: Any) -> Config:
@@ -380,7 +383,7 @@ def make_config(recipe: str = "short", **settings: Any) -> Config:
     Raises:
         UserError: unknown recipe or setting, missing settings, or values out of range.
     """
-    return Config.from_json({**defaults_of(recipe, settings.get("fit", "all")), **settings})
+    return Config.from_json({**defaults_of(recipe, **settings), **settings})
 
 
 def problems_of(values: Mapping[str, Any]) -> Iterator[str]:

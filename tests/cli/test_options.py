@@ -30,9 +30,11 @@ def test_help_says_what_each_option_is_and_its_defaults(command: str, capsys: py
     for name, about in ABOUT.items():
         if not about.option:
             continue
-        short, paper = (defaults_of(recipe)[name] for recipe in RECIPES)
-        default = f"[default:{short}]" if short == paper else f"[default:short:{short},paper:{paper}]"
-        shown = "" if short is None or short is False else default
+        values = {recipe: defaults_of(recipe)[name] for recipe in RECIPES}
+        robust = values["robust"]
+        each = ",".join(f"{recipe}:{value}" for recipe, value in values.items())
+        default = f"[default:{robust}]" if len(set(values.values())) == 1 else f"[default:{each}]"
+        shown = "" if default in ("[default:None]", "[default:False]") else default
         assert f"--{name.replace('_', '-')}" in said
         assert "".join(about.help.split()) + shown in said
 

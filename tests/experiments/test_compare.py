@@ -21,7 +21,7 @@ from largedrop.training.loop import cost, train
 from largedrop.training.setup import create_network
 
 CPU = torch.device("cpu")
-QUICK: dict[str, Any] = {**TINY, "steps": 2, "eval_every": 1, "precision": "float32"}
+QUICK: dict[str, Any] = {**TINY, "recipe": "short", "steps": 2, "eval_every": 1, "precision": "float32"}
 
 pytestmark = pytest.mark.usefixtures("quick_heads")
 
@@ -79,7 +79,15 @@ def test_runs_differ_in_what_is_varied_alone(data: ld.Dataset) -> None:
         for config in made.configs
     ]
     assert all(entry == shared[0] for entry in shared)
-    expected = {**QUICK, "lr": 0.25, "data": data.name, "fingerprint": data.fingerprint, "weights_digest": "random"}
+    expected = {
+        **TINY,
+        "steps": 2,
+        "eval_every": 1,
+        "lr": 0.25,
+        "data": data.name,
+        "fingerprint": data.fingerprint,
+        "weights_digest": "random",
+    }
     assert {name: shared[0][name] for name in expected} == expected
 
 
@@ -102,7 +110,7 @@ def test_costs_are_those_of_the_runs(data: ld.Dataset) -> None:
         ({"seeds": []}, "there is nothing to compare: name at least one seed"),
         ({"dropouts": [0.5, 1.0]}, "dropout must be in [0, 1), not 1.0"),
         ({"seeds": [0, -1]}, "seed must be a whole number from 0 to 2**32 - 1, not -1"),
-        ({"recipe": "long"}, "unknown recipe 'long'; there are: short, paper"),
+        ({"recipe": "long"}, "unknown recipe 'long'; there are: robust, short, paper"),
         ({"size": 400}, "size 400 is larger than the 320 pixels of the cached images; open them with "
          "open_dataset(…, bound=500)"),
         ({"model": "test_efficientnot"}, "unknown model 'test_efficientnot'; did you mean 'test_efficientnet'? "),

@@ -294,7 +294,7 @@ objective = "irmv1"
         "  titel: unknown key; did you mean 'title'? (there are: title, figure, recipe, settings, grid, variants, "
         "test_domains, leave_out, afterwards, small)",
         "  title: a preset needs one, a line that says what is compared",
-        "  recipe: unknown recipe 'long'; there are: short, paper",
+        "  recipe: unknown recipe 'long'; there are: robust, short, paper",
         "  settings.left_out: no preset sets it; say leave_out = true beside test_domains",
         "  settings.steps: steps must be a whole number from 1 to 10**7, not 0",
         f"  settings.droput: unknown field; did you mean 'dropout'? (there are: {', '.join(FIELDS)})",

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..config import VARIED, Config
+from ..config import DEFAULT_RECIPE, VARIED, Config
 from ..data.dataset import Dataset, check_names
 from ..errors import CollapseError, UserError
 from ..reporter import SILENT, Reporter
@@ -82,7 +82,7 @@ def plan(
     test_domains: Iterable[str] | None = None,
     dropouts: Iterable[float] | Mapping[str, Iterable[float]] = (0.0, 0.5, 0.9),
     seeds: Iterable[int] = (0,),
-    recipe: str = "short",
+    recipe: str = DEFAULT_RECIPE,
     **settings: Any,
 ) -> Plan:
     """The runs for every test domain (by default each domain in turn), seed and dropout rate.

@@ -1,7 +1,7 @@
 """Presets: the runs of a figure of the paper as a TOML file, which is read, checked as a whole, and expanded.
 
 title, figure    title, and the figure that it reproduces
-recipe           recipe for the settings that are not named: 'short' or 'paper'
+recipe           recipe for the settings that are not named: 'robust', 'short' or 'paper'
 [settings]       fields of ``Config`` that every run has
 [grid]           fields of ``Config`` with a list each; every combination is a run
 [[variants]]     fields of ``Config`` that change together: each table is combined with the whole grid
@@ -96,7 +96,7 @@ class Scale:
         """The values of a field over the runs; the recipe's where the preset has none."""
         found = [variant[name] for variant in self.variants if name in variant] or self.grid.get(name)
         if not found:
-            found = [{**defaults_of(self.recipe, self.settings.get("fit", "all")), **self.settings}[name]]
+            found = [{**defaults_of(self.recipe, **self.settings), **self.settings}[name]]
         return list(dict.fromkeys(found))
 
 
