@@ -25,7 +25,7 @@ __all__ = [
 SOURCE = "Zhang & Bottou, arXiv 2403.00946, figures 2 and 3 (cloud centres, read off the plots)"
 
 _FIXED = (
-    *("weights", "steps", "size", "batch", "optimizer", "momentum", "head", "head_lr_multiplier"),
+    *("weights", "masks", "steps", "size", "batch", "optimizer", "momentum", "head", "head_lr_multiplier"),
     *("schedule", "warmup", "decay_at"),
 )
 
