@@ -260,6 +260,8 @@ def test_defaults_of_the_robust_recipe_follow_from_what_is_set() -> None:
     assert config(recipe="robust", ema=0).hand_over == "average"
     for fit in ("linear", "probe"):
         assert config(recipe="robust", fit=fit) == config(recipe="short", fit=fit)
+        assert config(recipe="robust", ema=0, fit=fit).hand_over == "best"
+    assert config(recipe="robust", wise_ft=True, hand_over="wise-ft").way_back == 0
     assert config(recipe="robust", head="random", hand_over="best", masks=4).masks == 4
 
 

@@ -195,10 +195,12 @@ class Config:
         "Share of the steps over which the learning rate first rises linearly.", valid.SHARE_OF_STEPS, 0.0, later=True
     )
     decay_at: float = _schedule(
-        "Share of the steps after which the learning rate is multiplied by 0.1; 1 for never.", valid.MOMENT, 0.5
+        "Share of the steps after which schedule 'step' multiplies the learning rate by 0.1; 1 for never.",
+        valid.MOMENT,
+        0.5,
     )
     decay_again_at: float = _schedule(
-        "Share of the steps after which the learning rate is multiplied by 0.1 again; 1 for never.",
+        "Share of the steps after which schedule 'step' multiplies the learning rate by 0.1 again; 1 for never.",
         valid.MOMENT,
         1.0,
         later=True,

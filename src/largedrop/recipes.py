@@ -51,13 +51,14 @@ _ROBUST_LINEAR = {
 
 FOLLOWING: dict[str, dict[tuple[str, Any], dict[str, Any]]] = {
     "robust": {
+        ("head", "random"): {"way_back": 0.0},
+        ("hand_over", "wise-ft"): {"way_back": 0.0},
+        ("ema", 0): {"hand_over": "average"},
         ("fit", "linear"): _ROBUST_LINEAR,
         ("fit", "probe"): _ROBUST_LINEAR,
-        ("head", "random"): {"way_back": 0.0},
-        ("ema", 0): {"hand_over": "average"},
     },
     "short": {("fit", "linear"): _SHORT_LINEAR, ("fit", "probe"): _SHORT_LINEAR},
     "paper": {("fit", "linear"): {"v_start": "normal"}},
 }
 """Further changed defaults by recipe and by a setting (field and value) that they follow from, such as a linear fit,
-which is cheap and needs larger learning rates."""
+which is cheap and needs larger learning rates. Of two that are given the later one here holds."""

@@ -69,7 +69,10 @@ def test_a_domain_whose_name_fills_a_folders(
 def test_train_leaves_a_model_to_predict_with(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(toy), "--test-domain", "photo", "--output", str(tmp_path / "out"), *FAST]) == 0
     (best,) = tmp_path.glob("out/runs/*/best.safetensors")
-    assert f"the model to use:\n  {best}\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert re.search(
+        rf"the model to use:\n  {re.escape(str(best))}\n    .+: [0-9.]+ % i\.i\.d\., [0-9.]+ % o\.o\.d\.\n", out
+    )
     model = ld.load_model(best)
     assert model.classes == ("blue", "green", "red")
     assert model(model.transform(toy / "ink" / "red" / "0.png")[None]).shape == (1, 3)

@@ -31,7 +31,9 @@ def test_times(text: str, seconds: float) -> None:
     assert seconds_of(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "m", "-5m", "0m", "0", "10 m", "10min", "1h30m", "1e3s", "nan", "10m\n5"])
+@pytest.mark.parametrize(
+    "text", ["", "soon", "m", "-5m", "0m", "0", "10 m", "10min", "1h30m", "1e3s", "nan", "10m\n5", "9" * 400 + "h"]
+)
 def test_what_is_no_time(text: str) -> None:
     assert refusal(seconds_of, text) == f"--budget must be a time such as 90s, 10m or 1.5h, not {text!r}"
 

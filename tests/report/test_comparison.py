@@ -6,6 +6,7 @@ import io
 import json
 import os
 import platform
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ def test_the_page_says_what_was_done(data: ld.Dataset, planned: Plan, tmp_path: 
     assert "largedrop compare toy" in page
     for said in ("weight decay", "test_efficientnet", "eval every", "weights digest", "3 min 20 s"):
         assert said in page
+    assert re.search(r">masks</th><td[^>]*>16</td>", page)  # of the runs that have some
     assert machine(CPU) in page
     assert data.fingerprint[:8] in page
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,32 @@ def test_a_record_for_each_share_of_the_way_back(config: Config, finished: Path)
     assert refusal(lambda: Run.open(finished).records) == (
         f"cannot read the run in {finished}: result.json, wise-ft: 'alpha' must be a number from 0 to 1, not 5"
     )
+
+
+def test_each_share_has_one_record(finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    for curve in ([], [{"alpha": 0.5, **SCORES}] * 2):
+        result["methods"]["wise-ft"] = curve
+        (finished / "result.json").write_text(json.dumps(result))
+        assert refusal(lambda: Run.open(finished).records) == (
+            f"cannot read the run in {finished}: result.json, wise-ft: must have one entry for each alpha"
+        )
+
+
+def test_the_model_of_a_damaged_or_older_run(config: Config, finished: Path) -> None:
+    run = Run.open(finished)
+    assert (run.model, run.model_scores) == (run.best, (0.75, 0.5))
+    fit = replace(config, fit="probe", head="random", optimizer="sgd")
+    assert replace(run, config=fit).model_name == "the fit of best i.i.d. accuracy, without the network"
+    run.result["model"] = "ema.safetensors"
+    assert run.model_scores is None
+    run.result["model_scores"] = {"iid_accuracy": 0.5, "ood_accuracy": 2}
+    assert refusal(lambda: run.model_scores) == (
+        "result.json: 'model_scores' must have two fractions, not {'iid_accuracy': 0.5, 'ood_accuracy': 2}"
+    )
+    (finished / "result.json").write_text(json.dumps({**run.result, "model": 3}))
+    assert refusal(lambda: Run.open(finished).model) == "result.json: 'model' must be the name of a file, not 3"
+    assert refusal(read_runs, finished).endswith("damaged: result.json: 'model' must be the name of a file, not 3")
 
 
 def test_opening_what_is_not_there(config: Config, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_finished_run_holds_these_files(data: ld.Dataset, config: Config, tmp_
 
 def test_the_fields_of_a_result(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     result = train(config, data, tmp_path).result
-    assert list(result) == ["largedrop", "dataset", "methods", "best_step", "model", "probe", "log"]
+    assert list(result) == ["largedrop", "dataset", "methods", "best_step", "model", "model_scores", "probe", "log"]
     assert result["dataset"]["fingerprint"] == data.fingerprint
     assert result["largedrop"] == ld.__version__
     assert list(result["methods"]) == ["fine-tuning", "ensemble", "weight-average", "linear-probe"]

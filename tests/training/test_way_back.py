@@ -114,6 +114,19 @@ def test_a_run_stopped_between_start_and_end_goes_on_to_the_same_bits(
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_a_run_killed_when_it_was_finished_leaves_nothing_behind(
+    data: ld.Dataset, wise: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        train(wise, data, tmp_path / "cut", reporter=stopped_at(3))
+    left = {name: (tmp_path / "cut" / name).read_bytes() for name in (START_FILE, "resume.safetensors")}
+    before = files(train(wise, data, tmp_path / "cut").folder)
+    for name, content in left.items():
+        (tmp_path / "cut" / name).write_bytes(content)
+    train(wise, data, tmp_path / "cut")
+    assert files(tmp_path / "cut") == before
+
+
 def test_its_evaluations_are_work(data: ld.Dataset, wise: Config, tmp_path: Path) -> None:
     split = data.split("photo", 0)
     assert cost(wise, split) - cost(replace(wise, wise_ft=False), split) == 9 * (6 + 18)
@@ -139,6 +152,9 @@ def test_a_run_hands_over_what_it_is_told_to(
     still = replace(config, lr=1e-30, weights=str(weights), weights_digest="")
     run = train(replace(still, **changes), data, tmp_path)
     assert run.model == tmp_path / f"{name}.safetensors"
+    method = {"best": "fine-tuning", "average": "weight-average"}.get(name, name)
+    scored = [(each.iid_accuracy, each.ood_accuracy) for each in run.records if each.method == method]
+    assert run.model_scores == (max(scored) if name == "wise-ft" else scored[0])
     assert ld.load_model(run.model).classes == data.classes
     assert not (tmp_path / "model.safetensors").exists()
     assert not (tmp_path / START_FILE).exists()
@@ -171,6 +187,9 @@ def test_the_way_back_of_a_checkpoint(
         "ood_accuracy": record.ood_accuracy,
     }
     assert header["about"]["iid_accuracy"] == record.iid_accuracy
+    assert run.model_scores == (record.iid_accuracy, record.ood_accuracy)
+    name = {"best": "the checkpoint of best i.i.d. accuracy", "average": "weight average"}[hand_over]
+    assert run.model_name == f"{name}, 0.25 of the way back to the start"
     assert not (tmp_path / "moved" / START_FILE).exists()
     assert cost(moved, split) - cost(replace(moved, way_back=0.0), split) == 6 + 18
 
@@ -182,6 +201,8 @@ def test_a_model_below_its_start_is_not_handed_over(data: ld.Dataset, wise: Conf
     assert methods["way-back"]["iid_accuracy"] < log[0]["iid_accuracy"]
     assert run.hands_over_start
     assert run.model == tmp_path / "away" / START_FILE
+    assert run.model_scores == (log[0]["iid_accuracy"], log[0]["ood_accuracy"])
+    assert run.model_name == "the network before the first step"
     split = data.split("photo", 0)
     found = logits(ld.load_model(run.model), HostViews(data), split.ood, "float32")
     assert float((found.argmax(1) == data.labels[split.ood]).mean()) == log[0]["ood_accuracy"]

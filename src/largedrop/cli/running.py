@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..data.dataset import Dataset
+    from ..runs.run import Run
 
 __all__ = ["run_and_publish"]
 
@@ -86,7 +87,9 @@ def run_and_publish(
         say(console, *auto_lines(result.records, chosen))
     say(console, f"{duration(seconds)}; written:", *(f"  {path}" for path in files))
     if checkpoints and result.runs:
-        say(console, f"the model{'s'[: len(result.runs) > 1]} to use:", *(f"  {run.model}" for run in result.runs))
+        say(console, f"the model{'s'[: len(result.runs) > 1]} to use:")
+        for run in result.runs:
+            say(console, *_model_of(run))
     if result.failed:
         raise UserError(f"{len(result.failed)} of {count} runs collapsed and are missing from the results")
 
@@ -143,6 +146,13 @@ def _fit_budget(
     told = f"{chosen['steps']} steps at {chosen['size']} px, evaluated every {chosen['eval_every']}"
     say(console, f"a budget of {duration(seconds)} for each run: {told} ({how})")
     return folder
+
+
+def _model_of(run: Run) -> tuple[str, str]:
+    """The model of a run in two lines: where it is, and what it is and how good."""
+    scores = run.model_scores
+    good = f": {100 * scores[0]:.1f} % i.i.d., {100 * scores[1]:.1f} % o.o.d." if scores else ""
+    return f"  {run.model}", f"    {run.model_name}{good}"
 
 
 def _named(config: Config) -> str:

@@ -78,7 +78,7 @@ def seconds_of(text: str) -> float:
     (90.0, 600.0, 5400.0)
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
-    if not found or not float(found[1]):
+    if not found or not 0 < float(found[1]) < math.inf:
         raise UserError(f"--budget must be a time such as 90s, 10m or 1.5h, not {text!r}")
     if not found[2]:
         raise UserError(f"--budget {text} has no unit: say {text}s, {text}m or {text}h")

@@ -56,6 +56,7 @@ def publish(
         console.print(remark, highlight=False, soft_wrap=True)
     png, svg = save_figure(runs_figure(rows, title=title), folder / "figure")
     page = folder / "report.html"
+    shared = max(planned.configs, key=lambda config: config.dropout).settings  # with masks, which rate 0 has none of
     write_page(
         page,
         title=title,
@@ -65,7 +66,7 @@ def publish(
         figure_png=png.read_bytes(),
         dataset=facts,
         examples=example_grid(data),
-        settings={name.replace("_", " "): value for name, value in planned.configs[0].settings.items()},
+        settings={name.replace("_", " "): value for name, value in shared.items()},
         failed=comparison.failed,
         command=command,
         seconds=seconds,

@@ -139,12 +139,17 @@ def records_of(config: Config, result: Mapping[str, Any], protocol: int, setting
         reason = "result.json: its log has no i.i.d. accuracy by domain"
         raise UnusableError("damaged", reason) from error
     common = {name: getattr(config, name) for name in VARIED}
+    wrong = [
+        f"result.json, {method}: must have one entry for each {ALPHA}"
+        for method, found in methods.items()
+        if isinstance(found, list) and len(_shares(found)) != max(1, len(found))
+    ]
     entries = [
         (method, entry)
         for method, found in methods.items()
         for entry in (found if isinstance(found, list) else [found])
     ]
-    records, wrong = [], []
+    records = []
     for method, entry in entries:
         content = entry
         if isinstance(entry, dict):
@@ -158,3 +163,7 @@ def records_of(config: Config, result: Mapping[str, Any], protocol: int, setting
     if wrong:
         raise UnusableError("damaged", "; ".join(wrong))
     return records
+
+
+def _shares(entries: list[Any]) -> set[str]:
+    return {str(entry.get(ALPHA) if isinstance(entry, dict) else entry) for entry in entries}

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from .._version import __version__
 from ..data.dataset import Dataset
@@ -15,7 +15,7 @@ from ..errors import UserError, nearest, one_of
 from ..files import write_json
 from .methods import METHODS
 
-__all__ = ["ALPHA", "Record", "describe", "write_results"]
+__all__ = ["ALPHA", "Record", "describe", "is_fraction", "write_results"]
 
 ALPHA = "alpha"
 """Key, in a record's settings, of the share of the way back to the start's weights: a method that has it gives a record
@@ -137,7 +137,7 @@ def _problems(content: Any) -> list[str]:
         elif not valid(content[name]):
             known = f"; {one_of(content[name], METHODS)}" if name == "method" and isinstance(content[name], str) else ""
             problems.append(f"'{name}' must be {expected}, not {json.dumps(content[name], ensure_ascii=False)}{known}")
-        elif name == "settings" and not _is_fraction(content[name].get(ALPHA, 0)):
+        elif name == "settings" and not is_fraction(content[name].get(ALPHA, 0)):
             problems.append(f"'{ALPHA}' must be a number from 0 to 1, not {json.dumps(content[name][ALPHA])}")
     return problems
 
@@ -151,7 +151,8 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and _is_number(value) and value >= 0
 
 
-def _is_fraction(value: Any) -> bool:
+def is_fraction(value: Any) -> TypeGuard[float]:
+    """Whether a value in JSON is a number from 0 to 1."""
     return _is_number(value) and 0 <= value <= 1
 
 
@@ -159,11 +160,11 @@ _FLOATS = ("dropout", "iid_accuracy", "ood_accuracy", "seconds")
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method": (lambda value: value in METHODS, "the name of a method"),
-    "dropout": (lambda value: _is_fraction(value) and value < 1, "a number in [0, 1)"),
+    "dropout": (lambda value: is_fraction(value) and value < 1, "a number in [0, 1)"),
     "test_domain": (lambda value: isinstance(value, str) and value != "", "a name"),
     "seed": (_is_count, "a whole number, 0 or more"),
-    "iid_accuracy": (_is_fraction, "a fraction from 0 to 1 (not %)"),
-    "ood_accuracy": (_is_fraction, "a fraction from 0 to 1 (not %)"),
+    "iid_accuracy": (is_fraction, "a fraction from 0 to 1 (not %)"),
+    "ood_accuracy": (is_fraction, "a fraction from 0 to 1 (not %)"),
     "steps": (_is_count, "a whole number, 0 or more"),
     "seconds": (lambda value: _is_number(value) and 0 <= value < math.inf, "a number, 0 or more"),
     "settings": (lambda value: isinstance(value, dict), "an object"),

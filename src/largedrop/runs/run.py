@@ -25,10 +25,13 @@ from typing import Any, Protocol
 from ..config import PROTOCOL, Config
 from ..errors import UserError
 from ..files import read_json
-from .protocol import read_config, records_of
-from .record import Record
+from .methods import METHODS, checkpoint_method
+from .protocol import UnusableError, read_config, records_of
+from .record import Record, is_fraction
 
 __all__ = ["START_FILE", "Run", "remarks"]
+
+BEST_FILE = "best.safetensors"
 
 START_FILE = "start.safetensors"
 """The network before the first step: of a run that goes back to it, until it is finished; of one that hands it over."""
@@ -88,8 +91,42 @@ class Run:
         """The model to use, for ``load_model``: by default that of ``best``; ``Config.hand_over`` says which.
 
         Where its i.i.d. accuracy is below that of the network with the head that the run started from, the latter.
+
+        Raises:
+            UserError: the result is damaged.
         """
-        return self.folder / Path(self.result.get("model", "best.safetensors")).name
+        name = self.result.get("model", BEST_FILE)
+        if not isinstance(name, str):
+            raise UnusableError("damaged", f"result.json: 'model' must be the name of a file, not {name!r}")
+        return self.folder / Path(name).name
+
+    @property
+    def model_scores(self) -> tuple[float, float] | None:
+        """I.i.d. and o.o.d. accuracy of ``model``, as fractions; None where the result does not say.
+
+        Raises:
+            UserError: the result is damaged.
+        """
+        if "model_scores" not in self.result:  # an older run's, or a linear fit's
+            best = checkpoint_method(self.config.fit).name
+            known = {each.method: (each.iid_accuracy, each.ood_accuracy) for each in self.records}
+            return known.get(best) if self.model == self.best else None
+        found = self.result["model_scores"]
+        iid, ood = (found.get(name) if isinstance(found, dict) else None for name in ("iid_accuracy", "ood_accuracy"))
+        if not (is_fraction(iid) and is_fraction(ood)):
+            raise UnusableError("damaged", f"result.json: 'model_scores' must have two fractions, not {found!r}")
+        return iid, ood
+
+    @property
+    def model_name(self) -> str:
+        """What ``model`` is, for people."""
+        if self.hands_over_start:
+            return "the network before the first step"
+        if self.config.fit != "all":
+            return "the fit of best i.i.d. accuracy, without the network"
+        named = {"best": "the checkpoint of best i.i.d. accuracy", "average": METHODS["weight-average"].label}
+        name = named.get(self.config.hand_over) or METHODS[self.config.hand_over].label
+        return f"{name}, {self.config.way_back:g} of the way back to the start" if self.config.way_back else name
 
     @property
     def hands_over_start(self) -> bool:
@@ -102,7 +139,7 @@ class Run:
 
         In a run of protocol 2 its accuracy pooled over images is best, so the record may be of another checkpoint.
         """
-        return self.folder / "best.safetensors"
+        return self.folder / BEST_FILE
 
     @property
     def average(self) -> Path:

@@ -90,7 +90,7 @@ def train(
     with claimed(folder, config):
         if (folder / "result.json").is_file():
             reporter.skip(cost(config, split))
-            return Run.open(folder)
+            return _tidied(Run.open(folder))
         shared = features or FeatureCache(open_views(data, device or torch.device("cpu"), reporter))
         device = shared.views.device
         keep_freed_memory()
@@ -205,7 +205,8 @@ def _train(
     if keeps_start(config) and kept[model]["iid_accuracy"] < kept["start"]["iid_accuracy"]:
         model = "start"
     so_far.seconds += time.monotonic() - saved
-    return _finish(config, data, split, folder, so_far, further, model)
+    handed_over = {"model": f"{model}.safetensors", "model_scores": {name: kept[model][name] for name in SCORES}}
+    return _finish(config, data, split, folder, so_far, further, handed_over)
 
 
 def _logits(config: Config, views: Views, split: Split, network: Network, step: int, reporter: Reporter) -> Logits:
@@ -255,13 +256,13 @@ def _finish(
     folder: Path,
     so_far: Trajectory,
     further: Mapping[str, Scores | list[Scores]],
-    model: str,
+    chosen: Mapping[str, Any],
 ) -> Run:
     """Write the result, which marks the run as finished, and remove the state.
 
     Args:
         further: accuracies of the methods after training; a list of them where a method has several, with ``alpha``.
-        model: name of the checkpoint that is handed over.
+        chosen: file and accuracies of the model that is handed over.
     """
     best = so_far.best
     total = so_far.seconds + so_far.probe["seconds"]
@@ -283,14 +284,19 @@ def _finish(
             },
         },
         "best_step": best["step"],
-        "model": f"{model}.safetensors",
+        **chosen,
         "probe": so_far.probe,
         "log": so_far.log,
     }
     write_json(folder / "result.json", result)
-    for file in {STATE_FILE, START_FILE} - {result["model"]}:
-        (folder / file).unlink(missing_ok=True)
-    return Run.open(folder)
+    return _tidied(Run.open(folder))
+
+
+def _tidied(run: Run) -> Run:
+    """A finished run, without what only going on needs; a kill may have left that."""
+    for file in {STATE_FILE, START_FILE} - {run.model.name}:
+        (run.folder / file).unlink(missing_ok=True)
+    return run
 
 
 def _mean_logits(config: Config, folder: Path) -> dict[str, npt.NDArray[np.float32]]:
