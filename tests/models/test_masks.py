@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.helpers import refusal
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -201,3 +202,9 @@ def test_nothing_is_read_or_made_on_the_host_so_that_a_step_can_be_recorded() ->
     assert "aten.random_.from" in look.names
     forbidden = ("_local_scalar_dense", "lift_fresh", "nonzero", "masked_select")
     assert [name for name in look.names if any(part in name for part in forbidden)] == []
+
+
+@pytest.mark.parametrize("masks", [0, 1025, 10**6, True, 2.0])
+def test_a_wrong_number_of_masks(masks: Any) -> None:
+    told = f"the number of dropout masks must be a whole number from 1 to 1024, not {masks!r}"
+    assert refusal(set_dropout, nn.Linear(2, 2), 0.9, masks=masks) == told

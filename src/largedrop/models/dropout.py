@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError, one_of
-from .masks import several_masks
+from .masks import MOST, several_masks
 
 __all__ = ["RepresentationDropout", "check_masks", "check_rate", "set_dropout"]
 
@@ -34,10 +34,10 @@ def check_masks(masks: int) -> int:
     """Return ``masks``.
 
     Raises:
-        UserError: it is not a whole number of 1 or more.
+        UserError: it is not a whole number from 1 to 1024.
     """
-    if isinstance(masks, bool) or not isinstance(masks, int) or masks < 1:
-        raise UserError(f"the number of dropout masks must be a whole number of 1 or more, not {masks!r}")
+    if isinstance(masks, bool) or not isinstance(masks, int) or not 1 <= masks <= MOST:
+        raise UserError(f"the number of dropout masks must be a whole number from 1 to {MOST}, not {masks!r}")
     return masks
 
 
@@ -54,7 +54,7 @@ class RepresentationDropout(nn.Module):
             of 0 has no masks.
 
     Raises:
-        UserError: the rate is not in [0, 1), or ``masks`` is not a whole number of 1 or more.
+        UserError: the rate is not in [0, 1), or ``masks`` is not a whole number from 1 to 1024.
     """
 
     def __init__(self, rate: float, masks: int = 1) -> None:
@@ -108,8 +108,8 @@ def set_dropout(module: nn.Module, rate: float, head: str | None = None, masks: 
         The same module.
 
     Raises:
-        UserError: the rate is not in [0, 1), ``masks`` is not a whole number of 1 or more, there is no head of that
-            name, or none is found.
+        UserError: the rate is not in [0, 1), ``masks`` is not a whole number from 1 to 1024, there is no head of
+            that name, or none is found.
     """
     rate, masks = check_rate(rate), check_masks(masks)
     own = [child for child in module.modules() if isinstance(child, RepresentationDropout)]

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["draw_masks", "several_masks"]
+__all__ = ["MOST", "draw_masks", "several_masks"]
+
+MOST = 1024
+"""Largest number of masks."""
 
 LEVELS = 2**15
 """Number of values of a draw, to whose inverse rates are exact; with the sign bit they fill 16 bits."""
@@ -31,12 +34,14 @@ def draw_masks(shape: torch.Size, rate: float, masks: int, device: torch.device)
     Each entry has a uniform draw u and a stride s coprime with K; mask k keeps it where (u + k·s/K) mod 1 < 1 − λ. So
     each mask alone is ordinary dropout, independent between entries, and an entry is kept in ⌊K(1−λ)⌋ or ⌈K(1−λ)⌉ of
     the K masks: in exactly one where K = 10 and λ = 0.9. That leaves no or little noise in what is linear in the masks;
-    the strides keep two entries from being kept together in many masks or in none.
+    the strides keep two entries from being kept together in many masks or in none. Strides are rounded down to
+    multiples of 1/32768, so where K is no power of two the counts may be others: at K = 10 for less than one entry in a
+    thousand, at K = 1000 they are 78 to 105 where they should be 100.
 
     Args:
         shape: shape of what is masked.
         rate: dropout rate λ in [0, 1), rounded to a multiple of 1/32768.
-        masks: number K of masks, 1 or more.
+        masks: number K of masks, from 1 to ``MOST``.
 
     Returns:
         int16 (masks, *shape) with all bits set where the entry is kept and none where it is dropped; and the factor of
