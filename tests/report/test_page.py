@@ -238,7 +238,7 @@ def test_page_says_what_was_found_and_how(tmp_path: Path) -> None:
     for told in (
         "Dropout 0.9 beats plain fine-tuning by 11.0 ± 1.0 percentage points on unseen domains.",
         "on the 2 other domains",
-        "2 methods and dropout rates, 2 seeds each: 8 results.",
+        "2 methods and dropout rates, 2 seeds each, from 8 trainings.",
         "it is never used to train, nor to choose a checkpoint or a setting.",
         "largedrop compare toy",
         "1 h 2 min",

@@ -171,6 +171,7 @@ def write_page(
         dataset=dataset,
         count=len(rows),
         seeds=len({record.seed for record in records}),
+        trainings=len({(record.test_domain, record.dropout, record.seed) for record in records}),
         complete=all(row.complete for row in rows),
         overall=_scores(rows),
         notes=[*notes(rows), *remarks],
