@@ -36,7 +36,7 @@ from .objectives import make_objective
 from .setup import create_network, make_optimizer, set_learning_rate, start_head
 from .state import STATE_FILE, Trajectory, load_state, save_state
 from .step import TrainingStep
-from .way_back import evaluations_after, keeps_start, move_back, safest, wise_ft
+from .way_back import check_start, evaluations_after, keeps_start, move_back, safest, wise_ft
 
 __all__ = ["cost", "times_evaluated", "train"]
 
@@ -130,6 +130,8 @@ def _train(
     if so_far is None:
         so_far = Trajectory(probe=start_head(config, data, split, network, features))
     else:
+        if keeps_start(config):
+            check_start(folder)
         reporter.skip(cost(config, split) * so_far.step / config.steps)
     speed_up(network)
     network.train()
