@@ -52,11 +52,12 @@ def main() -> None:
     options.add_argument("--data", help="a folder domain/class/image; by default the emoji, written as JPEG files")
     options.add_argument("--model", default="tf_efficientnet_lite0")
     options.add_argument("--size", type=int, default=224)
+    options.add_argument("--precision", default="auto", help="of our side: auto, float32 or bfloat16")
     options.add_argument("--images", type=int, default=512, help="of the last domain")
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
     device = choose_device("cpu")
-    precision = choose_precision("auto", device)
+    precision = choose_precision(chosen.precision, device)
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["LARGEDROP_CACHE"] = str(Path(temporary) / "cache")

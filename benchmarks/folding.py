@@ -1,7 +1,7 @@
 """A training step with batch norm folded into the convolutions against one without: time, and peak memory.
 
-Both in bfloat16 and channels last, with frozen statistics; all else is the same. Memory is what a network, its
-gradients and momentum, a batch and two steps add to a fresh process at most.
+Both channels last and in the precision that the machine computes in, with frozen statistics; all else is the same.
+Memory is what a network, its gradients and momentum, a batch and two steps add to a fresh process at most.
 
     python benchmarks/folding.py --model resnet50 --size 224 --batch 32
 """
@@ -22,7 +22,7 @@ from timing import alternate, parser, report
 from training_step import network, stepper
 
 
-def build(model: str, size: int, batch: int, device: torch.device, fold: bool) -> Callable[[], None]:
+def build(model: str, size: int, batch: int, device: torch.device, precision: str, fold: bool) -> Callable[[], None]:
     """One side's step on a resident batch."""
     images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(7, (batch,), device=device)
@@ -30,17 +30,17 @@ def build(model: str, size: int, batch: int, device: torch.device, fold: bool) -
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if fold:
         fold_batchnorm(module, images[:1])
-    return stepper(module, images, labels, choose_precision("bfloat16", device), fused=True)
+    return stepper(module, images, labels, precision, fused=True)
 
 
-def peak(model: str, size: int, batch: int, device: str, fold: bool) -> int:
+def peak(model: str, size: int, batch: int, device: str, precision: str, fold: bool) -> int:
     """Bytes that two steps add at most to a process of their own (its resident set), or to the GPU's memory."""
     if device != "cpu":
-        step = build(model, size, batch, torch.device(device), fold)
+        step = build(model, size, batch, torch.device(device), precision, fold)
         step(), step()
         return torch.cuda.max_memory_allocated()
     before = memory("VmRSS")
-    step = build(model, size, batch, torch.device(device), fold)
+    step = build(model, size, batch, torch.device(device), precision, fold)
     step(), step()
     return memory("VmHWM") - before
 
@@ -58,18 +58,20 @@ def main() -> None:
     options.add_argument("--size", type=int, default=224)
     options.add_argument("--batch", type=int, default=32)
     options.add_argument("--device", default="cpu")
+    options.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
     device = choose_device(chosen.device)
     keep_freed_memory()
-    sides = [(chosen.model, chosen.size, chosen.batch, chosen.device, fold) for fold in (True, False)]
-    ours, theirs = (build(*side[:3], device, side[4]) for side in sides)
-    found = alternate(ours, theirs, chosen.rounds, device)
+    precision = choose_precision(chosen.precision, device)
+    sides = [(chosen.model, chosen.size, chosen.batch, chosen.device, precision, fold) for fold in (True, False)]
+    ours, theirs = (build(*side[:3], device, *side[4:]) for side in sides)
+    found = alternate(ours, theirs, chosen.rounds, device, chosen.processor_time)
     peaks = []
     for side in sides:  # each in a process of its own, so that neither sees what the other left
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             peaks.append(pool.submit(peak, *side).result())
-    what = {"model": chosen.model, "size": chosen.size, "batch": chosen.batch, "precision": "bfloat16"}
+    what = {"model": chosen.model, "size": chosen.size, "batch": chosen.batch, "precision": precision}
     used = {
         "memory_ratio": round(peaks[0] / peaks[1], 3),
         "ours_peak_bytes": peaks[0],

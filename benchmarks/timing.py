@@ -19,9 +19,20 @@ CPU = torch.device("cpu")
 
 
 def alternate(
-    ours: Callable[[], object], theirs: Callable[[], object], rounds: int, device: torch.device = CPU
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    rounds: int,
+    device: torch.device = CPU,
+    processor_time: bool = False,
 ) -> dict[str, float]:
     """Time both sides in turn, after two calls of each that do not count.
+
+    Args:
+        ours: one side.
+        theirs: the other.
+        rounds: how often both are timed.
+        device: waited for before a time is taken.
+        processor_time: of this process, not the time that passes; comparable with one thread only.
 
     Returns:
         ``ratio`` of theirs to ours (above 1: ours is faster), its ``spread`` (half of the range of the middle half of
@@ -29,12 +40,13 @@ def alternate(
     """
 
     def timed(side: Callable[[], object]) -> float:
-        began = time.perf_counter()
+        began = clock()
         side()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return time.perf_counter() - began
+        return clock() - began
 
+    clock = time.process_time if processor_time else time.perf_counter
     for side in (ours, theirs) * 2:
         timed(side)
     times: list[tuple[float, float]] = []
@@ -60,6 +72,11 @@ def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=description)
     result.add_argument("--rounds", type=int, default=rounds, help="how often both sides are timed")
     result.add_argument("--threads", type=int, default=torch.get_num_threads())
+    result.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="count this process's own time, with one thread and on a machine that others use",
+    )
     result.add_argument("--json", action="store_true", help="print one JSON object")
     return result
 

@@ -22,9 +22,10 @@ from torch.nn import functional as F
 from ..network import Network
 from ..tracing import Watch, evaluating, run_example, tensors_in
 from .activation import max_pool, relu6
-from .convolution import Geometry, conv2d, folded_conv2d, is_depthwise
+from .convolution import conv2d, folded_conv2d
+from .gradients import Geometry, is_depthwise
 
-__all__ = ["Folding", "fold_batchnorm", "speed_up", "speed_up_depthwise"]
+__all__ = ["Folding", "fold_batchnorm", "geometry_of", "speed_up", "speed_up_depthwise"]
 
 
 def speed_up(network: Network) -> None:
@@ -142,7 +143,7 @@ class _FastConvolution:
             return result
         kind = _kind(x)
         bias = None if conv.bias is None else conv.bias.to(kind)
-        return conv2d(x.to(kind), conv.weight.to(kind), bias, _geometry(conv, x))
+        return conv2d(x.to(kind), conv.weight.to(kind), bias, geometry_of(conv, x))
 
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
@@ -173,7 +174,7 @@ class _FoldedConvolution:
         x = x.to(_kind(x))
         if _plainly_padded(conv) and x.device.type == "cpu":
             mean, inverse, scale, shift = _parts(norm)
-            geometry = _geometry(conv, x)
+            geometry = geometry_of(conv, x)
             return folded_conv2d(x, conv.weight, conv.bias, scale, shift, (mean, inverse), geometry, self.activation)
         weight, bias = (tensor.to(x.dtype) for tensor in folded_weight(conv, norm))
         if isinstance(conv, Conv2dSame):
@@ -238,7 +239,8 @@ def _plainly_padded(conv: nn.Conv2d) -> bool:
     return isinstance(conv.padding, tuple) and conv.padding_mode == "zeros"
 
 
-def _geometry(conv: nn.Conv2d, x: Tensor) -> Geometry:
+def geometry_of(conv: nn.Conv2d, x: Tensor) -> Geometry:
+    """How ``conv`` moves over ``x``, (batch, channels, height, width), by whose size TensorFlow pads."""
     stride, dilation = (conv.stride[0], conv.stride[1]), (conv.dilation[0], conv.dilation[1])
     return Geometry(stride, _pads(conv, x), dilation, conv.groups)
 
