@@ -49,10 +49,11 @@ _ROBUST_LINEAR = {
     **_SHORT_LINEAR,
 }
 
+_CHOSEN = ("hand_over", "wise-ft")  # which has a share of its own
 FOLLOWING: dict[str, dict[tuple[str, Any], dict[str, Any]]] = {
     "robust": {
         ("head", "random"): {"way_back": 0.0},
-        ("hand_over", "wise-ft"): {"way_back": 0.0},
+        _CHOSEN: {"way_back": 0.0},
         ("ema", 0): {"hand_over": "average"},
         ("fit", "linear"): _ROBUST_LINEAR,
         ("fit", "probe"): _ROBUST_LINEAR,

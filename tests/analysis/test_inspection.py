@@ -29,7 +29,7 @@ from largedrop.training.features import FeatureCache
 def made(toy: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory, quick_heads: None) -> Path:
     """Two rates × two seeds on one test domain, from given weights, so that batch norm is frozen."""
     folder = tmp_path_factory.mktemp("inspected")
-    settings = {**TINY, "weights": str(weights), "device": "cpu"}
+    settings = {**TINY, "recipe": "short", "weights": str(weights), "device": "cpu"}
     data = ld.open_dataset(toy, cache=folder / "cache")
     for dropout in (0.0, 0.5):
         for seed in (0, 1):

@@ -113,6 +113,6 @@ def test_mistakes_beside_auto(toy: Path, advised: list[dict[str, Any]], capsys: 
     said = one_line(capsys, *given, "--dropout", "automatic", *FAST)
     assert said == "dropout must be in [0, 1), not 'automatic'"
     # What is wrong with another setting is said before anything is computed.
-    assert "unknown recipe" in one_line(capsys, *given, "--dropout", "auto", "--recipe", "long", *FAST)
+    assert "unknown recipe" in one_line(capsys, *given, "--dropout", "auto", *FAST, "--recipe", "long")
     assert "steps must be" in one_line(capsys, *given, "--dropout", "auto", *FAST, "--steps", "0")
     assert not advised

@@ -131,7 +131,7 @@ def test_a_real_run_fails_and_leaves_no_result(
         train(replace(config, **LONG, **settings), data, tmp_path)
     assert not (tmp_path / "result.json").exists()
     with pytest.raises(CollapseError) as again:
-        ld.finetune(data, "photo", output=tmp_path, device="cpu", **{**TINY, **LONG, **settings})
+        ld.finetune(data, "photo", output=tmp_path, recipe="short", device="cpu", **{**TINY, **LONG, **settings})
     assert str(again.value) == str(first.value)
 
 

@@ -390,7 +390,7 @@ print(json.dumps(killed))
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
 def test_a_run_killed_at_any_moment_ends_with_the_same_bits(data: ld.Dataset, toy: Path, tmp_path: Path) -> None:
-    settings = {**TINY, "precision": "float32", "eval_every": 2, "steps": 6}
+    settings = {**TINY, "recipe": "short", "precision": "float32", "eval_every": 2, "steps": 6}
     command = [sys.executable, "-c", KILL, str(toy), str(tmp_path), json.dumps(settings), "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
