@@ -12,7 +12,7 @@ import pytest
 from tests.helpers import FAST, TINY, assert_same_run, complaint, make_toy, one_line, timeless
 
 import largedrop as ld
-from largedrop.cli import _shared, main
+from largedrop.cli import main
 
 pytestmark = pytest.mark.usefixtures("quick_heads")
 
@@ -143,7 +143,7 @@ import functools, json, os, sys, time
 from pathlib import Path
 import torch
 import largedrop.data.views.kernels, largedrop.experiments.compare, largedrop.report.comparison  # for all children
-from largedrop.cli import _shared, main
+from largedrop.cli import main
 from largedrop.training import head, setup
 
 torch.set_num_threads(1)
@@ -239,25 +239,6 @@ def test_masks_without_dropout_are_said_to_do_nothing(
 
     assert said("0").startswith("--masks has no effect at dropout 0, where nothing is masked\n")
     assert "--masks" not in said("0,0.9")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("0.12 3.40 5.12 1/92 1234\n", False),
-        ("0.12 3.40 5.12 2/92 1234\n", True),
-        ("0.70 0.10 0.05 1/92 1234\n", True),
-        ("odd\n", True),
-        (None, True),
-    ],
-)
-def test_waiting_threads_release_their_core_where_others_want_it(
-    text: str | None, expected: bool, tmp_path: Path
-) -> None:
-    path = tmp_path / "loadavg"
-    if text is not None:
-        path.write_text(text)
-    assert _shared(path) is expected
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

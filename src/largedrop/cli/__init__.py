@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,20 +16,10 @@ from . import advise, compare, demo, inspect, report, sweep, train
 __all__ = ["app", "main"]
 
 
-def _shared(loads: Path = Path("/proc/loadavg")) -> bool:
-    """Whether other processes use the processor, now or in the last minute; also where that is not known."""
-    try:
-        minute, _, _, running = loads.read_text().split()[:4]
-        return float(minute) >= 0.7 or int(running.partition("/")[0]) > 1  # this process is one that is running
-    except (OSError, ValueError):
-        return True
-
-
 # Set before torch is imported. A waiting thread then releases its core soon: with another process busy on one of two
-# cores a training step took 0.56 s with this setting and more than 1 s without. Where nothing else is running it takes
-# longer with it, by a third on some machines (docs/performance.md).
-if _shared():
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# cores a training step took 0.56 s with this setting and more than 1 s without; with nothing beside it, it may take a
+# third longer (docs/performance.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 app = typer.Typer(
