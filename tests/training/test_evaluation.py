@@ -88,6 +88,27 @@ def test_logits_are_those_of_a_plain_forward_pass(
     assert done == [min(batch, 36 - start) for start in range(0, 36, batch)]
 
 
+def test_evaluation_views_come_in_larger_batches_where_these_are_cheap_and_training_views_do_not(
+    network: Network, odd: ld.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indices = np.arange(len(odd))
+    expected = logits(network, HostViews(odd), indices, "float32")
+    views = logits(network, HostViews(odd), indices, "float32", view=1)
+    monkeypatch.setattr(evaluation, "BATCH", 5)
+    trained: list[int] = []
+    logits(network, HostViews(odd), indices, "float32", Watch(advance=trained.append), view=1)
+    monkeypatch.setitem(evaluation.BATCH_PIXELS, "cpu", 10 * network.spec.size**2)
+    done: list[int] = []
+    found = logits(network, HostViews(odd), indices, "float32", Watch(advance=done.append))
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+    assert done == [10, 10, 10, 6]
+    trained_again: list[int] = []
+    logits(network, HostViews(odd), indices, "float32", Watch(advance=trained_again.append), view=1)
+    assert trained_again == trained == [5] * 7 + [1]
+    monkeypatch.setattr(evaluation, "BATCH", 64)
+    np.testing.assert_array_equal(logits(network, HostViews(odd), indices, "float32", view=1), views)
+
+
 @pytest.mark.parametrize("mode", [True, False])
 def test_the_mode_is_restored_and_nothing_is_learned(network: Network, data: ld.Dataset, mode: bool) -> None:
     network.train(mode)

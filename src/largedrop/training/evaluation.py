@@ -35,7 +35,11 @@ SCORES = ("iid_accuracy", "ood_accuracy")
 """Names of the accuracies that ``scores`` gives."""
 
 BATCH = 64
-"""Number of images in a batch; training views are drawn batch by batch, so it is the same on every device."""
+"""Number of images in a batch; training views are drawn batch by batch, so for those it is the same on every device."""
+
+BATCH_PIXELS = {"cpu": 0, "cuda": 16 << 20}
+"""Pixels in a batch of evaluation views, where that is more than ``BATCH`` images: on a GPU a batch of small images
+takes as long as launching its kernels."""
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
@@ -171,9 +175,10 @@ def outputs(
     device = network.head.weight.device
     spec = network.spec
     parts = []
+    size = BATCH if view else max(BATCH, BATCH_PIXELS[device.type] // spec.size**2)
     with evaluating(network), torch.inference_mode(), autocast(precision, device):
-        for start in range(0, len(indices), BATCH):
-            chosen = indices[start : start + BATCH]
+        for start in range(0, len(indices), size):
+            chosen = indices[start : start + size]
             batch = views.training(chosen, spec, view, first + start) if view else views.evaluation(chosen, spec)
             parts.append(function(batch).to(torch.float32))
             reporter.advance(len(chosen))

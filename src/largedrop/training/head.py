@@ -8,6 +8,7 @@ under the dropout of the run.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -81,7 +82,8 @@ def fit_head(
     whenever a round's average no longer lowers the loss by 1 %; after four halvings the head has converged.
 
     Args:
-        features: features of each training domain, float32 (n_d, units).
+        features: features of each training domain, float32 (n_d, units); the fit is computed on their device, whose
+            generator draws the batches and masks.
         labels: labels of each training domain, int64 (n_d,).
         dropout: dropout rate λ in [0, 1).
         weight_decay: L2 coefficient.
@@ -94,21 +96,25 @@ def fit_head(
     """
     check_rate(dropout)
     everything, targets = torch.cat(features), torch.cat(labels)
-    starts = torch.tensor([0, *(len(domain) for domain in features)]).cumsum(0)
+    starts = [0, *itertools.accumulate(len(domain) for domain in features)]
+    device = everything.device
     scale = float(everything.square().mean().sqrt()) or 1.0  # features that are all zero have no scale
     # The bias is the last column; its input is always 1 and never dropped.
-    weight = torch.zeros(classes, everything.shape[1] + 1, requires_grad=True)
+    weight = torch.zeros(classes, everything.shape[1] + 1, device=device, requires_grad=True)
     rate = 5e-3 * (1 - dropout) / scale
     optimizer = torch.optim.Adam([weight], rate, weight_decay=weight_decay, fused=True)
     found: list[HeadRound] = []
     best, halvings = math.inf, 0
-    with one_thread(), torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for number in range(rounds):
             torch.manual_seed(torch_seed("head", seed, number))
             mean = torch.zeros_like(weight, requires_grad=False)
             for _ in range(round_steps):
                 chosen = torch.cat(
-                    [start + torch.randint(len(domain), (BATCH,)) for start, domain in zip(starts, features)]  # noqa: B905
+                    [
+                        start + torch.randint(len(domain), (BATCH,), device=device)
+                        for start, domain in zip(starts, features)  # noqa: B905
+                    ]
                 )
                 weight.grad = _gradient(weight.detach(), everything[chosen], targets[chosen], dropout)
                 optimizer.step()
@@ -132,18 +138,18 @@ def _gradient(weight: Tensor, batch: Tensor, targets: Tensor, dropout: float) ->
     dropped = min(round(dropout * 2**16), 2**16 - 1)
     scale = 2**16 / (2**16 - dropped)
     if dropped:
-        batch = batch * _kept(batch.shape, dropped)
+        batch = batch * _kept(batch.shape, dropped, batch.device)
     logits = torch.addmm(weight[:, -1], batch, weight[:, :-1].t(), alpha=scale)
     error = logits.softmax(1)
-    error[torch.arange(len(targets)), targets] -= 1
+    error[torch.arange(len(targets), device=error.device), targets] -= 1
     error /= len(targets)
     return torch.cat([scale * (error.t() @ batch), error.sum(0)[:, None]], 1)
 
 
-def _kept(shape: torch.Size, dropped: int) -> Tensor:
+def _kept(shape: torch.Size, dropped: int, device: torch.device) -> Tensor:
     """True with probability 1 − ``dropped``/65536, four values from each draw of torch's generator."""
     count = math.prod(shape)
-    drawn = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    drawn = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
     return drawn.view(torch.int16)[:count].view(shape) >= dropped - 2**15
 
 

@@ -98,10 +98,11 @@ def start_head(config: Config, data: Dataset, split: Split, network: Network, fe
         CollapseError: the fit diverged.
     """
     views = [features.get(config, network, view) for view in range(VIEWS)]
+    device = network.head.weight.device
     began = time.monotonic()
     fit = fit_head(
-        [torch.cat([view[torch.from_numpy(indices)] for view in views]).float() for indices in split.train],
-        [torch.from_numpy(data.labels[indices]).repeat(VIEWS) for indices in split.train],
+        [torch.cat([view[torch.from_numpy(indices)] for view in views]).float().to(device) for indices in split.train],
+        [torch.from_numpy(data.labels[indices]).repeat(VIEWS).to(device) for indices in split.train],
         len(data.classes),
         config.dropout,
         config.weight_decay,
@@ -122,7 +123,7 @@ def start_head(config: Config, data: Dataset, split: Split, network: Network, fe
 def _probe(fit: HeadFit, data: Dataset, split: Split, table: Tensor) -> dict[str, Any]:
     found = []
     for entry in fit.rounds:
-        outputs = F.linear(table, entry.weight, entry.bias).numpy()
+        outputs = F.linear(table, entry.weight.cpu(), entry.bias.cpu()).numpy()
         found.append(scores({"iid": outputs[split.iid], "ood": outputs[split.ood]}, data.labels, split))
     best = max(range(len(found)), key=lambda index: (found[index]["iid_accuracy"], -index))
     return {
