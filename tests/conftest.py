@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,11 +14,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from tests.helpers import TINY, make_fixture_images, make_toy
+from tests.helpers import TINY, Networks, make_fixture_images, make_toy
 
 import largedrop as ld
 from largedrop.config import Config
-from largedrop.training import setup
+from largedrop.models.network import Network
+from largedrop.training import loop, setup
 from largedrop.training.head import fit_head
 
 torch.set_num_threads(1)
@@ -38,6 +41,24 @@ def quick_heads() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setup, "fit_head", partial(fit_head, round_steps=5))
         yield
+
+
+@pytest.fixture
+def networks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Networks]:
+    """The networks that the test trains, with Python's collector off."""
+    found = Networks()
+
+    def watched(*arguments: Any) -> Network:
+        found.before.append(found.alive)
+        network = setup.create_network(*arguments)
+        found.made.append([weakref.ref(module) for module in network.modules()])
+        return network
+
+    monkeypatch.setattr(loop, "create_network", watched)
+    gc.collect()
+    gc.disable()
+    yield found
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,23 @@ def one_line(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     said = complaint(capsys, *arguments)
     assert "\n" not in said
     return said
+
+
+class Networks:
+    """The networks that training has made, without keeping them.
+
+    Attributes:
+        made: references to the modules of each.
+        before: how many of them were alive, or a part of them, when each was made.
+    """
+
+    def __init__(self) -> None:
+        self.made: list[list[weakref.ref[nn.Module]]] = []
+        self.before: list[int] = []
+
+    @property
+    def alive(self) -> int:
+        return sum(any(module() is not None for module in modules) for modules in self.made)
 
 
 class Tiny(nn.Module):

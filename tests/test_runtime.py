@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
 
 from largedrop import runtime
-from largedrop.runtime import one_thread
+from largedrop.runtime import free_memory, one_thread
 
 SCRIPT = """
 import resource, torch
@@ -59,3 +60,22 @@ def test_an_exception_gives_the_threads_back() -> None:
     with pytest.raises(KeyError), one_thread():
         raise KeyError
     assert torch.get_num_threads() == 2
+
+
+def test_what_a_cycle_keeps_is_freed_and_a_gpus_cache_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Node:
+        other: Node
+
+    one, two = Node(), Node()
+    one.other, two.other = two, one
+    kept = weakref.ref(one)
+    del one, two
+    calls: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("emptied"))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    free_memory()
+    assert kept() is None
+    assert calls == []  # it would wake a GPU that nobody uses
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    free_memory()
+    assert calls == ["emptied"]

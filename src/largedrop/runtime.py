@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from functools import cache
 
 import torch
 
-__all__ = ["keep_freed_memory", "one_thread"]
+__all__ = ["free_memory", "keep_freed_memory", "one_thread"]
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """mallopt's parameters, from malloc.h of the GNU C library."""
@@ -32,6 +33,16 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def free_memory() -> None:
+    """Free what only reference cycles keep, and give the GPU's cached memory back, before a failed run is tried again.
+
+    To be called where no exception is being handled, since its traceback keeps the variables of every function.
+    """
+    gc.collect()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers import TINY, Watch
+from tests.helpers import TINY, Networks, Watch
 
 import largedrop as ld
 from largedrop.config import PROTOCOL, Config
@@ -19,6 +19,7 @@ from largedrop.runs.run import Run
 from largedrop.training import loop
 from largedrop.training.loop import cost, train
 from largedrop.training.setup import create_network
+from largedrop.training.step import TrainingStep
 
 CPU = torch.device("cpu")
 QUICK: dict[str, Any] = {**TINY, "recipe": "short", "steps": 2, "eval_every": 1, "precision": "float32"}
@@ -198,6 +199,15 @@ def test_a_run_that_collapses_is_recorded_and_the_others_go_on(
     ]
     assert varied(run.config for run in result.runs) == [(0, "photo", 0.0), (1, "photo", 0.0), (1, "photo", 0.9)]
     assert len(result.records) == 3 * 4
+
+
+def test_collapsed_runs_leave_no_network(
+    data: ld.Dataset, tmp_path: Path, networks: Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingStep, "_compute", lambda *inputs: (torch.tensor(torch.nan), torch.tensor(1.0)))
+    result = compare(data, planned(data, seeds=(0, 1)), tmp_path, device=CPU)
+    assert len(result.failed) == 4
+    assert networks.before == [0] * 4
 
 
 def test_other_errors_end_the_comparison(data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers import TINY, Watch, make_toy, refusal
+from tests.helpers import TINY, Networks, Watch, make_toy, refusal
+from torch import Tensor
 
 import largedrop as ld
 from largedrop.config import Config
@@ -22,6 +23,7 @@ from largedrop.report.sweep import report_sweep
 from largedrop.runs.read import read_runs
 from largedrop.runs.run import Run
 from largedrop.training.loop import cost, train
+from largedrop.training.step import TrainingStep
 
 CPU = torch.device("cpu")
 TOML = """
@@ -144,6 +146,23 @@ def test_sizes_on_disk_are_about_right(data: ld.Dataset, tmp_path: Path) -> None
         size = sum(path.stat().st_size for path in entry.folder.rglob("*.safetensors"))
         assert entry.size == pytest.approx(size, rel=0.1)
     assert plan.size == sum(entry.size for entry in plan.entries)
+
+
+def test_each_attempt_begins_without_the_networks_of_those_before(
+    data: ld.Dataset, tmp_path: Path, networks: Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = TrainingStep._compute
+
+    def fragile(self: TrainingStep, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        if len(networks.made) in (2, 3):
+            raise RuntimeError("cuDNN is tired")
+        loss, size = compute(self, inputs, labels)
+        return loss * (float("nan") if len(networks.made) == 1 else 1), size
+
+    monkeypatch.setattr(TrainingStep, "_compute", fragile)
+    result = run_sweep(data, planned(data, tmp_path), device=CPU)
+    assert (len(result.collapsed), len(result.broken), len(result.trained)) == (1, 1, 2)
+    assert networks.before == [0] * 5
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -13,31 +13,60 @@ from largedrop.errors import UserError
 from largedrop.training import device as module
 from largedrop.training.device import choose_device, choose_precision
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:1")
 
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> Any:
+    current[:] = [0]
+
     def have(count: int, bfloat16: bool = True) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bfloat16)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device: current.append(device.index))
+        capability = (8, 6) if bfloat16 else (7, 5)
+        capabilities = {torch.device("cuda", 1): capability}  # asked for another device, it would raise
+        monkeypatch.setattr(torch.cuda, "get_device_capability", capabilities.__getitem__)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
 
     return have
 
 
-@pytest.mark.parametrize(("count", "kind"), [(0, "cpu"), (1, "cuda")])
-def test_auto_is_the_gpu_where_there_is_one(gpus: Any, count: int, kind: str) -> None:
+current = [0]
+"""The GPUs that were made the current one, the first at the start."""
+
+
+@pytest.mark.parametrize(("count", "name"), [(0, "cpu"), (1, "cuda:0")])
+def test_auto_is_the_gpu_where_there_is_one(gpus: Any, count: int, name: str) -> None:
     gpus(count)
-    assert choose_device() == choose_device("auto") == torch.device(kind)
+    assert choose_device() == choose_device("auto") == torch.device(name)
 
 
-@pytest.mark.parametrize(("name", "index"), [("cpu", None), ("cuda", None), ("cuda:0", 0), ("cuda:1", 1)])
-def test_named_devices(gpus: Any, name: str, index: int | None) -> None:
+@pytest.mark.parametrize(
+    ("name", "jobs", "chosen", "made_current"),
+    [
+        ("cpu", 1, "cpu", [0]),
+        ("cuda", 1, "cuda:0", [0, 0]),
+        ("cuda:0", 1, "cuda:0", [0, 0]),
+        ("cuda:1", 1, "cuda:1", [0, 1]),
+        ("cuda:1", 2, "cuda:1", [0, 1]),
+        ("cuda", 2, "cuda", [0]),
+        ("auto", 2, "cuda", [0]),
+        ("cpu", 2, "cpu", [0]),
+    ],
+)
+def test_named_devices(gpus: Any, name: str, jobs: int, chosen: str, made_current: list[int]) -> None:
+    """A GPU is known by its number and is the current one; without a number, several processes take all of them."""
     gpus(2)
-    assert choose_device(name) == torch.device(name)
-    assert choose_device(name).index == index
+    assert choose_device(name, jobs) == torch.device(chosen)
+    assert current == made_current
+
+
+def test_a_gpu_without_a_number_is_the_current_one(gpus: Any) -> None:
+    gpus(2)
+    current.append(1)
+    assert choose_device("cuda") == torch.device("cuda:1")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from largedrop.training import graph as module
 from largedrop.training.graph import GraphedStep
 
 CPU = torch.device("cpu")
@@ -82,8 +84,15 @@ class Cuda:
         self.recording = False
         self.events: list[str] = []
         self.current = "main"
-        for name in ("CUDAGraph", "graph", "stream", "current_stream", "Stream"):
+        self.broken = False
+        for name in (
+            *("CUDAGraph", "graph", "stream", "current_stream", "set_stream", "Stream"),
+            *("get_rng_state", "set_rng_state"),
+        ):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch, "Generator", lambda device: self)
+        monkeypatch.setattr(torch.cuda, "default_generators", {None: self})
+        module._side_stream.cache_clear()
 
     class Line:
         def __init__(self, cuda: Cuda, name: str) -> None:
@@ -104,6 +113,21 @@ class Cuda:
         yield
         self.current = "main"
 
+    def set_stream(self, stream: Cuda.Line) -> None:
+        self.current = stream.name
+
+    def graphsafe_get_state(self) -> str:
+        return "fresh"
+
+    def graphsafe_set_state(self, state: str) -> None:
+        self.events.append(f"{state} generator")
+
+    def get_rng_state(self, device: torch.device) -> Tensor:
+        return torch.get_rng_state()
+
+    def set_rng_state(self, state: Tensor, device: torch.device) -> None:
+        torch.set_rng_state(state)
+
     def CUDAGraph(self) -> Any:  # noqa: N802
         cuda = self
 
@@ -116,15 +140,24 @@ class Cuda:
                 for each in self.recorded:
                     each()
 
+            def reset(self) -> None:
+                cuda.events.append("reset")
+
         return Graph()
 
     @contextmanager
     def graph(self, graph: Any, stream: Cuda.Line, capture_error_mode: str) -> Iterator[None]:
         self.events.append(f"record on {stream.name}")
+        assert not gc.isenabled()  # the collector might free another graph, which would end the recording
         self.recorded = graph.recorded
-        self.recording = True
-        yield
-        self.recording = False
+        self.recording, self.current = True, stream.name
+        try:
+            yield
+        finally:
+            self.recording = False
+        if self.broken:  # as torch's, which then leaves its stream
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture\nmore about it")
+        self.current = "main"
 
 
 def test_on_a_gpu_every_call_is_one_step_on_its_own_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,3 +190,64 @@ def test_on_a_gpu_every_call_is_one_step_on_its_own_inputs(monkeypatch: pytest.M
     assert cuda.events == [*warm, *warm, "record on side", *["replay on main"] * 3]
     with pytest.raises(ValueError, match=r"first called with \(2,\) .* now called with \(3,\)"):
         graphed(torch.zeros(3))
+    assert gc.isenabled()
+    graphed.close()
+    assert cuda.events[-1] == "reset"
+    with pytest.raises(RuntimeError, match="closed"):
+        graphed._warm_up()
+
+
+def test_a_step_that_cannot_be_recorded_is_done_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same weights and random numbers as without a graph, and a line for the user."""
+    torch.manual_seed(5)
+    plain, step, _ = make_step(dropout=0.5)
+    for number, batch in enumerate(batches(6)):
+        torch.manual_seed(number)
+        step(*batch)
+    given = batches(6)
+    cuda = Cuda(monkeypatch)
+    cuda.broken = True
+    model, step, _ = make_step(dropout=0.5)
+    kept = [each.detach().clone() for each in model.parameters()]
+
+    def recorded(*inputs: Tensor) -> tuple[Tensor, ...]:
+        if cuda.recording:  # it draws, computes nothing, and leaves gradients in the record's memory
+            torch.rand(3)
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, torch.nan)
+            return (torch.zeros(()),)
+        cuda.events.append(f"run on {cuda.current}")
+        return step(*inputs)
+
+    notes: list[str] = []
+    graphed = GraphedStep(recorded, CPU, warmup=2, note=notes.append)
+    graphed._graphed = True
+    for number, batch in enumerate(given):
+        torch.manual_seed(number)
+        graphed(*batch)
+    assert notes == [
+        "training steps are not recorded as a CUDA graph, and may take longer: "
+        "CUDA error: operation failed due to a previous error during capture"
+    ]
+    assert cuda.events.count("record on side") == cuda.events.count("fresh generator") == 1
+    assert cuda.events.count("run on side") == 6
+    assert cuda.current == "main"
+    assert all(torch.equal(mine, other) for mine, other in zip(model.parameters(), plain.parameters(), strict=True))
+    assert not any(torch.equal(mine, before) for mine, before in zip(model.parameters(), kept, strict=True))
+
+
+def test_other_errors_while_recording_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda(monkeypatch)
+
+    def step() -> tuple[Tensor, ...]:
+        if cuda.recording:
+            raise ValueError("images, labels")
+        return ()
+
+    graphed = GraphedStep(step, CPU, warmup=1)
+    graphed._graphed = True
+    graphed()
+    with pytest.raises(ValueError, match="images, labels"):
+        graphed()
+    assert cuda.current == "main"
+    assert gc.isenabled()

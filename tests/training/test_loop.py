@@ -15,13 +15,13 @@ import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.helpers import TINY, Watch, assert_same_run, different, files, make_toy, stopped_at, tensors
+from tests.helpers import TINY, Networks, Watch, assert_same_run, different, files, make_toy, stopped_at, tensors
 from torch import Tensor
 
 import largedrop as ld
 from largedrop.config import PROTOCOL, Config
 from largedrop.data.views.batches import HostViews
-from largedrop.errors import Interrupted, UserError
+from largedrop.errors import CollapseError, Interrupted, UserError
 from largedrop.models.network import Network
 from largedrop.runs.checkpoint import read_tensors
 from largedrop.runs.run import Run
@@ -34,6 +34,7 @@ from largedrop.training.loop import cost, train
 from largedrop.training.objectives import OBJECTIVES
 from largedrop.training.resolve import resolve
 from largedrop.training.state import STATE_FILE
+from largedrop.training.step import TrainingStep
 
 FILES = [
     ".lock",
@@ -598,3 +599,45 @@ def test_an_objective_that_compares_domains_needs_two(data: ld.Dataset) -> None:
     small = replace(data, domains=data.domains[:2], keys=tuple(data.keys[index] for index in chosen), **images)
     with pytest.raises(UserError, match="coral compares training domains: it needs 2 or more, not 1"):
         resolve(small, torch.device("cpu"), recipe="short", test_domain="ink", objective="coral", size=32)
+
+
+ENDS: dict[str, type[Exception]] = {
+    "interrupted": Interrupted,
+    "collapsed": CollapseError,
+    "out of memory": MemoryError,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "ends"),
+    [
+        *((kind, "finished") for kind in ("frozen", "vrex", "mixout", "swad", "block dropout")),
+        *(("frozen", end) for end in ENDS),
+    ],
+    indirect=["changed"],
+)
+def test_nothing_but_the_files_is_left_of_a_run(
+    data: ld.Dataset,
+    changed: Config,
+    tmp_path: Path,
+    networks: Networks,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: str,
+) -> None:
+    """Its network is freed when it ends, however it does, without Python's collector: on a GPU it would fill it."""
+    compute = TrainingStep._compute
+
+    def spoiled(self: TrainingStep, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        if ends == "out of memory" and self._step == 1:
+            raise MemoryError
+        loss, size = compute(self, inputs, labels)
+        return loss * (float("nan") if ends == "collapsed" else 1), size
+
+    monkeypatch.setattr(TrainingStep, "_compute", spoiled)
+    if ends == "finished":
+        train(changed, data, tmp_path)
+    else:
+        with pytest.raises(ENDS[ends]):
+            train(changed, data, tmp_path, reporter=stopped_at(2 if ends == "interrupted" else 0))
+    assert len(networks.made) == 1
+    assert networks.alive == 0

@@ -86,7 +86,7 @@ def test_losses_are_kept_unread_and_read_in_order(config: Config, monkeypatch: p
     network = create_network(config, CLASSES).train()
     take = TrainingStep(network, make_optimizer(config, network), "float32", lambda inputs: inputs)
     values = iter([(torch.tensor(float(number)), torch.tensor(number + 0.5)) for number in range(5)])
-    monkeypatch.setattr(take, "_run", lambda inputs, labels: next(values))
+    monkeypatch.setattr(take, "_graphed", lambda inputs, labels: next(values))
     images, labels = batches(1)[0]
 
     def refuse(*arguments: Any) -> Any:

@@ -158,7 +158,6 @@ def _compute(pending: _Pending, data: Dataset, views: Views, reporter: Reporter)
     else:
         network = load_model(run.final).to(views.device)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        speed_up(network)
 
         def score(part: str, state: Mapping[str, Tensor]) -> float:
             reporter.raise_if_stopped("stopped; what is finished is kept")
@@ -167,17 +166,18 @@ def _compute(pending: _Pending, data: Dataset, views: Views, reporter: Reporter)
             outputs = logits(network, views, getattr(split, part), run.config.precision, reporter, view)
             return _accuracy(part, outputs, data, split)
 
-        if pending.method == "weight-average-across":
-            state = _average(pending.runs, reporter)
-            scores = {part: score(part, state) for part in pending.parts}
-        else:
-            candidates = [
-                Candidate(each.folder.name, each.final, _final_scores(each)[0], _origin(each.config))
-                for each in pending.runs
-            ]
-            soup = greedy_soup(candidates, partial(score, "iid"))
-            state, log = soup.state, tuple(asdict(entry) for entry in soup.log)
-            scores = {"iid": soup.score, "ood": score("ood", state)}
+        with speed_up(network):
+            if pending.method == "weight-average-across":
+                state = _average(pending.runs, reporter)
+                scores = {part: score(part, state) for part in pending.parts}
+            else:
+                candidates = [
+                    Candidate(each.folder.name, each.final, _final_scores(each)[0], _origin(each.config))
+                    for each in pending.runs
+                ]
+                soup = greedy_soup(candidates, partial(score, "iid"))
+                state, log = soup.state, tuple(asdict(entry) for entry in soup.log)
+                scores = {"iid": soup.score, "ood": score("ood", state)}
     seconds = sum(float(each.result["methods"]["fine-tuning"]["seconds"]) for each in pending.runs)
     found = Across(
         method=pending.method,

@@ -75,28 +75,28 @@ def interpolate_run(
     pretrained = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     saved, _ = read_tensors(checkpoint, "model")
     fine_tuned = {name: tensor.to(views.device) for name, tensor in saved.items()}
-    speed_up(network)
 
     def pair(outputs: Mapping[str, npt.NDArray[np.floating]]) -> tuple[float, float]:
         found = scores(outputs, data.labels, split)
         return found["iid_accuracy"], found["ood_accuracy"]
 
-    network.load_state_dict(interpolate(pretrained, fine_tuned, 0.0))
-    ends = {
-        part: (table[indices].float(), representations(network, views, indices, config.precision, reporter))
-        for part, indices in parts.items()
-    }
     weights, mixed = [], []
-    for alpha in walk(network, pretrained, fine_tuned, ALPHAS):
-        reporter.raise_if_stopped("stopped; an interpolation is stored once it is complete")
-        mixes = {part: alpha * before + (1 - alpha) * after for part, (before, after) in ends.items()}
-        mixed.append(pair({part: _last_layer(network, mix, config.precision) for part, mix in mixes.items()}))
-        if alpha in (0.0, 1.0):  # the unmixed networks, so both kinds are the same
-            weights.append(mixed[-1])
-            continue
-        weights.append(
-            pair({part: logits(network, views, own, config.precision, reporter) for part, own in parts.items()})
-        )
+    with speed_up(network):
+        network.load_state_dict(interpolate(pretrained, fine_tuned, 0.0))
+        ends = {
+            part: (table[indices].float(), representations(network, views, indices, config.precision, reporter))
+            for part, indices in parts.items()
+        }
+        for alpha in walk(network, pretrained, fine_tuned, ALPHAS):
+            reporter.raise_if_stopped("stopped; an interpolation is stored once it is complete")
+            mixes = {part: alpha * before + (1 - alpha) * after for part, (before, after) in ends.items()}
+            mixed.append(pair({part: _last_layer(network, mix, config.precision) for part, mix in mixes.items()}))
+            if alpha in (0.0, 1.0):  # the unmixed networks, so both kinds are the same
+                weights.append(mixed[-1])
+                continue
+            weights.append(
+                pair({part: logits(network, views, own, config.precision, reporter) for part, own in parts.items()})
+            )
     result = Interpolation(which, ALPHAS, tuple(weights), tuple(mixed))
     write_json(path, result.to_json())
     return result

@@ -53,7 +53,7 @@ def run_and_publish(
     began = time.monotonic()
     each = None if budget is None else _budget(budget, jobs, planning)
     console = Console(stderr=False)
-    torch_device = choose_device(device)
+    torch_device = choose_device(device, jobs)
     size = planning.get("size") or defaults_of(recipe)["size"]
     data = open_images(console, source, [size], skip_bad_images)
     folder = output

@@ -82,7 +82,7 @@ def sweep(
     from ..training.device import choose_device
     from .terminal import open_images, say
 
-    torch_device = choose_device(device)
+    torch_device = choose_device(device, jobs)
     opened = open_images(console, data, chosen.values("size"), skip_bad_images)
     planned = plan_sweep(read, scale, opened, output, device=torch_device, precision=precision, weights=weights or ())
     say(console, read.title, _summary(planned))

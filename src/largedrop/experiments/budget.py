@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -200,12 +201,13 @@ def measure(config: Config, data: Dataset, views: Views) -> Pace:
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         TemporaryDirectory() as folder,
+        ExitStack() as held,
     ):
         network = create_network(config, data.classes).to(device)
         optimizer, averages = make_optimizer(config, network), make_averages(config)
         objective = make_objective(config.objective, config.penalty, config.penalty_after)
         objective.bind(network, optimizer)
-        speed_up(network)
+        held.enter_context(speed_up(network))
         network.train()
         take = TrainingStep(
             network,
@@ -215,6 +217,7 @@ def measure(config: Config, data: Dataset, views: Views) -> Pace:
             objective,
             len(split.train),
         )
+        held.callback(take.close)
 
         together = LOOK_EVERY[device.type]
 

@@ -81,9 +81,8 @@ def _measure(config: Config, device: torch.device) -> float:
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch = torch.zeros((IMAGES, 3, config.size, config.size), device=device)
     batch = batch.contiguous(memory_format=torch.channels_last)
-    speed_up(network)
     taken = []
-    with torch.inference_mode(), autocast(config.precision, device):
+    with speed_up(network), torch.inference_mode(), autocast(config.precision, device):
         for _ in range(3):
             began = time.monotonic()
             network(batch).sum().item()  # waits for the device

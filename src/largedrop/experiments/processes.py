@@ -192,6 +192,8 @@ def _work(pipe: Connection, device: torch.device, threads: int) -> None:
     """The main function of a process: receive the data, then tasks, until None or the end of the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # see ``_deaf``; on Windows there is no other way
     torch.set_num_threads(threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     reporter = _Sender(pipe)
     try:
         data = _received(pipe)

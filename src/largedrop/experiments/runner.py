@@ -61,7 +61,9 @@ def _one_by_one(
     features = FeatureCache(open_views(data, device, reporter), reporter)
     for config, folder in tasks:
         reporter.begin(config)
+        outcome: Run | CollapseError
         try:
-            yield config, train(config, data, folder, features=features, reporter=reporter)
+            outcome = train(config, data, folder, features=features, reporter=reporter)
         except CollapseError as error:
-            yield config, error
+            outcome = error.with_traceback(None)  # which would keep the run's network
+        yield config, outcome

@@ -22,6 +22,7 @@ from ..files import fitting
 from ..reporter import SILENT, Relay, Reporter
 from ..runs.folder import claim, owned
 from ..runs.run import Run
+from ..runtime import free_memory
 from ..training.averages import make_averages
 from ..training.loop import cost
 from ..training.resolve import resolve
@@ -209,7 +210,6 @@ def run_sweep(
     result = Sweep()
     while waiting:
         tasks = [(config, entry.folder) for config, entry in waiting.items()]
-        reason: Exception
         kept = 0.0  # work of finished runs in this attempt
         attempt = _Attempt(reporter)
         try:
@@ -223,21 +223,24 @@ def run_sweep(
                         result.trained.append(config)
             continue
         except ProcessFailedError as error:
-            broken, reason, line = tasks[error.index][0], error, str(error)
+            broken, line = tasks[error.index][0], str(error)
+            trace = traceback.format_exc()
         except (UserError, Interrupted):
             raise
         except Exception as error:
             alone = jobs == 1 or len(tasks) == 1
             if not alone or attempt.last not in waiting:  # not an error of a run
                 raise
-            broken, reason, line = attempt.last, error, f"{type(error).__name__}: {error}"
+            broken, line = attempt.last, f"{type(error).__name__}: {error}"
+            trace = traceback.format_exc()  # as text, since the traceback itself keeps the run's network
+        free_memory()
         reporter.advance(kept - attempt.done)
         failures[broken] = failures.get(broken, 0) + 1
         if failures[broken] < TRIES:
             reporter.failed(broken, f"{line}; it is resumed once")
         else:
             reporter.failed(broken, f"{line}; it is given up")
-            result.broken.append((broken, "".join(traceback.format_exception(reason))))
+            result.broken.append((broken, trace))
             del waiting[broken]
     return result
 

@@ -10,15 +10,25 @@ from ..errors import UserError, one_of
 
 __all__ = ["choose_device", "choose_precision"]
 
+AMPERE = (8, 0)
+"""Compute capability from which on a GPU multiplies in bfloat16; AMD's that torch supports report 9 and more."""
 
-def choose_device(name: str = "auto") -> torch.device:
+
+def choose_device(name: str = "auto", jobs: int = 1) -> torch.device:
     """``auto`` is the GPU where there is one, else the processor.
+
+    A GPU gets its number, that of torch's current one by default, and becomes the current one: CUDA's functions that
+    name no device would else wake another.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        jobs: number of processes; several are distributed over all GPUs, and ``cuda`` then stays without a number.
 
     Raises:
         UserError: this machine has no such device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind = name.split(":")[0]
     if kind not in ("cpu", "cuda"):
         raise UserError(f"unknown device '{name}'; {one_of(name, ['auto', 'cpu', 'cuda', 'cuda:0'])}")
@@ -30,6 +40,9 @@ def choose_device(name: str = "auto") -> torch.device:
         raise UserError(f"unknown device '{name}'; {one_of(name, ['auto', 'cpu', 'cuda', 'cuda:0'])}") from None
     if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device '{name}': this machine has {torch.cuda.device_count()} GPU(s)")
+    if kind == "cuda" and (jobs == 1 or name != kind):
+        device = torch.device("cuda", torch.cuda.current_device()) if name == kind else device
+        torch.cuda.set_device(device)
     return device
 
 
@@ -41,9 +54,8 @@ def choose_precision(name: str, device: torch.device) -> str:
     """
     if name not in ("auto", "float32", "bfloat16"):
         raise UserError(f"unknown precision '{name}'; {one_of(str(name), ['auto', 'float32', 'bfloat16'])}")
-    has = (
-        torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _processor_has_bfloat16()
-    )
+    # Not ``is_bf16_supported``, which asks the current GPU.
+    has = torch.cuda.get_device_capability(device) >= AMPERE if device.type == "cuda" else _processor_has_bfloat16()
     if name == "bfloat16" and device.type == "cuda" and not has:
         raise UserError(f"precision 'bfloat16': {torch.cuda.get_device_name(device)} has none; use float32")
     if name == "auto":

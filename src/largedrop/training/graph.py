@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -38,26 +42,35 @@ class GraphedStep:
     step would have done. So ``torch.manual_seed`` between two calls has its effect, and a replayed step draws what the
     same step would draw without a graph. Inside ``function`` it must not be called.
 
+    Where recording fails, that call and all later ones run the function as it is, and ``note`` is told why.
+
     Args:
         function: does one step, from inputs to results.
         warmup: number of calls before the recorded one, 1 or more.
+        note: receives a line for the user where the step cannot be recorded.
 
     Raises:
         ValueError: ``warmup`` is less than 1.
     """
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]], device: torch.device, warmup: int = 3) -> None:
+    def __init__(
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        device: torch.device,
+        warmup: int = 3,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
         if warmup < 1:
             raise ValueError(f"warmup must be 1 or more, not {warmup}")
         self._function = function
         self._device = device
+        self._note = note
         self._graphed = device.type == "cuda"
-        self._left = warmup
+        self._left: float = warmup
         self._form: list[tuple[tuple[int, ...], torch.dtype]] | None = None
         self._inputs: tuple[Tensor, ...] = ()
         self._outputs: tuple[Tensor, ...] = ()
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Do one step.
@@ -85,9 +98,20 @@ class GraphedStep:
             return self._warm_up()
         if self._graph is None:
             self._record()
-        assert self._graph is not None
+        if self._graph is None:
+            return self._warm_up()
         self._graph.replay()
         return _copies(self._outputs)
+
+    def close(self) -> None:
+        """Free the record, its memory, the inputs and the results, and forget the function; no call may follow.
+
+        The function is often a method of what owns this object, and that cycle would keep a network and its graph in
+        the device's memory until Python's collector happens to come.
+        """
+        if self._graph is not None:
+            self._graph.reset()
+        self._graph, self._inputs, self._outputs, self._function = None, (), (), _closed
 
     def _check(self, inputs: tuple[Tensor, ...]) -> None:
         form = [(tuple(each.shape), each.dtype) for each in inputs]
@@ -100,22 +124,58 @@ class GraphedStep:
     def _warm_up(self) -> tuple[Tensor, ...]:
         """Call the function on the side stream; the current stream waits for it, the host does not."""
         here = torch.cuda.current_stream(self._device)
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        self._stream.wait_stream(here)
-        with torch.cuda.stream(self._stream):
+        side = _side_stream(self._device)
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
             outputs = self._function(*self._inputs)
-        here.wait_stream(self._stream)
+        here.wait_stream(side)
         # Copied on the current stream: the side stream may use the originals' memory again only after the next wait.
         return _copies(outputs)
 
     def _record(self) -> None:
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile (pin memory for the next batch); only this thread is recorded.
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            outputs = self._function(*self._inputs)
-            self._outputs = tuple(each.detach() for each in outputs)
-        self._graph = graph
+        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        drawn = torch.cuda.get_rng_state(self._device)
+        side = _side_stream(self._device)
+        try:
+            # Other threads may use the device meanwhile (pin memory for the next batch); only this thread is recorded.
+            with _no_collection(), torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+                outputs = self._function(*self._inputs)
+                self._outputs = tuple(each.detach() for each in outputs)
+            self._graph = graph
+        except RuntimeError as error:
+            self._left, self._outputs = math.inf, ()
+            # A recording that failed may leave torch's generator in the state of being recorded, in which it refuses
+            # to draw. The gradients, in the record's memory, are dropped by the function itself.
+            fresh = torch.Generator(self._device).graphsafe_get_state()
+            torch.cuda.default_generators[self._device.index].graphsafe_set_state(fresh)
+            torch.cuda.set_rng_state(drawn, self._device)
+            why = str(error).partition("\n")[0]
+            self._note(f"training steps are not recorded as a CUDA graph, and may take longer: {why}")
+        finally:
+            torch.cuda.set_stream(here)  # torch leaves the other one current where the end of a recording fails
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of all recordings on a device: libraries keep memory for each stream that they have met."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's collector comes before the block and not within: a CUDA graph that it frees ends any recording."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _closed(*inputs: Tensor) -> tuple[Tensor, ...]:
+    raise RuntimeError("the step was closed")
 
 
 def _copies(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

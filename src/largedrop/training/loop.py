@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,8 @@ def train(
         device = shared.views.device
         keep_freed_memory()
         # Dropout and the network's other draws use torch's generator, seeded at each step and restored at the end.
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            return _train(config, data, split, folder, shared, reporter)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), ExitStack() as held:
+            return _train(config, data, split, folder, shared, reporter, held)
 
 
 def cost(config: Config, split: Split) -> float:
@@ -119,7 +120,9 @@ def _train(
     folder: Path,
     features: FeatureCache,
     reporter: Reporter,
+    held: ExitStack,
 ) -> Run:
+    """Train; what ``held`` undoes at its end would else keep the network in memory."""
     views = features.views
     network = create_network(config, data.classes).to(views.device)
     optimizer, averages = make_optimizer(config, network), make_averages(config)
@@ -133,12 +136,15 @@ def _train(
         if keeps_start(config):
             check_start(folder)
         reporter.skip(cost(config, split) * so_far.step / config.steps)
-    speed_up(network)
+    held.enter_context(speed_up(network))
     network.train()
+
+    def finish(inputs: Tensor) -> Tensor:
+        return views.finish(inputs, network.spec)
+
     domains = len(split.train)
-    take = TrainingStep(
-        network, optimizer, config.precision, lambda inputs: views.finish(inputs, network.spec), objective, domains
-    )
+    take = TrainingStep(network, optimizer, config.precision, finish, objective, domains, reporter.note)
+    held.callback(take.close)
     size, saved = 0.0, time.monotonic()
 
     def save() -> None:

@@ -29,6 +29,7 @@ class TrainingStep:
         finish: function from the step's inputs to a normalised batch, called inside the step (``Views.finish``).
         objective: objective to minimise, bound to the network; cross-entropy by default.
         domains: number of training domains, which have equal parts of every batch.
+        note: receives a line for the user where the step cannot be recorded.
     """
 
     def __init__(
@@ -39,18 +40,25 @@ class TrainingStep:
         finish: Callable[[Tensor], Tensor],
         objective: Objective | None = None,
         domains: int = 1,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.network, self.optimizer, self.precision, self.finish = network, optimizer, precision, finish
         self.objective, self.domains = objective or ERM(), domains
         self.device = network.head.weight.device
         self._step = 0
-        self._run = GraphedStep(self._compute, self.device) if self.objective.recordable else self._compute
+        self._graphed = GraphedStep(self._compute, self.device, note=note) if self.objective.recordable else None
         self._unread: list[Tensor] = []
 
     def __call__(self, inputs: Tensor, labels: Tensor, step: int = 0) -> None:
         """Do step number ``step`` (from 0) on ``inputs``, (n, …), and their ``labels``, int64 (n,)."""
         self._step = step
-        self._unread.append(torch.stack(self._run(inputs, labels)))
+        run = self._graphed or self._compute
+        self._unread.append(torch.stack(run(inputs, labels)))
+
+    def close(self) -> None:
+        """Free what a recorded step holds on the device; no step may follow."""
+        if self._graphed is not None:
+            self._graphed.close()
 
     @property
     def due(self) -> bool:

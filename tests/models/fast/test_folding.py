@@ -328,7 +328,7 @@ def test_a_network_that_cannot_take_the_default_example_is_said_to_need_one() ->
 def test_depthwise_convolutions_without_batch_norm_keep_their_gradients() -> None:
     net = randomised(timm.create_model("convnext_atto", num_classes=5, depths=(1, 1, 1, 1), dims=(8, 8, 16, 16)))
     plain = loss_and_gradients(net)
-    assert (speed_up_depthwise(net), speed_up_depthwise(net)) == (4, 0)
+    assert (len(speed_up_depthwise(net)), len(speed_up_depthwise(net))) == (4, 0)
     assert_same(loss_and_gradients(net), plain)
 
 
@@ -337,7 +337,7 @@ def test_depthwise_convolutions_in_bfloat16_autocast() -> None:
     image = torch.randn(2, 4, 9, 9, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):
         plain = conv(image)
-        assert speed_up_depthwise(conv) == 1
+        assert speed_up_depthwise(conv) == [conv]
         ours = conv(image)
     assert torch.equal(ours, plain)
     assert ours.dtype == torch.bfloat16
@@ -360,7 +360,7 @@ def test_speed_up_folds_frozen_batch_norms_and_gives_depthwise_convolutions_thei
         return output, list(torch.autograd.grad(output.square().sum(), list(net.parameters())))
 
     ours, theirs = made(), made()
-    speed_up(ours)
+    folding = speed_up(ours)
     if frozen:
         fold_batchnorm(theirs, torch.zeros(1, 3, 64, 64))
     speed_up_depthwise(theirs)
@@ -373,6 +373,9 @@ def test_speed_up_folds_frozen_batch_norms_and_gives_depthwise_convolutions_thei
     assert set(norms).isdisjoint(fast) is not (frozen and bool(norms))
     torch.testing.assert_close(outcome(ours), outcome(theirs), rtol=0, atol=0)
     torch.testing.assert_close(outcome(ours), outcome(made()), rtol=1e-3, atol=1e-4)
+    folding.remove()
+    assert not any("forward" in layer.__dict__ for layer in ours.modules())
+    torch.testing.assert_close(outcome(ours), outcome(made()), rtol=0, atol=0)
 
 
 def plain(act: nn.Module) -> nn.Sequential:
@@ -435,7 +438,7 @@ def test_activations_after_a_folded_batch_norm(name: str, kind: torch.dtype) -> 
 
     before = gradients()
     with fold_batchnorm(net, images[:1]) as folding:
-        assert len(folding.activations) == count
+        assert len(folding.others) == count
         inside = gradients()
     tolerance = 1e-9 if kind == torch.float64 else 2e-3
     for mine, reference in zip(inside, before, strict=True):
@@ -484,7 +487,7 @@ def test_an_activation_is_kept_once(act: type[nn.Module], inplace: bool) -> None
 def test_relu6_elsewhere_keeps_its_output_alone_until_the_folding_is_removed() -> None:
     net = nn.Sequential(plain(nn.SiLU()), nn.ReLU6(inplace=True)).eval()
     with fold_batchnorm(net, IMAGES[:1].float()) as folding:
-        assert folding.activations == [net[1]]
+        assert folding.others == [net[1]]
         assert type(net(IMAGES.float()).grad_fn).__name__ == "_ReLU6Backward"
     assert not any(folded(child) for child in net.modules())
     assert type(net(IMAGES.float()).grad_fn).__name__ == "HardtanhBackward0"

@@ -275,7 +275,7 @@ def _free_bytes(device: torch.device) -> int | None:
     """Memory that torch can still allocate on a GPU, in bytes; None on the processor."""
     if device.type != "cuda":
         return None
-    free, _ = torch.cuda.mem_get_info(device)
+    free, _ = torch.cuda.mem_get_info(device.index)  # torch 2.4 refuses a device without a number
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 

@@ -28,32 +28,43 @@ from .gradients import Geometry, is_depthwise
 __all__ = ["Folding", "fold_batchnorm", "geometry_of", "speed_up", "speed_up_depthwise"]
 
 
-def speed_up(network: Network) -> None:
+def speed_up(network: Network) -> Folding:
     """Replace layers of a network by their faster forms, in place; outputs and gradients stay the same.
 
     Frozen batch norms are folded, and depthwise convolutions get the fast gradients.
+
+    Returns:
+        A handle whose ``remove()`` undoes it, and without which the network is freed by Python's collector alone: a
+        layer's faster form refers to the layer.
     """
+    folding = Folding([], [])
     if network.spec.freeze_batchnorm:
         size = network.spec.size
-        fold_batchnorm(network, torch.zeros((1, 3, size, size), device=network.head.weight.device))
-    speed_up_depthwise(network)
+        folding = fold_batchnorm(network, torch.zeros((1, 3, size, size), device=network.head.weight.device))
+    folding.others += speed_up_depthwise(network)
+    return folding
 
 
 class Folding:
-    """A handle on the folded layers of a network. ``remove()`` restores it; so does the end of a ``with`` block."""
+    """A handle on the changed layers of a network. ``remove()`` restores it; so does the end of a ``with`` block.
 
-    def __init__(self, pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]], activations: list[nn.Module]) -> None:
+    Attributes:
+        pairs: convolutions, each with the batch norm that is folded into it.
+        others: activations, pooling layers and other convolutions whose forward pass was replaced.
+    """
+
+    def __init__(self, pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]], others: list[nn.Module]) -> None:
         self.pairs = pairs
-        self.activations = activations
+        self.others = others
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def remove(self) -> None:
         """Restore the original forward of every layer; may be called twice."""
-        for layer in (*(layer for pair in self.pairs for layer in pair), *self.activations):
+        for layer in (*(layer for pair in self.pairs for layer in pair), *self.others):
             layer.__dict__.pop("forward", None)
-        self.pairs, self.activations = [], []
+        self.pairs, self.others = [], []
 
     def __enter__(self) -> Folding:
         return self
@@ -113,11 +124,11 @@ def fold_batchnorm(module: nn.Module, example: Tensor | None = None) -> Folding:
     return Folding([(link.conv, link.norm) for link in links], taken)
 
 
-def speed_up_depthwise(module: nn.Module) -> int:
+def speed_up_depthwise(module: nn.Module) -> list[nn.Conv2d]:
     """Give the depthwise convolutions that no batch norm was folded into (ConvNeXt's) the fast gradients, in place.
 
     Returns:
-        Number of these convolutions.
+        These convolutions.
     """
     found = [
         child
@@ -127,7 +138,7 @@ def speed_up_depthwise(module: nn.Module) -> int:
     ]
     for conv in found:
         conv.__dict__["forward"] = _FastConvolution(conv).forward
-    return len(found)
+    return found
 
 
 @dataclass(frozen=True)
