@@ -85,7 +85,8 @@ def test_crops_are_resized_as_by_torchs_uint8_kernel(size: int) -> None:
     boxes[: len(images)] = [(0, 0, *image.shape[:2]) for image in images]
     boxes[len(images) : 2 * len(images), 2:] = 1
     flip = rng.random(len(indices)) < 0.5
-    views = crop_resize(resident, torch.from_numpy(indices), torch.from_numpy(boxes), size, torch.from_numpy(flip))
+    places = torch.from_numpy(indices), torch.from_numpy(boxes)
+    views = crop_resize(resident, *places, size, (128, 96), torch.from_numpy(flip))
     assert views.dtype == torch.uint8
     assert views.shape == (len(indices), 3, size, size)
     assert views.is_contiguous(memory_format=torch.channels_last)
@@ -104,7 +105,8 @@ def test_resizing_is_the_filter_in_float64_but_for_two_roundings(size: int) -> N
     images, rng = pictures(), np.random.default_rng(size)
     indices = np.arange(len(images))
     boxes = random_boxes(shapes_of(images, indices), rng)
-    views = crop_resize(ResidentImages(images, CPU), torch.from_numpy(indices), torch.from_numpy(boxes), size)
+    places = torch.from_numpy(indices), torch.from_numpy(boxes)
+    views = crop_resize(ResidentImages(images, CPU), *places, size, (128, 96))
     for view, image, box in zip(views, images, boxes, strict=True):
         expected = resized(cut(image, box).double(), size)
         assert float((view - expected).abs().max()) < 1.02
@@ -118,7 +120,7 @@ def test_the_pixels_are_those_of_the_images_wherever_a_buffer_ends(monkeypatch: 
         resident = ResidentImages(images, CPU)
         np.testing.assert_array_equal(resident.pixels.numpy(), everything)
     assert len(resident) == len(images)
-    assert (resident.tallest, resident.widest) == (128, 96)
+    assert resident.crop == (128, 96)
     for image, (start, height, width) in zip(images, resident.index.tolist(), strict=True):
         np.testing.assert_array_equal(everything[3 * start :][: 3 * height * width].reshape(height, width, 3), image)
 
@@ -205,6 +207,54 @@ def test_images_and_crops_that_are_not_there_are_refused() -> None:
         assert str(caught.value).startswith(f"crop {list(box)} ")
 
 
+class Watch(TorchDispatchMode):
+    """Counts operations, and names those that have a tensor on the host among their arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.on_host: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        if any(isinstance(each, Tensor) and each.device.type == "cpu" for each in tree_leaves((args, kwargs))):
+            self.on_host.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def operations(resident: ResidentImages, indices: npt.NDArray[np.int64], draws: Draws) -> tuple[int, int, Tensor]:
+    """Of a batch's training and evaluation views, and the former."""
+    with Watch() as training:
+        views = training_batch(resident, indices, 16, draws)
+    with Watch() as evaluation:
+        device_evaluation_batch(resident, indices, 16, MEAN, STD)
+    return training.count, evaluation.count, views
+
+
+def test_long_images_make_no_other_batch_slow() -> None:
+    """A filter's round is a few operations; the long images would add ten and more rounds in each direction."""
+    square = [(40, 40)] * 4
+    indices = np.arange(4)
+    draws = draw(square, 0, 0)
+    alone = ResidentImages(pictures(square), CPU)
+    among = ResidentImages(pictures([*square, (40, 400), (400, 40)]), CPU)
+    assert alone.crop == (40, 40)
+    assert among.crop == (56, 56)
+    training, evaluation, views = operations(alone, indices, draws)
+    training_among, evaluation_among, views_among = operations(among, indices, draws)
+    assert torch.equal(views, views_among)
+    assert evaluation_among == evaluation
+    assert training <= training_among < 1.2 * training
+
+
+def test_crops_that_are_longer_than_any_that_is_drawn_are_refused() -> None:
+    resident, one = ResidentImages(pictures([(30, 300)]), CPU), np.array([0])
+    draws = draw([(30, 300)], 0, 0)
+    assert len(pack_draws(resident, one, draws)) == 1
+    with pytest.raises(ValueError, match=r"^a crop of \[30, 43\] pixels is larger than \[30, 42\]$"):
+        pack_draws(resident, one, replace(draws, box=np.array([[0, 0, 30, 43]])))
+
+
 def test_images_that_do_not_fit_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     images = pictures()
     needed = sum(image.size for image in images)
@@ -227,21 +277,6 @@ def test_what_torch_holds_without_using_it_counts_as_free(monkeypatch: pytest.Mo
     assert module._free_bytes(CPU) is None
 
 
-class Watch(TorchDispatchMode):
-    """Counts operations, and names those that have a tensor on the host among their arguments."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-        self.on_host: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        if any(isinstance(each, Tensor) and each.device.type == "cpu" for each in tree_leaves((args, kwargs))):
-            self.on_host.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
 def test_on_a_gpu_nothing_waits_and_no_shape_hangs_on_values() -> None:
     """With torch's fake tensors: they raise where a value is read or a shape hangs on one, and need no GPU."""
     with FakeTensorMode(), Watch() as watch:
@@ -250,8 +285,7 @@ def test_on_a_gpu_nothing_waits_and_no_shape_hangs_on_values() -> None:
             pixels=torch.empty(3 * 1000, dtype=torch.uint8, device=device),
             index=torch.empty((10, 3), dtype=torch.int64, device=device),
             shapes=np.full((10, 2), 10),
-            tallest=10,
-            widest=10,
+            crop=(10, 10),
             device=device,
         )
         packed = torch.empty((6, 15), dtype=torch.float64, device=device)

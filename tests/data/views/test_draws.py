@@ -13,7 +13,7 @@ import torch
 from torchvision.transforms import v2
 
 from largedrop.data.views.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION
-from largedrop.data.views.draws import Draws, draw
+from largedrop.data.views.draws import Draws, draw, largest_crop
 
 SIGMAS = 5
 MANY = 60_000
@@ -136,3 +136,18 @@ def test_draws_of_one_image_do_not_hang_on_the_sizes_of_the_others() -> None:
 
 def test_draws_differ_between_the_images_of_a_batch(many: Draws) -> None:
     assert len({tuple(row) for row in many.factors.tolist()}) == MANY
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 60), (60, 1), (7, 5), (96, 960), (3200, 320), (227, 227), (320, 427), (427, 320), (40, 31)]
+)
+def test_no_crop_is_larger_than_the_bound(shape: tuple[int, int]) -> None:
+    drawn = draw([shape] * 4000, 0, 1).box[:, 2:]
+    bound = largest_crop(np.array([shape]))
+    assert (drawn <= bound).all()
+    assert max(bound) <= max(min(max(shape), 4 / 3 * min(shape) + 3), 1)
+
+
+def test_the_bound_is_that_of_the_largest_of_all_images() -> None:
+    assert largest_crop(np.array([(30, 300), (50, 40), (10, 10)])) == (50, 42)
+    assert largest_crop(np.zeros((0, 2), dtype=np.int64)) == (1, 1)

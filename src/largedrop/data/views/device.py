@@ -7,9 +7,11 @@ columns are. Sums of whole numbers do not depend on their order, so the result i
 else is in the batch, and no setting for matrix products (TF32) can change it.
 
 A filter reads few pixels: two or three in each direction where 227 pixels become 224. So each direction is a short
-loop over those, with one gather of the whole batch in each round; how many rounds there are follows from the largest
-sides in the dataset, which the host knows. Every shape is known on the host, nothing is read back, and nothing is
-copied from pageable memory, so that a CUDA graph can hold all of it.
+loop over those, with one gather of the whole batch in each round. How many rounds there are follows from the largest
+crop: in an evaluation of the batch, in training of all images, since a CUDA graph does the same at each step. By its
+aspect a crop is hardly longer than its image's shorter side, so that a panorama makes no batch slow. Every shape is
+known on the host, nothing is read back, and nothing is copied from pageable memory, so that a CUDA graph can hold all
+of it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from torch import Tensor
 from ...errors import UserError
 from ..dataset import Images, IntArray
 from .colour import apply_colour
-from .draws import Draws
+from .draws import Draws, largest_crop
 
 __all__ = [
     "ResidentImages",
@@ -60,8 +62,7 @@ class ResidentImages:
         pixels: RGB, row by row, uint8 (3 × pixels in all,).
         index: first pixel, height and width of each image, int64 (images, 3), on the device.
         shapes: height and width of each image, int64 (images, 2), on the host.
-        tallest: the largest height, in pixels.
-        widest: the largest width, in pixels.
+        crop: the largest height and width of a training crop, in pixels.
         device: device of the pixels.
     """
 
@@ -74,7 +75,7 @@ class ResidentImages:
         count = len(images)
         shapes = [images[index].shape[:2] for index in range(count)]
         self.shapes: npt.NDArray[np.int64] = np.array(shapes, dtype=np.int64).reshape(count, 2)
-        self.tallest, self.widest = (int(side) for side in self.shapes.max(axis=0, initial=1))
+        self.crop = largest_crop(self.shapes)
         areas = self.shapes.prod(axis=1)
         total = 3 * int(areas.sum())
         free = _free_bytes(device)
@@ -115,7 +116,8 @@ def device_evaluation_batch(
     chosen = to_device(torch.from_numpy(np.asarray(indices, dtype=np.int64)), resident.device)
     sides = resident.index[chosen, 1:]
     boxes = torch.cat([torch.zeros_like(sides), sides], dim=1)
-    return _normalised(crop_resize(resident, chosen, boxes, size), 1 / 255, mean, std)
+    tallest, widest = resident.shapes[indices].max(axis=0, initial=1)
+    return _normalised(crop_resize(resident, chosen, boxes, size, (int(tallest), int(widest))), 1 / 255, mean, std)
 
 
 def pack_draws(resident: ResidentImages, indices: IntArray, draws: Draws) -> Tensor:
@@ -125,8 +127,9 @@ def pack_draws(resident: ResidentImages, indices: IntArray, draws: Draws) -> Ten
         index, box (4), flip, factors (4), order (4), grey: float64 (n, 15), exact for whole numbers below 2⁵³.
 
     Raises:
-        ValueError: an index is out of range, or a crop is not inside its image. Checked on the host, since on the
-            device a wrong index ends the process with an assertion or reads another image's pixels.
+        ValueError: an index is out of range, or a crop is not inside its image or larger than ``resident.crop``.
+            Checked on the host, since on the device a wrong index ends the process with an assertion or reads another
+            image's pixels.
     """
     _check_indices(resident, indices)
     corner, sides = draws.box[:, :2], draws.box[:, 2:]
@@ -135,6 +138,8 @@ def pack_draws(resident: ResidentImages, indices: IntArray, draws: Draws) -> Ten
         row = int(np.flatnonzero(outside.any(axis=1))[0])
         height, width = resident.shapes[indices[row]].tolist()
         raise ValueError(f"crop {draws.box[row].tolist()} is not inside image {int(indices[row])}, {height} × {width}")
+    if (sides > resident.crop).any():
+        raise ValueError(f"a crop of {sides.max(axis=0).tolist()} pixels is larger than {list(resident.crop)}")
     columns = [indices, draws.box, draws.flip, draws.factors, draws.order, draws.grey]
     return torch.from_numpy(np.column_stack([np.asarray(column, dtype=np.float64) for column in columns]))
 
@@ -150,7 +155,7 @@ def packed_training_batch(
     Args and result are those of ``device_evaluation_batch``, with ``packed`` from ``pack_draws``, on the device.
     """
     whole = packed.to(torch.int64)
-    levels = crop_resize(resident, whole[:, 0], whole[:, 1:5], size, packed[:, 5] != 0)
+    levels = crop_resize(resident, whole[:, 0], whole[:, 1:5], size, resident.crop, packed[:, 5] != 0)
     views = levels.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
     views = apply_colour(views, packed[:, 6:10].to(torch.float32), whole[:, 10:14], packed[:, 14] != 0)
     return _normalised(views, 1.0, mean, std)
@@ -158,7 +163,12 @@ def packed_training_batch(
 
 @torch.no_grad()
 def crop_resize(
-    resident: ResidentImages, indices: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None
+    resident: ResidentImages,
+    indices: Tensor,
+    boxes: Tensor,
+    size: int,
+    largest: tuple[int, int],
+    flip: Tensor | None = None,
 ) -> Tensor:
     """Cut a box out of each image and resize it (bilinear with antialiasing), as torch's uint8 kernel does.
 
@@ -166,6 +176,7 @@ def crop_resize(
         indices: indices of the images, int64 (n,), on the device; not checked, since that would synchronise.
         boxes: top, left, height, width of each crop, in pixels, int64 (n, 4); not checked either.
         size: side of the result, in pixels.
+        largest: the largest height and width of a box, in pixels; larger ones give no error, but wrong views.
         flip: whether each image is mirrored, bool (n,); None for no mirroring.
 
     Returns:
@@ -173,12 +184,13 @@ def crop_resize(
     """
     entries = resident.index[indices]
     corner = entries[:, 0] + boxes[:, 0] * entries[:, 2] + boxes[:, 1]
-    across = _filter(boxes[:, 3], size, resident.widest, flip)
-    down = _filter(boxes[:, 2], size, resident.tallest, None)
-    rows = torch.minimum(torch.arange(resident.tallest, device=indices.device), boxes[:, 2:3] - 1)
+    tallest, widest = largest
+    across = _filter(boxes[:, 3], size, widest, flip)
+    down = _filter(boxes[:, 2], size, tallest, None)
+    rows = torch.minimum(torch.arange(tallest, device=indices.device), boxes[:, 2:3] - 1)
     rows = corner[:, None] + rows * entries[:, 2:3]
     result = torch.empty((len(indices), size, size, 3), dtype=torch.uint8, device=indices.device)
-    part = max(1, SCRATCH // (max(resident.tallest, size) * size * SCRATCH_PER_PIXEL))
+    part = max(1, SCRATCH // (max(tallest, size) * size * SCRATCH_PER_PIXEL))
     for start in range(0, len(indices), part):
         chosen = slice(start, start + part)
         narrow = _resized_across(resident.pixels.view(-1, 3), rows[chosen], *(each[chosen] for each in across))

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ..random import generator
 from .colour import HUE
 
-__all__ = ["Draws", "draw"]
+__all__ = ["Draws", "draw", "largest_crop"]
 
 AREA = (0.7, 1.0)
 
@@ -74,6 +74,18 @@ def draw(shapes: Sequence[tuple[int, int]], seed: int, step: int) -> Draws:
     order = np.argsort(rng.random((count, 4)), axis=1)
     grey = rng.random(count) < GREYSCALE
     return Draws(box, flip, factors, order, grey)
+
+
+def largest_crop(shapes: IntArray) -> tuple[int, int]:
+    """The largest height and width, in pixels, that a crop of one of these images may have.
+
+    By its aspect a crop is at most 4/3 as long as the image's other side; rounding adds less than 2 pixels.
+
+    Args:
+        shapes: height and width of each image, in pixels, (n, 2).
+    """
+    sides = np.minimum(shapes, np.ceil(shapes[:, ::-1] * ASPECT[1]) + 2).max(axis=0, initial=1)
+    return int(sides[0]), int(sides[1])
 
 
 def _crops(shapes: FloatArray, rng: np.random.Generator) -> IntArray:
