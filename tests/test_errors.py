@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from largedrop.errors import CollapseError, Interrupted, UserError, nearest, one_of
+from largedrop.errors import CollapseError, Interrupted, UserError, nearest, one_of, out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,19 @@ def test_a_collapse_is_a_users_error_and_an_interruption_is_none() -> None:
     assert issubclass(CollapseError, UserError)
     assert not issubclass(Interrupted, UserError)
     assert not issubclass(UserError, (ValueError, OSError))
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you …"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("a memory"), False),
+    ],
+)
+def test_what_says_that_memory_was_full(error: Exception, full: bool) -> None:
+    assert out_of_memory(error) is full

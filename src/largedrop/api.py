@@ -58,12 +58,12 @@ def finetune(
     config = resolve(data, torch_device, recipe=recipe, test_domain=test_domain, **settings)
     folder = Path(output) if output is not None else Path("largedrop-runs") / config.run_name
     reporter = _Caller(progress)
-    views = open_views(data, torch_device, reporter)
+    features = FeatureCache(open_views(data, torch_device, reporter))
     if config.fit == "all":
-        return train(config, data, folder, features=FeatureCache(views), reporter=reporter)
+        return train(config, data, folder, features=features, reporter=reporter)
     from .linear.runs import train_linear_runs
 
-    ((_, run),) = train_linear_runs([(config, folder)], data, views, reporter)
+    ((_, run),) = train_linear_runs([(config, folder)], data, features.views, reporter)
     if isinstance(run, CollapseError):
         raise run
     return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CollapseError", "Interrupted", "UserError", "nearest", "one_of"]
+__all__ = ["CollapseError", "Interrupted", "NoMemoryError", "UserError", "nearest", "one_of", "out_of_memory"]
 
 
 class UserError(Exception):
@@ -19,8 +19,18 @@ class CollapseError(UserError):
     """A fine-tuning has collapsed or diverged, so it is stopped."""
 
 
+class NoMemoryError(UserError):
+    """A run needs more memory than is free; what it has saved is on disk."""
+
+
 class Interrupted(Exception):  # noqa: N818  # nothing went wrong
     """A run was stopped on request; its state is on disk, and the same call resumes it."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was full, in words where torch has no class for it."""
+    said = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in said)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:

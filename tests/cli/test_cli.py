@@ -325,3 +325,26 @@ def test_a_collapsed_run_is_explained_and_the_others_are_kept(
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     assert content["failed"]
     assert set(content["failed"][0]) == {"dropout", "test_domain", "seed", "error"}
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+def test_too_little_memory_is_one_line(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    """Also where none but the command itself knows what it does with it."""
+
+    def full(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("largedrop.analysis.advice.advise", full)
+    said = one_line(capsys, "advise", toy, "--test-domain", "ink", "--device", "cpu")
+    assert said == "this needs more memory than is free; what is finished is kept"
+
+
+def test_other_errors_of_torch_are_not_hidden(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise RuntimeError("cuDNN is tired")
+
+    monkeypatch.setattr("largedrop.analysis.advice.advise", broken)
+    with pytest.raises(RuntimeError, match="cuDNN is tired"):
+        main(["advise", str(toy), "--test-domain", "ink", "--device", "cpu"])

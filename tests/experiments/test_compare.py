@@ -12,7 +12,7 @@ from tests.helpers import TINY, Networks, Watch
 
 import largedrop as ld
 from largedrop.config import PROTOCOL, Config
-from largedrop.errors import CollapseError, Interrupted, UserError
+from largedrop.errors import CollapseError, Interrupted, NoMemoryError, UserError
 from largedrop.experiments import runner
 from largedrop.experiments.compare import Plan, compare, plan
 from largedrop.runs.run import Run
@@ -210,9 +210,12 @@ def test_collapsed_runs_leave_no_network(
     assert networks.before == [0] * 4
 
 
-def test_other_errors_end_the_comparison(data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [UserError, NoMemoryError])
+def test_other_errors_end_the_comparison(
+    data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[UserError]
+) -> None:
     def broken(*arguments: Any, **options: Any) -> Run:
-        raise UserError("cannot write it")
+        raise kind("cannot write it")
 
     monkeypatch.setattr(runner, "train", broken)
     assert claimed(data, tmp_path) == "cannot write it"

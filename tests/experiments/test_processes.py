@@ -27,7 +27,7 @@ import largedrop as ld
 from largedrop.cli import main
 from largedrop.config import Config
 from largedrop.data.views.batches import HostViews
-from largedrop.errors import CollapseError, Interrupted, UserError
+from largedrop.errors import CollapseError, Interrupted, NoMemoryError, UserError
 from largedrop.experiments import compare as compare_module
 from largedrop.experiments import processes as parallel
 from largedrop.experiments import runner
@@ -253,14 +253,14 @@ class Fake:
 
 
 @pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[torch.device, int]]]:
-    """Make processes be these; the device and the number of threads that each was asked to take."""
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[torch.device, int, int]]]:
+    """Make processes be these; the device, the number of threads that each was asked to take, and how many share it."""
 
-    def install(*made: Fake) -> list[tuple[torch.device, int]]:
-        given: list[tuple[torch.device, int]] = []
+    def install(*made: Fake) -> list[tuple[torch.device, int, int]]:
+        given: list[tuple[torch.device, int, int]] = []
 
-        def started(device: torch.device, threads: int) -> Any:
-            given.append((device, threads))
+        def started(device: torch.device, threads: int, sharing: int) -> Any:
+            given.append((device, threads, sharing))
             fake = made[len(given) - 1]
             return parallel._Worker(fake, fake.ours)  # type: ignore[arg-type]
 
@@ -275,11 +275,12 @@ def side_by_side(data: ld.Dataset, dropouts: tuple[float, ...], folder: Path, **
 
 
 @pytest.mark.parametrize(
-    ("device", "gpus", "threads", "devices", "each"),
+    ("device", "gpus", "threads", "devices", "each", "sharing"),
     [
-        ("cpu", 4, 7, ["cpu"] * 3, 2),
-        ("cuda", 2, 2, ["cuda:0", "cuda:1", "cuda:0"], 1),
-        ("cuda:1", 2, 3, ["cuda:1"] * 3, 1),
+        ("cpu", 4, 7, ["cpu"] * 3, 2, 3),
+        ("cuda", 2, 2, ["cuda:0", "cuda:1", "cuda:0"], 1, 2),
+        ("cuda", 4, 3, ["cuda:0", "cuda:1", "cuda:2"], 1, 1),
+        ("cuda:1", 2, 3, ["cuda:1"] * 3, 1, 3),
     ],
 )
 def test_devices_and_threads_are_shared_out(
@@ -292,13 +293,14 @@ def test_devices_and_threads_are_shared_out(
     threads: int,
     devices: list[str],
     each: int,
+    sharing: int,
 ) -> None:
     given = fakes(*[Fake(-9, []) for _ in range(3)])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     with pytest.raises(UserError):
         side_by_side(data, (0.0, 0.5, 0.9), tmp_path, device=torch.device(device))
-    assert given == [(torch.device(name), each) for name in devices]
+    assert given == [(torch.device(name), each, sharing) for name in devices]
 
 
 @pytest.mark.parametrize(
@@ -350,9 +352,9 @@ def at_work(monkeypatch: pytest.MonkeyPatch, *sent: Any) -> list[tuple[str, Any]
     said: list[tuple[str, Any]] = []
     if sent[-1:] != (None,):  # nobody is there any more
         ours.close()
-        parallel._work(theirs, CPU, 1)
+        parallel._work(theirs, CPU, 1, 1)
         return said
-    parallel._work(theirs, CPU, 1)
+    parallel._work(theirs, CPU, 1, 1)
     theirs.close()
     with ours:
         while ours.poll():
@@ -366,7 +368,7 @@ def at_work(monkeypatch: pytest.MonkeyPatch, *sent: Any) -> list[tuple[str, Any]
 def test_a_process_says_how_views_are_made(data: ld.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     assert at_work(monkeypatch, data, None) == []
 
-    def noted(data: ld.Dataset, device: torch.device, reporter: Reporter) -> HostViews:
+    def noted(data: ld.Dataset, device: torch.device, reporter: Reporter, sharing: int) -> HostViews:
         reporter.note("on the processor")
         return HostViews(data, device)
 
@@ -400,19 +402,17 @@ def test_a_cache_that_was_removed_before_a_process_could_open_it(
     )
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.cuda.OutOfMemoryError("CUDA out of memory")])
-def test_a_run_that_finds_too_little_memory(
-    data: ld.Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: BaseException
+def test_a_run_that_finds_too_little_memory_ends_alone(
+    data: ld.Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(*arguments: Any, **options: Any) -> Any:
-        raise error
+        raise NoMemoryError("a smaller --batch needs less")
 
-    polls = iter([False])
+    polls = iter([False, False])
     monkeypatch.setattr(parallel, "train", fail)
     monkeypatch.setattr(Connection, "poll", lambda self, timeout=0.0: next(polls, True))
-    ((kind, said),) = at_work(monkeypatch, data, (planned(data, 0.0).configs[0], tmp_path / "run"), None)
-    assert (kind, type(said), str(said)) == (
-        "raised",
-        UserError,
-        "a run needs more memory than is free; fewer --jobs need less, and the same command resumes it",
-    )
+    tasks = [(config, tmp_path / config.run_name) for config in planned(data, 0.0, 0.9).configs]
+    said = at_work(monkeypatch, data, *tasks, None)
+    assert [(kind, type(error), str(error)) for kind, error in said] == [
+        ("ended", NoMemoryError, "a smaller --batch needs less, and so do fewer --jobs")
+    ] * 2

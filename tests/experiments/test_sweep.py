@@ -222,6 +222,27 @@ def test_a_collapsed_run_is_recorded_and_the_others_go_on(
     assert json.loads((plan.report / "report.json").read_text())["runs"] == 2
 
 
+def test_a_run_that_finds_no_memory_is_recorded_and_the_others_go_on(
+    data: ld.Dataset, tmp_path: Path, networks: Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = TrainingStep._compute
+
+    def fragile(self: TrainingStep, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        if len(networks.made) == 2:
+            raise MemoryError
+        return compute(self, inputs, labels)
+
+    monkeypatch.setattr(TrainingStep, "_compute", fragile)
+    plan = planned(data, tmp_path)
+    told: list[str] = []
+    result = run_sweep(data, plan, device=CPU, reporter=Watch(failed=lambda config, text: told.append(text)))
+    assert networks.before == [0] * 4
+    assert len(result.trained) == 3
+    assert result.broken == [(plan.entries[1].config, told[0])]
+    assert len(told) == 1
+    assert told[0].endswith("needs more memory than cpu has free; a smaller --batch or --size needs less")
+
+
 def test_without_any_finished_run_there_is_no_report(data: ld.Dataset, tmp_path: Path) -> None:
     assert report_sweep(planned(data, tmp_path)) == []
 

@@ -21,7 +21,7 @@ from torch import Tensor
 import largedrop as ld
 from largedrop.config import PROTOCOL, Config
 from largedrop.data.views.batches import HostViews
-from largedrop.errors import CollapseError, Interrupted, UserError
+from largedrop.errors import CollapseError, Interrupted, NoMemoryError, UserError
 from largedrop.models.network import Network
 from largedrop.runs.checkpoint import read_tensors
 from largedrop.runs.run import Run
@@ -604,7 +604,7 @@ def test_an_objective_that_compares_domains_needs_two(data: ld.Dataset) -> None:
 ENDS: dict[str, type[Exception]] = {
     "interrupted": Interrupted,
     "collapsed": CollapseError,
-    "out of memory": MemoryError,
+    "out of memory": NoMemoryError,
 }
 
 

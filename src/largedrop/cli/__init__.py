@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from ..errors import Interrupted, UserError
+from ..errors import Interrupted, UserError, out_of_memory
 from . import advise, compare, demo, inspect, report, sweep, train
 
 __all__ = ["app", "main"]
@@ -82,6 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error))
     except Interrupted as error:
         return _complain(f"{error}; the state is kept, and the same command resumes from there")
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return _complain("this needs more memory than is free; what is finished is kept")
     except (KeyboardInterrupt, typer.Abort):
         code = _CTRL_C
     except BrokenPipeError:

@@ -14,7 +14,7 @@ import torch
 
 from ..config import DEFAULT_RECIPE, VARIED, Config
 from ..data.dataset import Dataset, check_names
-from ..errors import CollapseError, UserError
+from ..errors import CollapseError, NoMemoryError, UserError
 from ..reporter import SILENT, Reporter
 from ..runs.folder import claim
 from ..runs.record import Record
@@ -139,7 +139,7 @@ def compare(
         reporter: receives the work, each run before it is trained, and collapsed runs; see ``train``.
 
     Raises:
-        UserError: the folder belongs to another comparison or cannot be written.
+        UserError: the folder belongs to another comparison or cannot be written, or a run finds no memory.
         Interrupted: the reporter asks to stop.
     """
     if jobs < 1:
@@ -151,6 +151,8 @@ def compare(
     ended: dict[Config, Run | CollapseError] = {}
     with closing(train_all(tasks, data, device, jobs, reporter)) as together:
         for config, outcome in together:
+            if isinstance(outcome, NoMemoryError):
+                raise outcome
             ended[config] = outcome
             if isinstance(outcome, CollapseError):
                 reporter.failed(config, str(outcome))

@@ -22,7 +22,7 @@ import torch
 from ..config import Config
 from ..data.dataset import Dataset
 from ..data.views.batches import open_views
-from ..errors import CollapseError, Interrupted, UserError
+from ..errors import CollapseError, Interrupted, NoMemoryError, UserError
 from ..reporter import Reporter
 from ..runs.run import Run
 from ..training.features import FeatureCache
@@ -55,7 +55,7 @@ class _Worker:
 
 def train_side_by_side(
     tasks: Sequence[tuple[Config, Path]], data: Dataset, device: torch.device, jobs: int, reporter: Reporter
-) -> Generator[tuple[Config, Run | CollapseError], None, None]:
+) -> Generator[tuple[Config, Run | CollapseError | NoMemoryError], None, None]:
     """Train every task, ``jobs`` of them at a time, and yield each as it ends.
 
     Where the device is ``cuda`` without a number, the processes are distributed over all GPUs; threads are divided
@@ -84,10 +84,11 @@ def train_side_by_side(
 
     try:
         threads = max(1, torch.get_num_threads() // jobs)
+        gpus = torch.cuda.device_count() if str(device) == "cuda" else 1
         with _deaf():
             for index in range(jobs):
-                own = torch.device("cuda", index % torch.cuda.device_count()) if str(device) == "cuda" else device
-                workers.append(_started(own, threads))
+                own = torch.device("cuda", index % gpus) if str(device) == "cuda" else device
+                workers.append(_started(own, threads, -(-jobs // gpus)))
         for worker in workers:
             _tell(worker, data)
             hand(worker, next(indices))
@@ -147,11 +148,11 @@ def _deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _started(device: torch.device, threads: int) -> _Worker:
+def _started(device: torch.device, threads: int, sharing: int) -> _Worker:
     context = multiprocessing.get_context("spawn")  # a process with CUDA in it cannot be forked
     ours, theirs = context.Pipe()
     with theirs:  # only the process itself holds its end, so that the pipe ends with it
-        process = context.Process(target=_work, args=(theirs, device, threads), name="largedrop")
+        process = context.Process(target=_work, args=(theirs, device, threads, sharing), name="largedrop")
         process.start()
     return _Worker(process, ours)
 
@@ -188,8 +189,10 @@ def _end(workers: Sequence[_Worker]) -> None:
         raise
 
 
-def _work(pipe: Connection, device: torch.device, threads: int) -> None:
-    """The main function of a process: receive the data, then tasks, until None or the end of the pipe."""
+def _work(pipe: Connection, device: torch.device, threads: int, sharing: int) -> None:
+    """The main function of one of ``sharing`` processes on a device: receive the data, then tasks, until None or the
+    end of the pipe.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # see ``_deaf``; on Windows there is no other way
     torch.set_num_threads(threads)
     if device.type == "cuda":
@@ -197,7 +200,7 @@ def _work(pipe: Connection, device: torch.device, threads: int) -> None:
     reporter = _Sender(pipe)
     try:
         data = _received(pipe)
-        features = FeatureCache(open_views(data, device, reporter), reporter)
+        features = FeatureCache(open_views(data, device, reporter, sharing), reporter)
         while (task := pipe.recv()) is not None:
             reporter.raise_if_stopped("stopped before the next run began")
             config, folder = task
@@ -245,10 +248,10 @@ def _received(pipe: Connection) -> Dataset:
 
 def _outcome(
     config: Config, data: Dataset, folder: Path, features: FeatureCache, reporter: Reporter
-) -> Run | CollapseError:
+) -> Run | CollapseError | NoMemoryError:
     try:
         return train(config, data, folder, features=features, reporter=reporter)
     except CollapseError as error:
         return error
-    except (torch.cuda.OutOfMemoryError, MemoryError):
-        raise UserError(f"a run needs more memory than is free; fewer --jobs need less, and {GOES_ON}") from None
+    except NoMemoryError as error:
+        return NoMemoryError(f"{error}, and so do fewer --jobs")

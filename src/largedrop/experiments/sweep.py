@@ -17,7 +17,7 @@ import torch
 
 from ..config import Config
 from ..data.dataset import Dataset
-from ..errors import CollapseError, Interrupted, UserError, one_of
+from ..errors import CollapseError, Interrupted, NoMemoryError, UserError, one_of
 from ..files import fitting
 from ..reporter import SILENT, Relay, Reporter
 from ..runs.folder import claim, owned
@@ -121,7 +121,7 @@ class Sweep:
     Attributes:
         trained: configs of the runs that were trained.
         collapsed: configs of the runs that collapsed or diverged, with the reason.
-        broken: configs of the runs that failed twice, with the traceback.
+        broken: configs of the runs that failed twice, with the traceback, or found no memory, with a line.
     """
 
     trained: list[Config] = field(default_factory=list)
@@ -191,8 +191,8 @@ def run_sweep(
 ) -> Sweep:
     """Train the runs of a plan that are not finished.
 
-    A collapsed run is recorded, and the others are trained. A run that fails with an unexpected error, or whose process
-    dies, is resumed once; if it fails again it is recorded, and the others are trained.
+    A run that collapses or finds no memory is recorded, and the others are trained. A run that fails with an unexpected
+    error, or whose process dies, is resumed once; if it fails again it is recorded, and the others are trained.
 
     Args:
         jobs: number of runs side by side, each in its own process; 1 trains in this process.
@@ -218,6 +218,9 @@ def run_sweep(
                     kept += waiting.pop(config).cost
                     if isinstance(outcome, CollapseError):
                         result.collapsed.append((config, str(outcome)))
+                        reporter.failed(config, str(outcome))
+                    elif isinstance(outcome, NoMemoryError):
+                        result.broken.append((config, str(outcome)))
                         reporter.failed(config, str(outcome))
                     else:
                         result.trained.append(config)

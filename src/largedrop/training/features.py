@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..data.views.batches import Views
+from ..data.views.batches import HostViews, ResidentViews, Views
 from ..models.network import Network
 from ..reporter import SILENT, Reporter
 from .evaluation import representations
@@ -28,7 +28,7 @@ class FeatureCache:
     """
 
     def __init__(self, views: Views, reporter: Reporter = SILENT) -> None:
-        self.views = views
+        self.views: Views = views
         self.reporter = reporter
         self._features: dict[tuple[object, ...], Tensor] = {}
 
@@ -46,3 +46,14 @@ class FeatureCache:
             found = representations(network, self.views, indices, config.precision, self.reporter, view)
             self._features[key] = found.to(torch.float16)
         return self._features[key]
+
+    def leave_device(self) -> bool:
+        """Remove the images from the GPU's memory, and make views on the processor from now on.
+
+        Returns:
+            Whether they were there.
+        """
+        if not isinstance(self.views, ResidentViews):
+            return False
+        self.views = HostViews(self.views.data, self.views.device)
+        return True

@@ -33,6 +33,7 @@ from .averages import make_averages
 from .collapse import CollapseWatch
 from .evaluation import SCORES, accuracy, iid_loss, logits, scores
 from .features import FeatureCache
+from .memory import in_memory
 from .objectives import make_objective
 from .setup import create_network, make_optimizer, set_learning_rate, start_head
 from .state import STATE_FILE, Trajectory, load_state, save_state
@@ -83,6 +84,7 @@ def train(
     Raises:
         UserError: the folder is another config's or cannot be written, or another process is using it.
         CollapseError: the run has collapsed or diverged.
+        NoMemoryError: too little memory is free.
         Interrupted: the reporter asks to stop.
     """
     if config.fit != "all":
@@ -93,11 +95,15 @@ def train(
             reporter.skip(cost(config, split))
             return _tidied(Run.open(folder))
         shared = features or FeatureCache(open_views(data, device or torch.device("cpu"), reporter))
-        device = shared.views.device
+        gpus = [shared.views.device] if shared.views.device.type == "cuda" else []
         keep_freed_memory()
-        # Dropout and the network's other draws use torch's generator, seeded at each step and restored at the end.
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), ExitStack() as held:
-            return _train(config, data, split, folder, shared, reporter, held)
+
+        def attempt(to: Reporter) -> Run:
+            # Dropout and the network's other draws use torch's generator, seeded at each step and restored at the end.
+            with torch.random.fork_rng(devices=gpus), ExitStack() as held:
+                return _train(config, data, split, folder, shared, to, held)
+
+        return in_memory(attempt, config, shared, reporter)
 
 
 def cost(config: Config, split: Split) -> float:

@@ -121,25 +121,25 @@ def test_on_the_processor_views_are_the_hosts(data: ld.Dataset) -> None:
 
 def test_on_a_gpu_the_images_lie_in_its_memory(data: ld.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(module, "ResidentImages", lambda images, device: given.append((images, device)))
-    found = open_views(data, CUDA)
+    monkeypatch.setattr(module, "ResidentImages", lambda *arguments: given.append(arguments))
+    found = open_views(data, CUDA, sharing=3)
     assert type(found) is ResidentViews
     assert (found.data, found.device) == (data, CUDA)
-    assert given == [(data.images, CUDA)]
+    assert given == [(data.images, CUDA, 3)]
 
 
 def test_images_that_do_not_fit_are_left_to_the_processor_and_a_note_says_why(
     data: ld.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resident, "_free_bytes", lambda device: resident.KEPT + 1000)
+    monkeypatch.setattr(resident, "_room", lambda device, sharing: 1000 // sharing)
     monkeypatch.setattr(resident, "GIB", 54 * 32 * 32 * 3)
     notes: list[str] = []
-    found = open_views(data, torch.device("cuda:1"), Watch(note=notes.append))
+    found = open_views(data, torch.device("cuda:1"), Watch(note=notes.append), sharing=2)
     assert type(found) is HostViews
     assert (found.data, found.device) == (data, torch.device("cuda:1"))
     assert notes == [
         "views are made on the processor: the images need 1.0 GiB in the memory of cuda:1, where 0.0 GiB are free for "
-        "them; use --device cpu, or open them with a smaller bound (open_dataset(…, bound=…))"
+        "them; opened with a smaller bound they need less (open_dataset(…, bound=…))"
     ]
 
 

@@ -28,7 +28,8 @@ from largedrop.data.views.device import (
 from largedrop.data.views.draws import Draws, draw
 from largedrop.data.views.host import augment, evaluation_view, normalise
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:1")
+GIB = 1 << 30
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LEVEL = 1 / 255
 SHAPES = [(48, 64), (64, 48), (32, 32), (40, 40), (20, 90), (90, 20), (33, 47), (128, 96), (7, 5), (1, 1), (1, 60)]
@@ -259,22 +260,55 @@ def test_images_that_do_not_fit_are_refused_in_one_line(monkeypatch: pytest.Monk
     images = pictures()
     needed = sum(image.size for image in images)
     monkeypatch.setattr(module, "GIB", needed)
-    monkeypatch.setattr(module, "_free_bytes", lambda device: module.KEPT + needed)
+    monkeypatch.setattr(module, "_room", lambda device, sharing: needed)
     ResidentImages(images, CPU)
-    for free, room in ((module.KEPT + needed - 1, "1.0"), (0, "0.0")):
-        monkeypatch.setattr(module, "_free_bytes", lambda device, free=free: free)
+    for room, said in ((needed - 1, "1.0"), (0, "0.0")):
+        monkeypatch.setattr(module, "_room", lambda device, sharing, room=room: room)
         assert refusal(ResidentImages, images, CPU) == (
-            f"the images need 1.0 GiB in the memory of cpu, where {room} GiB are free for them; "
-            "use --device cpu, or open them with a smaller bound (open_dataset(…, bound=…))"
+            f"the images need 1.0 GiB in the memory of cpu, where {said} GiB are free for them; "
+            "opened with a smaller bound they need less (open_dataset(…, bound=…))"
         )
 
 
+def test_images_for_which_there_is_no_room_after_all_are_refused_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(images: Pictures, target: Tensor) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module, "_upload", full)
+    assert "where 0.0 GiB are free" in refusal(ResidentImages, pictures(), CPU)
+
+
+def room(monkeypatch: pytest.MonkeyPatch, free: int, whole: int, reserved: int = 0, allocated: int = 0) -> None:
+    """Give the GPU so many GiB."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", {1: (free * GIB, whole * GIB)}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", {CUDA: reserved * GIB}.__getitem__)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", {CUDA: allocated * GIB}.__getitem__)
+
+
 def test_what_torch_holds_without_using_it_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
-    assert module._free_bytes(torch.device("cuda")) == 140
-    assert module._free_bytes(CPU) is None
+    room(monkeypatch, free=20, whole=24, reserved=7, allocated=3)
+    assert module._room(CUDA, 1) == (20 + 7 - 3 - 6) * GIB
+    assert module._room(CPU, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("free", "whole", "sharing", "expected"),
+    [
+        (23, 24, 1, 17),  # 6 GiB are left
+        (80, 80, 1, 60),  # a quarter is
+        (80, 80, 4, 15),  # the first of four, and the last
+        (35, 80, 4, 15),
+        (12, 80, 4, 7),  # another program has the rest
+        (7, 8, 1, 1),
+        (3, 8, 1, 0),
+        (4, 5, 2, 0),
+    ],
+)
+def test_what_images_leave_to_training(
+    monkeypatch: pytest.MonkeyPatch, free: int, whole: int, sharing: int, expected: int
+) -> None:
+    room(monkeypatch, free, whole)
+    assert module._room(CUDA, sharing) == expected * GIB
 
 
 def test_on_a_gpu_nothing_waits_and_no_shape_hangs_on_values() -> None:

@@ -83,10 +83,10 @@ class HostViews:
 class ResidentViews:
     """Views made on the GPU from images in its memory; the host draws the random numbers only."""
 
-    def __init__(self, data: Dataset, device: torch.device) -> None:
+    def __init__(self, data: Dataset, device: torch.device, sharing: int = 1) -> None:
         self.data = data
         self.device = device
-        self.images = ResidentImages(data.images, device)
+        self.images = ResidentImages(data.images, device, sharing)
 
     def inputs(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
         """The draws of a step, float64 (n, 15), in pinned memory where the device is a GPU."""
@@ -104,12 +104,16 @@ class ResidentViews:
         return device_evaluation_batch(self.images, indices, spec.size, spec.mean, spec.std)
 
 
-def open_views(data: Dataset, device: torch.device, reporter: Reporter = SILENT) -> Views:
-    """Views made on the GPU where the device is one and has room for the images; else on the processor, with a note."""
+def open_views(data: Dataset, device: torch.device, reporter: Reporter = SILENT, sharing: int = 1) -> Views:
+    """Views made on the GPU where the device is one and has room for the images; else on the processor, with a note.
+
+    Args:
+        sharing: number of processes that compute on the device, each with its own images there.
+    """
     if device.type != "cuda":
         return HostViews(data, device)
     try:
-        return ResidentViews(data, device)
+        return ResidentViews(data, device, sharing)
     except UserError as error:
         reporter.note(f"views are made on the processor: {error}")
         return HostViews(data, device)

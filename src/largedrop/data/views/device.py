@@ -40,8 +40,9 @@ __all__ = [
 STAGING = 64 << 20
 """Bytes of each of the two buffers that pixels pass through on their way to the device."""
 
-KEPT = 2 << 30
-"""Bytes of the device's memory that the images leave free: training needs at least as much."""
+KEPT, KEPT_SHARE = 6 << 30, 1 / 4
+"""Bytes of the device's memory, and share of it, that images leave to training: the larger of the two. ResNet-50 with
+batches of 96 images of 224 pixels needs about 3 GiB besides CUDA's own."""
 
 SCRATCH = 1 << 30
 """Bytes that resizing may use at once; a batch that needs more is resized in parts of a fixed size."""
@@ -66,11 +67,14 @@ class ResidentImages:
         device: device of the pixels.
     """
 
-    def __init__(self, images: Images, device: torch.device) -> None:
+    def __init__(self, images: Images, device: torch.device, sharing: int = 1) -> None:
         """Copy the images to the device.
 
+        Args:
+            sharing: number of processes that do so, which divide between them what is left to training and the rest.
+
         Raises:
-            UserError: the images need more than the free memory less ``KEPT``.
+            UserError: the images need more than the free memory less what is left to training.
         """
         count = len(images)
         shapes = [images[index].shape[:2] for index in range(count)]
@@ -78,17 +82,17 @@ class ResidentImages:
         self.crop = largest_crop(self.shapes)
         areas = self.shapes.prod(axis=1)
         total = 3 * int(areas.sum())
-        free = _free_bytes(device)
-        if free is not None and total > free - KEPT:
-            raise _no_room(total, max(0, free - KEPT), device)
+        room = _room(device, sharing)
+        if room is not None and total > room:
+            raise _no_room(total, room, device)
+        starts = np.cumsum(areas) - areas
         try:
             self.pixels = torch.empty(total, dtype=torch.uint8, device=device)
+            self.index = torch.from_numpy(np.column_stack([starts, self.shapes])).to(device)
+            _upload(images, self.pixels)
         except torch.cuda.OutOfMemoryError:
-            raise _no_room(total, _free_bytes(device) or 0, device) from None
+            raise _no_room(total, 0, device) from None
         self.device = self.pixels.device
-        starts = np.cumsum(areas) - areas
-        self.index = torch.from_numpy(np.column_stack([starts, self.shapes])).to(device)
-        _upload(images, self.pixels)
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -283,18 +287,24 @@ def _check_indices(resident: ResidentImages, indices: IntArray) -> None:
         raise ValueError(f"indices must be from 0 to {len(resident) - 1}, not {np.min(indices)} to {np.max(indices)}")
 
 
-def _free_bytes(device: torch.device) -> int | None:
-    """Memory that torch can still allocate on a GPU, in bytes; None on the processor."""
+def _room(device: torch.device, sharing: int) -> int | None:
+    """Bytes that the images of one of ``sharing`` processes may take on a GPU; None on the processor.
+
+    The others may have taken theirs already, or not yet: so it is a share of the whole memory, and of the free memory
+    all but a share of what is left to training.
+    """
     if device.type != "cuda":
         return None
-    free, _ = torch.cuda.mem_get_info(device.index)  # torch 2.4 refuses a device without a number
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free, whole = torch.cuda.mem_get_info(device.index)  # torch 2.4 refuses a device without a number
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    kept = max(KEPT, int(KEPT_SHARE * whole))
+    return max(0, min((whole - kept) // sharing, free - kept // sharing))
 
 
 def _no_room(needed: int, room: int, device: torch.device) -> UserError:
     return UserError(
         f"the images need {needed / GIB:.1f} GiB in the memory of {device}, where {room / GIB:.1f} GiB are free for "
-        "them; use --device cpu, or open them with a smaller bound (open_dataset(…, bound=…))"
+        "them; opened with a smaller bound they need less (open_dataset(…, bound=…))"
     )
 
 

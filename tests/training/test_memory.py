@@ -1,0 +1,100 @@
+"""Runs that find no memory: once more without their images on the device, else one line."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.helpers import Networks, Watch, refusal
+from torch import Tensor
+
+import largedrop as ld
+from largedrop.config import Config
+from largedrop.data.views.batches import HostViews, ResidentViews
+from largedrop.errors import NoMemoryError
+from largedrop.training.features import FeatureCache
+from largedrop.training.loop import cost, train
+from largedrop.training.step import TrainingStep
+
+CPU = torch.device("cpu")
+SAID = (
+    "a run of test_efficientnet at 32 px with 4 images of each domain in a batch needs more memory than cpu has free; "
+    "a smaller --batch or --size needs less"
+)
+
+pytestmark = pytest.mark.usefixtures("quick_heads")
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let the third step of so many attempts find no memory."""
+    compute = TrainingStep._compute
+
+    def install(
+        attempts: int, error: type[Exception] = torch.cuda.OutOfMemoryError, text: str = "CUDA out of memory. Tried …"
+    ) -> None:
+        left = [attempts]
+
+        def spoiled(self: TrainingStep, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+            if self._step == 2 and left[0]:
+                left[0] -= 1
+                raise error(text)
+            return compute(self, inputs, labels)
+
+        monkeypatch.setattr(TrainingStep, "_compute", spoiled)
+
+    return install
+
+
+def test_a_run_goes_on_with_its_images_on_the_host(
+    data: ld.Dataset, config: Config, tmp_path: Path, networks: Networks, full: Any
+) -> None:
+    full(1)
+    views = ResidentViews(data, CPU)
+    images = weakref.ref(views.images)
+    features = FeatureCache(views)
+    del views
+    alive: list[object] = []
+    done: list[float] = []
+    watch = Watch(note=lambda text: alive.append((text, images())), advance=done.append, skip=done.append)
+    run = train(config, data, tmp_path / "run", features=features, reporter=watch)
+    told = "the GPU has too little memory: its images are removed, and views are made on the processor"
+    assert alive == [(told, None)]
+    assert networks.before == [0, 0]
+    assert sum(done) == pytest.approx(cost(config, data.split("photo", 0)), rel=0.05)  # none of it twice
+    assert type(features.views) is HostViews
+    assert (features.views.data, features.views.device) == (data, CPU)
+    assert run.best.is_file()
+
+
+def test_what_needs_more_memory_without_the_images_as_well(
+    data: ld.Dataset, config: Config, tmp_path: Path, networks: Networks, full: Any
+) -> None:
+    full(2)
+    features = FeatureCache(ResidentViews(data, CPU))
+    assert refusal(train, config, data, tmp_path, features=features) == SAID
+    assert (networks.before, networks.alive) == ([0, 0], 0)
+    assert len(train(config, data, tmp_path, features=features).result["log"]) == 4  # it goes on
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError])
+def test_images_on_the_host_are_no_reason_to_try_again(
+    data: ld.Dataset, config: Config, tmp_path: Path, networks: Networks, full: Any, error: type[Exception]
+) -> None:
+    full(1, error)
+    with pytest.raises(NoMemoryError) as caught:
+        train(config, data, tmp_path)
+    assert str(caught.value) == SAID
+    assert networks.before == [0]
+
+
+def test_other_errors_are_raised(
+    data: ld.Dataset, config: Config, tmp_path: Path, networks: Networks, full: Any
+) -> None:
+    full(1, RuntimeError, "cuDNN is tired")
+    with pytest.raises(RuntimeError, match="cuDNN is tired"):
+        train(config, data, tmp_path, features=FeatureCache(ResidentViews(data, CPU)))
+    assert networks.before == [0]
