@@ -27,14 +27,20 @@ class WeightAverage:
         Raises:
             UserError: names or shapes of its tensors differ from those before.
         """
-        if self.count:
-            check_same(self.mean, state)
+        if not self.count:
+            self.mean, self.count = {name: tensor.detach().clone() for name, tensor in state.items()}, 1
+            return
+        check_same(self.mean, state)
         self.count += 1
-        for name, tensor in state.items():
-            if not tensor.is_floating_point() or self.count == 1:
-                self.mean[name] = tensor.detach().clone()
-            else:
-                self.mean[name] += (tensor.to(self.mean[name].dtype) - self.mean[name]) / self.count
+        floats = [name for name, tensor in state.items() if tensor.is_floating_point()]
+        others = [name for name, tensor in state.items() if not tensor.is_floating_point()]
+        # All tensors at once: on a GPU each alone would cost several launches at every step of a dense average.
+        means = [self.mean[name] for name in floats]
+        change = torch._foreach_sub([state[name].to(self.mean[name].dtype) for name in floats], means)
+        torch._foreach_div_(change, self.count)
+        torch._foreach_add_(means, change)
+        if others:
+            torch._foreach_copy_([self.mean[name] for name in others], [state[name] for name in others])
 
 
 @torch.no_grad()
