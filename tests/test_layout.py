@@ -23,6 +23,7 @@ OTHER_TESTS = {
     "test_compatibility.py": "run folders of older versions",
     "experiments/test_presets_end_to_end.py": "presets, from the plan to the report",
     "studies/test_adviser.py": "studies/adviser.py",
+    "studies/test_peers.py": "studies/peers.py",
     "benchmarks/test_scripts.py": "benchmarks/ that measure in a precision",
 }
 """The test files that are no module's."""
