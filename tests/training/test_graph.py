@@ -155,9 +155,9 @@ class Cuda:
             yield
         finally:
             self.recording = False
-        if self.broken:  # as torch's, which then leaves its stream
-            raise RuntimeError("CUDA error: operation failed due to a previous error during capture\nmore about it")
-        self.current = "main"
+            if self.broken:  # as torch's, which then leaves its stream
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture\nmore about it")
+            self.current = "main"
 
 
 def test_on_a_gpu_every_call_is_one_step_on_its_own_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,16 @@ def test_on_a_gpu_every_call_is_one_step_on_its_own_inputs(monkeypatch: pytest.M
         graphed._warm_up()
 
 
-def test_a_step_that_cannot_be_recorded_is_done_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("met", "told"),
+    [
+        ("", "CUDA error: operation failed due to a previous error during capture"),
+        ("CUDA error: operation not permitted\nmore about it", "CUDA error: operation not permitted"),
+    ],
+)
+def test_a_step_that_cannot_be_recorded_is_done_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, met: str, told: str
+) -> None:
     """With the same weights and random numbers as without a graph, and a line for the user."""
     torch.manual_seed(5)
     plain, step, _ = make_step(dropout=0.5)
@@ -215,6 +224,8 @@ def test_a_step_that_cannot_be_recorded_is_done_all_the_same(monkeypatch: pytest
             torch.rand(3)
             for parameter in model.parameters():
                 parameter.grad = torch.full_like(parameter, torch.nan)
+            if met:
+                raise RuntimeError(met)
             return (torch.zeros(()),)
         cuda.events.append(f"run on {cuda.current}")
         return step(*inputs)
@@ -225,10 +236,7 @@ def test_a_step_that_cannot_be_recorded_is_done_all_the_same(monkeypatch: pytest
     for number, batch in enumerate(given):
         torch.manual_seed(number)
         graphed(*batch)
-    assert notes == [
-        "training steps are not recorded as a CUDA graph, and may take longer: "
-        "CUDA error: operation failed due to a previous error during capture"
-    ]
+    assert notes == [f"training steps are not recorded as a CUDA graph, and may take longer: {told}"]
     assert cuda.events.count("record on side") == cuda.events.count("fresh generator") == 1
     assert cuda.events.count("run on side") == 6
     assert cuda.current == "main"

@@ -149,7 +149,8 @@ class GraphedStep:
             fresh = torch.Generator(self._device).graphsafe_get_state()
             torch.cuda.default_generators[self._device.index].graphsafe_set_state(fresh)
             torch.cuda.set_rng_state(drawn, self._device)
-            why = str(error).partition("\n")[0]
+            # What the step met first; the end of a recording then only says that there was something.
+            why = str(error.__context__ or error).partition("\n")[0]
             self._note(f"training steps are not recorded as a CUDA graph, and may take longer: {why}")
         finally:
             torch.cuda.set_stream(here)  # torch leaves the other one current where the end of a recording fails
