@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -158,3 +160,14 @@ def test_what_is_not_there_is_found() -> None:
     assert unknown_flags("--jobs") == unknown_flags("benchmarks/folding.py --json") == []
     assert unknown_flags("--job") == ["--job"]
     assert code_of("a `b`\n\n    c\n\n```sh\nd `e`\n```\n") == ["d `e`", "c", "b"]
+
+
+def test_the_study_has_the_tables_that_its_record_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies"))
+    report: Any = importlib.import_module("working_point_report")
+    study = report.Study(report.RECORD)
+    page = (ROOT / "docs" / "studies" / "working-point.md").read_text("utf-8").splitlines()
+    for part in report.PARTS.values():
+        lines = list(part(study))
+        assert len(lines) > 3
+        assert [line for line in lines if line not in page] == []

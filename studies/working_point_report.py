@@ -1,0 +1,271 @@
+"""Tables, verdicts and the figure of docs/studies/working-point.md, from the record working_point.jsonl.
+
+python studies/working_point_report.py                       # the tables and verdicts
+python studies/working_point_report.py --figure docs/images/working-point.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+RECORD = Path(__file__).with_name("working_point.jsonl")
+RATES = (3e-4, 1e-4)
+SEEDS = (0, 1, 2)
+STEPS = 600
+T_95 = {9: 2.306, 8: 2.365, 5: 2.776, 4: 3.182}
+"""Two-sided 95 % points of Student's t, by the number of values."""
+
+PLAIN, MANY = "plain", "0.9, 16 masks"
+ARMS = (PLAIN, MANY, "0.9, 1 mask", "0.5, 16 masks", "mixout")
+METHODS = {
+    "fine-tuning": "best checkpoint",
+    "ensemble": "ensemble along it",
+    "weight-average": "average along it",
+    "ema": "exponential average",
+    "way-back": "that, a fifth back",
+    "half": "WiSE-FT, α = 0.5",
+    "wise": "WiSE-FT, α by i.i.d.",
+    "linear-probe": "linear probe",
+}
+RIVALS = [
+    *((PLAIN, method) for method in METHODS if method != "fine-tuning"),
+    *(("mixout", method) for method in METHODS if method not in ("half", "wise", "linear-probe")),
+]
+
+Values = npt.NDArray[np.float64]
+
+
+def arm_of(config: dict[str, Any]) -> str:
+    """The name of a config's arm."""
+    if config["objective"] != "erm":
+        return str(config["objective"])
+    if not config["dropout"]:
+        return PLAIN
+    return f"{config['dropout']:g}, {config['masks']} mask{'s' * (config['masks'] > 1)}"
+
+
+class Study:
+    """The runs of 600 steps by (dataset, arm, learning rate, seed, test domain)."""
+
+    def __init__(self, record: Path) -> None:
+        self.every = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+        self.runs: dict[tuple[str, str, float, int, str], dict[str, Any]] = {}
+        for run in self.every:
+            config = run["config"]
+            if config["steps"] == STEPS and config["head"] == "warm":
+                key = config["data"], arm_of(config), config["lr"], config["seed"], config["test_domain"]
+                self.runs[key] = run
+        self.domains = sorted({(key[0], key[4]) for key in self.runs})
+
+    def lr(self, arm: str, domain: tuple[str, str]) -> float:
+        """The learning rate of best i.i.d. accuracy with seed 0; the first in a tie."""
+        name, test = domain
+        return max(RATES, key=lambda lr: score(self.runs[name, arm, lr, 0, test], "fine-tuning")[0])
+
+    def values(self, arm: str, method: str, domain: tuple[str, str]) -> Values:
+        """I.i.d. and o.o.d. accuracy in % of each seed that was run, (seeds, 2)."""
+        keys = [(domain[0], arm, self.lr(arm, domain), seed, domain[1]) for seed in SEEDS]
+        return 100 * np.array([score(self.runs[key], method) for key in keys if key in self.runs])
+
+    def means(self, arm: str, method: str, dataset: str = "") -> Values:
+        """The mean over seeds for each test domain, (domains, 2)."""
+        chosen = [domain for domain in self.domains if dataset in ("", domain[0])]
+        return np.array([self.values(arm, method, domain).mean(axis=0) for domain in chosen])
+
+
+def score(run: dict[str, Any], method: str) -> tuple[float, float]:
+    """I.i.d. and o.o.d. accuracy of a method in a run."""
+    if method in ("half", "wise"):
+        curve = run["methods"]["wise-ft"]
+        key = (lambda each: -abs(each["alpha"] - 0.5)) if method == "half" else safest
+        found = max(curve, key=key)
+    else:
+        found = run["methods"][method]
+    return found["iid_accuracy"], found["ood_accuracy"]
+
+
+def safest(entry: dict[str, float]) -> tuple[float, float]:
+    """The order by which the program itself chooses α."""
+    return entry["iid_accuracy"], entry["alpha"]
+
+
+def interval(differences: Values) -> tuple[float, float]:
+    """Mean, and half of its 95 % interval, of paired differences."""
+    count = len(differences)
+    return float(differences.mean()), T_95[count] * float(differences.std(ddof=1)) / math.sqrt(count)
+
+
+def rows(study: Study) -> Iterator[str]:
+    """Every arm and method: i.i.d. / o.o.d. of both datasets, o.o.d. over the nine, and what that is over plain."""
+    yield "| arm | weights | PACS | emoji | nine, o.o.d. | over plain |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: |"
+    base = study.means(PLAIN, "fine-tuning")
+    for arm in ARMS:
+        for method, told in METHODS.items():
+            if method in ("half", "wise") and arm not in (PLAIN, MANY):
+                continue
+            both = [study.means(arm, method, dataset).mean(axis=0) for dataset in ("PACS", "emoji")]
+            nine = study.means(arm, method)
+            mean, half = interval(nine[:, 1] - base[:, 1])
+            gain = "" if (arm, method) == (PLAIN, "fine-tuning") else f"{mean:+.1f} ± {half:.1f}"
+            cells = [f"{iid:.1f} / {ood:.1f}" for iid, ood in both]
+            yield f"| {arm} | {told} | {cells[0]} | {cells[1]} | {nine[:, 1].mean():.1f} | {gain} |"
+
+
+SHOWN = (
+    (PLAIN, "fine-tuning"),
+    (PLAIN, "ema"),
+    (MANY, "fine-tuning"),
+    (MANY, "ema"),
+    (MANY, "way-back"),
+    ("0.9, 1 mask", "fine-tuning"),
+    ("0.5, 16 masks", "ema"),
+    ("mixout", "ema"),
+)
+
+
+def by_domain(study: Study) -> Iterator[str]:
+    """O.o.d. accuracy on each test domain: mean and standard error of the seeds."""
+    names = [test for _, test in study.domains]
+    yield f"| arm | weights | {' | '.join(names)} |"
+    yield f"| --- | --- |{' ---: |' * len(names)}"
+    for arm, method in SHOWN:
+        cells = []
+        for domain in study.domains:
+            found = study.values(arm, method, domain)[:, 1]
+            error = found.std(ddof=1) / math.sqrt(len(found)) if len(found) > 1 else math.nan
+            cells.append(f"{found.mean():.1f} ± {error:.1f}" if len(found) > 1 else f"{found.mean():.1f}")
+        yield f"| {arm} | {METHODS[method]} | {' | '.join(cells)} |"
+
+
+def curves(study: Study, arm: str, dataset: str) -> Values:
+    """WiSE-FT's accuracies in % at each α, mean over domains and seeds: (α, [α, i.i.d., o.o.d.])."""
+    found = []
+    for domain in study.domains:
+        if domain[0] == dataset:
+            for seed in SEEDS:
+                run = study.runs[dataset, arm, study.lr(arm, domain), seed, domain[1]]
+                curve = run["methods"]["wise-ft"]
+                found.append([[e["alpha"], 100 * e["iid_accuracy"], 100 * e["ood_accuracy"]] for e in curve])
+    return np.asarray(np.mean(found, axis=0), np.float64)
+
+
+def way_back(study: Study) -> Iterator[str]:
+    """WiSE-FT's curves as a table."""
+    alphas = [f"{alpha:g}" for alpha in curves(study, PLAIN, "PACS")[:, 0]]
+    yield f"| | α = {' | '.join(alphas)} |"
+    yield f"| --- |{' ---: |' * len(alphas)}"
+    for dataset in ("PACS", "emoji"):
+        for arm in (PLAIN, MANY):
+            found = curves(study, arm, dataset)
+            yield f"| {dataset}, {arm} | {' | '.join(f'{iid:.1f} / {ood:.1f}' for _, iid, ood in found)} |"
+
+
+def rates(study: Study) -> Iterator[str]:
+    """Best checkpoints at each learning rate with seed 0: i.i.d. / o.o.d."""
+    yield "| arm | learning rate | PACS | emoji |"
+    yield "| --- | ---: | ---: | ---: |"
+    for arm in ARMS:
+        for lr in (1e-3, *RATES, 3e-5):
+            cells = []
+            for dataset in ("PACS", "emoji"):
+                tests = [domain for domain in study.domains if domain[0] == dataset]
+                keys = [(dataset, arm, lr, 0, test) for _, test in tests]
+                if all(key in study.runs for key in keys):
+                    iid, ood = 100 * np.mean([score(study.runs[key], "fine-tuning") for key in keys], axis=0)
+                    cells.append(f"{iid:.1f} / {ood:.1f}")
+                else:
+                    cells.append("–")
+            if set(cells) != {"–"}:
+                yield f"| {arm} | {lr:g} | {' | '.join(cells)} |"
+
+
+def verdicts(study: Study) -> Iterator[str]:
+    """Each of the rule's points, in its order."""
+    base = study.means(PLAIN, "fine-tuning")
+    pacs = study.means(PLAIN, "fine-tuning", "PACS")[:, 0].mean()
+    emoji = (study.means(PLAIN, "fine-tuning", "emoji") - study.means(PLAIN, "linear-probe", "emoji"))[:, 0].mean()
+    told = f"PACS {pacs:.1f} % i.i.d., emoji {emoji:.1f} points above the probe"
+    yield f"1. Working point: {told}: {said(pacs >= 92 and emoji >= 3)}."
+    model = study.means(MANY, "way-back")
+    mean, half = interval(model[:, 1] - base[:, 1])
+    yield f"2. The recipe's model over plain fine-tuning, o.o.d.: {mean:+.1f} ± {half:.1f} points: {said(mean >= 4)}."
+    best = max(RIVALS, key=lambda rival: study.means(*rival)[:, 1].mean())
+    over, half = interval(model[:, 1] - study.means(*best)[:, 1])
+    yield f"3. Over the best rival ({best[0]}, {METHODS[best[1]]}): {over:+.1f} ± {half:.1f}: {said(over >= 1)}."
+    iid = (model - base)[:, 0].mean()
+    worst = (model - base)[:, 1].min()
+    yield f"4. I.i.d. {iid:+.1f} points: {said(iid >= -1)}. Worst domain {worst:+.1f} o.o.d.: {said(worst >= -1)}."
+    other = study.means("0.5, 16 masks", "fine-tuning")[:, 1]
+    count = int((study.means(MANY, "fine-tuning")[:, 1] >= other).sum())
+    told = f"at least as good as 0.5 with 16 on {count} of {len(other)} domains"
+    yield f"5. 0.9 with 16 masks {told}: {said(count >= 7)}."
+
+
+def said(reached: bool) -> str:
+    """A verdict in words."""
+    return "reached" if reached else "**not reached**"
+
+
+def figure(study: Study, path: Path) -> None:
+    """Gains by domain, and accuracy over the way back."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    drawn, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(1.5, 1), layout="constrained")
+    base = study.means(PLAIN, "fine-tuning")[:, 1]
+    places = np.arange(len(base))
+    shown: Sequence[tuple[str, str, str, str]] = (
+        (MANY, "ema", "#b2182b", "o"),
+        (MANY, "way-back", "#f4a582", "s"),
+        ("0.5, 16 masks", "ema", "#2166ac", "o"),
+        ("0.9, 1 mask", "ema", "#999999", "o"),
+        (PLAIN, "ema", "#000000", "_"),
+    )
+    for number, (arm, method, colour, marker) in enumerate(shown):
+        gains = study.means(arm, method)[:, 1] - base
+        label = f"{arm}, {METHODS[method]}: {gains.mean():+.1f}"
+        left.plot(places + (number - 2) * 0.12, gains, marker, color=colour, label=label, ms=8 if marker == "_" else 5)
+    left.axhline(0, color="black", lw=0.8)
+    left.set_xticks(places, [f"{test}\n{name}" for name, test in study.domains], fontsize=7, rotation=25, ha="right")
+    left.set_ylabel("o.o.d. accuracy over plain fine-tuning (points)")
+    left.legend(fontsize=7, title="mean of nine", title_fontsize=7)
+    for dataset, style in (("PACS", "-"), ("emoji", "--")):
+        for arm, colour in ((PLAIN, "black"), (MANY, "#b2182b")):
+            found = curves(study, arm, dataset)
+            right.plot(found[:, 0], found[:, 2], style, color=colour, label=f"{dataset}, {arm}")
+    right.set_xlabel("α: share of the way back to the start")
+    right.set_ylabel("o.o.d. accuracy (%)")
+    right.legend(fontsize=7)
+    drawn.savefig(path, dpi=130)
+
+
+PARTS = {"verdicts": verdicts, "methods": rows, "domains": by_domain, "way back": way_back, "learning rates": rates}
+
+
+def main() -> None:
+    """Print everything, or draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figure", type=Path)
+    options = parser.parse_args()
+    study = Study(RECORD)
+    if options.figure:
+        figure(study, options.figure)
+        return
+    for name, part in PARTS.items():
+        print(f"\n{name}\n")
+        print("\n".join(part(study)))
+
+
+if __name__ == "__main__":
+    main()
