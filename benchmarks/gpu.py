@@ -182,7 +182,7 @@ def steps_by(
     if folded:
         speed_up(module)
     start = [each.detach().clone() for each in module.parameters()]
-    step = TrainingStep(module, optimizer, precision, lambda each: resident.finish(each, module.spec), chosen, 4)
+    step = TrainingStep(module, optimizer, precision, lambda each: resident.finish(each, module.spec), chosen, 4, print)
     rng = np.random.default_rng(0)
     for number in range(AGREE_STEPS):
         torch.manual_seed(torch_seed("step", 0, number))
@@ -285,7 +285,9 @@ def step_time(
         fold_batchnorm(module, torch.zeros((1, 3, size, size), device=device))
     else:
         freeze(module)
-    step = TrainingStep(module, optimizer, precision, lambda each: each, ERM() if recorded else eager("erm"))
+    step = TrainingStep(
+        module, optimizer, precision, lambda each: each, ERM() if recorded else eager("erm"), note=print
+    )
     images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=shape)
     labels = torch.randint(len(CLASSES), (batch,), device=device)
 
@@ -340,7 +342,7 @@ def jobs(options: argparse.Namespace, device: torch.device) -> Found:
     found: Found = {}
     for count in options.jobs:
         with tempfile.TemporaryDirectory() as folder, failures(found, f"{count} jobs"):
-            command = [sys.executable, "-m", "largedrop.cli", "compare", "emoji", "--dropout", "0.9", "--size", "96"]
+            command = [sys.executable, "-m", "largedrop", "compare", "emoji", "--dropout", "0.9", "--size", "96"]
             command += ["--test-domains", "openmoji", "--seeds", str(count), "--jobs", str(count), "--device", "cuda"]
             began = time.perf_counter()
             done = subprocess.run([*command, "--output", folder], capture_output=True, text=True, timeout=300)

@@ -1,10 +1,10 @@
-"""``python -m largedrop.cli``."""
+"""``python -m largedrop``: the command line."""
 
 from __future__ import annotations
 
 import sys
 
-from . import main
+from .cli import main
 
 if __name__ == "__main__":
     sys.exit(main())
