@@ -113,10 +113,10 @@ class Tasks(Sequence[tuple[Config, Path]]):
 
     def config(self, cell: Cell, lr: float) -> Config:
         """The config of a cell."""
-        shared = {"size": self.size, "lr": lr, "eval_every": 150, "precision": "bfloat16"}
+        # The way back that the recipe had when the study was registered; a random head is nothing to go back to.
+        back = 0.0 if cell.settings.get("head") == "random" else 0.2
+        shared = {"size": self.size, "lr": lr, "eval_every": 150, "precision": "bfloat16", "way_back": back}
         settings = {**shared, **cell.settings}
-        if settings.get("head") == "random":
-            settings["hand_over"] = "ema"
         return resolve(self.data, self.device, recipe="robust", digests=self._digests, **settings)
 
     def chosen(self, cell: Cell) -> float:

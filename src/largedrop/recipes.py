@@ -11,7 +11,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "masks": 16,
         "ema": 0.99,
         "hand_over": "ema",
-        "way_back": 0.2,
         "steps": 600,
         "lr": 3e-4,
         "schedule": "cosine",
@@ -45,15 +44,12 @@ _SHORT_LINEAR = {
 }
 
 _ROBUST_LINEAR = {
-    **{"masks": 1, "ema": 0.0, "hand_over": "best", "way_back": 0.0, "schedule": "step", "warmup": 0.0},
+    **{"masks": 1, "ema": 0.0, "hand_over": "best", "schedule": "step", "warmup": 0.0},
     **_SHORT_LINEAR,
 }
 
-_CHOSEN = ("hand_over", "wise-ft")  # which has a share of its own
 FOLLOWING: dict[str, dict[tuple[str, Any], dict[str, Any]]] = {
     "robust": {
-        ("head", "random"): {"way_back": 0.0},
-        _CHOSEN: {"way_back": 0.0},
         ("ema", 0): {"hand_over": "average"},
         ("fit", "linear"): _ROBUST_LINEAR,
         ("fit", "probe"): _ROBUST_LINEAR,
