@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,18 @@ def test_a_note_on_how_views_are_made_is_a_warning(
         run = ld.finetune(data, "ink", output=tmp_path / "run", device="cpu", progress=done.append, **TINY)
     assert run.best.is_file()
     assert sum(done) == cost(run.config, data.split("ink", 0))
+
+
+def test_classes_that_the_test_domain_lacks_are_a_warning(toy: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(toy, tmp_path / "toy")
+    shutil.rmtree(root / "photo" / "red")
+    data = ld.open_dataset(root)
+    with pytest.warns(
+        UserWarning, match=r"^'photo' lacks 'red': o\.o\.d\. accuracy there is over the classes it has\.$"
+    ):
+        run = ld.finetune(data, "photo", output=tmp_path / "run", recipe="short", device="cpu", **TINY)
+    assert run.dataset["lacking"] == {"photo": ["red"]}
+    assert ld.load_model(run.best).classes == ("blue", "green", "red")
+    common = ld.open_dataset(root, classes="common")
+    assert (common.classes, len(common)) == (("blue", "green"), 36)
+    assert common.fingerprint != data.fingerprint

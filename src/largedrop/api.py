@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import DEFAULT_RECIPE
+from .data.classes import ood_notes
 from .data.dataset import Dataset
 from .data.views.batches import open_views
 from .errors import CollapseError
@@ -52,12 +53,15 @@ def finetune(
         CollapseError: the run has collapsed or diverged.
 
     Warns:
-        UserWarning: the images do not fit in the GPU's memory, so views are made on the processor.
+        UserWarning: the images do not fit in the GPU's memory, so views are made on the processor; or the test domain
+            lacks classes, or has some that no training domain has.
     """
     torch_device = choose_device(device)
     config = resolve(data, torch_device, recipe=recipe, test_domain=test_domain, **settings)
     folder = Path(output) if output is not None else Path("largedrop-runs") / config.run_name
     reporter = _Caller(progress)
+    for line in ood_notes(data.lacking, data.domains, config.test_domain, config.left_out):
+        reporter.note(line)
     features = FeatureCache(open_views(data, torch_device, reporter))
     if config.fit == "all":
         return train(config, data, folder, features=features, reporter=reporter)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers import TINY, one_line
+from tests.helpers import FAST, TINY, one_line
 
 import largedrop as ld
 from largedrop.cli import main
 from largedrop.experiments import budget
 from largedrop.experiments.budget import Pace
+from largedrop.runs.read import read_runs
 
 pytestmark = pytest.mark.usefixtures("quick_heads")
 
@@ -109,3 +111,49 @@ def test_contradictions_and_mistakes_take_one_line(
     output = tmp_path / "out"
     assert one_line(capsys, "train", toy, "--test-domain", "photo", *SMALL, *options, "--output", output) == text
     assert not output.exists()
+
+
+def test_classes_that_a_domain_lacks_are_said_before_training_and_with_the_results(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only 'ink' has 'red', and it lacks 'green'."""
+    root = shutil.copytree(toy, tmp_path / "toy")
+    for cell in ("oil/red", "photo/red", "ink/green"):
+        shutil.rmtree(root / cell)
+    both = ["--test-domains", "ink,photo", "--dropout", "0", "--output"]
+    assert main(["compare", str(root), *both, str(tmp_path / "out"), *FAST]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        "classes: the 3 of all domains, each domain scored on those it has; 'ink' lacks 'green'; 'oil' lacks 'red'; "
+        "'photo' lacks 'red' (--classes common leaves these out)"
+    )
+    wrong = (
+        "tested on 'ink', 'red' cannot be predicted, as no domain trained on has it: 6 of 12 test images count as wrong"
+    )
+    assert wrong in lines[:4]
+    said = [
+        "'ink' lacks 'green': o.o.d. accuracy there is over the classes it has.",
+        "No domain trained on has 'red' of 'ink': its images count as wrong there.",
+        "'photo' lacks 'red': o.o.d. accuracy there is over the classes it has.",
+    ]
+    assert [line for line in lines if line in said] == said
+    runs = read_runs(tmp_path / "out")
+    assert runs.notes[:3] == said
+    assert "lacks &#39;red&#39;" in (tmp_path / "out" / "report.html").read_text()
+    for run in runs.runs:
+        for record in run.records:
+            images = 12  # of two classes, six each
+            assert record.ood_accuracy * images == pytest.approx(round(record.ood_accuracy * images))
+            assert record.test_domain == "photo" or record.ood_accuracy <= 0.5
+
+    for cell in ("ink/green", "oil/red", "photo/red"):
+        shutil.copytree(toy / cell, root / cell)
+    shutil.rmtree(root / "ink" / "red")
+    assert main(["compare", str(root), *both, str(tmp_path / "common"), *FAST, "--classes", "common", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "classes: the 2 that every domain has; without 'red' (12 images)",
+        "toy: 36 images, 3 domains, 2 classes",
+    ]
+    refused = one_line(capsys, "train", str(root), "--test-domain", "ink", "--classes", "all", *FAST)
+    assert refused == "classes must be 'union' or 'common', not 'all'"

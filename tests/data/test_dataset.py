@@ -155,3 +155,27 @@ def test_a_domain_with_one_image_of_each_class_has_none_held_out() -> None:
     split = dataset([[5, 5], [1, 1], [5, 5]]).split("c", 0)
     assert split.train_domains == ("a", "b")
     assert split.iid_domains.tolist() == [0, 0]
+
+
+def test_classes_that_a_domain_lacks() -> None:
+    data = dataset([[5, 0, 5], [5, 1, 0], [5, 0, 0]])
+    assert data.lacking == {"a": ("class1",), "b": ("class2",), "c": ("class1", "class2")}
+    assert dataset([[5, 5]]).lacking == {}
+    split = data.split("b", 0)
+    assert sorted(set(data.labels[split.iid].tolist())) == [0, 2]
+    assert sorted(set(data.labels[split.ood].tolist())) == [0, 1]
+    held = data.split("a", 0).iid  # the single image of class1 is trained on
+    assert sorted(set(data.labels[held].tolist())) == [0]
+
+
+def test_splits_that_leave_nothing_to_learn_or_to_score() -> None:
+    said = "without 'a', toy has only the class 'class0' to train on; two are needed"
+    assert refusal(dataset([[5, 5], [5, 0], [5, 0]]).split, "a", 0) == said
+    apart = dataset([[5, 5, 0], [5, 5, 0], [0, 0, 5]])
+    said = "'c' has no class of the domains to train on: none of it could be predicted"
+    assert refusal(apart.split, "c", 0) == said
+    assert apart.split("a", 0).train_domains == ("b", "c")
+    assert refusal(dataset([[5, 5], [1, 1], [5, 5]]).split, "a", 0, left_out="c") == (
+        "without 'a' and 'c', toy has a single image of each class in each domain: none can be held out for the i.i.d. "
+        "score"
+    )

@@ -151,15 +151,27 @@ def test_bad_images_raise_or_are_skipped(root: Path, opened: Open) -> None:
     assert data.fingerprint == good
 
 
-def test_too_few_are_left_after_skipping(root: Path, opened: Open) -> None:
-    (root / "art" / "dog" / "b.png").write_bytes(b"")
-    (root / "photo" / "cat" / "a.png").write_bytes(b"")
-    (root / "photo" / "cat" / "b.png").write_bytes(b"")
-    assert refusal(opened, root, skip_bad_images=True) == (
-        f"{root} has 2 problems:\n"
-        "  art/dog has 1 usable image after 3 bad images were skipped; at least two are needed\n"
-        "  photo/cat has no usable images after 3 bad images were skipped; at least two are needed"
+def test_what_is_left_after_skipping(root: Path, opened: Open) -> None:
+    for path in (root / "art" / "dog").iterdir():
+        path.write_bytes(b"")
+    data = opened(root, skip_bad_images=True)
+    assert data.lacking == {"art": ("dog",)}
+    assert data.notes == (
+        "classes: the 2 of all domains, each domain scored on those it has; 'art' lacks 'dog' "
+        "(--classes common leaves these out)",
     )
+    for path in (root / "photo" / "dog").iterdir():
+        path.write_bytes(b"")
+    said = f"{root}: the class 'dog' has no usable images after 4 bad images were skipped"
+    assert refusal(opened, root, skip_bad_images=True) == said
+
+
+def test_the_common_classes_are_those_of_the_images_that_can_be_used(root: Path, tmp_path: Path) -> None:
+    for path in (root / "art" / "dog").iterdir():
+        path.write_bytes(b"")
+    listing = list_images(root, "common")
+    said = f"{root}: art/dog has no usable images after 2 bad images were skipped"
+    assert refusal(open_listing, listing, skip_bad_images=True, cache=tmp_path / "cache") == said
 
 
 def test_no_such_folder(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,19 +211,14 @@ def test_a_folder_of_classes_without_domains(root: Path) -> None:
 def test_all_problems_at_once(root: Path) -> None:
     (root / "empty").mkdir()
     write(root / "loose" / "a.png")
-    (root / "art" / "dog" / "a.png").unlink()
-    for name in ("cow", "emu"):
-        write(root / "photo" / name / "a.png")
-        write(root / "photo" / name / "b.png")
-    for name in ("a.png", "b.png"):
-        (root / "photo" / "cat" / name).unlink()
+    (root / "art" / "emu").mkdir()
+    (root / "bare" / "dog").mkdir(parents=True)
     assert error(root) == (
-        f"{root} has 5 problems:\n"
+        f"{root} has 4 problems:\n"
         "  the domain 'empty' has no class folders\n"
         "  the domain 'loose' has no class folders, but images directly in it\n"
-        "  the domain 'art' lacks the classes 'cow', 'emu' that other domains have\n"
-        "  art/dog has 1 image; at least two are needed\n"
-        "  photo/cat has no images; at least two are needed"
+        "  the domain 'bare' has no images\n"
+        "  the class 'emu' has no images"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,5 @@ def test_describe_counts_the_images_of_each_domain() -> None:
         "fingerprint": "f00d",
         "skipped": 1,
     }
+    part = replace(dataset, classes=("x", "y"), labels=np.array([0, 1, 0]))
+    assert describe(part)["lacking"] == {"b": ["y"]}

@@ -111,6 +111,14 @@ Seeds = Annotated[int, typer.Option(help="How many seeds: 0, 1, …", min=1)]
 
 SkipBad = Annotated[bool, typer.Option("--skip-bad-images", help="Skip images that cannot be decoded, and count them.")]
 
+Classes = Annotated[
+    str,
+    typer.Option(
+        help="Where domains differ in their classes: 'union' (all of them, each domain scored on those it has) or "
+        "'common' (only those that every domain has)."
+    ),
+]
+
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
 
 SHARED: dict[str, tuple[Any, Any]] = {
@@ -120,6 +128,7 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "precision": (Precision, "auto"),
     "device": (Device, "auto"),
     "jobs": (Jobs, 1),
+    "classes": (Classes, "union"),
     "skip_bad_images": (SkipBad, False),
     "dry_run": (DryRun, False),
 }

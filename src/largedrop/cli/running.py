@@ -35,6 +35,7 @@ def run_and_publish(
     skip_bad_images: bool,
     dry_run: bool,
     recipe: str,
+    classes: str = "union",
     checkpoints: bool = False,
     jobs: int = 1,
     budget: str | None = None,
@@ -48,14 +49,14 @@ def run_and_publish(
     from ..runs.estimate import duration
     from ..training.device import choose_device
     from ..training.features import VIEWS
-    from .terminal import ProgressBar, open_images, say
+    from .terminal import ProgressBar, open_images, say, say_classes
 
     began = time.monotonic()
     each = None if budget is None else _budget(budget, jobs, planning)
     console = Console(stderr=False)
     torch_device = choose_device(device, jobs)
     size = planning.get("size") or defaults_of(recipe)["size"]
-    data = open_images(console, source, [size], skip_bad_images)
+    data = open_images(console, source, [size], skip_bad_images, classes)
     folder = output
     if each is not None:
         folder = _fit_budget(console, data, torch_device, recipe, output, each, planning)
@@ -71,6 +72,7 @@ def run_and_publish(
         f"{data.name}: {len(data)} images, {len(data.domains)} domains, {len(data.classes)} classes",
         f"{runs} of {first.steps} steps ({first.model}, {first.size} px, {first.precision}, {torch_device.type})",
     )
+    say_classes(console, data, planned.configs)
     folder = folder or Path("largedrop-runs") / _default_name(planned)
     if dry_run:
         say(console, *(f"  {folder / 'runs' / config.run_name}" for config in planned.configs))

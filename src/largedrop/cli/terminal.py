@@ -17,13 +17,14 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from ..config import Config
+from ..data.classes import named, unlearnable
 from ..reporter import Reporter
 from ..runs.estimate import duration
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
 
-__all__ = ["ProgressBar", "open_images", "say"]
+__all__ = ["ProgressBar", "open_images", "say", "say_classes"]
 
 LINE_EVERY = 30.0
 """Seconds between two lines without a terminal."""
@@ -170,16 +171,32 @@ def say(console: Console, *lines: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def open_images(console: Console, source: str, sizes: Iterable[int], skip_bad_images: bool = False) -> Dataset:
-    """The dataset ``source``, for inputs of these sizes; prints the number of skipped images."""
+def open_images(
+    console: Console, source: str, sizes: Iterable[int], skip_bad_images: bool = False, classes: str = "union"
+) -> Dataset:
+    """The dataset ``source``, for inputs of these sizes; prints its notes and the number of skipped images."""
     from ..data import open_dataset
 
     bound = max(320, *(size * 5 // 4 for size in sizes))
     with ProgressBar(console, 1, f"opening {source}") as bar:
-        data = open_dataset(source, bound=bound, skip_bad_images=skip_bad_images, progress=bar.set)
+        data = open_dataset(source, bound=bound, classes=classes, skip_bad_images=skip_bad_images, progress=bar.set)
     if data.skipped:
         say(console, f"skipped {len(data.skipped)} images that cannot be decoded")
+    say(console, *data.notes)
     return data
+
+
+def say_classes(console: Console, data: Dataset, configs: Iterable[Config]) -> None:
+    """Say of which test domains there are classes that cannot be predicted, and that their images count as wrong."""
+    for test_domain, left_out in dict.fromkeys((config.test_domain, config.left_out) for config in configs):
+        if alone := unlearnable(data.lacking, data.domains, test_domain, left_out):
+            images = [data.classes[label] for label in data.labels[data.indices(test_domain)]]
+            count = sum(map(images.count, alone))
+            say(
+                console,
+                f"tested on '{test_domain}', {named(alone)} cannot be predicted, as no domain trained on has it: "
+                f"{count} of {len(images)} test images count as wrong",
+            )
 
 
 class _Left(ProgressColumn):

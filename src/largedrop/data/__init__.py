@@ -24,6 +24,7 @@ def open_dataset(
     source: str | Path,
     *,
     bound: int = 320,
+    classes: str = "union",
     skip_bad_images: bool = False,
     cache: Path | None = None,
     progress: ProgressCallback | None = None,
@@ -33,6 +34,8 @@ def open_dataset(
     Args:
         source: ``"emoji"``, the dataset that comes with the package, or a folder (``"./emoji"`` is one).
         bound: largest length of an image's shorter side, in pixels; longer ones are shrunk to it. ``emoji`` is not.
+        classes: where domains differ in their classes, ``union``: all of them, each domain scored on those it has; or
+            ``common``: those that every domain has, and only their images. ``Dataset.notes`` says what differs.
         skip_bad_images: skip images that cannot be decoded, instead of raising.
         cache: folder of the decoded images; where None, $LARGEDROP_CACHE, or else largedrop in ~/.cache.
         progress: called with (images done, images in total) while images are decoded, which happens once.
@@ -42,11 +45,13 @@ def open_dataset(
             cache cannot be written; the message lists all errors.
     """
     # Imported late, since --help shows ``SOURCES`` and should not wait for decoders.
+    from .classes import check_choice
     from .emoji import load_emoji
     from .folder import list_images
     from .listing import open_listing
 
+    check_choice(classes)
     if source == "emoji":
         return load_emoji()
-    listing = list_images(source)
+    listing = list_images(source, classes)
     return open_listing(listing, bound=bound, skip_bad_images=skip_bad_images, cache=cache, progress=progress)

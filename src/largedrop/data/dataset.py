@@ -65,6 +65,7 @@ class Dataset:
         images: the decoded images.
         fingerprint: hexadecimal digest of keys, labels, domains, groups and image contents.
         skipped: ``key: reason`` of each image that was skipped because it cannot be decoded.
+        notes: lines for people about classes that not every domain has.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Dataset:
     images: Images
     fingerprint: str
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,6 +86,16 @@ class Dataset:
     def indices(self, domain: str) -> IntArray:
         """Indices of the images of ``domain``, ascending, (n_domain,)."""
         return np.flatnonzero(self.domain_ids == self.domain_index(domain)).astype(np.int64)
+
+    @property
+    def lacking(self) -> dict[str, tuple[str, ...]]:
+        """Names of the classes that a domain lacks, by domain; domains that have every class are not in it."""
+        found = {}
+        for number, domain in enumerate(self.domains):
+            missing = np.setdiff1d(np.arange(len(self.classes)), self.labels[self.domain_ids == number])
+            if missing.size:
+                found[domain] = tuple(self.classes[label] for label in missing)
+        return found
 
     def domain_index(self, domain: str) -> int:
         """Index of ``domain`` in ``domains``.
@@ -98,7 +110,8 @@ class Dataset:
     def split(self, test_domain: str, seed: int, held_out: float = 0.2, left_out: str = "") -> Split:
         """Split into training images, images held out for the i.i.d. score, and the test domain.
 
-        Images are held out class by class within each domain (at least one image is held out and one is trained on);
+        Images are held out class by class within each domain (of two or more, at least one image is held out and one is
+        trained on; a single one is trained on);
         where groups span several domains, class by class over all domains, so that no group is on both sides. Which
         images are held out depends on ``seed`` alone, not on the test domain, so that standard errors over seeds
         contain this choice; by the README of the paper's public code, all seeds share one split.
@@ -110,7 +123,8 @@ class Dataset:
             left_out: name of a domain whose images are in no part of the split; empty for none.
 
         Raises:
-            UserError: a domain is unknown, or no domain remains to train on.
+            UserError: a domain is unknown; no domain or fewer than two classes remain to train on; the test domain has
+                none of them; or no image can be held out.
         """
         self.domain_index(test_domain)
         if left_out:
@@ -124,14 +138,30 @@ class Dataset:
         members = [self.indices(domain) for domain in train_domains]
         iid = np.sort(np.concatenate([indices[out[indices]] for indices in members]))
         train_ids = [self.domains.index(domain) for domain in train_domains]
+        ood = self.indices(test_domain)
+        self._check_split(np.concatenate(members), iid, ood, test_domain, left_out)
         return Split(
             train_domains=train_domains,
             test_domain=test_domain,
             train=tuple(indices[~out[indices]] for indices in members),
             iid=iid,
             iid_domains=np.searchsorted(train_ids, self.domain_ids[iid]),
-            ood=self.indices(test_domain),
+            ood=ood,
         )
+
+    def _check_split(self, known: IntArray, iid: IntArray, ood: IntArray, test_domain: str, left_out: str) -> None:
+        classes = np.unique(self.labels[known])
+        without = " and ".join(f"'{domain}'" for domain in (test_domain, left_out) if domain)
+        if len(classes) < 2:
+            only = self.classes[classes[0]]
+            raise UserError(f"without {without}, {self.name} has only the class '{only}' to train on; two are needed")
+        if not np.isin(self.labels[ood], classes).any():
+            raise UserError(f"'{test_domain}' has no class of the domains to train on: none of it could be predicted")
+        if not len(iid):
+            raise UserError(
+                f"without {without}, {self.name} has a single image of each class in each domain: none can be held out "
+                "for the i.i.d. score"
+            )
 
     def _held_out(self, seed: int, share: float) -> npt.NDArray[np.bool_]:
         pairs = np.unique(np.stack([self.groups, self.domain_ids]), axis=1)

@@ -29,11 +29,11 @@ class _Entry:
     path: Path
 
 
-def list_images(path: str | Path) -> Listing:
+def list_images(path: str | Path, classes: str = "union") -> Listing:
     """List the images of a folder ``domain/class/image`` without opening any.
 
     Images in folders inside a class folder belong to the class. Hidden files and folders, and files without an image's
-    suffix, are ignored.
+    suffix, are ignored. ``classes`` is that of ``make_listing``.
 
     Raises:
         UserError: there is no such folder, or its layout is another; the message lists all errors.
@@ -49,7 +49,7 @@ def list_images(path: str | Path) -> Listing:
             visited = {_identity(above) for above in (root, domain.path, folder.path)}
             images = _walk(folder.path, f"{domain.name}/{folder.name}", visited, problems)
             found[domain.name, folder.name] = [(image.name, image.path) for image in images]
-    return make_listing(root, found, problems)
+    return make_listing(root, found, problems, classes)
 
 
 def _existing(path: Path) -> Path:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
 from .cache import ProgressCallback, digest_of, open_images
+from .classes import check_choice, named, opening_notes
 from .dataset import Dataset, IntArray, check_names
 
 __all__ = ["Listing", "make_listing", "open_listing"]
@@ -26,11 +27,13 @@ class Listing:
     Attributes:
         root: the folder of the images, or the file that lists them; its name is the dataset's.
         domains: names of the domains, sorted.
-        classes: names of the classes, sorted; every domain has every class.
+        classes: names of the classes, sorted.
         keys: machine-independent name of each image, ``domain/class/path``, sorted by domain, class and path, (n,).
         paths: path of each image, (n,).
         labels: index into ``classes`` of each image, (n,).
         domain_ids: index into ``domains`` of each image, (n,).
+        common: whether only the classes that every domain has were kept.
+        notes: lines for people about classes that were not kept.
     """
 
     root: Path
@@ -40,41 +43,62 @@ class Listing:
     paths: tuple[Path, ...]
     labels: IntArray
     domain_ids: IntArray
+    common: bool = False
+    notes: tuple[str, ...] = ()
 
 
-def make_listing(root: Path, found: Found, problems: Sequence[str] = ()) -> Listing:
-    """Sort images into a list, and check that each domain has at least two of each class.
+def make_listing(root: Path, found: Found, problems: Sequence[str] = (), classes: str = "union") -> Listing:
+    """Sort images into a list, and check that each domain and each class has images, and that domains share classes.
 
     Args:
         root: the folder of the images, or the file that lists them.
-        found: the images, at least one, in any order.
+        found: the images, in any order.
         problems: errors found before, for the same message.
+        classes: ``union``: the classes of all domains; ``common``: those that every domain has, and only their images.
 
     Raises:
         UserError: there are errors; the message lists all.
     """
-    classes = sorted({name for _, name in found})
-    domains = sorted({domain for domain, _ in found})
-    problems = [*problems, *_missing_classes(found, domains, classes)]
-    if not problems and len(classes) < 2:
-        problems.append(f"has only the class '{classes[0]}'; at least two are needed")
-    problems += _few_images({pair: len(images) for pair, images in found.items()}, "image")
+    check_choice(classes)
+    has = {pair for pair, images in found.items() if images}
+    domains, names = (sorted({pair[part] for pair in found}) for part in range(2))
+    problems = [*problems, *_empty(has, domains, names, "images")]
+    if not problems and len(names) < 2:
+        problems.append(f"has only the class '{names[0]}'; at least two are needed")
+    if not problems and len(domains) > 1 and len(has) == len(names):
+        told = "; ".join(
+            f"'{each}' has {named([name for name in names if (each, name) in has])}" for each in domains[:3]
+        )
+        problems.append(f"no two domains share a class ({told}): are the domains the outer folders?")
+    kept = [name for name in names if all((domain, name) in has for domain in domains)]
+    notes = []
+    if classes == "common" and not problems:
+        if len(kept) < 2:
+            had = f"only the class '{kept[0]}'" if kept else "no class"
+            problems.append(f"every domain has {had} in common; --classes common needs two")
+        if alone := [name for name in names if name not in kept]:
+            count = sum(len(of_pair) for (_, name), of_pair in found.items() if name in alone)
+            images = f"{count} image{'s' * (count > 1)}"
+            notes.append(f"classes: the {len(kept)} that every domain has; without {named(alone)} ({images})")
+            names = kept
     _raise(root, problems)
     rows = [
         (key, path, class_id, domain_id)
         for domain_id, domain in enumerate(domains)
-        for class_id, name in enumerate(classes)
-        for key, path in sorted(found[domain, name])
+        for class_id, name in enumerate(names)
+        for key, path in sorted(found.get((domain, name), ()))
     ]
     check_names("image", (key for key, *_ in rows))
     return Listing(
         root=root,
         domains=tuple(domains),
-        classes=tuple(classes),
+        classes=tuple(names),
         keys=tuple(key for key, *_ in rows),
         paths=tuple(path for _, path, *_ in rows),
         labels=np.array([class_id for *_, class_id, _ in rows], dtype=np.int64),
         domain_ids=np.array([domain_id for *_, domain_id in rows], dtype=np.int64),
+        common=classes == "common",
+        notes=tuple(notes),
     )
 
 
@@ -97,15 +121,13 @@ def open_listing(
     kept = np.array(opened.kept, dtype=np.int64)
     keys = tuple(listing.keys[index] for index in opened.kept)
     labels, domain_ids = listing.labels[kept], listing.domain_ids[kept]
+    counts = Counter(zip(domain_ids.tolist(), labels.tolist(), strict=True))
+    usable = {(listing.domains[domain], listing.classes[label]): count for (domain, label), count in counts.items()}
     if opened.skipped:
-        usable = Counter(zip(domain_ids.tolist(), labels.tolist(), strict=True))
-        counts = {
-            (domain, name): usable[domain_id, class_id]
-            for domain_id, domain in enumerate(listing.domains)
-            for class_id, name in enumerate(listing.classes)
-        }
-        _raise(listing.root, _few_images(counts, "usable image", skipped=len(opened.skipped)))
-    return Dataset(
+        bad = len(opened.skipped)
+        what = f"usable images after {bad} bad {'image was' if bad == 1 else 'images were'} skipped"
+        _raise(listing.root, list(_empty(set(usable), listing.domains, listing.classes, what, listing.common)))
+    dataset = Dataset(
         name=listing.root.name,
         classes=listing.classes,
         domains=listing.domains,
@@ -117,22 +139,25 @@ def open_listing(
         fingerprint=digest_of(keys, opened.digests),
         skipped=opened.skipped,
     )
+    single = [f"{domain}/{name}" for (domain, name), count in sorted(usable.items()) if count == 1]
+    return replace(dataset, notes=(*listing.notes, *opening_notes(dataset.lacking, len(dataset.classes), single)))
 
 
-def _missing_classes(found: Found, domains: Sequence[str], classes: Sequence[str]) -> Iterator[str]:
-    for domain in domains:
-        if missing := [name for name in classes if (domain, name) not in found]:
-            names = ", ".join(f"'{name}'" for name in missing)
-            yield f"the domain '{domain}' lacks the class{'es' * (len(missing) > 1)} {names} that other domains have"
+def _empty(
+    has: Collection[tuple[str, str]], domains: Sequence[str], classes: Sequence[str], what: str, every: bool = False
+) -> Iterator[str]:
+    """A line for each domain and each class without images; ``every``: for each class of a domain.
 
-
-def _few_images(counts: dict[tuple[str, str], int], noun: str, skipped: int = 0) -> list[str]:
-    after = f" after {skipped} bad {'image was' if skipped == 1 else 'images were'} skipped" if skipped else ""
-    return [
-        f"{domain}/{name} has {count or 'no'} {noun}{'' if count == 1 else 's'}{after}; at least two are needed"
-        for (domain, name), count in counts.items()
-        if count < 2
-    ]
+    Args:
+        has: domain and class of the images.
+        what: what there is none of.
+    """
+    for kind, part, names in (("domain", 0, domains), ("class", 1, classes)):
+        present = {pair[part] for pair in has}
+        yield from (f"the {kind} '{name}' has no {what}" for name in names if name not in present)
+    if every:
+        pairs = ((domain, name) for domain in domains for name in classes)
+        yield from (f"{domain}/{name} has no {what}" for domain, name in pairs if (domain, name) not in has)
 
 
 def _raise(root: Path, problems: Sequence[str], most: int = 20) -> None:

@@ -53,7 +53,7 @@ def publish(
     rows = summarise(records, domains=planned.test_domains, seeds=planned.seeds)
     render(compared_tables(rows, console.width), console)
     for remark in comparison.remarks:
-        console.print(remark, highlight=False, soft_wrap=True)
+        console.print(remark, highlight=False, markup=False, soft_wrap=True)
     png, svg = save_figure(runs_figure(rows, title=title), folder / "figure")
     page = folder / "report.html"
     shared = max(planned.configs, key=lambda config: config.dropout).settings  # with masks, which rate 0 has none of

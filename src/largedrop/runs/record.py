@@ -87,6 +87,7 @@ class Record:
 
 def describe(dataset: Dataset) -> dict[str, Any]:
     """The facts about ``dataset`` in results and pages, as JSON types."""
+    lacking = {domain: list(names) for domain, names in dataset.lacking.items()}
     return {
         "name": dataset.name,
         "images": len(dataset),
@@ -94,6 +95,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "classes": list(dataset.classes),
         "fingerprint": dataset.fingerprint,
         "skipped": len(dataset.skipped),
+        **({"lacking": lacking} if lacking else {}),
     }
 
 

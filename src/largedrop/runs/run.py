@@ -17,12 +17,13 @@ result.json              the result: accuracies of every method; written last, s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..config import PROTOCOL, Config
+from ..data.classes import ood_notes
 from ..errors import UserError
 from ..files import read_json
 from .methods import METHODS, checkpoint_method
@@ -38,7 +39,13 @@ START_FILE = "start.safetensors"
 
 
 class Ended(Protocol):
-    """How a run ended: of a ``Run``, or of one as it is read."""
+    """What a run is of and how it ended: of a ``Run``, or of one as it is read."""
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def dataset(self) -> Mapping[str, Any]: ...
 
     @property
     def beats_start(self) -> bool: ...
@@ -48,14 +55,21 @@ class Ended(Protocol):
 
 
 def remarks(runs: Iterable[Ended]) -> list[str]:
-    """Sentences about runs that are no better than their start."""
+    """Sentences about the classes that o.o.d. accuracies are over, and about runs no better than their start."""
     runs = list(runs)
     count = sum(run.hands_over_start for run in runs)
     sentence = (
         f"In {count} of {len(runs)} runs the model has a lower i.i.d. accuracy than the head that it started from; "
         "these hand over the network with that head."
     )
-    return never_beat(run.beats_start for run in runs) + ([sentence] if count else [])
+    classes = [line for run in runs for line in _class_notes(run)]
+    return [*dict.fromkeys(classes), *never_beat(run.beats_start for run in runs), *([sentence] if count else [])]
+
+
+def _class_notes(run: Ended) -> Iterator[str]:
+    lacking, domains = run.dataset.get("lacking"), run.dataset.get("domains")
+    if isinstance(lacking, dict) and isinstance(domains, dict):
+        yield from ood_notes(lacking, list(domains), run.config.test_domain, run.config.left_out)
 
 
 def never_beat(beats_start: Iterable[bool]) -> list[str]:
@@ -168,6 +182,12 @@ class Run:
         In a tie those nearest to the start. ``records`` has the accuracies at every share α of the way back.
         """
         return self.folder / "wise-ft.safetensors"
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """Facts about the data from the result (see ``record.describe``); empty where it has none."""
+        found = self.result.get("dataset")
+        return found if isinstance(found, dict) else {}
 
     @property
     def beats_start(self) -> bool:

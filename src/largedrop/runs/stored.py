@@ -97,10 +97,8 @@ def read_stored(
     settings = config.settings  # including fields that are newer than the run
     settings = shared.setdefault(json.dumps(settings, sort_keys=True), settings)
     records = tuple(records_of(config, result, protocol, settings))
-    dataset = result.get("dataset", {})
-    dataset = dataset if isinstance(dataset, dict) else {}
     run = Run(path, config, result, protocol)
-    return Stored(name, config, records, dataset, protocol, run.beats_start, run.hands_over_start)
+    return Stored(name, config, records, run.dataset, protocol, run.beats_start, run.hands_over_start)
 
 
 def _parsed(file: str, content: bytes | OSError) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""Classes that not every domain has: which of them are used, and what is said about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ..errors import UserError
+
+__all__ = ["CLASSES", "Lacking", "check_choice", "named", "ood_notes", "opening_notes", "unlearnable"]
+
+CLASSES = ("union", "common")
+"""Which classes a dataset has: those of any domain, or those of every domain."""
+
+Lacking = Mapping[str, Sequence[str]]
+"""Names of the classes that a domain lacks, by domain; domains that have every class are not in it."""
+
+
+def check_choice(classes: str) -> None:
+    """Raise UserError where ``classes`` is none of ``CLASSES``."""
+    if classes not in CLASSES:
+        raise UserError(f"classes must be {' or '.join(map(repr, CLASSES))}, not {classes!r}")
+
+
+def named(names: Sequence[str], most: int = 5) -> str:
+    """Quoted names in a line, of many the first.
+
+    >>> named(["cat", "dog"]), named(["a", "b", "c", "d"], most=2)
+    ("'cat', 'dog'", "'a', 'b' and 2 more")
+    """
+    listed = ", ".join(f"'{name}'" for name in names[:most])
+    return f"{listed} and {len(names) - most} more" if len(names) > most else listed
+
+
+def unlearnable(lacking: Lacking, domains: Sequence[str], test_domain: str, left_out: str = "") -> tuple[str, ...]:
+    """Names of the classes that the test domain has and no training domain."""
+    train = [set(lacking.get(domain, ())) for domain in domains if domain not in (test_domain, left_out)]
+    return tuple(sorted(set.intersection(*train) - set(lacking.get(test_domain, ())))) if train else ()
+
+
+def opening_notes(lacking: Lacking, classes: int, single: Sequence[str]) -> Iterator[str]:
+    """Lines for people about a dataset whose domains differ in their classes.
+
+    Args:
+        classes: number of classes.
+        single: domain and class, ``domain/class``, where there is only one image.
+    """
+    if lacking:
+        told = [f"'{domain}' lacks {named(names)}" for domain, names in list(lacking.items())[:5]]
+        more = [f"and {len(lacking) - 5} more domains lack some"] if len(lacking) > 5 else []
+        yield (
+            f"classes: the {classes} of all domains, each domain scored on those it has; {'; '.join([*told, *more])} "
+            "(--classes common leaves these out)"
+        )
+    if single:
+        yield f"a single image, never held out where it is trained on: {named(single)}"
+
+
+def ood_notes(lacking: Lacking, domains: Sequence[str], test_domain: str, left_out: str = "") -> Iterator[str]:
+    """Sentences for people about the classes that an o.o.d. accuracy is over."""
+    if lacking.get(test_domain):
+        yield f"'{test_domain}' lacks {named(lacking[test_domain])}: o.o.d. accuracy there is over the classes it has."
+    if alone := unlearnable(lacking, domains, test_domain, left_out):
+        images = "its images count" if len(alone) == 1 else "their images count"
+        yield f"No domain trained on has {named(alone)} of '{test_domain}': {images} as wrong there."
