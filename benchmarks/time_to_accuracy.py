@@ -64,11 +64,11 @@ BLOCK = 20
 
 SCRIPT, TRIAL, PLAIN = "script", "script's trial", "plain"
 SCHEDULE: dict[str, Any] = {"schedule": "cosine", "warmup": 0.1, "ema": 0.99}
-BACK: dict[str, Any] = {"hand_over": "ema", "way_back": 0.2}
+AVERAGE: dict[str, Any] = {"hand_over": "ema"}
 ARMS: dict[str, tuple[dict[str, Any], str]] = {
     # settings, and the method whose accuracies count
-    "16 masks": ({"dropout": 0.9, "masks": 16, **BACK}, "way-back"),
-    "1 mask": ({"dropout": 0.9, **BACK}, "way-back"),
+    "16 masks": ({"dropout": 0.9, "masks": 16, **AVERAGE}, "ema"),
+    "1 mask": ({"dropout": 0.9, **AVERAGE}, "ema"),
     PLAIN: ({"dropout": 0.0}, "fine-tuning"),
 }
 RATES: dict[str, tuple[float, ...]] = {
