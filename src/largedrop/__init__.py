@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .models.block_dropout import set_block_dropout
     from .models.dropout import RepresentationDropout, set_dropout
     from .models.fast.folding import fold_batchnorm
+    from .prediction.predict import Prediction, predict
     from .runs.checkpoint import load_model
     from .runs.run import Run
     from .training.averaging import average_weights, interpolate
@@ -29,6 +30,7 @@ _MODULES = {
     "CollapseError": "errors",
     "Config": "config",
     "Dataset": "data",
+    "Prediction": "prediction.predict",
     "RepresentationDropout": "models.dropout",
     "Run": "runs.run",
     "UserError": "errors",
@@ -39,6 +41,7 @@ _MODULES = {
     "interpolate": "training.averaging",
     "load_model": "runs.checkpoint",
     "open_dataset": "data",
+    "predict": "prediction.predict",
     "set_block_dropout": "models.block_dropout",
     "set_dropout": "models.dropout",
 }
@@ -47,6 +50,7 @@ __all__ = [
     "CollapseError",
     "Config",
     "Dataset",
+    "Prediction",
     "RepresentationDropout",
     "Run",
     "UserError",
@@ -57,6 +61,7 @@ __all__ = [
     "interpolate",
     "load_model",
     "open_dataset",
+    "predict",
     "set_block_dropout",
     "set_dropout",
 ]

@@ -45,3 +45,9 @@ def test_folding_is_measured_in_float32_too() -> None:
     found = printed("folding.py", "--precision", "float32", "--model", "resnet18", *TINY)
     assert found["precision"] == "float32"
     assert found["ours_peak_bytes"] > 0
+
+
+def test_predicting_files_is_compared_with_the_bare_network(toy: Path) -> None:
+    found = printed("predict.py", "--images-in", str(toy), "--images", "5", "--model", "test_efficientnet", *TINY)
+    assert (found["precision"], found["images"], found["batch"]) == ("float32", 5, 2)
+    assert found["ratio"] == pytest.approx(found["theirs_seconds"] / found["ours_seconds"], abs=2e-3)

@@ -421,13 +421,3 @@ def test_a_callback_that_raises_leaves_nothing(store: Store) -> None:
     with pytest.raises(KeyboardInterrupt):
         store.open(progress=progress)
     assert store.entries == []
-
-
-def test_threads_run_only_a_little_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    begun: list[int] = []
-    results = cache._in_order(lambda item: begun.append(item) or item * item, range(100))
-    assert [next(results) for _ in range(10)] == [item * item for item in range(10)]
-    assert len(begun) <= 10 + 2 * 2 + 1
-    results.close()
-    assert len(begun) <= 10 + 2 * 2 + 1

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.helpers import refusal
 
 from largedrop.data.dataset import Dataset
-from largedrop.data.folder import list_images
+from largedrop.data.folder import images_below, list_images
 from largedrop.data.listing import open_listing
 
 Open = Callable[..., Dataset]
@@ -288,3 +288,22 @@ def test_pacs() -> None:
     assert listing.domains == ("art_painting", "cartoon", "photo", "sketch")
     assert listing.classes == ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
     assert np.bincount(listing.domain_ids).tolist() == [2048, 2344, 1670, 3929]
+
+
+def test_images_below_a_folder_need_no_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b.png", "a/z.JPG", "a/deep/c.png", ".hidden.png", "a/.cache/d.png", "a/notes.txt"):
+        write(tmp_path / name)
+    (tmp_path / "a" / "again").symlink_to(tmp_path, target_is_directory=True)
+    found = images_below(tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["b.png", "a/z.JPG", "a/deep/c.png"]
+    monkeypatch.chdir(tmp_path)
+    assert images_below(Path("a"))[0] == Path("a/z.JPG")
+    real = os.scandir
+
+    def scandir(path: Path) -> Any:
+        if path.name == "deep":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert refusal(images_below, Path("a")) == "cannot read the folder a/deep: Permission denied"

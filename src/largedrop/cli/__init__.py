@@ -1,4 +1,4 @@
-"""The command line: ``largedrop demo``, ``train``, ``compare``, ``advise``, ``inspect``, ``report`` and ``sweep``."""
+"""The command line: ``largedrop demo``, ``train``, ``compare``, … each in a file of its name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from .._version import __version__
 from ..errors import Interrupted, UserError, out_of_memory
-from . import advise, compare, demo, inspect, report, sweep, train
+from . import advise, compare, demo, inspect, predict, report, sweep, train
 
 __all__ = ["app", "main"]
 
@@ -60,6 +60,8 @@ app.command(epilog="Example: largedrop advise path/to/PACS --test-domain sketch"
 app.command(epilog="Example: largedrop inspect comparison/runs --data path/to/PACS --output inspection")(
     inspect.inspect
 )
+
+app.command(epilog="Example: largedrop predict runs/sketch path/to/photos --output predictions.csv")(predict.predict)
 
 app.command(epilog="Example: largedrop report largedrop-runs --output report")(report.report)
 

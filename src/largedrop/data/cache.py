@@ -13,15 +13,13 @@ import json
 import os
 import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +27,7 @@ import PIL
 
 from ..errors import UserError
 from ..files import read_json, write_json, write_text
+from .ahead import in_order
 from .entries import aside, cache_errors, cache_folder, install, sweep
 from .images import BadImage, decode, opened, pillow_settings
 
@@ -42,10 +41,6 @@ _FORMAT = 1
 
 _GRANULARITY = 2.0
 """Within this many seconds a file may change twice under one modification time (FAT's resolution is 2 s)."""
-
-Item = TypeVar("Item")
-
-Output = TypeVar("Output")
 
 
 class CachedImages:
@@ -192,7 +187,7 @@ def _digested(paths: Sequence[Path], folder: Path) -> list[_File]:
     store = folder / f"{name.hexdigest()[:40]}.json"
     known = _remembered(store)
     chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
-    with closing(_in_order(partial(_digest_all, known), chunks)) as results:
+    with closing(in_order(partial(_digest_all, known), chunks)) as results:
         files = [file for chunk in results for file in chunk]
     found = {str(file.path): f"{file.stamp} {file.digest}" for file in files if file.settled}
     if found != known:
@@ -284,7 +279,7 @@ def _decode_all(
     rows: list[tuple[int, int, int]] = []
     bad: list[tuple[int, str]] = []
     size = 0
-    with pillow_settings(), closing(_in_order(partial(_decode, bound), files)) as results:
+    with pillow_settings(), closing(in_order(partial(_decode, bound), files)) as results:
         for index, image in enumerate(results):
             if isinstance(image, BadImage):
                 bad.append((index, image.reason))
@@ -319,22 +314,3 @@ def _append(file: FileIO, image: npt.NDArray[np.uint8]) -> None:
     rest = image.reshape(-1).data
     while rest:  # a file without a buffer may take a part
         rest = rest[file.write(rest) :]
-
-
-def _in_order(work: Callable[[Item], Output], items: Sequence[Item]) -> Generator[Output, None, None]:
-    """Yield ``work(item)`` in the order of ``items``, computed by threads that run only a little ahead.
-
-    Pillow, hashlib and reading release the interpreter's lock. Close the iterator to stop early.
-    """
-    workers = os.cpu_count() or 1
-    pending: deque[Future[Output]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="largedrop")
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) > 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -13,7 +13,7 @@ from .dataset import check_names
 from .images import EXTENSIONS
 from .listing import Listing, make_listing
 
-__all__ = ["list_images"]
+__all__ = ["images_below", "list_images"]
 
 _LAYOUT = "expects domain/class/image"
 
@@ -50,6 +50,21 @@ def list_images(path: str | Path, classes: str = "union") -> Listing:
             images = _walk(folder.path, f"{domain.name}/{folder.name}", visited, problems)
             found[domain.name, folder.name] = [(image.name, image.path) for image in images]
     return make_listing(root, found, problems, classes)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Every image in a folder and in those inside it, unlabelled: by name, a folder's own before those of its folders.
+
+    What is ignored is what ``list_images`` ignores.
+
+    Raises:
+        UserError: a folder cannot be read; the message lists all such folders.
+    """
+    problems: list[str] = []
+    found = [image.path for image in _walk(folder, str(folder), {_identity(folder)}, problems)]
+    if problems:
+        raise UserError("; ".join(problems))
+    return found
 
 
 def _existing(path: Path) -> Path:

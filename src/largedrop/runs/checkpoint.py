@@ -55,6 +55,8 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
     except (SafetensorError, OSError) as error:
+        if _is_pickle(path):
+            raise UserError(f"{path} is a pickle, which is not opened, since that can run code") from error
         raise UserError(f"{path} is damaged or not a safetensors file: {error}") from error
     try:
         header = json.loads(metadata["largedrop"])
@@ -66,6 +68,12 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     if found != kind:
         raise UserError(f"{path} is a largedrop file of the kind '{found}', not '{kind}'")
     return tensors, header
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file that safetensors cannot read begins as one of ``pickle``, or of ``torch.save`` (a zip file)."""
+    with path.open("rb") as file:
+        return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def save_model(path: Path, network: Network, about: dict[str, Any], state: dict[str, Tensor] | None = None) -> None:

@@ -1,0 +1,113 @@
+"""``largedrop predict``: the classes of new images."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from ..errors import UserError
+from .options import Device
+
+if TYPE_CHECKING:
+    from ..prediction.predict import Prediction
+
+__all__ = ["predict"]
+
+
+def predict(
+    model: Annotated[
+        Path, typer.Argument(help="A run's folder (of its model), or a checkpoint (.safetensors).", metavar="MODEL")
+    ],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files, folders (with all images below them), or patterns such as 'photos/*.jpg'.",
+            metavar="IMAGES",
+        ),
+    ],
+    others: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--with", help="One more model, for an ensemble (the mean of the probabilities); may be repeated."
+        ),
+    ] = None,
+    output: Annotated[
+        str, typer.Option(help="File to write: .csv, .jsonl (JSON lines) or .parquet; '-' is standard output.")
+    ] = "-",
+    format: Annotated[
+        str | None, typer.Option(help="'csv', 'jsonl' or 'parquet', where the file's ending does not say.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    top: Annotated[int, typer.Option(help="How many classes of each image, the most probable first.", min=1)] = 1,
+    unsure_below: Annotated[
+        float, typer.Option(help="Leave the class empty where its probability is below this.", min=0, max=1)
+    ] = 0.0,
+    batch: Annotated[int, typer.Option(help="Images that go through the network together.", min=1)] = 64,
+    precision: Annotated[
+        str,
+        typer.Option(help="'float32' (as `load_model` in Python), 'bfloat16', or 'auto': bfloat16 where there is one."),
+    ] = "float32",
+    device: Device = "auto",
+) -> None:
+    """Which class each image is of, and how probable. Images that cannot be read get the reason instead."""
+    from ..prediction.ensemble import open_networks
+    from ..prediction.images import find_images
+    from ..prediction.output import check_output, write_predictions
+    from ..prediction.predict import predictions
+    from ..training.device import choose_device
+    from .terminal import ProgressBar, say
+
+    console = Console(stderr=True)
+    path = None if output == "-" else Path(output)
+    chosen = check_output(path, format, overwrite)
+    paths = find_images(images)
+    networks = open_networks([model, *(others or [])])
+    torch_device = choose_device(device)
+    counts: Counter[str] = Counter()
+    standard_output = sys.stdout.buffer
+    # Rows on a terminal are progress enough, and a bar would be drawn into them.
+    quiet = path is None and sys.stdout.isatty()
+    with ProgressBar(Console(quiet=True) if quiet else console, len(paths), "predicting") as bar:
+        found = predictions(
+            networks,
+            paths,
+            top=top,
+            unsure_below=unsure_below,
+            batch=batch,
+            device=torch_device,
+            precision=precision,
+            reporter=bar,
+        )
+        began = time.monotonic()
+        try:
+            write_predictions(_counted(found, counts), path, chosen, top, standard_output)
+        except KeyboardInterrupt:
+            kept = "" if path is None else f"; {path} is not written"
+            raise UserError(f"interrupted after {counts['images']} of {len(paths)} images{kept}") from None
+    seconds = time.monotonic() - began
+    say(console, _summary(counts, seconds, unsure_below, "" if path is None else str(path)))
+    if counts["unread"] == len(paths):
+        raise UserError(f"none of the {len(paths)} images could be read; the column 'error' says why")
+
+
+def _counted(found: Iterable[Prediction], counts: Counter[str]) -> Iterator[Prediction]:
+    for each in found:
+        counts.update(images=1, unread=each.error is not None, unsure=each.unsure)
+        yield each
+
+
+def _summary(counts: Counter[str], seconds: float, unsure_below: float, path: str) -> str:
+    pace = counts["images"] / max(seconds, 1e-9)
+    parts = [f"{counts['images']} images in {seconds:.1f} s ({pace:.1f} images/s)"]
+    if counts["unread"]:
+        parts.append(f"{counts['unread']} cannot be read")
+    if unsure_below:
+        parts.append(f"{counts['unsure']} unsure (below {unsure_below:g})")
+    return "; ".join(parts) + (f"; written: {path}" if path else "")

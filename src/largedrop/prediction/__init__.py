@@ -1,0 +1,1 @@
+"""From a trained model and new images to predictions, and to files of them."""

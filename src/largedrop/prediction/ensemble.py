@@ -1,0 +1,78 @@
+"""Which networks predict: runs and checkpoints are opened, and several of them are an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from ..errors import UserError
+from ..models.network import Network
+from ..runs.checkpoint import load_model
+from ..runs.run import Run
+
+__all__ = ["Model", "open_networks"]
+
+Model: TypeAlias = "str | Path | Run"
+"""A run, its folder (of which its ``Run.model`` is taken), or a checkpoint file."""
+
+
+def open_networks(models: Model | Sequence[Model]) -> list[Network]:
+    """Load one model, or the members of an ensemble, on the processor.
+
+    Raises:
+        UserError: a model cannot be loaded, or does not have the classes of the first, in the same order.
+    """
+    members = [models] if isinstance(models, (str, Path, Run)) else list(models)
+    if not members:
+        raise UserError("no model is named")
+    networks: list[Network] = []
+    for member in members:
+        network = load_model(_file(member))
+        networks.append(network)
+        _check_classes(networks[0], network, f"{_name(member)} and {_name(members[0])}")
+    return networks
+
+
+def _name(model: Model) -> str:
+    return str(model.folder if isinstance(model, Run) else model)
+
+
+def _file(model: Model) -> Path:
+    """The checkpoint of a model.
+
+    Raises:
+        UserError: it is a folder without a finished run, or with several; or of a run that keeps no network.
+    """
+    if not isinstance(model, (str, Path, Run)):
+        raise UserError(f"a model is a run, its folder or a checkpoint file, not a {type(model).__name__}")
+    if not isinstance(model, Run):
+        path = Path(model)
+        if not path.exists():
+            raise UserError(f"there is no run or checkpoint {path}")
+        if not path.is_dir():
+            return path
+        model = Run.open(_folder(path))
+    if model.config.fit != "all":
+        raise UserError(f"{model.folder} is a linear fit, which keeps no network to predict with")
+    return model.model
+
+
+def _folder(path: Path) -> Path:
+    """``path``, or the only finished run in it (the folder of a `train` holds its runs in ``runs/``)."""
+    if (path / "config.json").is_file():
+        return path
+    runs = sorted(found.parent for pattern in ("*/result.json", "runs/*/result.json") for found in path.glob(pattern))
+    if len(runs) > 1:
+        raise UserError(f"{path} holds {len(runs)} runs: name one of them, such as {runs[0]}")
+    return runs[0] if runs else path
+
+
+def _check_classes(first: Network, other: Network, names: str) -> None:
+    if other.classes == first.classes:
+        return
+    if sorted(other.classes) == sorted(first.classes):
+        raise UserError(f"{names} have their classes in different orders, so they cannot predict together")
+    apart = sorted({*first.classes} ^ {*other.classes}, key=[*first.classes, *other.classes].index)
+    known = f"only one of them knows '{apart[0]}'" if apart else "one of them has a class twice"
+    raise UserError(f"{names} have different classes, so they cannot predict together: {known}")

@@ -1,0 +1,232 @@
+"""``predict``: the classes of new images, and how sure a model is of them.
+
+Threads decode images and make their views ahead of the network, and only so many that memory stays bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..data.ahead import in_order
+from ..data.images import decode, pillow_settings
+from ..data.views.host import normalise, resize
+from ..errors import UserError
+from ..models.fast.folding import Folding, fold_batchnorm
+from ..models.network import Network
+from ..reporter import SILENT, Reporter
+from ..runtime import keep_freed_memory
+from ..training.device import choose_device, choose_precision
+from ..training.evaluation import autocast
+from .ensemble import Model, open_networks
+from .images import find_images
+
+__all__ = ["BATCH", "Prediction", "predict", "predictions", "probabilities", "ready"]
+
+BATCH = 64
+"""Number of images that go through the network together."""
+
+Views = dict[int, npt.NDArray[np.uint8]]
+"""An image, (size, size, 3), for each size that a network needs."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is predicted of one image.
+
+    Attributes:
+        path: path of the image.
+        label: name of the most probable class; None where the model is too unsure, or the image cannot be read.
+        top: the most probable classes with their probabilities, the most probable first; empty where the image cannot
+            be read.
+        error: why the image cannot be read, in one line; None where it can.
+    """
+
+    path: str
+    label: str | None
+    top: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+    @property
+    def unsure(self) -> bool:
+        """Whether the image was read and the model was too unsure of its class."""
+        return self.label is None and self.error is None
+
+
+def predict(
+    model: Model | Sequence[Model],
+    images: str | Path | Iterable[str | Path],
+    *,
+    top: int = 1,
+    unsure_below: float = 0.0,
+    batch: int = BATCH,
+    device: str = "auto",
+    precision: str = "float32",
+    progress: Callable[[float], None] | None = None,
+) -> list[Prediction]:
+    """Predict the classes of images.
+
+    Args:
+        model: a run, its folder or a checkpoint file; of several, the mean of their probabilities.
+        images: files, folders (with all images below them) and patterns such as ``photos/*.jpg``.
+        top: number of classes that are given for each image.
+        unsure_below: the ``label`` is None where the largest probability is below this.
+        batch: number of images that go through the network together; it changes nothing but time and memory.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        precision: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 where the device has it.
+        progress: called with the number of images since the last call.
+
+    Returns:
+        One prediction for each image, in the order of ``find_images``. Probabilities are the softmax of the logits. In
+        float32 they are those of ``load_model`` to about 1e-5.
+
+    Raises:
+        UserError: an argument is invalid; a model or an image is not there. Images that cannot be decoded raise
+            nothing: their predictions have an ``error``.
+    """
+    paths = find_images([images] if isinstance(images, (str, Path)) else images)
+    networks = open_networks(model)
+    reporter = SILENT if progress is None else _Caller(progress)
+    chosen = choose_device(device)
+    found = predictions(
+        networks,
+        paths,
+        top=top,
+        unsure_below=unsure_below,
+        batch=batch,
+        device=chosen,
+        precision=precision,
+        reporter=reporter,
+    )
+    return list(found)
+
+
+def predictions(
+    networks: Sequence[Network],
+    paths: Sequence[str],
+    *,
+    top: int,
+    unsure_below: float,
+    batch: int,
+    device: torch.device,
+    precision: str,
+    reporter: Reporter = SILENT,
+) -> Iterator[Prediction]:
+    """As ``predict``, of networks from ``open_networks``, one after the other as they are computed.
+
+    Args:
+        networks: the networks, which are moved to ``device``.
+        reporter: receives the number of images.
+
+    Raises:
+        UserError: ``top``, ``unsure_below`` or ``batch`` is out of range, or a network gives no numbers.
+    """
+    classes = networks[0].classes
+    if not 1 <= top <= len(classes):
+        raise UserError(f"the model has {len(classes)} classes, so the {top} most probable cannot be given")
+    if batch < 1:
+        raise UserError(f"batch must be at least 1, not {batch}")
+    if not 0 <= unsure_below <= 1:
+        raise UserError(f"unsure_below must be in [0, 1], not {unsure_below:g}")
+    precision = choose_precision(precision, device)
+    return _predictions(networks, paths, top, unsure_below, batch, device, precision, reporter)
+
+
+def _predictions(
+    networks: Sequence[Network],
+    paths: Sequence[str],
+    top: int,
+    unsure_below: float,
+    batch: int,
+    device: torch.device,
+    precision: str,
+    reporter: Reporter,
+) -> Iterator[Prediction]:
+    if device.type == "cpu":
+        keep_freed_memory()
+    sizes = sorted({network.spec.size for network in networks})
+    names = networks[0].classes
+    with ExitStack() as stack:
+        for network in networks:
+            stack.enter_context(ready(network, device))
+        stack.enter_context(pillow_settings())
+        views = stack.enter_context(closing(in_order(partial(_views, sizes), paths, ahead=2 * batch)))
+        rest = iter(paths)
+        while chunk := list(islice(rest, batch)):
+            decoded = list(islice(views, len(chunk)))
+            read = [each for each in decoded if not isinstance(each, str)]
+            found: Iterator[npt.NDArray[np.float64]] = iter(())
+            if read:
+                found = iter(probabilities(networks, _stacked(read, sizes), device, precision))
+            for path, each in zip(chunk, decoded, strict=True):
+                if isinstance(each, str):
+                    yield Prediction(path, None, error=each)
+                    continue
+                values = next(found)
+                if not np.isfinite(values).all():
+                    raise UserError(f"the model gives no probabilities for {path}: its weights or outputs overflow")
+                order = np.argsort(-values, kind="stable")[:top]  # in a tie, the lowest class
+                ranked = tuple((names[index], float(values[index])) for index in order)
+                yield Prediction(path, None if ranked[0][1] < unsure_below else ranked[0][0], ranked)
+            reporter.advance(len(chunk))
+
+
+def ready(network: Network, device: torch.device) -> Folding:
+    """Put a network on its device, in the form in which it predicts fastest; the end of the block undoes the form."""
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.eval()
+    size = network.spec.size
+    return fold_batchnorm(network, torch.zeros((1, 3, size, size), device=device))
+
+
+def probabilities(
+    networks: Sequence[Network], views: Mapping[int, Tensor], device: torch.device, precision: str
+) -> npt.NDArray[np.float64]:
+    """The mean over the networks of the softmax of their logits, (n, classes).
+
+    Args:
+        networks: the networks, on ``device`` and in evaluation mode.
+        views: the images by the side of the views, uint8 (n, 3, size, size).
+    """
+    total = torch.zeros((), dtype=torch.float64)
+    # On a GPU torch lets convolutions round float32 to ten bits (TF32), which changes the third digit.
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with torch.inference_mode(), autocast(precision, device), exact:
+        for network in networks:
+            spec = network.spec
+            logits = network(normalise(views[spec.size].to(device), spec.mean, spec.std))
+            total = total + torch.softmax(logits.cpu().to(torch.float64), dim=1)
+    return (total / len(networks)).numpy()
+
+
+def _views(sizes: Sequence[int], path: str) -> Views | str:
+    """An image at each size, or the reason why it cannot be read."""
+    try:
+        pixels = decode(Path(path))
+    except UserError as error:
+        return str(error).removeprefix(f"{Path(path)}: ")
+    return {size: resize(pixels, size).permute(1, 2, 0).numpy() for size in sizes}
+
+
+def _stacked(images: Sequence[Views], sizes: Sequence[int]) -> dict[int, Tensor]:
+    # Copied by numpy: torch would wake its threads for it.
+    return {size: torch.from_numpy(np.stack([image[size] for image in images])).permute(0, 3, 1, 2) for size in sizes}
+
+
+class _Caller(Reporter):
+    """Calls a function with the work."""
+
+    def __init__(self, progress: Callable[[float], None]) -> None:
+        self.progress = progress
+
+    def advance(self, work: float) -> None:
+        self.progress(work)
