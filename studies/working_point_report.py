@@ -17,6 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 RECORD = Path(__file__).with_name("working_point.jsonl")
+ADVICE = Path(__file__).with_name("working_point_advice.json")
+"""What `largedrop advise` measured for each test domain, at these sizes."""
+
 RATES = (3e-4, 1e-4)
 SEEDS = (0, 1, 2)
 STEPS = 600
@@ -210,6 +213,36 @@ def verdicts(study: Study) -> Iterator[str]:
     yield f"5. 0.9 with 16 masks {told}: {said(count >= 7)}."
 
 
+TRAINED = {0.0: PLAIN, 0.5: "0.5, 16 masks", 0.9: MANY}
+"""Arms by dropout rate, among which the adviser chooses."""
+
+
+def advised(entry: dict[str, Any]) -> float:
+    """The adviser's rule among ``TRAINED``: the nearest to 0.9 of those within one standard error of the best gain."""
+    gains = {rate: entry["gains"][f"{rate:g}"] for rate in TRAINED if rate}
+    able = {rate for rate, gain in gains.items() if gain["mean"] > gain["error"]} or set(gains)
+    best = max(able, key=lambda rate: gains[rate]["mean"])
+    near = {rate for rate in able if gains[rate]["mean"] >= gains[best]["mean"] - gains[rate]["error"]}
+    return min({best, *near}, key=lambda rate: abs(rate - 0.9))
+
+
+def adviser(study: Study) -> Iterator[str]:
+    """How often a rate is within one standard error of the best (exponential averages), and what it loses to that."""
+    advice = json.loads(ADVICE.read_text(encoding="utf-8"))
+    yield "| rate | of nine domains within one standard error of the best | points below the best, mean |"
+    yield "| --- | ---: | ---: |"
+    strategies = {"the adviser's": None, **{f"always {rate:g}": rate for rate in TRAINED}}
+    for name, fixed in strategies.items():
+        losses, within = [], 0
+        for domain in study.domains:
+            found = {rate: study.values(arm, "ema", domain)[:, 1] for rate, arm in TRAINED.items()}
+            error = math.sqrt(np.mean([values.var(ddof=1) for values in found.values()]) / len(SEEDS))
+            rate = advised(advice[domain[1]]) if fixed is None else fixed
+            losses.append(max(values.mean() for values in found.values()) - found[rate].mean())
+            within += bool(losses[-1] <= error)
+        yield f"| {name} | {within} | {np.mean(losses):.1f} |"
+
+
 def said(reached: bool) -> str:
     """A verdict in words."""
     return "reached" if reached else "**not reached**"
@@ -250,7 +283,14 @@ def figure(study: Study, path: Path) -> None:
     drawn.savefig(path, dpi=130)
 
 
-PARTS = {"verdicts": verdicts, "methods": rows, "domains": by_domain, "way back": way_back, "learning rates": rates}
+PARTS = {
+    "verdicts": verdicts,
+    "methods": rows,
+    "domains": by_domain,
+    "way back": way_back,
+    "learning rates": rates,
+    "adviser": adviser,
+}
 
 
 def main() -> None:
