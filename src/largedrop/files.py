@@ -32,11 +32,14 @@ MOST_BYTES = 255
 def fitting(name: str, tail: str = "") -> str:
     """``name + tail``; where that is too long for a file's name, the end of ``name`` is replaced by a digest.
 
-    >>> fitting("sketch", "-s0")
-    'sketch-s0'
+    A slash, as a table's domain may have, becomes a hyphen.
+
+    >>> fitting("sketch", "-s0"), fitting("north/south")
+    ('sketch-s0', 'north-south')
     >>> fitting("é" * 130, "-s0").lstrip("é")
     '~0e4534362fc1-s0'
     """
+    name = name.replace("/", "-")
     encoded, last = (text.encode("utf-8", "surrogateescape") for text in (name, tail))
     if len(encoded) + len(last) <= MOST_BYTES:
         return name + tail

@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Callable
 
 import pytest
+from tests.helpers import refusal
 
 from largedrop.cli import main
 from largedrop.cli.compare import compare
+from largedrop.cli.options import columns
 from largedrop.cli.train import train
 from largedrop.config import ABOUT, RECIPES, defaults_of
 
@@ -42,3 +44,10 @@ def test_help_says_what_each_option_is_and_its_defaults(command: str, capsys: py
 def test_a_switch_has_no_opposite(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     assert "--no-" not in capsys.readouterr().out
+
+
+def test_columns_of_a_table() -> None:
+    assert columns([]) == {}
+    assert columns(["label=species", " domain = a=b"]) == {"label": "species", "domain": " a=b"}
+    assert refusal(columns, ["species"]) == "--column species must be like label=species"
+    assert refusal(columns, ["label=a", "label=b"]) == "--column names two columns for the label"

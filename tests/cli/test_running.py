@@ -157,3 +157,30 @@ def test_classes_that_a_domain_lacks_are_said_before_training_and_with_the_resul
     ]
     refused = one_line(capsys, "train", str(root), "--test-domain", "ink", "--classes", "all", *FAST)
     assert refused == "classes must be 'union' or 'common', not 'all'"
+
+
+def test_a_table_is_trained_on_and_its_domains_may_have_slashes(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [path.relative_to(toy) for path in sorted(toy.rglob("*.png"))]
+    lines = [f"{path.as_posix()},{path.parts[1]},site/{path.parts[0]}" for path in paths]
+    table = toy / "shots.csv"
+    table.write_text("\n".join(["file,species,site", *lines]))
+    monkeypatch.chdir(tmp_path)
+    data = [str(table), "--column", "path=file", "--column", "label=species", "--column", "domain=site"]
+    try:
+        assert main(["train", *data, "--test-domain", "site/ink", *FAST]) == 0
+        assert capsys.readouterr().out.startswith("shots: 54 images, 3 domains, 3 classes\n")
+        (folder,) = (tmp_path / "largedrop-runs").iterdir()
+        assert folder.name.startswith("shots-site-ink-")
+        (run,) = (folder / "runs").iterdir()
+        assert ld.Run.open(run).config.test_domain == "site/ink"
+        inspected = ["--measures", "richness", "--images", "4", "--draws", "1", "--output", "inspected"]
+        assert main(["inspect", str(run), "--data", *data, *inspected]) == 0
+        assert main(["compare", *data, "--dropout", "0", "--dry-run", *FAST]) == 0
+        assert one_line(capsys, "train", str(table), "--test-domain", "site/ink", *FAST) == (
+            f"{table} has no column 'path' and 'label' and 'domain', only file, species, site; --column path=NAME says "
+            "which it is"
+        )
+    finally:
+        table.unlink()

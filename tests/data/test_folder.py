@@ -188,7 +188,10 @@ def test_no_such_folder(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "data.csv").touch()
-    expected = f"{tmp_path}/data.csv is a file; expects domain/class/image: name the folder that holds the domains"
+    expected = (
+        f"{tmp_path}/data.csv is a file; expects domain/class/image: name the folder that holds the domains, or a "
+        ".csv, .jsonl or .parquet"
+    )
     assert error(tmp_path / "data.csv") == expected
     assert error(tmp_path / "data.csv" / "photo").startswith(f"{tmp_path}/data.csv/photo cannot be read: Not a dir")
 
@@ -203,7 +206,7 @@ def test_no_domains(tmp_path: Path) -> None:
 def test_a_folder_of_classes_without_domains(root: Path) -> None:
     expected = (
         f"{root}/photo: expects domain/class/image, found images directly in photo/cat: "
-        "put the class folders into one folder for each domain"
+        "put the class folders into one folder for each domain, or the domains into a table"
     )
     assert error(root / "photo") == expected
 

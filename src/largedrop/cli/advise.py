@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from ..config import defaults_of
-from .options import Classes, Data, Device, Precision, SkipBad, option
+from .options import Classes, Column, Data, Device, Precision, SkipBad, option
 from .options import rates as listed_rates
 
 __all__ = ["advise"]
@@ -37,6 +37,7 @@ def advise(
     size: Annotated[int, option("size")] = DEFAULTS["size"],
     precision: Precision = "auto",
     device: Device = "auto",
+    column: Column = None,
     classes: Classes = "union",
     skip_bad_images: SkipBad = False,
 ) -> None:
@@ -51,7 +52,7 @@ def advise(
     console = Console(stderr=False)
     torch_device = choose_device(device)
     measured = [float(rate) for rate in listed_rates("--rates", rates)]
-    opened = open_images(console, data, [size], skip_bad_images, classes)
+    opened = open_images(console, data, [size], skip_bad_images, classes, column or ())
     with ProgressBar(console, 2 * len(opened), "advising") as bar:
         found = find_advice(
             opened,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from ..data import SOURCES
 from ..errors import UserError
-from .options import Classes, Device, listed
+from .options import Classes, Column, Device, listed
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
@@ -39,6 +39,7 @@ def inspect(
     ] = "richness,linearity,interpolation",
     images: Annotated[int, typer.Option(help="I.i.d., o.o.d. and training images to measure on, each.", min=2)] = 512,
     draws: Annotated[int, typer.Option(help="Random subsets of the units for each share.", min=1)] = 10,
+    column: Column = None,
     classes: Classes = "union",
     device: Device = "auto",
 ) -> None:
@@ -58,7 +59,7 @@ def inspect(
     chosen = listed("--measures", measures)
     found, unusable = find_runs(runs)
     say(console, *(f"unusable: {line}" for line in unusable))
-    opened = _open(found, data, classes, console)
+    opened = _open(found, data, {"classes": classes, "column": column or ()}, console)
     with ProgressBar(console, inspection_cost(found, opened, chosen, images), "inspecting") as bar:
         cache = FeatureCache(open_views(opened, torch_device, bar), bar)
         inspections = []
@@ -93,7 +94,7 @@ def inspect(
     say(console, f"{runs_of}; written:", *(f"  {path}" for path in written))
 
 
-def _open(runs: list[Run], source: str | None, classes: str, console: Console) -> Dataset:
+def _open(runs: list[Run], source: str | None, options: dict[str, Any], console: Console) -> Dataset:
     """The dataset of the runs; ``emoji`` need not be named.
 
     Raises:
@@ -104,7 +105,7 @@ def _open(runs: list[Run], source: str | None, classes: str, console: Console) -
     config = runs[0].config
     if source is None and config.data != "emoji":
         raise UserError(f"where are the images of {config.data}? name their folder with --data")
-    opened = open_images(console, source or "emoji", [run.config.size for run in runs], classes=classes)
+    opened = open_images(console, source or "emoji", [run.config.size for run in runs], **options)
     if opened.fingerprint != config.fingerprint:
         raise UserError(
             f"{runs[0].folder.name} was trained on other images than {source or 'emoji'} has now (a {config.data} of "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +13,7 @@ from ..config import ABOUT, DEFAULT_RECIPE, RECIPES, TYPES, defaults_of, problem
 from ..data import SOURCES
 from ..errors import UserError
 
-__all__ = ["listed", "option", "rates", "run_options"]
+__all__ = ["columns", "listed", "option", "rates", "run_options"]
 
 
 def option(name: str) -> Any:
@@ -80,6 +80,23 @@ def _rate(text: str) -> float:
     return float(rate)
 
 
+def columns(texts: Iterable[str]) -> dict[str, str]:
+    """The names of a table's columns by what they say, from ``label=species``.
+
+    Raises:
+        UserError: there is no ``=``, or two say the same.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        what, equals, name = text.partition("=")
+        if not equals:
+            raise UserError(f"--column {text} must be like label=species")
+        if what.strip() in found:
+            raise UserError(f"--column names two columns for the {what.strip()}")
+        found[what.strip()] = name
+    return found
+
+
 Data = Annotated[str, typer.Argument(help=f"What to train on: {SOURCES}.", metavar="DATA")]
 
 Recipe = Annotated[
@@ -119,6 +136,17 @@ Classes = Annotated[
     ),
 ]
 
+Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        help="A table's column for its path, label or domain where it has another name, such as label=species (again "
+        "for each).",
+        metavar="WHAT=NAME",
+        show_default=False,
+    ),
+]
+
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
 
 SHARED: dict[str, tuple[Any, Any]] = {
@@ -128,6 +156,7 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "precision": (Precision, "auto"),
     "device": (Device, "auto"),
     "jobs": (Jobs, 1),
+    "column": (Column, None),
     "classes": (Classes, "union"),
     "skip_bad_images": (SkipBad, False),
     "dry_run": (DryRun, False),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ def run_and_publish(
     dry_run: bool,
     recipe: str,
     classes: str = "union",
+    column: Sequence[str] = (),
     checkpoints: bool = False,
     jobs: int = 1,
     budget: str | None = None,
@@ -56,7 +57,7 @@ def run_and_publish(
     console = Console(stderr=False)
     torch_device = choose_device(device, jobs)
     size = planning.get("size") or defaults_of(recipe)["size"]
-    data = open_images(console, source, [size], skip_bad_images, classes)
+    data = open_images(console, source, [size], skip_bad_images, classes, column)
     folder = output
     if each is not None:
         folder = _fit_budget(console, data, torch_device, recipe, output, each, planning)

@@ -13,7 +13,7 @@ from ..config import RIVALS, Config
 from ..data import SOURCES
 from ..errors import UserError, one_of
 from ..report.text import Table, render
-from .options import Classes, Device, DryRun, Jobs, Precision, SkipBad
+from .options import Classes, Column, Device, DryRun, Jobs, Precision, SkipBad
 
 if TYPE_CHECKING:
     from ..experiments.preset import Scale
@@ -54,6 +54,7 @@ def sweep(
     precision: Precision = "auto",
     launcher: Annotated[str, typer.Option(help="Where the runs are trained: 'local', on this machine.")] = "local",
     jobs: Jobs = 1,
+    column: Column = None,
     classes: Classes = "union",
     skip_bad_images: SkipBad = False,
     dry_run: DryRun = False,
@@ -84,7 +85,7 @@ def sweep(
     from .terminal import open_images, say, say_classes
 
     torch_device = choose_device(device, jobs)
-    opened = open_images(console, data, chosen.values("size"), skip_bad_images, classes)
+    opened = open_images(console, data, chosen.values("size"), skip_bad_images, classes, column or ())
     planned = plan_sweep(read, scale, opened, output, device=torch_device, precision=precision, weights=weights or ())
     say(console, read.title, _summary(planned))
     say_classes(console, opened, (entry.config for entry in planned.entries))

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
@@ -20,6 +20,7 @@ from ..config import Config
 from ..data.classes import named, unlearnable
 from ..reporter import Reporter
 from ..runs.estimate import duration
+from .options import columns
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
@@ -172,14 +173,20 @@ def say(console: Console, *lines: str) -> None:
 
 
 def open_images(
-    console: Console, source: str, sizes: Iterable[int], skip_bad_images: bool = False, classes: str = "union"
+    console: Console,
+    source: str,
+    sizes: Iterable[int],
+    skip_bad_images: bool = False,
+    classes: str = "union",
+    column: Iterable[str] = (),
 ) -> Dataset:
     """The dataset ``source``, for inputs of these sizes; prints its notes and the number of skipped images."""
     from ..data import open_dataset
 
+    options: dict[str, Any] = {"classes": classes, "columns": columns(column), "skip_bad_images": skip_bad_images}
     bound = max(320, *(size * 5 // 4 for size in sizes))
     with ProgressBar(console, 1, f"opening {source}") as bar:
-        data = open_dataset(source, bound=bound, classes=classes, skip_bad_images=skip_bad_images, progress=bar.set)
+        data = open_dataset(source, bound=bound, progress=bar.set, **options)
     if data.skipped:
         say(console, f"skipped {len(data.skipped)} images that cannot be decoded")
     say(console, *data.notes)

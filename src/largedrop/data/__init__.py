@@ -9,14 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import UserError
 from .dataset import Dataset, Split
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .cache import ProgressCallback
 
 __all__ = ["SOURCES", "Dataset", "Split", "open_dataset"]
 
-SOURCES = "a folder domain/class/image, or 'emoji'"
+SOURCES = "a folder domain/class/image, a table of images (CSV, JSON lines or Parquet), or 'emoji'"
 """What ``open_dataset`` takes, for the command line's help."""
 
 
@@ -24,16 +27,21 @@ def open_dataset(
     source: str | Path,
     *,
     bound: int = 320,
+    columns: Mapping[str, str] | None = None,
     classes: str = "union",
     skip_bad_images: bool = False,
     cache: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> Dataset:
-    """Open a dataset by name or from a folder ``domain/class/image``.
+    """Open a dataset by name, from a folder ``domain/class/image`` or from a table of images.
 
     Args:
-        source: ``"emoji"``, the dataset that comes with the package, or a folder (``"./emoji"`` is one).
+        source: ``"emoji"``, the dataset that comes with the package, or a folder (``"./emoji"`` is one), or a table: a
+            file of comma-separated values with a header (``.csv``, ``.tsv``), of JSON lines (``.jsonl``, ``.ndjson``)
+            or Parquet (``.parquet``, which needs pyarrow), whose rows have a path, relative to the table, a label and a
+            domain.
         bound: largest length of an image's shorter side, in pixels; longer ones are shrunk to it. ``emoji`` is not.
+        columns: names of a table's columns for ``path``, ``label`` and ``domain``, where they are not these.
         classes: where domains differ in their classes, ``union``: all of them, each domain scored on those it has; or
             ``common``: those that every domain has, and only their images. ``Dataset.notes`` says what differs.
         skip_bad_images: skip images that cannot be decoded, instead of raising.
@@ -41,17 +49,21 @@ def open_dataset(
         progress: called with (images done, images in total) while images are decoded, which happens once.
 
     Raises:
-        UserError: there is no such dataset, its layout is not domain/class/image, images cannot be decoded, or the
-            cache cannot be written; the message lists all errors.
+        UserError: there is no such dataset, its layout is another, a row of a table is wrong, images cannot be
+            decoded, or the cache cannot be written; the message lists all errors.
     """
     # Imported late, since --help shows ``SOURCES`` and should not wait for decoders.
     from .classes import check_choice
     from .emoji import load_emoji
     from .folder import list_images
     from .listing import open_listing
+    from .table import TABLES, list_table
 
     check_choice(classes)
+    is_table = str(source).lower().endswith(TABLES) and not Path(source).expanduser().is_dir()
+    if columns and not is_table:
+        raise UserError(f"columns are named for tables ({', '.join(TABLES)}), and {source} is none")
     if source == "emoji":
         return load_emoji()
-    listing = list_images(source, classes)
+    listing = list_table(source, columns, classes) if is_table else list_images(source, classes)
     return open_listing(listing, bound=bound, skip_bad_images=skip_bad_images, cache=cache, progress=progress)

@@ -13,7 +13,7 @@ from .dataset import check_names
 from .images import EXTENSIONS
 from .listing import Listing, make_listing
 
-__all__ = ["images_below", "list_images"]
+__all__ = ["images_below", "list_images", "portable"]
 
 _LAYOUT = "expects domain/class/image"
 
@@ -76,7 +76,9 @@ def _existing(path: Path) -> Path:
         if absolute.is_dir():
             return absolute
         if absolute.exists():
-            raise UserError(f"{path} is a file; {_LAYOUT}: name the folder that holds the domains")
+            raise UserError(
+                f"{path} is a file; {_LAYOUT}: name the folder that holds the domains, or a .csv, .jsonl or .parquet"
+            )
         while not absolute.parent.exists():
             absolute = absolute.parent
         beside = [entry.name for entry in absolute.parent.iterdir() if entry.is_dir()]
@@ -101,7 +103,7 @@ def _domains(root: Path, problems: list[str]) -> list[tuple[_Entry, list[_Entry]
     read = [(folder, level) for folder, level in levels if level is not None]
     loose = [folder.name for folder, (_, images) in read if images]
     if loose and not any(class_folders for _, (class_folders, _) in read):
-        advice = "put the class folders into one folder for each domain"
+        advice = "put the class folders into one folder for each domain, or the domains into a table"
         problems.append(f"{_LAYOUT}, found images directly in {root.name}/{loose[0]}: {advice}")
         return []
     for folder, (class_folders, _) in read:
@@ -135,7 +137,7 @@ def _scan(folder: Path, key: str, problems: list[str]) -> tuple[list[_Entry], li
             for entry in entries:
                 if entry.name.startswith(".") or entry.name in _IGNORED:
                     continue
-                found = _Entry(_portable(entry.name), Path(entry.path))
+                found = _Entry(portable(entry.name), Path(entry.path))
                 if _is_folder(entry):
                     folders.append(found)
                 elif found.path.suffix.lower() in EXTENSIONS:
@@ -158,6 +160,6 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _portable(name: str) -> str:
+def portable(name: str) -> str:
     """A file's name in one spelling: systems differ in how they compose accents, and allow bytes that are no text."""
     return unicodedata.normalize("NFC", name.encode("utf-8", "backslashreplace").decode("utf-8"))

@@ -25,7 +25,8 @@ class Listing:
     """Image files with their classes and domains, not opened yet.
 
     Attributes:
-        root: the folder of the images, or the file that lists them; its name is the dataset's.
+        root: the folder of the images, or the file that lists them.
+        name: name of the dataset.
         domains: names of the domains, sorted.
         classes: names of the classes, sorted.
         keys: machine-independent name of each image, ``domain/class/path``, sorted by domain, class and path, (n,).
@@ -37,6 +38,7 @@ class Listing:
     """
 
     root: Path
+    name: str
     domains: tuple[str, ...]
     classes: tuple[str, ...]
     keys: tuple[str, ...]
@@ -47,7 +49,9 @@ class Listing:
     notes: tuple[str, ...] = ()
 
 
-def make_listing(root: Path, found: Found, problems: Sequence[str] = (), classes: str = "union") -> Listing:
+def make_listing(
+    root: Path, found: Found, problems: Sequence[str] = (), classes: str = "union", name: str | None = None
+) -> Listing:
     """Sort images into a list, and check that each domain and each class has images, and that domains share classes.
 
     Args:
@@ -55,6 +59,7 @@ def make_listing(root: Path, found: Found, problems: Sequence[str] = (), classes
         found: the images, in any order.
         problems: errors found before, for the same message.
         classes: ``union``: the classes of all domains; ``common``: those that every domain has, and only their images.
+        name: name of the dataset; where None, that of ``root``.
 
     Raises:
         UserError: there are errors; the message lists all.
@@ -91,6 +96,7 @@ def make_listing(root: Path, found: Found, problems: Sequence[str] = (), classes
     check_names("image", (key for key, *_ in rows))
     return Listing(
         root=root,
+        name=root.name if name is None else name,
         domains=tuple(domains),
         classes=tuple(names),
         keys=tuple(key for key, *_ in rows),
@@ -128,7 +134,7 @@ def open_listing(
         what = f"usable images after {bad} bad {'image was' if bad == 1 else 'images were'} skipped"
         _raise(listing.root, list(_empty(set(usable), listing.domains, listing.classes, what, listing.common)))
     dataset = Dataset(
-        name=listing.root.name,
+        name=listing.name,
         classes=listing.classes,
         domains=listing.domains,
         labels=labels,

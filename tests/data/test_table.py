@@ -1,0 +1,268 @@
+"""Tables of images: what they may look like, and everything that can be wrong with one."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tests.helpers import refusal
+
+import largedrop as ld
+from largedrop.data.table import list_table
+
+ROWS = [
+    ("a/1.png", "cat", "day"),
+    ("a/2.png", "cat", "day"),
+    ("a/3.png", "dog", "day"),
+    ("b 4.png", "cat", "night"),
+    ("b,5.png", "dog", "night"),
+]
+KEYS = ("day/cat/a/1.png", "day/cat/a/2.png", "day/dog/a/3.png", "night/cat/b 4.png", "night/dog/b,5.png")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder with the images of ``ROWS``."""
+    folder = tmp_path / "shots"
+    (folder / "a").mkdir(parents=True)
+    for number, (name, *_) in enumerate(ROWS):
+        Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(folder / name)
+    return folder
+
+
+def quoted(value: str) -> str:
+    return '"' + value.replace('"', '""') + '"' if set(value) & set(',;\t"\n') else value
+
+
+def csv_of(rows: Any = ROWS, header: str = "path,label,domain", end: str = "\n", separator: str = ",") -> str:
+    lines = [header, *(separator.join(map(quoted, row)) for row in rows)]
+    return end.join(lines) + end
+
+
+def json_of(rows: Any = ROWS) -> str:
+    return "".join(json.dumps(dict(zip(("path", "label", "domain"), row, strict=True))) + "\n" for row in rows)
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+WRITERS: dict[str, Callable[[], str | bytes]] = {
+    "plain.csv": csv_of,
+    "windows.csv": lambda: csv_of(end="\r\n"),
+    "mac.csv": lambda: csv_of(end="\r"),
+    "mark.csv": lambda: b"\xef\xbb\xbf" + csv_of().encode(),
+    "semicolons.csv": lambda: csv_of(header="path;label;domain", separator=";"),
+    "tabs.tsv": lambda: csv_of(header="path\tlabel\tdomain", separator="\t"),
+    "upper.CSV": csv_of,
+    "blank.csv": lambda: "\n" + csv_of().replace("\n", "\n\n,,\n"),
+    "open.csv": lambda: csv_of().rstrip("\n"),
+    "other-order.csv": lambda: csv_of(
+        [(str(n), d, p, lab, "") for n, (p, lab, d) in reversed(list(enumerate(ROWS)))], "id,domain,path,label,note"
+    ),
+    "spaces.csv": lambda: csv_of([(p, f" {lab} ", f" {d}") for p, lab, d in ROWS], " path , label,domain "),
+    "quoted.csv": lambda: csv_of().replace("a/1.png,cat,day", '"a/1.png", "cat", "day"'),
+    "dots.csv": lambda: csv_of([(f"./x/../{p}", lab, d) for p, lab, d in ROWS]),
+    "backslashes.csv": lambda: csv_of([(p.replace("/", "\\"), lab, d) for p, lab, d in ROWS]),
+    "plain.jsonl": json_of,
+    "windows.ndjson": lambda: json_of().replace("\n", "\r\n"),
+    "mark.jsonl": lambda: b"\xef\xbb\xbf" + json_of().encode() + b"\n",
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_way_to_write_it_is_the_same_list(root: Path, name: str) -> None:
+    (root / "x").mkdir()
+    listing = list_table(write(root / name, WRITERS[name]()))
+    assert listing.keys == KEYS
+    assert (listing.classes, listing.domains, listing.name) == (("cat", "dog"), ("day", "night"), Path(name).stem)
+    assert listing.labels.tolist() == [0, 0, 1, 0, 1]
+    assert listing.domain_ids.tolist() == [0, 0, 0, 1, 1]
+    assert list(listing.paths) == [root / row[0] for row in ROWS]
+
+
+def test_columns_of_other_names_and_values_that_are_numbers(root: Path) -> None:
+    lines = [{"file_name": p, "species": int(lab == "dog"), "site": d} for p, lab, d in ROWS]
+    table = write(root / "metadata.jsonl", "\n".join(map(json.dumps, lines)))
+    listing = list_table(table, {"path": "file_name", "label": "species", "domain": "site"})
+    assert (listing.name, listing.classes, listing.keys[2]) == ("shots", ("0", "1"), "day/1/a/3.png")
+    assert refusal(list_table, table, {"label": "species", "domain": "site"}) == (
+        f"{table} has no column 'path', only file_name, species, site; --column path=NAME says which it is"
+    )
+    assert refusal(list_table, table, {"class": "species"}) == (
+        "a table has no 'class' to name a column for; there are: path, label, domain"
+    )
+    assert refusal(list_table, table, {"path": " "}) == "the column of the path is named by nothing"
+
+
+def test_a_slash_in_a_class_is_no_level_of_a_key(root: Path) -> None:
+    rows = [(p, f"{lab}/%", f"{d}/x") for p, lab, d in ROWS]
+    listing = list_table(write(root / "t.csv", csv_of(rows)))
+    assert (listing.classes, listing.domains) == (("cat/%", "dog/%"), ("day/x", "night/x"))
+    assert listing.keys[0] == "day%2Fx/cat%2F%25/a/1.png"
+
+
+def test_a_dataset_of_a_table(root: Path, tmp_path: Path) -> None:
+    table = write(root / "t.csv", csv_of())
+    data = ld.open_dataset(table, cache=tmp_path / "cache")
+    assert (data.name, data.keys, data.images[2][0, 0, 0]) == ("t", KEYS, 80)
+    (tmp_path / "elsewhere").mkdir()
+    absolute = csv_of([(str(root / p), lab, d) for p, lab, d in reversed(ROWS)])
+    moved = root.rename(tmp_path / "elsewhere" / "moved")
+    again = ld.open_dataset(moved / "t.csv", cache=tmp_path / "cache")
+    assert again.fingerprint == data.fingerprint
+    moved.rename(root)
+    assert ld.open_dataset(write(root / "u.csv", absolute), cache=tmp_path / "cache").fingerprint == data.fingerprint
+    without = write(root / "v.csv", csv_of(ROWS[:4]))
+    assert ld.open_dataset(without, cache=tmp_path / "cache").lacking == {"night": ("dog",)}
+    common = ld.open_dataset(without, cache=tmp_path / "cache", classes="union").notes
+    assert "'night' lacks 'dog'" in common[0]
+    said = f"columns are named for tables (.csv, .tsv, .jsonl, .ndjson, .parquet), and {root} is none"
+    assert refusal(ld.open_dataset, root, columns={"label": "species"}) == said
+
+
+def wrong(root: Path, name: str, content: str | bytes) -> list[str]:
+    """What is said of a table, without the table's name."""
+    table = write(root / name, content)
+    said = refusal(list_table, table)
+    assert said.startswith(str(table))
+    lines = said.removeprefix(str(table)).lstrip(": ").splitlines()
+    return [line.strip() for line in lines[len(lines) > 1 :]]
+
+
+LINES: dict[str, tuple[str, str]] = {
+    "no label": ("a/3.png,,day", "line 4 has no label"),
+    "spaces": ("a/3.png,  ,day", "line 4 has no label"),
+    "no path": (",dog,day", "line 4 has no path"),
+    "no domain": ('a/3.png,dog,""', "line 4 has no domain"),
+    "missing": ("a/9.png,dog,day", "line 4: there is no file a/9.png"),
+    "folder": ("a,dog,day", "line 4: a is a folder"),
+    "twice": ("./a/1.png,dog,day", "line 4 lists a/1.png, which line 2 lists already"),
+    "few": ("a/3.png,dog", "line 4 has 2 values in 3 columns; a value with ',' in it needs quotes"),
+    "one": ("a/3.png", "line 4 has 1 value in 3 columns; a value with ',' in it needs quotes"),
+    "many": ("b,5.png,dog,day", "line 4 has 4 values in 3 columns; a value with ',' in it needs quotes"),
+    "newline": ('a/3.png,"do\ng",day', r"line 4 has a control character in its label: 'do\ng'"),
+    "escape": ("a/3.png,dog,\x1b[31mday", r"line 4 has a control character in its domain: '\x1b[31mday'"),
+    "quote": ('a/3.png,"dog"s,day', "line 4: ',' expected after '\"'; is a quote not closed?"),
+    "long": (f"{'x' * 300}.png,dog,day", f"line 4: there is no file {'x' * 60}…"),
+    "address": ("https://host/3.png,dog,day", "line 4: there is no file https://host/3.png"),
+}
+
+
+@pytest.mark.parametrize("case", LINES)
+def test_a_row_that_is_wrong_is_named_by_its_line(root: Path, case: str) -> None:
+    line, said = LINES[case]
+    assert wrong(root, "t.csv", csv_of().replace("a/3.png,dog,day", line)) == [said]
+
+
+def test_all_rows_that_are_wrong_are_told_at_once(root: Path) -> None:
+    rows = [("a/1.png", "", ""), *ROWS[1:3], ("c.png", "cat", "night"), ROWS[1]]
+    assert wrong(root, "t.csv", csv_of(rows, end="\r\n")) == [
+        "line 2 has no label",
+        "line 2 has no domain",
+        "line 5: there is no file c.png",
+        "line 6 lists a/2.png, which line 3 lists already",
+    ]
+    unclosed = csv_of(ROWS[:4]).replace("a/3.png", '"a/3.png')
+    assert wrong(root, "t.csv", unclosed) == ["line 4: unexpected end of data; is a quote not closed?"]
+
+
+TABLES: dict[str, tuple[str | bytes, str]] = {
+    "empty": (b"", "is empty"),
+    "mark alone": (b"\xef\xbb\xbf\n", "is empty"),
+    "separators": (",,\n,,\n", "has no names of columns"),
+    "header alone": ("path,label,domain\n", "lists no images"),
+    "no header": (
+        "a/1.png,cat,day\n",
+        "has no column 'path' and 'label' and 'domain', only a/1.png, cat, day; --column path=NAME says which it is",
+    ),
+    "no domain": (
+        "path;label\na/1.png;cat\n",
+        "has no column 'domain', only path, label; --column domain=NAME says which it is",
+    ),
+    "label twice": ("path,label,domain,label\n", "has 2 columns 'label'"),
+    "header's quote": ('"path,label,domain\n', "line 1: unexpected end of data; is a quote not closed?"),
+    "utf-16": (csv_of().encode("utf-16"), "is in UTF-16; save it in UTF-8"),
+    "latin-1": (csv_of().replace("a/2.png,cat", "a/2.png,é").encode("latin-1"), "line 3 is not UTF-8 (byte 0xe9)"),
+    "nul": (csv_of().replace("a/2.png", "a/2\0.png"), "line 3 has a NUL byte; is it a table in UTF-8?"),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_a_table_that_is_wrong_as_a_whole(root: Path, case: str) -> None:
+    content, said = TABLES[case]
+    assert wrong(root, "t.csv", content) == [said]
+
+
+def test_json_lines_that_are_wrong(root: Path) -> None:
+    bad = ["[1]", "{", '{"path": "a/1.png", "label": 1.5, "domain": true}', '{"path": "a/2.png", "label": null}']
+    far = '{"path": "\\ud800", "label": "a\\u0000", "domain": ["x"]}'
+    nowhere = '{"path": "\\ud800.png", "label": "cat", "domain": "day"}'
+    assert wrong(root, "t.jsonl", json_of(ROWS[:1]) + "\n".join([*bad, far, nowhere])) == [
+        "line 2 is not a JSON object",
+        "line 3 is not JSON: Expecting property name enclosed in double quotes",
+        "line 4 has a label that is neither text nor a whole number: 1.5",
+        "line 4 has a domain that is neither text nor a whole number: True",
+        "line 5 has no label",
+        "line 5 has no domain",
+        r"line 6 has a control character in its label: 'a\x00'",
+        "line 6 has a domain that is neither text nor a whole number: ['x']",
+        r"line 7: there is no file \ud800.png",
+    ]
+    (deep,) = wrong(root, "u.jsonl", "[" * 100_000)
+    assert deep.startswith("line 1 is not JSON: ")
+
+
+def test_no_such_table(root: Path) -> None:
+    write(root / "labels.csv", csv_of())
+    assert refusal(ld.open_dataset, root / "label.csv") == (
+        f"there is no table {root}/label.csv; did you mean 'labels.csv'?"
+    )
+    assert refusal(ld.open_dataset, root / "none" / "x.csv") == f"there is no table {root}/none/x.csv"
+    assert "expects domain/class/image" in refusal(ld.open_dataset, write(root / "t.xlsx", ""))
+    folder = root / "folder.csv"
+    folder.mkdir()
+    assert refusal(ld.open_dataset, folder) == f"{folder}: expects domain/class/image, found no folders"
+
+
+def test_parquet(root: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    def table(rows: Any) -> Path:
+        columns = dict(zip(("path", "label", "domain"), map(list, zip(*rows, strict=True)), strict=True))
+        parquet.write_table(pyarrow.table({"id": range(len(rows)), **columns}), root / "t.parquet")
+        return root / "t.parquet"
+
+    assert list_table(table(ROWS)).keys == KEYS
+    assert refusal(list_table, table([*ROWS, (None, "cat", "day"), ("c.png", "cat", "day")])) == (
+        f"{root}/t.parquet has 2 problems:\n  row 6 has no path\n  row 7: there is no file c.png"
+    )
+    assert refusal(list_table, table(ROWS), {"label": "species"}) == (
+        f"{root}/t.parquet has no column 'species', only id, path, label, domain; --column label=NAME says which it is"
+    )
+    damaged = write(root / "bad.parquet", (root / "t.parquet").read_bytes()[:-9])
+    assert refusal(list_table, damaged).startswith(f"{damaged} cannot be read as Parquet: ")
+
+
+def test_parquet_without_pyarrow(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *arguments: Any, **options: Any) -> Any:
+        if name.split(".")[0] == "pyarrow":
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    for name in [each for each in sys.modules if each.split(".")[0] == "pyarrow"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", without)
+    table = write(root / "t.parquet", b"PAR1")
+    said = f"{table}: Parquet is read by pyarrow: pip install pyarrow (or largedrop[parquet])"
+    assert refusal(list_table, table) == said
