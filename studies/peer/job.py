@@ -95,12 +95,12 @@ class Watch:
         self.seconds = {name: round(end - began, 1) for name, began, end in pairs}
 
 
-def answer(watch: Watch, steps: int, *packages: str, **found: Any) -> None:
+def answer(watch: Watch, steps: int | None, *packages: str, **found: Any) -> None:
     """Write the answer to the file that the command names.
 
     Args:
         watch: it, stopped.
-        steps: optimiser steps that were made.
+        steps: optimiser steps that were made; None where it failed.
         packages: what trained, beside torch.
         found: the predicted classes of the ``iid`` and the ``ood`` images, or their ``accuracies``, or why it
             ``failed``.

@@ -26,7 +26,7 @@ def main() -> None:
         run = ld.finetune(data, asked.test_domain, output=Path(asked.folder) / "run", device="cpu", **settings)
     except CollapseError as error:
         watch.stop()
-        return answer(watch, asked.steps, "largedrop", "timm", failed=str(error))
+        return answer(watch, None, "largedrop", "timm", failed=str(error))
     watch.stop()
     return answer(watch, asked.steps, "largedrop", "timm", accuracies=run.model_scores, precision=run.config.precision)
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
@@ -48,6 +48,10 @@ def main() -> None:
     optimizer = torch.optim.AdamW(network.parameters(), asked.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, asked.steps)
     network.train()
+    if asked.settings.get("frozen_batchnorm"):
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
     step = 0
     while step < asked.steps:
         for images, targets in loader:
