@@ -71,9 +71,9 @@ def test_where_no_image_can_be_read_it_fails_after_writing_why(
 ) -> None:
     (tmp_path / "text.jpg").write_text("hello")
     assert main(["predict", str(run), str(tmp_path), "--output", str(tmp_path / "out.csv"), "--device", "cpu"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "largedrop: none of the 1 images could be read; the column 'error' says why"
-    )
+    summary, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"1 image in .* images/s\); 1 cannot be read; written: .*out\.csv", summary)
+    assert last == "largedrop: none of the images could be read (1); the column 'error' says why"
     assert rows((tmp_path / "out.csv").read_text())[0]["error"] == "not an image of a known format"
 
 

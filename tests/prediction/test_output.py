@@ -112,7 +112,9 @@ def test_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path.touch()
     assert refusal(check_output, path, None, False) == f"{path} exists: name another --output, or say --overwrite"
     assert check_output(path, None, True) == "csv"
-    assert refusal(check_output, tmp_path, "csv", True) == f"{tmp_path} is a folder: --output names a file"
+    for other in (tmp_path, Path("/dev/null")):
+        said = refusal(check_output, other, "csv", True)
+        assert said == f"{other} is not a file, so it is not replaced: name another --output"
     said = refusal(check_output, tmp_path / "a.json", None, False)
     endings = ".csv, .jsonl, .ndjson, .parquet"
     assert said == f"what format is {tmp_path / 'a.json'}? its ending may be {endings}; or name it with --format"

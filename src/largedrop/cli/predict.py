@@ -94,18 +94,18 @@ def predict(
     seconds = time.monotonic() - began
     say(console, _summary(counts, seconds, unsure_below, "" if path is None else str(path)))
     if counts["unread"] == len(paths):
-        raise UserError(f"none of the {len(paths)} images could be read; the column 'error' says why")
+        raise UserError(f"none of the images could be read ({len(paths)}); the column 'error' says why")
 
 
 def _counted(found: Iterable[Prediction], counts: Counter[str]) -> Iterator[Prediction]:
     for each in found:
-        counts.update(images=1, unread=each.error is not None, unsure=each.unsure)
+        counts.update(images=1, unread=int(each.error is not None), unsure=int(each.unsure))
         yield each
 
 
 def _summary(counts: Counter[str], seconds: float, unsure_below: float, path: str) -> str:
     pace = counts["images"] / max(seconds, 1e-9)
-    parts = [f"{counts['images']} images in {seconds:.1f} s ({pace:.1f} images/s)"]
+    parts = [f"{counts['images']} image{'s'[: counts['images'] != 1]} in {seconds:.1f} s ({pace:.1f} images/s)"]
     if counts["unread"]:
         parts.append(f"{counts['unread']} cannot be read")
     if unsure_below:

@@ -34,7 +34,7 @@ def check_output(path: Path | None, name: str | None, overwrite: bool) -> str:
         A key of ``FORMATS``.
 
     Raises:
-        UserError: the format is unknown or cannot be written, or the file exists.
+        UserError: the format is unknown or cannot be written, or the file exists or is a folder or a device.
     """
     if name is None:
         name = "csv" if path is None else _ENDINGS.get(path.suffix.lower())
@@ -46,10 +46,11 @@ def check_output(path: Path | None, name: str | None, overwrite: bool) -> str:
         if path is None:
             raise UserError("Parquet is not written to standard output: name a file with --output")
         _pyarrow()
-    if path is not None and path.is_dir():
-        raise UserError(f"{path} is a folder: --output names a file")
-    if path is not None and path.exists() and not overwrite:
-        raise UserError(f"{path} exists: name another --output, or say --overwrite")
+    if path is not None and path.exists():
+        if not path.is_file():
+            raise UserError(f"{path} is not a file, so it is not replaced: name another --output")
+        if not overwrite:
+            raise UserError(f"{path} exists: name another --output, or say --overwrite")
     return name
 
 
