@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -227,6 +228,8 @@ def test_no_such_table(root: Path) -> None:
     )
     assert refusal(ld.open_dataset, root / "none" / "x.csv") == f"there is no table {root}/none/x.csv"
     assert "expects domain/class/image" in refusal(ld.open_dataset, write(root / "t.xlsx", ""))
+    os.mkfifo(root / "pipe.csv")
+    assert refusal(ld.open_dataset, root / "pipe.csv") == f"{root}/pipe.csv is neither a file nor a folder"
     folder = root / "folder.csv"
     folder.mkdir()
     assert refusal(ld.open_dataset, folder) == f"{folder}: expects domain/class/image, found no folders"

@@ -88,6 +88,8 @@ def _existing(path: Path) -> Path:
     try:
         if table.is_file():
             return table
+        if table.exists() and not table.is_dir():
+            raise UserError(f"{path} is neither a file nor a folder")
         beside = [entry.name for entry in table.parent.iterdir()] if table.parent.is_dir() else []
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
