@@ -124,4 +124,4 @@ def test_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     absent: Any = None
     monkeypatch.setitem(sys.modules, "pyarrow", absent)
     said = refusal(check_output, tmp_path / "a.parquet", None, False)
-    assert said == "Parquet needs the package pyarrow: pip install pyarrow"
+    assert said == "Parquet needs the package pyarrow: pip install pyarrow (or largedrop[parquet])"

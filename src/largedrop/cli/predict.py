@@ -67,30 +67,30 @@ def predict(
     console = Console(stderr=True)
     path = None if output == "-" else Path(output)
     chosen = check_output(path, format, overwrite)
-    paths = find_images(images)
-    networks = open_networks([model, *(others or [])])
-    torch_device = choose_device(device)
     counts: Counter[str] = Counter()
-    standard_output = sys.stdout.buffer
-    # Rows on a terminal are progress enough, and a bar would be drawn into them.
-    quiet = path is None and sys.stdout.isatty()
-    with ProgressBar(Console(quiet=True) if quiet else console, len(paths), "predicting") as bar:
-        found = predictions(
-            networks,
-            paths,
-            top=top,
-            unsure_below=unsure_below,
-            batch=batch,
-            device=torch_device,
-            precision=precision,
-            reporter=bar,
-        )
-        began = time.monotonic()
-        try:
+    try:
+        paths = find_images(images)
+        networks = open_networks([model, *(others or [])])
+        torch_device = choose_device(device)
+        standard_output = sys.stdout.buffer
+        # Rows on a terminal are progress enough, and a bar would be drawn into them.
+        quiet = path is None and sys.stdout.isatty()
+        with ProgressBar(Console(quiet=True) if quiet else console, len(paths), "predicting") as bar:
+            found = predictions(
+                networks,
+                paths,
+                top=top,
+                unsure_below=unsure_below,
+                batch=batch,
+                device=torch_device,
+                precision=precision,
+                reporter=bar,
+            )
+            began = time.monotonic()
             write_predictions(_counted(found, counts), path, chosen, top, standard_output)
-        except KeyboardInterrupt:
-            kept = "" if path is None else f"; {path} is not written"
-            raise UserError(f"interrupted after {counts['images']} of {len(paths)} images{kept}") from None
+    except KeyboardInterrupt:
+        kept = "" if path is None else f"; {path} is not written"
+        raise UserError(f"interrupted after {counts['images']} images{kept}") from None
     seconds = time.monotonic() - began
     say(console, _summary(counts, seconds, unsure_below, "" if path is None else str(path)))
     if counts["unread"] == len(paths):

@@ -120,7 +120,7 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise UserError("Parquet needs the package pyarrow: pip install pyarrow") from None
+        raise UserError("Parquet needs the package pyarrow: pip install pyarrow (or largedrop[parquet])") from None
     return pyarrow, pyarrow.parquet
 
 
