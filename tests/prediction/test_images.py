@@ -57,3 +57,8 @@ def test_a_source_that_gives_nothing_is_refused(source: str, said: str) -> None:
 
 def test_no_sources() -> None:
     assert refusal(find_images, []) == "no images are named"
+
+
+def test_a_link_that_leads_nowhere_is_an_image_like_others() -> None:
+    Path("dead.png").symlink_to("nowhere.png")
+    assert find_images(["photos/b.jpg", "dead.png"]) == ["photos/b.jpg", "dead.png"]

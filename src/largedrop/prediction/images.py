@@ -37,9 +37,9 @@ def find_images(sources: Iterable[str | Path]) -> list[str]:
 
 
 def _matching(source: str) -> list[str]:
-    """``source`` where it exists, else what it matches as a pattern."""
+    """``source`` where it exists (a link that leads nowhere is an image that cannot be read), else what it matches."""
     try:
-        if Path(source).exists():
+        if Path(source).exists() or Path(source).is_symlink():
             return [source]
     except OSError as error:
         raise UserError(f"{source} cannot be read: {error.strerror or error}") from error
