@@ -1,8 +1,8 @@
 """Every arm on PACS and emoji where plain fine-tuning is trained out: docs/studies/working-point.md has the rule.
 
-Runs are done in the order of ``queue``, several side by side, until all are done or ``--seconds`` are over, and are
-never done twice: those whose records are in working_point.jsonl beside this file are known. That file has one line
-for each finished run, without its weights, and each call that was given time adds to it.
+Runs are done in the order of ``queue``, several side by side, until all are done or ``--seconds`` are over; those that
+are finished in ``--output`` are not done again. The record working_point.jsonl beside this file has one line for each
+finished run, without its weights; ``--collect`` adds to it what it lacks.
 
     python studies/working_point.py --data path/to/PACS --size 160 --device cuda --jobs 12 --output runs/PACS
     python studies/working_point.py --data emoji --size 96 --device cuda --jobs 12 --output runs/emoji
