@@ -7,6 +7,7 @@ finished run, without its weights; ``--collect`` adds to it what it lacks.
     python studies/working_point.py --data path/to/PACS --size 160 --device cuda --jobs 12 --output runs/PACS
     python studies/working_point.py --data emoji --size 96 --device cuda --jobs 12 --output runs/emoji
     python studies/working_point.py --collect runs/PACS runs/emoji       # into the record
+    python studies/working_point.py --data emoji --seeds 3 4             # docs/studies/confirmation.md's runs
 """
 
 from __future__ import annotations
@@ -86,12 +87,22 @@ def queue(domains: Sequence[str]) -> Iterator[Cell]:
     yield from (Cell(arm, 3e-4, 0, domain, more) for arm in BOTH for domain in domains)
 
 
-class Tasks(Sequence[tuple[Config, Path]]):
-    """The configs of ``queue`` and their folders; a learning rate is chosen when its run is asked for."""
+def further(domains: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
+    """Plain fine-tuning and sixteen masks at 0.9 and 0.5 with further seeds, at the learning rates already chosen."""
+    arms = (*BOTH, "0.5, 16 masks")
+    yield from (Cell(arm, None, seed, domain) for seed in seeds for domain in domains for arm in arms)
 
-    def __init__(self, data: ld.Dataset, size: int, device: torch.device, output: Path) -> None:
+
+class Tasks(Sequence[tuple[Config, Path]]):
+    """The configs of some cells and their folders; a learning rate is chosen when its run is asked for."""
+
+    def __init__(
+        self, data: ld.Dataset, size: int, device: torch.device, output: Path, record: Path, seeds: Sequence[int] = ()
+    ) -> None:
         self.data, self.size, self.device, self.output = data, size, device, output
-        self.cells = list(queue(data.domains))
+        self.cells = list(further(data.domains, seeds) if seeds else queue(data.domains))
+        lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
+        self._recorded = {run["run"]: run["methods"] for run in map(json.loads, lines)}
         self._made: dict[int, tuple[Config, Path]] = {}
         self._digests: dict[tuple[str, str], str] = {}
 
@@ -125,8 +136,9 @@ class Tasks(Sequence[tuple[Config, Path]]):
         for lr in RATES:
             config = self.config(Cell(cell.arm, lr, 0, cell.domain), lr)
             path = self.output / "runs" / config.run_name / "result.json"
-            if path.is_file():
-                found[lr] = read_json(path)["methods"]["fine-tuning"]["iid_accuracy"]
+            methods = read_json(path)["methods"] if path.is_file() else self._recorded.get(config.run_name)
+            if methods:
+                found[lr] = methods["fine-tuning"]["iid_accuracy"]
         return max(found, key=lambda lr: found[lr], default=RATES[0])
 
 
@@ -150,7 +162,7 @@ def do(options: argparse.Namespace) -> None:
     """Do the runs of one dataset."""
     began = time.monotonic()
     data, device = ld.open_dataset(options.data), choose_device(options.device)
-    tasks = Tasks(data, options.size, device, options.output)
+    tasks = Tasks(data, options.size, device, options.output, options.record, options.seeds)
     reporter, done = Clock(options.seconds), 0
     with closing(train_side_by_side(tasks, data, device, options.jobs, reporter)) as together:
         try:
@@ -207,6 +219,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=(), help="further seeds of the arms that decide")
     parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--output", type=Path, default=Path("runs"))
     parser.add_argument("--keep-weights", action="store_true")
