@@ -11,7 +11,7 @@ import typer
 
 from .._version import __version__
 from ..errors import Interrupted, UserError, out_of_memory
-from . import advise, compare, demo, inspect, predict, report, sweep, train
+from . import advise, compare, datasets, demo, inspect, predict, report, sweep, train
 
 __all__ = ["app", "main"]
 
@@ -68,6 +68,8 @@ app.command(epilog="Example: largedrop report largedrop-runs --output report")(r
 app.command(epilog="Example: largedrop sweep paper-figure-2 --scale small --data path/to/PACS --output sweeps/PACS")(
     sweep.sweep
 )
+
+app.command(epilog="Example: largedrop datasets VLCS")(datasets.datasets)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

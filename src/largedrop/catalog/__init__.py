@@ -1,0 +1,1 @@
+"""Published datasets: what is in them, and how they are had."""
