@@ -49,7 +49,14 @@ def main() -> None:
 
         def ours() -> None:
             found = predictions(
-                [net], paths, top=1, unsure_below=0.0, batch=chosen.batch, device=device, precision=precision
+                [net],
+                paths,
+                top=1,
+                unsure_below=0.0,
+                calibrated=True,
+                batch=chosen.batch,
+                device=device,
+                precision=precision,
             )
             with open(output, "wb") as file:
                 write_predictions(found, None, "csv", 1, file)

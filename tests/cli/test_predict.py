@@ -16,6 +16,7 @@ import largedrop as ld
 from largedrop.cli import main
 from largedrop.cli import predict as module
 from largedrop.prediction.predict import Prediction
+from largedrop.runs.checkpoint import save_model
 
 pytestmark = pytest.mark.usefixtures("quick_heads")
 
@@ -64,6 +65,22 @@ def test_a_file_with_reasons_and_what_is_unsure(
         assert sum(row[f"probability{rank}"] for rank in ("", "_2", "_3")) == pytest.approx(1, abs=1e-5)
     assert one_line(capsys, *arguments) == f"{output} exists: name another --output, or say --overwrite"
     assert main([*arguments, "--overwrite", "--with", str(run / "final.safetensors")]) == 0
+
+
+def test_a_model_of_an_earlier_version_is_not_calibrated(
+    run: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = ld.load_model(ld.Run.open(run).model)
+    assert network.temperature is not None
+    save_model(tmp_path / "old.safetensors", network, {})
+    said = []
+    for model, more in ((run, []), (run, ["--uncalibrated"]), (tmp_path / "old.safetensors", [])):
+        assert main(["predict", str(model), str(toy / "photo"), "--device", "cpu", *more]) == 0
+        said.append(capsys.readouterr())
+    assert said[0].out != said[1].out == said[2].out
+    note = "the model has no temperature (of an earlier version?): its probabilities are not calibrated\n"
+    assert said[2].err.startswith(note)
+    assert note not in said[0].err + said[1].err
 
 
 def test_where_no_image_can_be_read_it_fails_after_writing_why(

@@ -26,13 +26,13 @@ SPEC = Spec(
 )
 
 
-def save(path: Path, seed: int, **changes: Any) -> Path:
+def save(path: Path, seed: int, temperature: float | None = 1.5, **changes: Any) -> Path:
     torch.manual_seed(seed)
     backbone = timm.create_model(SPEC.model, pretrained=False, num_classes=0)
     backbone.train()(torch.randn(16, 3, 32, 32))  # gives the batch norms statistics of a working network
     network = Network(backbone, representation_units(backbone), replace(SPEC, **changes))
     torch.nn.init.normal_(network.head.weight, 0, 3)
-    save_model(path, network, {})
+    save_model(path, network, {} if temperature is None else {"temperature": temperature})
     return path
 
 
@@ -57,7 +57,8 @@ def expected(model: Path, path: str) -> dict[str, float]:
     """The probabilities of the network from ``load_model``, as its users compute them."""
     network = load_model(model)
     with torch.inference_mode():
-        values = network(network.transform(path)[None]).softmax(1)[0]
+        logits = network(network.transform(path)[None])
+        values = (logits / (network.temperature or 1)).softmax(1)[0]
     return dict(zip(network.classes, values.tolist(), strict=True))
 
 
@@ -76,10 +77,24 @@ def test_the_numbers_are_those_of_load_model_for_any_batch(model: Path, photos: 
 def test_an_ensemble_is_the_mean_of_probabilities_each_at_its_own_size(
     model: Path, photos: Path, tmp_path: Path
 ) -> None:
-    other = save(tmp_path / "two.safetensors", 1, size=48, mean=(0.1, 0.2, 0.3), freeze_batchnorm=False)
+    other = save(tmp_path / "two.safetensors", 1, 0.7, size=48, mean=(0.1, 0.2, 0.3), freeze_batchnorm=False)
     for each in predict([model, other], photos, top=3, device="cpu"):
         one, two = expected(model, each.path), expected(other, each.path)
         assert dict(each.top) == pytest.approx({name: (one[name] + two[name]) / 2 for name in one}, abs=1e-5)
+
+
+def test_a_model_without_a_temperature_is_not_calibrated_and_says_so(photos: Path, tmp_path: Path) -> None:
+    models = [save(tmp_path / f"{value}.safetensors", 0, value) for value in (1.0, 1.5, None)]
+    plain, cooler = (predict(model, photos, top=3, device="cpu") for model in models[:2])
+    with pytest.warns(UserWarning, match="^the model has no temperature") as said:
+        assert predict(models[2], photos, top=3, device="cpu") == plain
+    assert said[0].filename == __file__
+    assert predict(models[1], photos, top=3, device="cpu", calibrated=False) == plain
+    assert predict(models[2], photos, top=3, device="cpu", calibrated=False) == plain
+    assert [each.label for each in cooler] == [each.label for each in plain]
+    assert all(one.top[0][1] < other.top[0][1] for one, other in zip(cooler, plain, strict=True))
+    with pytest.warns(UserWarning, match="^1 of the 2 models have no temperature"):
+        predict([models[0], models[2]], photos, device="cpu")
 
 
 def test_bfloat16_is_near(model: Path, photos: Path) -> None:
@@ -145,7 +160,7 @@ def test_mistakes(model: Path, photos: Path, tmp_path: Path) -> None:
     assert "unknown device 'tpu'" in refusal(predict, model, photos, device="tpu")
     network = load_model(model)
     torch.nn.init.constant_(network.head.bias, float("nan"))
-    save_model(tmp_path / "broken.safetensors", network, {})
+    save_model(tmp_path / "broken.safetensors", network, {"temperature": 1})
     said = refusal(predict, tmp_path / "broken.safetensors", photos, **asked)
     assert said == f"the model gives no probabilities for {photos / '00.jpg'}: its weights or outputs overflow"
 

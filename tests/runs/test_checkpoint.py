@@ -106,6 +106,16 @@ def test_the_header_says_what_the_file_is(path: Path) -> None:
     assert tensors.keys() == load_file(path).keys()
 
 
+def test_the_temperature_is_in_the_header(path: Path) -> None:
+    assert load_model(path).temperature is None
+    rewrite(path, about={"temperature": 2})
+    assert load_model(path).temperature == 2.0
+    for value in (0, -1.5, "warm", True, float("inf")):
+        rewrite(path, about={"temperature": value})
+        said = refusal(path)
+        assert said == f"{path} is damaged: the temperature in its header must be a number above 0, not {value!r}"
+
+
 def test_tensors_of_any_layout_come_back(tmp_path: Path) -> None:
     shared = torch.arange(24.0).reshape(2, 3, 4)
     tensors = {"turned": shared.permute(2, 0, 1), "same": shared, "half": shared[0].half(), "count": torch.tensor(3)}

@@ -22,6 +22,7 @@ import largedrop as ld
 from largedrop.config import PROTOCOL, Config
 from largedrop.data.views.batches import HostViews
 from largedrop.errors import CollapseError, Interrupted, NoMemoryError, UserError
+from largedrop.measures.calibration import fit_temperature
 from largedrop.models.network import Network
 from largedrop.runs.checkpoint import read_tensors
 from largedrop.runs.run import Run
@@ -120,7 +121,7 @@ def test_the_fields_of_a_result(data: ld.Dataset, config: Config, tmp_path: Path
     assert set(result["probe"]) == {
         *("iid_accuracy", "ood_accuracy", "steps", "fit_steps", "fit_loss", "converged", "seconds")
     }
-    scores = ["step", "iid_accuracy", "ood_accuracy", "iid_accuracy_pooled", "iid_by_domain"]
+    scores = ["step", "iid_accuracy", "ood_accuracy", "temperature", "iid_accuracy_pooled", "iid_by_domain"]
     assert list(result["log"][0]) == scores
     for entry, step, rate in zip(result["log"][1:], (2, 4, 6), (1e-3, 1e-4, 1e-4), strict=True):
         assert list(entry) == [*scores, "train_loss", "lr", "representation_rms"]
@@ -167,6 +168,7 @@ def test_scores_are_those_of_the_stored_outputs(config: Config, uneven: Path, tm
         assert entry["iid_by_domain"] == by_domain(iid)
         assert entry["iid_accuracy_pooled"] == share(iid, labels["iid"])
         assert entry["ood_accuracy"] == share(ood, labels["ood"])
+        assert entry["temperature"] == fit_temperature(iid, labels["iid"], split.iid_domains)
         pooled.append(entry["iid_accuracy_pooled"] == pytest.approx(entry["iid_accuracy"]))
     assert not all(pooled)
     # The ensemble and the average are over the evaluations after the first step.
@@ -174,6 +176,10 @@ def test_scores_are_those_of_the_stored_outputs(config: Config, uneven: Path, tm
     ensemble = {part: np.mean([outputs[part].double().numpy() for outputs in stored[1:]], 0) for part in ("iid", "ood")}
     network = ld.load_model(run.average)
     average = {part: logits(network, HostViews(data), getattr(split, part), "float32") for part in ("iid", "ood")}
+    assert network.temperature == fit_temperature(average["iid"], labels["iid"], split.iid_domains)
+    for model, step in ((run.best, run.result["best_step"]), (run.final, 6)):
+        line = next(entry for entry in run.result["log"] if entry["step"] == step)
+        assert ld.load_model(model).temperature == line["temperature"]
     for method, found in (("ensemble", ensemble), ("weight-average", average)):
         assert methods[method]["iid_accuracy"] == pytest.approx(mean(found["iid"]), abs=1e-12)
         assert methods[method]["ood_accuracy"] == share(found["ood"], labels["ood"])
@@ -226,6 +232,7 @@ def test_the_best_is_the_first_of_highest_iid_accuracy(data: ld.Dataset, config:
             "step": first,
             "iid_accuracy": max(accuracies),
             "ood_accuracy": found["ood_accuracy"],
+            "temperature": run.result["log"][first]["temperature"],
         }
 
 

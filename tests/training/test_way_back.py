@@ -14,6 +14,7 @@ import largedrop as ld
 from largedrop.config import Config
 from largedrop.data.views.batches import HostViews
 from largedrop.errors import Interrupted
+from largedrop.measures.calibration import fit_temperature
 from largedrop.runs.checkpoint import read_tensors
 from largedrop.runs.read import read_runs
 from largedrop.runs.run import START_FILE, Run, remarks
@@ -32,6 +33,13 @@ def wise(config: Config) -> Config:
 
 def entry(alpha: float, iid: float, ood: float = 0.5) -> dict[str, float]:
     return {"alpha": alpha, "iid_accuracy": iid, "ood_accuracy": ood}
+
+
+def fitted(model: Path, data: ld.Dataset) -> float | None:
+    """The temperature of a checkpoint, from a pass over the held-out images."""
+    split = data.split("photo", 0)
+    found = logits(ld.load_model(model), HostViews(data), split.iid, "float32")
+    return fit_temperature(found, data.labels[split.iid], split.iid_domains)
 
 
 def test_a_walk_holds_the_weights_at_each_alpha(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
@@ -80,6 +88,8 @@ def test_every_alpha_against_a_loop_over_checkpoints(data: ld.Dataset, wise: Con
         "step": 6,
         **{name: best[name] for name in ("alpha", "iid_accuracy", "ood_accuracy")},
     }
+    assert ld.load_model(run.wise_ft).temperature == fitted(run.wise_ft, data)
+    assert all(list(each) == ["alpha", "iid_accuracy", "ood_accuracy", "steps", "seconds"] for each in curve)
 
 
 def test_it_only_watches(data: ld.Dataset, wise: Config, tmp_path: Path) -> None:
@@ -203,6 +213,7 @@ def test_the_way_back_of_a_checkpoint(
         "ood_accuracy": record.ood_accuracy,
     }
     assert header["about"]["iid_accuracy"] == record.iid_accuracy
+    assert network.temperature == fitted(run.model, data)
     assert run.model_scores == (record.iid_accuracy, record.ood_accuracy)
     name = {"best": "the checkpoint of best i.i.d. accuracy", "average": "weight average"}[hand_over]
     assert run.model_name == f"{name}, 0.25 of the way back to the start"
@@ -222,6 +233,7 @@ def test_a_model_below_its_start_is_not_handed_over(data: ld.Dataset, wise: Conf
     split = data.split("photo", 0)
     found = logits(ld.load_model(run.model), HostViews(data), split.ood, "float32")
     assert float((found.argmax(1) == data.labels[split.ood]).mean()) == log[0]["ood_accuracy"]
+    assert ld.load_model(run.model).temperature == log[0]["temperature"] == fitted(run.model, data)
     *_, said = remarks([run])
     assert said.startswith("In 1 of 1 runs the model has a lower i.i.d. accuracy than the head that it started from;")
     assert read_runs(tmp_path / "away").notes == remarks([run])

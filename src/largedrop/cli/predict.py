@@ -35,7 +35,7 @@ def predict(
     others: Annotated[
         list[Path] | None,
         typer.Option(
-            "--with", help="One more model, for an ensemble (the mean of the probabilities); may be repeated."
+            "--with", help="One more model, for an ensemble (the mean of their probabilities); may be repeated."
         ),
     ] = None,
     output: Annotated[
@@ -49,6 +49,10 @@ def predict(
     unsure_below: Annotated[
         float, typer.Option(help="Leave the class empty where its probability is below this.", min=0, max=1)
     ] = 0.0,
+    uncalibrated: Annotated[
+        bool,
+        typer.Option("--uncalibrated", help="The softmax of the logits themselves, not over the model's temperature."),
+    ] = False,
     batch: Annotated[int, typer.Option(help="Images that go through the network together.", min=1)] = 64,
     precision: Annotated[
         str,
@@ -57,7 +61,7 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Which class each image is of, and how probable. Images that cannot be read get the reason instead."""
-    from ..prediction.ensemble import open_networks
+    from ..prediction.ensemble import not_calibrated, open_networks
     from ..prediction.images import find_images
     from ..prediction.output import check_output, write_predictions
     from ..prediction.predict import predictions
@@ -71,6 +75,8 @@ def predict(
     try:
         paths = find_images(images)
         networks = open_networks([model, *(others or [])])
+        if not uncalibrated and (note := not_calibrated(networks)):
+            say(console, note)
         torch_device = choose_device(device)
         standard_output = sys.stdout.buffer
         # Rows on a terminal are progress enough, and a bar would be drawn into them.
@@ -81,6 +87,7 @@ def predict(
                 paths,
                 top=top,
                 unsure_below=unsure_below,
+                calibrated=not uncalibrated,
                 batch=batch,
                 device=torch_device,
                 precision=precision,

@@ -100,7 +100,13 @@ class Network(nn.Module):
         units: width of the representation.
         spec: architecture, classes and normalisation.
         masks: number K of dropout masks for each image in training.
+
+    Attributes:
+        temperature: softmax(logits / temperature) gives calibrated probabilities; None where none was fitted, as in
+            checkpoints of earlier versions. ``forward`` gives the logits themselves.
     """
+
+    temperature: float | None = None
 
     def __init__(self, backbone: nn.Module, units: int, spec: Spec, masks: int = 1) -> None:
         super().__init__()

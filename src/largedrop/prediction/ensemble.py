@@ -11,7 +11,7 @@ from ..models.network import Network
 from ..runs.checkpoint import load_model
 from ..runs.run import Run
 
-__all__ = ["Model", "open_networks"]
+__all__ = ["Model", "not_calibrated", "open_networks"]
 
 Model: TypeAlias = "str | Path | Run"
 """A run, its folder (of which its ``Run.model`` is taken), or a checkpoint file."""
@@ -32,6 +32,13 @@ def open_networks(models: Model | Sequence[Model]) -> list[Network]:
         networks.append(network)
         _check_classes(networks[0], network, f"{_name(member)} and {_name(members[0])}")
     return networks
+
+
+def not_calibrated(networks: Sequence[Network]) -> str:
+    """A line about the networks without a temperature; empty where each has one."""
+    lacking = sum(network.temperature is None for network in networks)
+    which = "the model has" if len(networks) == 1 else f"{lacking} of the {len(networks)} models have"
+    return f"{which} no temperature (of an earlier version?): its probabilities are not calibrated" if lacking else ""
 
 
 def _name(model: Model) -> str:

@@ -5,6 +5,7 @@ Threads decode images and make their views ahead of the network, and only so man
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from ..reporter import SILENT, Reporter
 from ..runtime import keep_freed_memory
 from ..training.device import choose_device, choose_precision
 from ..training.evaluation import autocast
-from .ensemble import Model, open_networks
+from .ensemble import Model, not_calibrated, open_networks
 from .images import find_images
 
 __all__ = ["BATCH", "Prediction", "predict", "predictions", "probabilities", "ready"]
@@ -68,6 +69,7 @@ def predict(
     *,
     top: int = 1,
     unsure_below: float = 0.0,
+    calibrated: bool = True,
     batch: int = BATCH,
     device: str = "auto",
     precision: str = "float32",
@@ -80,21 +82,29 @@ def predict(
         images: files, folders (with all images below them) and patterns such as ``photos/*.jpg``.
         top: number of classes that are given for each image.
         unsure_below: the ``label`` is None where the largest probability is below this.
+        calibrated: whether logits are divided by the model's temperature, which was fitted on held-out images of the
+            training domains; the members of an ensemble each by their own, before the mean. It changes no model's
+            ranking of the classes, and may change an ensemble's.
         batch: number of images that go through the network together; it changes nothing but time and memory.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         precision: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 where the device has it.
         progress: called with the number of images since the last call.
 
     Returns:
-        One prediction for each image, in the order of ``find_images``. Probabilities are the softmax of the logits. In
-        float32 they are those of ``load_model`` to about 1e-5.
+        One prediction for each image, in the order of ``find_images``. Probabilities are the softmax of the logits over
+        the temperature. In float32 they are those of ``load_model`` to about 1e-5.
 
     Raises:
         UserError: an argument is invalid; a model or an image is not there. Images that cannot be decoded raise
             nothing: their predictions have an ``error``.
+
+    Warns:
+        UserWarning: a model has no temperature, so its probabilities are not calibrated.
     """
     paths = find_images([images] if isinstance(images, (str, Path)) else images)
     networks = open_networks(model)
+    if calibrated and (note := not_calibrated(networks)):
+        warnings.warn(note, stacklevel=2)
     reporter = SILENT if progress is None else _Caller(progress)
     chosen = choose_device(device)
     found = predictions(
@@ -102,6 +112,7 @@ def predict(
         paths,
         top=top,
         unsure_below=unsure_below,
+        calibrated=calibrated,
         batch=batch,
         device=chosen,
         precision=precision,
@@ -116,6 +127,7 @@ def predictions(
     *,
     top: int,
     unsure_below: float,
+    calibrated: bool,
     batch: int,
     device: torch.device,
     precision: str,
@@ -138,7 +150,7 @@ def predictions(
     if not 0 <= unsure_below <= 1:
         raise UserError(f"unsure_below must be in [0, 1], not {unsure_below:g}")
     precision = choose_precision(precision, device)
-    return _predictions(networks, paths, top, unsure_below, batch, device, precision, reporter)
+    return _predictions(networks, paths, top, unsure_below, calibrated, batch, device, precision, reporter)
 
 
 def _predictions(
@@ -146,6 +158,7 @@ def _predictions(
     paths: Sequence[str],
     top: int,
     unsure_below: float,
+    calibrated: bool,
     batch: int,
     device: torch.device,
     precision: str,
@@ -166,7 +179,7 @@ def _predictions(
             read = [each for each in decoded if not isinstance(each, str)]
             found: Iterator[npt.NDArray[np.float64]] = iter(())
             if read:
-                found = iter(probabilities(networks, _stacked(read, sizes), device, precision))
+                found = iter(probabilities(networks, _stacked(read, sizes), device, precision, calibrated))
             for path, each in zip(chunk, decoded, strict=True):
                 if isinstance(each, str):
                     yield Prediction(path, None, error=each)
@@ -189,13 +202,18 @@ def ready(network: Network, device: torch.device) -> Folding:
 
 
 def probabilities(
-    networks: Sequence[Network], views: Mapping[int, Tensor], device: torch.device, precision: str
+    networks: Sequence[Network],
+    views: Mapping[int, Tensor],
+    device: torch.device,
+    precision: str,
+    calibrated: bool = True,
 ) -> npt.NDArray[np.float64]:
-    """The mean over the networks of the softmax of their logits, (n, classes).
+    """The mean over the networks of the softmax of their logits over their temperature, (n, classes).
 
     Args:
         networks: the networks, on ``device`` and in evaluation mode.
         views: the images by the side of the views, uint8 (n, 3, size, size).
+        calibrated: whether the temperatures are used where there are some.
     """
     total = torch.zeros((), dtype=torch.float64)
     # On a GPU torch lets convolutions round float32 to ten bits (TF32), which changes the third digit.
@@ -204,7 +222,8 @@ def probabilities(
         for network in networks:
             spec = network.spec
             logits = network(normalise(views[spec.size].to(device), spec.mean, spec.std))
-            total = total + torch.softmax(logits.cpu().to(torch.float64), dim=1)
+            temperature = (network.temperature or 1.0) if calibrated else 1.0
+            total = total + torch.softmax(logits.cpu().to(torch.float64) / temperature, dim=1)
     return (total / len(networks)).numpy()
 
 

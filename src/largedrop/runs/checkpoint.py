@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from ..models.pretrained import check_model
 __all__ = ["load_model", "read_tensors", "save_model", "write_tensors"]
 
 VERSION = 1
+
+TEMPERATURE = "temperature"
+"""Key, in what a checkpoint's header says about it, of the temperature that calibrates its probabilities."""
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], kind: str, header: dict[str, Any]) -> None:
@@ -89,7 +93,8 @@ def save_model(path: Path, network: Network, about: dict[str, Any], state: dict[
 def load_model(path: str | Path) -> Network:
     """Load a fine-tuned network: a plain ``nn.Module`` in evaluation mode, with ``.classes`` and ``.transform``.
 
-    ``model(model.transform(image)[None])`` gives the logits, (1, classes).
+    ``model(model.transform(image)[None])`` gives the logits, (1, classes); divided by ``.temperature``, where that is
+    not None, their softmax is calibrated (on held-out images of the training domains).
 
     Raises:
         UserError: the file is missing, damaged, of another program or kind, or of a newer version.
@@ -107,7 +112,17 @@ def load_model(path: str | Path) -> Network:
         network.load_state_dict(tensors)
     except (RuntimeError, KeyError, IndexError) as error:
         raise UserError(f"the weights in {path} do not fit its network {spec.model}: {misfit(error)}") from error
+    about = header.get("about")
+    network.temperature = _temperature(about.get(TEMPERATURE) if isinstance(about, dict) else None, path)
     return network.eval()
+
+
+def _temperature(value: Any, path: Path) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise UserError(f"{path} is damaged: the temperature in its header must be a number above 0, not {value!r}")
+    return float(value)
 
 
 def misfit(error: Exception) -> str:

@@ -21,10 +21,11 @@ from ..data.sampling import batch_indices
 from ..data.views.batches import Views, open_views
 from ..errors import Interrupted, UserError
 from ..files import write_json
+from ..measures.calibration import fit_temperature
 from ..models.fast.folding import speed_up
 from ..models.network import Network
 from ..reporter import SILENT, Reporter
-from ..runs.checkpoint import read_tensors, save_model, write_tensors
+from ..runs.checkpoint import TEMPERATURE, read_tensors, save_model, write_tensors
 from ..runs.folder import claimed
 from ..runs.record import describe
 from ..runs.run import START_FILE, Run
@@ -55,7 +56,7 @@ Logits = dict[str, npt.NDArray[np.float16]]
 """Logits on the ``iid`` and the ``ood`` images, (n, classes) each."""
 
 Scores = dict[str, float]
-"""The accuracies ``SCORES``, and ``alpha`` where a method has it."""
+"""The accuracies ``SCORES``, ``temperature`` where one could be fitted, and ``alpha`` where a method has it."""
 
 
 def train(
@@ -159,9 +160,12 @@ def _train(
         save_state(folder, so_far, network, optimizer, averages, watch)
 
     if not so_far.log:  # the network with its starting head is a checkpoint like the others
+        found = _logits(config, views, split, network, 0, reporter)
         if keeps_start(config):
-            save_model(folder / START_FILE, network, about(config, data, {"step": 0}))
-        _log(config, data, split, folder, network, so_far, _logits(config, views, split, network, 0, reporter), {})
+            save_model(
+                folder / START_FILE, network, about(config, data, {"step": 0, **_temperature(found, data, split)})
+            )
+        _log(config, data, split, folder, network, so_far, found, {})
         save()
     for step in range(so_far.step, config.steps):
         torch.manual_seed(torch_seed("step", config.seed, step))
@@ -198,14 +202,15 @@ def _train(
     kept = {"best": so_far.best, "start": so_far.log[0]}
 
     def score() -> Scores:
-        return scores(_logits(config, views, split, network, config.steps, reporter), data.labels, split)
+        evaluated = _logits(config, views, split, network, config.steps, reporter)
+        return {**scores(evaluated, data.labels, split), **_temperature(evaluated, data, split)}
 
     def keep(name: str, found: Scores) -> Scores:
         save_model(folder / f"{name}.safetensors", network, about(config, data, {"step": config.steps, **found}))
         kept[name] = found
         return found
 
-    keep("final", {name: so_far.log[-1][name] for name in SCORES})
+    keep("final", {name: so_far.log[-1][name] for name in (*SCORES, TEMPERATURE) if name in so_far.log[-1]})
     for method, average in averages.items():
         network.load_state_dict(average.result())
         further[method] = keep(average.checkpoint, score())
@@ -232,6 +237,12 @@ def _logits(config: Config, views: Views, split: Split, network: Network, step: 
     }
 
 
+def _temperature(evaluated: Logits, data: Dataset, split: Split) -> Scores:
+    """The temperature that calibrates a network on the held-out images, by its name in headers and logs."""
+    found = fit_temperature(evaluated["iid"], data.labels[split.iid], split.iid_domains)
+    return {} if found is None else {TEMPERATURE: found}
+
+
 def _log(
     config: Config,
     data: Dataset,
@@ -255,7 +266,8 @@ def _log(
         for number in np.unique(split.iid_domains)
         for chosen in [split.iid_domains == number]
     }
-    found = {"step": so_far.step, **scores(evaluated, data.labels, split)}
+    temperature = _temperature(evaluated, data, split)
+    found = {"step": so_far.step, **scores(evaluated, data.labels, split), **temperature}
     pooled = accuracy(evaluated["iid"], labels)
     so_far.log.append({**found, "iid_accuracy_pooled": pooled, "iid_by_domain": by_domain, **more})
     if so_far.best["step"] == so_far.step:
@@ -288,7 +300,7 @@ def _finish(
             "fine-tuning": {**{key: best[key] for key in SCORES}, **common},
             "ensemble": {**scores(_mean_logits(config, folder), data.labels, split), **common},
             **{
-                method: [{**each, **common} for each in found] if isinstance(found, list) else {**found, **common}
+                method: [_entry(each, common) for each in found] if isinstance(found, list) else _entry(found, common)
                 for method, found in further.items()
             },
             "linear-probe": {
@@ -304,6 +316,11 @@ def _finish(
     }
     write_json(folder / "result.json", result)
     return _tidied(Run.open(folder))
+
+
+def _entry(found: Scores, common: Mapping[str, float]) -> dict[str, float]:
+    """A method's accuracies in the result; a temperature is its checkpoint's, and in its header."""
+    return {**{name: value for name, value in found.items() if name != TEMPERATURE}, **common}
 
 
 def _tidied(run: Run) -> Run:

@@ -12,7 +12,7 @@ from ..config import Config
 from ..errors import UserError
 from ..models.network import Network
 from ..reporter import Reporter
-from ..runs.checkpoint import read_tensors
+from ..runs.checkpoint import TEMPERATURE, read_tensors
 from ..runs.record import ALPHA
 from ..runs.run import START_FILE
 from .averaging import interpolate
@@ -72,7 +72,8 @@ def wise_ft(
         reporter: asked before each evaluation whether to stop.
 
     Returns:
-        The accuracies at each of ``ALPHAS``, with ``alpha``; ``network`` has the weights of the ``safest``.
+        The accuracies and the temperature at each of ``ALPHAS``, with ``alpha``; ``network`` has the weights of the
+        ``safest``.
 
     Raises:
         Interrupted: the reporter asks to stop.
@@ -82,7 +83,10 @@ def wise_ft(
     for alpha in walk(network, start, final, ALPHAS[1:-1]):
         reporter.raise_if_stopped(f"stopped after step {log[-1]['step']} of {log[-1]['step']}")
         found[alpha] = score()
-    curve = [{ALPHA: alpha, **{name: found[alpha][name] for name in SCORES}} for alpha in ALPHAS]
+    curve = [
+        {ALPHA: alpha, **{name: found[alpha][name] for name in (*SCORES, TEMPERATURE) if name in found[alpha]}}
+        for alpha in ALPHAS
+    ]
     network.load_state_dict(interpolate(start, final, safest(curve)[ALPHA]))
     return curve
 
