@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.helpers import refusal
 from largedrop.data.dataset import Dataset
 from largedrop.data.folder import images_below, list_images
 from largedrop.data.listing import open_listing
+from largedrop.data.passed_over import PassedOver
 
 Open = Callable[..., Dataset]
 PACS = Path(__file__).parents[2].parent / "shared" / "data" / "PACS"
@@ -86,6 +88,11 @@ def test_nested_folders_belong_to_the_class_and_clutter_is_ignored(root: Path, o
     (root / "art" / "dog" / "notes.txt").write_text("notes")
     (root / "README.md").write_text("read me")
     data = opened(root)
+    assert data.notes == (
+        "passed over: 1 other file: 1 .txt",
+        "passed over: images in no class folder: 'overview.png', 'art/overview.png'",
+        "passed over: folders of the system: '__MACOSX'",
+    )
     assert len(data) == 9
     assert data.keys[2:5] == ("art/dog/a.png", "art/dog/b.png", "art/dog/more/deep/c.PNG")
 
@@ -217,17 +224,18 @@ def test_all_problems_at_once(root: Path) -> None:
     (root / "art" / "emu").mkdir()
     (root / "bare" / "dog").mkdir(parents=True)
     assert error(root) == (
-        f"{root} has 4 problems:\n"
-        "  the domain 'empty' has no class folders\n"
+        f"{root} has 2 problems:\n"
         "  the domain 'loose' has no class folders, but images directly in it\n"
-        "  the domain 'bare' has no images\n"
-        "  the class 'emu' has no images"
+        "  the domain 'bare' has no images"
     )
+    shutil.rmtree(root / "loose")
+    shutil.rmtree(root / "bare")
+    assert list_images(root).notes == ("passed over: folders without images: 'empty', 'art/emu'",)
 
 
 def test_only_the_first_twenty_problems_are_listed(root: Path) -> None:
     for number in range(30):
-        (root / f"x{number:02}").mkdir()
+        write(root / f"x{number:02}" / "a.png")
     lines = error(root).splitlines()
     assert lines[0] == f"{root} has 30 problems:"
     assert len(lines) == 22
@@ -297,10 +305,10 @@ def test_images_below_a_folder_need_no_layout(tmp_path: Path, monkeypatch: pytes
     for name in ("b.png", "a/z.JPG", "a/deep/c.png", ".hidden.png", "a/.cache/d.png", "a/notes.txt"):
         write(tmp_path / name)
     (tmp_path / "a" / "again").symlink_to(tmp_path, target_is_directory=True)
-    found = images_below(tmp_path)
+    found = images_below(tmp_path, PassedOver())
     assert [path.relative_to(tmp_path).as_posix() for path in found] == ["b.png", "a/z.JPG", "a/deep/c.png"]
     monkeypatch.chdir(tmp_path)
-    assert images_below(Path("a"))[0] == Path("a/z.JPG")
+    assert images_below(Path("a"), PassedOver())[0] == Path("a/z.JPG")
     real = os.scandir
 
     def scandir(path: Path) -> Any:
@@ -309,4 +317,4 @@ def test_images_below_a_folder_need_no_layout(tmp_path: Path, monkeypatch: pytes
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert refusal(images_below, Path("a")) == "cannot read the folder a/deep: Permission denied"
+    assert refusal(images_below, Path("a"), PassedOver()) == "cannot read the folder a/deep: Permission denied"

@@ -61,6 +61,7 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Which class each image is of, and how probable. Images that cannot be read get the reason instead."""
+    from ..data.passed_over import PassedOver
     from ..prediction.ensemble import not_calibrated, open_networks
     from ..prediction.images import find_images
     from ..prediction.output import check_output, write_predictions
@@ -73,7 +74,9 @@ def predict(
     chosen = check_output(path, format, overwrite)
     counts: Counter[str] = Counter()
     try:
-        paths = find_images(images)
+        passed = PassedOver()
+        paths = find_images(images, passed)
+        say(console, *passed.notes())
         networks = open_networks([model, *(others or [])])
         if not uncalibrated and (note := not_calibrated(networks)):
             say(console, note)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError, nearest
 from .dataset import check_names
-from .images import EXTENSIONS
+from .formats import suffixes
+from .levels import level_notes, level_problem
 from .listing import Listing, make_listing
+from .passed_over import PassedOver, is_output, is_system_file, is_system_folder
 
 __all__ = ["images_below", "list_images", "portable"]
 
 _LAYOUT = "expects domain/class/image"
 
-# Folders that systems put beside anyone's files, with thumbnails and copies in them.
-_IGNORED = frozenset({"__MACOSX", "@eaDir"})
+_Found = dict[tuple[str, str], list[tuple[str, Path]]]
 
 
 @dataclass(frozen=True)
@@ -32,36 +33,54 @@ class _Entry:
 def list_images(path: str | Path, classes: str = "union") -> Listing:
     """List the images of a folder ``domain/class/image`` without opening any.
 
-    Images in folders inside a class folder belong to the class. Hidden files and folders, and files without an image's
-    suffix, are ignored. ``classes`` is that of ``make_listing``.
+    Images in folders inside a class folder belong to the class. Hidden files and folders are ignored. Files without an
+    image's suffix, a system's own folders, what largedrop has written, and folders without images are passed over, with
+    a line for each kind in the notes. ``classes`` is that of ``make_listing``.
 
     Raises:
         UserError: there is no such folder, or its layout is another; the message lists all errors.
     """
     root = _existing(Path(path).expanduser())
     problems: list[str] = []
-    domains = _domains(root, problems)
+    passed = PassedOver()
+    domains = _domains(root, problems, passed)
     check_names("domain", (domain.name for domain, _ in domains))
-    found: dict[tuple[str, str], list[tuple[str, Path]]] = {}
+    found: _Found = {}
+    missed: set[str] = set()
     for domain, class_folders in domains:
         check_names("class", (folder.name for folder in class_folders))
         for folder in class_folders:
             visited = {_identity(above) for above in (root, domain.path, folder.path)}
-            images = _walk(folder.path, f"{domain.name}/{folder.name}", visited, problems)
+            inside, before = PassedOver(), len(problems)
+            images = list(_walk(folder.path, f"{domain.name}/{folder.name}", visited, problems, inside))
+            passed.add(inside, others=bool(images))
             found[domain.name, folder.name] = [(image.name, image.path) for image in images]
-    return make_listing(root, found, problems, classes)
+            if inside.unopened or len(problems) > before:
+                missed |= {domain.name, folder.name}
+    _drop_empty(found, missed, passed)
+    has = {pair: images for pair, images in found.items() if images}
+    if not has and not problems:
+        problems.append(f"{_LAYOUT}, found no image")
+    without = any({pair[part] for pair in found} - {pair[part] for pair in has} for part in range(2))
+    if (problems or without) and passed.unopened:
+        problems.append(f"passed over: {passed.unopened}")
+    if not problems and (problem := level_problem(has)):
+        problems.append(problem)
+        found = {}
+    listing = make_listing(root, found, problems, classes)
+    return replace(listing, notes=(*passed.notes(), *level_notes(has), *listing.notes))
 
 
-def images_below(folder: Path) -> list[Path]:
+def images_below(folder: Path, passed: PassedOver) -> list[Path]:
     """Every image in a folder and in those inside it, unlabelled: by name, a folder's own before those of its folders.
 
-    What is ignored is what ``list_images`` ignores.
+    What is ignored is what ``list_images`` ignores; what is passed over is added to ``passed``.
 
     Raises:
         UserError: a folder cannot be read; the message lists all such folders.
     """
     problems: list[str] = []
-    found = [image.path for image in _walk(folder, str(folder), {_identity(folder)}, problems)]
+    found = [image.path for image in _walk(folder, str(folder), {_identity(folder)}, problems, passed)]
     if problems:
         raise UserError("; ".join(problems))
     return found
@@ -90,32 +109,57 @@ def _existing(path: Path) -> Path:
     raise UserError(f"there is no folder {missing}; {hint}('emoji' names the dataset that comes with largedrop)")
 
 
-def _domains(root: Path, problems: list[str]) -> list[tuple[_Entry, list[_Entry]]]:
+def _domains(root: Path, problems: list[str], passed: PassedOver) -> list[tuple[_Entry, list[_Entry]]]:
     """Each domain and its class folders; appends what is wrong with these two levels to ``problems``."""
-    top = _scan(root, root.name, problems)
+    top = _scan(root, "", problems, passed)
     if top is None:
         return []
     folders, images = top
     if not folders:
         problems.append(f"{_LAYOUT}, " + (f"found images directly in {root.name}" if images else "found no folders"))
         return []
-    levels = [(folder, _scan(folder.path, folder.name, problems)) for folder in folders]
+    levels = [(folder, _scan(folder.path, folder.name, problems, passed)) for folder in folders]
     read = [(folder, level) for folder, level in levels if level is not None]
     loose = [folder.name for folder, (_, images) in read if images]
     if loose and not any(class_folders for _, (class_folders, _) in read):
         advice = "put the class folders into one folder for each domain, or the domains into a table"
         problems.append(f"{_LAYOUT}, found images directly in {root.name}/{loose[0]}: {advice}")
         return []
-    for folder, (class_folders, _) in read:
-        if not class_folders:
-            tail = ", but images directly in it" if folder.name in loose else ""
-            problems.append(f"the domain '{folder.name}' has no class folders{tail}")
-    return [(folder, class_folders) for folder, (class_folders, _) in read]
+    passed.loose += [image.name for image in images]
+    for folder, (class_folders, images) in read:
+        passed.loose += [f"{folder.name}/{image.name}" for image in images]
+        if images and not class_folders:
+            problems.append(f"the domain '{folder.name}' has no class folders, but images directly in it")
+        elif not class_folders:
+            passed.empty.append(folder.name)
+    return [(folder, class_folders) for folder, (class_folders, _) in read if class_folders]
 
 
-def _walk(folder: Path, key: str, visited: set[tuple[int, int]], problems: list[str]) -> Iterator[_Entry]:
+def _drop_empty(found: _Found, missed: Collection[str], passed: PassedOver) -> None:
+    """Leave out of ``found`` the folders without an image, which are taken for no domains and no classes.
+
+    Those that are called as domains and classes with images are, or that have images which cannot be listed or opened
+    (``missed``: names of domains and classes), stay, so that it is an error that they have none.
+    """
+    domains, classes = ({pair[part] for pair, images in found.items() if images} for part in range(2))
+    for domain in sorted({domain for domain, _ in found} - domains - set(missed)):
+        inside = [name for each, name in found if each == domain]
+        if not classes.intersection(inside):
+            passed.empty.append(domain)
+            for name in inside:
+                del found[domain, name]
+    for domain, name in sorted(found):
+        if name not in classes and name not in missed and domain in domains:
+            del found[domain, name]
+            if f"{domain}/{name}" not in passed.outputs:
+                passed.empty.append(f"{domain}/{name}")
+
+
+def _walk(
+    folder: Path, key: str, visited: set[tuple[int, int]], problems: list[str], passed: PassedOver
+) -> Iterator[_Entry]:
     """The images in ``folder`` and below, named by their keys; a folder that a link leads back to is entered once."""
-    inside = _scan(folder, key, problems)
+    inside = _scan(folder, key, problems, passed, count=True)
     if inside is None:
         return
     folders, images = inside
@@ -125,27 +169,44 @@ def _walk(folder: Path, key: str, visited: set[tuple[int, int]], problems: list[
         identity = _identity(below.path)
         if identity not in visited:
             visited.add(identity)
-            yield from _walk(below.path, f"{key}/{below.name}", visited, problems)
+            yield from _walk(below.path, f"{key}/{below.name}", visited, problems, passed)
 
 
-def _scan(folder: Path, key: str, problems: list[str]) -> tuple[list[_Entry], list[_Entry]] | None:
-    """The folders and the images directly in ``folder``, sorted by name; None where it cannot be read."""
+def _scan(
+    folder: Path, key: str, problems: list[str], passed: PassedOver, count: bool = False
+) -> tuple[list[_Entry], list[_Entry]] | None:
+    """The folders and the images directly in ``folder``, sorted by name; None where it is not read.
+
+    Args:
+        key: name of the folder in messages; empty for the source's own.
+        count: whether files that are no images are counted.
+    """
     folders: list[_Entry] = []
     images: list[_Entry] = []
+    others: list[str] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or entry.name in _IGNORED:
+                if entry.name.startswith(".") or is_system_file(entry.name):
                     continue
                 found = _Entry(portable(entry.name), Path(entry.path))
                 if _is_folder(entry):
                     folders.append(found)
-                elif found.path.suffix.lower() in EXTENSIONS:
+                elif found.path.suffix.lower() in suffixes():
                     images.append(found)  # also a broken link: it is reported with the images that cannot be decoded
+                else:
+                    others.append(entry.name)
     except OSError as error:
-        problems.append(f"cannot read the folder {key}: {error.strerror or error}")
+        problems.append(f"cannot read the folder {key or folder.name}: {error.strerror or error}")
         return None
-    return sorted(folders, key=lambda found: found.name), sorted(images, key=lambda found: found.name)
+    if key and is_output(folder, others):
+        passed.outputs.append(key)
+        return None
+    passed.count(others, count)
+    for each in (folders, images):
+        each.sort(key=lambda found: found.name)
+    passed.system += [f"{key}/{each.name}"[not key :] for each in folders if is_system_folder(each.name)]
+    return [each for each in folders if not is_system_folder(each.name)], images
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

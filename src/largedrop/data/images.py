@@ -16,25 +16,15 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..errors import UserError
+from .formats import formats
 
-__all__ = ["EXTENSIONS", "PIXEL_LIMIT", "BadImage", "decode", "opened", "pillow_settings"]
-
-_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k")
-
-_OTHERS = (".png", ".apng", ".webp", ".avif", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
-
-EXTENSIONS = frozenset((*_JPEG, *_OTHERS))
-"""Suffixes of image files, in lower case."""
+__all__ = ["PIXEL_LIMIT", "BadImage", "decode", "opened", "pillow_settings"]
 
 PIXEL_LIMIT = 500_000_000
 """Images with more pixels than this are refused: a small file can claim a size that fills the memory."""
 
 _LARGE = 64_000_000
 """Images with more pixels than this are decoded one at a time, to bound the memory of all threads together."""
-
-# Named one by one, because Pillow recognises contents and not names: a file of another of its formats may start an
-# external program (EPS starts Ghostscript).
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
 
 # What undoes each EXIF orientation (1 is upright).
 _UPRIGHT = {
@@ -89,7 +79,7 @@ def decode(path: Path, bound: int | None = None) -> npt.NDArray[np.uint8]:
     path = Path(path)
     with pillow_settings(), opened(path) as file:
         try:
-            with Image.open(file, formats=_formats()) as image:
+            with Image.open(file, formats=formats()) as image:
                 return _pixels(path, image, bound)
         except UserError:
             raise
@@ -189,13 +179,6 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise BadImage(path, _reason(error)) from error
     with file:
         yield file
-
-
-def _formats() -> list[str]:
-    """Those of ``_FORMATS`` that this Pillow was built with."""
-    if not set(_FORMATS) <= Image.OPEN.keys():
-        Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _reason(error: Exception) -> str:

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..data.folder import images_below
+from ..data.passed_over import PassedOver
 from ..errors import UserError
 
 __all__ = ["find_images"]
 
 
-def find_images(sources: Iterable[str | Path]) -> list[str]:
+def find_images(sources: Iterable[str | Path], passed: PassedOver | None = None) -> list[str]:
     """The paths of images, each once, in the order of their sources.
 
     A file is taken whatever its name is; of a folder, those files in it and in the folders inside it that have an
@@ -21,15 +22,18 @@ def find_images(sources: Iterable[str | Path]) -> list[str]:
 
     Args:
         sources: paths of files and folders, and patterns.
+        passed: receives what is passed over in folders.
 
     Raises:
         UserError: a source does not exist or cannot be read, or there is no image in it.
     """
     found: dict[str, None] = {}
+    passed = PassedOver() if passed is None else passed
     for source in sources:
-        inside = [path for match in _matching(str(source)) for path in _images(match)]
+        inside = [path for match in _matching(str(source)) for path in _images(match, passed)]
         if not inside:
-            raise UserError(f"there is no image in {source}: no file with an image's suffix, such as .jpg or .png")
+            reason = passed.unopened or "no file with an image's suffix, such as .jpg or .png"
+            raise UserError(f"there is no image in {source}: {reason}")
         found.update(dict.fromkeys(inside))
     if not found:
         raise UserError("no images are named")
@@ -51,5 +55,5 @@ def _matching(source: str) -> list[str]:
     return matches
 
 
-def _images(path: str) -> list[str]:
-    return [str(image) for image in images_below(Path(path))] if Path(path).is_dir() else [path]
+def _images(path: str, passed: PassedOver) -> list[str]:
+    return [str(image) for image in images_below(Path(path), passed)] if Path(path).is_dir() else [path]

@@ -1,0 +1,115 @@
+"""Levels of folders that are not domain/class/image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import product
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tests.helpers import refusal
+
+from largedrop.data.folder import list_images
+
+TABLE = "or list the images in a table with the columns path, label and domain"
+
+
+def made(root: Path, *levels: str) -> Path:
+    """A folder with two images in each of the folders ``levels``, of which each is a level's names."""
+    for folders in product(*(names.split(",") for names in levels)):
+        (root / "/".join(folders)).mkdir(parents=True)
+        for name in "ab":
+            Image.new("RGB", (8, 8)).save(root / "/".join(folders) / f"{name}.png")
+    return root
+
+
+def notes(root: Path) -> Iterable[str]:
+    return list_images(root).notes
+
+
+@pytest.mark.parametrize(
+    ("levels", "said"),
+    [
+        (
+            ("caltech,sun,voc", "train,test", "cat,dog"),
+            "the folders 'test', 'train' in 'caltech' are splits, not classes: put what is in them into caltech/cat …",
+        ),
+        (
+            ("CALTECH,SUN", "crossval,full,test,train", "0,1,2"),
+            "the folders 'crossval', 'full', 'test', 'train' in 'CALTECH' are splits, not classes: put what is in them "
+            "into CALTECH/0 …",
+        ),
+        (
+            ("a,b", "Training_set,Validation"),
+            "the folders 'Training_set', 'Validation' in 'a' are splits, not classes: make a folder for each class",
+        ),
+        (
+            ("train,val", "sun,voc", "cat,dog"),
+            "the outer folders 'train', 'val' are splits, and the classes lie a level deeper: put what is in them into "
+            "a folder for each domain",
+        ),
+        (
+            ("amazon,dslr", "images", "bike,mug"),
+            "between domains and classes is a further level, 'images': put its folders ('bike', 'mug') directly into "
+            "each domain",
+        ),
+        (
+            ("dog,elephant,horse", "art_painting,photo,sketch"),
+            "the levels are swapped: the outer folders are the domains, and the inner ones here are called "
+            "'art_painting', 'photo', 'sketch': make it domain/class/image",
+        ),
+    ],
+)
+def test_levels_that_are_refused(tmp_path: Path, levels: tuple[str, ...], said: str) -> None:
+    root = made(tmp_path / "data", *levels)
+    assert refusal(list_images, root) == f"{root}: {said}, {TABLE}"
+
+
+@pytest.mark.parametrize(
+    ("levels", "said"),
+    [
+        (("train,test", "cat,dog"), "the domains are called 'test', 'train': splits of one domain are no domains"),
+        (
+            ("a,b", "cat,dog", "train,test"),
+            "the folders 'test', 'train' inside the classes are taken together, as one class each",
+        ),
+        (
+            ("a,b", "2019,2020", "cat,dog"),
+            "every class has the same folders inside ('cat', 'dog'): if these are classes, a level is too much",
+        ),
+        (
+            ("cat,dog", "d1,d2,d3"),
+            "the 2 outer folders are taken for domains and the 3 inner ones for classes ('d1', 'd2', 'd3'): if it is "
+            f"class/domain/image, make it domain/class/image, {TABLE}",
+        ),
+        (
+            ("apple,bike,cup,desk,egg,fan", "left,middle,right"),
+            "the 6 outer folders are taken for domains and the 3 inner ones for classes ('left', 'middle', 'right'): "
+            f"if it is class/domain/image, make it domain/class/image, {TABLE}",
+        ),
+    ],
+)
+def test_levels_that_may_be_meant_otherwise_are_said(tmp_path: Path, levels: tuple[str, ...], said: str) -> None:
+    assert said in notes(made(tmp_path / "data", *levels))
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        ("photo,sketch", "cat,dog"),
+        ("d1,d2,d3", "cat,dog"),
+        ("d1,d2,d3,d4,d5,d6,d7", "cat,dog"),
+        ("city,coast", "bus,car,train"),
+        ("a,b", "test,toast"),
+        ("hospital_1,hospital_2", "normal,tumor", "x"),
+        ("photo,sketch", "art,clipart"),
+    ],
+)
+def test_levels_that_are_right_are_not_spoken_of(tmp_path: Path, levels: tuple[str, ...]) -> None:
+    assert notes(made(tmp_path / "data", *levels)) == ()
+
+
+def test_one_domain_with_a_level_of_splits_is_enough(tmp_path: Path) -> None:
+    root = made(made(tmp_path / "data", "a,b", "cat,dog"), "c", "train,test", "cat,dog")
+    assert refusal(list_images, root).startswith(f"{root}: the folders 'test', 'train' in 'c' are splits, not classes")
