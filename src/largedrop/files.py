@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ __all__ = [
     "is_leftover",
     "json_text",
     "parse_json",
+    "read_bytes",
     "read_json",
     "replacing",
     "write_bytes",
@@ -125,6 +129,25 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: it cannot be read, or is none: a pipe would be waited for, and a device may never end.
+    """
+    # Without waiting for a pipe's other end.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            raise OSError(code, os.strerror(code) if code == errno.EISDIR else "it is no regular file", str(path))
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
 def read_json(path: Path, name: str = "") -> dict[str, Any]:
     """Read a JSON object.
 
@@ -135,7 +158,7 @@ def read_json(path: Path, name: str = "") -> dict[str, Any]:
         UserError: the file is missing, cannot be read, or does not contain a JSON object.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except OSError as error:
         raise UserError(f"{name or path} cannot be read: {error.strerror or error}") from error
     return parse_json(content, name or str(path))
@@ -145,12 +168,29 @@ def parse_json(content: bytes, name: str) -> dict[str, Any]:
     """The JSON object in ``content``, the bytes of the file ``name``.
 
     Raises:
-        UserError: ``content`` is not JSON, or not an object.
+        UserError: ``content`` is not JSON, has numbers that no largedrop writes (NaN, infinity, whole ones of more than
+            64 bits), or is not an object.
     """
     try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        parsed = json.loads(content, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
+    except RecursionError as error:
+        raise UserError(f"{name} is not JSON: it is nested too deeply") from error
+    except ValueError as error:
         raise UserError(f"{name} is not JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise UserError(f"{name} is not a JSON object")
     return parsed
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return number
+
+
+def _whole(text: str) -> int:
+    # A longer text is not converted, which would take its length squared.
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise ValueError(f"{text[:20]}… is a number of more than 64 bits")
+    return int(text)

@@ -17,7 +17,7 @@ from largedrop.config import PROTOCOL, digest_of
 from largedrop.errors import UserError
 from largedrop.runs.methods import METHODS
 from largedrop.runs.read import read_runs
-from largedrop.runs.stored import _numbers
+from largedrop.runs.content import _numbers
 
 
 def unusable(folder: Path) -> dict[str, str]:
@@ -44,6 +44,44 @@ def test_runs_are_read_wherever_they_lie(tmp_path: Path) -> None:
     assert [run.name for run in alone.runs] == [two.run_name]
 
 
+def test_odd_entries_are_left_out_with_their_reason(tmp_path: Path) -> None:
+    root, away = tmp_path / "runs", tmp_path / "away"
+    store(root, config(), result(0.9, 0.7), "good")
+    store(away, config(seed=1), result(0.9, 0.7), "outside")
+    (root / "away").symlink_to(away)
+    (root / "here").symlink_to("good")
+    (root / "loop").symlink_to("loop")
+    (root / "nowhere").symlink_to("missing")
+    (root / "note").symlink_to(away / "outside" / "config.json")
+    os.mkfifo(root.joinpath("pipe").with_suffix(".json"))
+    for name, file in (("pipe", "config.json"), ("piped", "result.json")):
+        folder = store(root, config(seed=2), result(0.9, 0.7), name)
+        (folder / file).unlink()
+        os.mkfifo(folder / file)
+    for name, content in (
+        ("deep", "[" * 100_000),
+        ("nan", '{"largedrop": NaN}'),
+        ("infinite", '{"largedrop": 1e999}'),
+        ("whole", '{"largedrop": 1' + "0" * 5000 + "}"),
+    ):
+        (store(root, config(seed=3), None, name) / "result.json").write_text(content)
+    assert [run.name for run in read_runs(root).runs] == ["good"]
+    assert unusable(root) == {
+        "away": f"link: it leads out of {root}, and is not followed",
+        "deep": "half-written: result.json ends in the middle, after 100000 bytes",
+        "infinite": "damaged: result.json is not JSON: 1e999 is no finite number",
+        "loop": "link: it leads nowhere, or in a circle",
+        "nan": "damaged: result.json is not JSON: NaN is no finite number",
+        "nowhere": "link: it leads nowhere, or in a circle",
+        "pipe": "damaged: config.json cannot be read: it is no regular file",
+        "piped": "damaged: result.json cannot be read: it is no regular file",
+        "whole": "damaged: result.json is not JSON: 10000000000000000000… is a number of more than 64 bits",
+    }
+    root.rename(tmp_path / "moved")
+    (tmp_path / "runs").symlink_to("moved")  # the folder itself may be a link
+    assert [run.name for run in read_runs(root).runs] == ["good"]
+
+
 def test_a_link_back_is_not_followed_forever(tmp_path: Path) -> None:
     store(tmp_path / "runs", config(), result(0.9, 0.7))
     (tmp_path / "runs" / "again").symlink_to(tmp_path, target_is_directory=True)
@@ -66,6 +104,9 @@ def test_what_is_left_out_is_named_with_its_reason(tmp_path: Path) -> None:
     store(tmp_path, config(), result(0.9, 0.7, methods={}), "methodless")
     store(tmp_path, config(), result(0.9, 0.7, best_step=600), "lineless")
     bad = result(0.9, 0.7)
+    bad["log"].append({"step": 600, "iid_accuracy": 0.9, "iid_by_domain": {"ink": 7.667}})
+    store(tmp_path, config(), bad, "impossible")
+    bad = result(0.9, 0.7)
     bad["methods"]["ensemble"] = {"iid_accuracy": 97.5, "steps": 1, "seconds": 1.0}
     bad["methods"]["ensembel"] = {"iid_accuracy": 0.5, "ood_accuracy": 0.5, "steps": 1, "seconds": 1.0}
     store(tmp_path, config(), bad, "percent")
@@ -85,6 +126,7 @@ def test_what_is_left_out_is_named_with_its_reason(tmp_path: Path) -> None:
         "begun": "half-written: its config.json was never finished",
         "later": f"newer version: written by largedrop 90.10.0, and this is {__version__}; update it",
         "methodless": "damaged: result.json has no 'methods'",
+        "impossible": "damaged: result.json: each line of its log must have a step, and fractions as accuracies",
         "lineless": "damaged: result.json has no line in its log for its best step (600)",
         "percent": "damaged: result.json, ensemble: 'iid_accuracy' must be a fraction from 0 to 1 (not %), not 97.5; "
         "'ood_accuracy' is missing; result.json, ensembel: 'method' must be the name of a method, not \"ensembel\"; "

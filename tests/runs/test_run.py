@@ -17,6 +17,8 @@ from largedrop.runs.run import Run
 
 SCORES = {"iid_accuracy": 0.75, "ood_accuracy": 0.5, "steps": 6, "seconds": 1.5}
 
+AGAIN = "remove it and train it again"
+
 
 def opening(folder: Path) -> str:
     return refusal(Run.open, folder)
@@ -59,9 +61,8 @@ def test_a_record_for_each_share_of_the_way_back(config: Config, finished: Path)
     assert (other.method, other.iid_accuracy, other.settings) == ("wise-ft", 1.0, {**config.settings, "alpha": 0.5})
     curve[1]["alpha"] = 5
     (finished / "result.json").write_text(json.dumps(result))
-    assert refusal(lambda: Run.open(finished).records) == (
-        f"cannot read the run in {finished}: result.json, wise-ft: 'alpha' must be a number from 0 to 1, not 5"
-    )
+    said = "result.json, wise-ft: 'alpha' must be a number from 0 to 1, not 5"
+    assert opening(finished) == f"cannot open the run in {finished}: {said}; {AGAIN}"
 
 
 def test_each_share_has_one_record(finished: Path) -> None:
@@ -69,9 +70,8 @@ def test_each_share_has_one_record(finished: Path) -> None:
     for curve in ([], [{"alpha": 0.5, **SCORES}] * 2):
         result["methods"]["wise-ft"] = curve
         (finished / "result.json").write_text(json.dumps(result))
-        assert refusal(lambda: Run.open(finished).records) == (
-            f"cannot read the run in {finished}: result.json, wise-ft: must have one entry for each alpha"
-        )
+        said = "result.json, wise-ft: must have one entry for each alpha"
+        assert opening(finished) == f"cannot open the run in {finished}: {said}; {AGAIN}"
 
 
 def test_the_model_of_a_damaged_or_older_run(config: Config, finished: Path) -> None:
@@ -81,13 +81,17 @@ def test_the_model_of_a_damaged_or_older_run(config: Config, finished: Path) -> 
     assert replace(run, config=fit).model_name == "the fit of best i.i.d. accuracy, without the network"
     run.result["model"] = "ema.safetensors"
     assert run.model_scores is None
-    run.result["model_scores"] = {"iid_accuracy": 0.5, "ood_accuracy": 2}
-    assert refusal(lambda: run.model_scores) == (
-        "result.json: 'model_scores' must have two fractions, not {'iid_accuracy': 0.5, 'ood_accuracy': 2}"
-    )
-    (finished / "result.json").write_text(json.dumps({**run.result, "model": 3}))
-    assert refusal(lambda: Run.open(finished).model) == "result.json: 'model' must be the name of a file, not 3"
-    assert refusal(read_runs, finished).endswith("damaged: result.json: 'model' must be the name of a file, not 3")
+    for more, said in (
+        (
+            {"model_scores": {"iid_accuracy": 0.5, "ood_accuracy": 2}},
+            "'model_scores' must have two fractions, not {'iid_accuracy': 0.5, 'ood_accuracy': 2}",
+        ),
+        ({"model": 3}, "'model' must be the name of a file, not 3"),
+        ({"model": "../other/best.safetensors"}, "'model' must be the name of a file, not '../other/best.safetensors'"),
+    ):
+        (finished / "result.json").write_text(json.dumps({**run.result, **more}))
+        assert opening(finished) == f"cannot open the run in {finished}: result.json: {said}; {AGAIN}"
+        assert refusal(read_runs, finished).endswith(f"damaged: result.json: {said}")
 
 
 def test_opening_what_is_not_there(config: Config, tmp_path: Path) -> None:
@@ -98,17 +102,20 @@ def test_opening_what_is_not_there(config: Config, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "before"), [("result.json", ""), ("config.json", "cannot open the run in {folder}: ")]
-)
-def test_opening_a_damaged_run(finished: Path, name: str, before: str) -> None:
-    start = before.format(folder=finished)
+@pytest.mark.parametrize("name", ["result.json", "config.json"])
+def test_opening_a_damaged_run(finished: Path, name: str) -> None:
+    start = f"cannot open the run in {finished}: {name}"
     (finished / name).write_text("{")
-    assert opening(finished).startswith(f"{start}{finished / name} is not JSON: Expecting property name")
-    (finished / name).write_bytes(b"\xff\xfe{")
-    assert opening(finished).startswith(f"{start}{finished / name} is not JSON: ")
-    (finished / name).write_text("3")
-    assert opening(finished) == f"{start}{finished / name} is not a JSON object"
+    assert opening(finished) == f"{start} ends in the middle, after 1 bytes; {AGAIN}"
+    (finished / name).write_bytes(b"\xff\xfe{}")
+    assert opening(finished).startswith(f"{start} is not JSON: ")
+    (finished / name).write_text("3}")
+    assert opening(finished).startswith(f"{start} is not JSON: Extra data")
+    (finished / name).write_text("[{}]")
+    assert opening(finished) == f"{start} is not a JSON object; {AGAIN}"
+    (finished / name).unlink()
+    (finished / name).mkdir()
+    assert opening(finished) == f"{start} cannot be read: Is a directory; {AGAIN}"
 
 
 def test_the_records_of_a_damaged_run(finished: Path) -> None:
@@ -119,7 +126,7 @@ def test_the_records_of_a_damaged_run(finished: Path) -> None:
         ({}, "result.json has no 'methods'"),
     ):
         (finished / "result.json").write_text(json.dumps(content))
-        assert refusal(lambda: Run.open(finished).records) == f"cannot read the run in {finished}: {said}"
+        assert opening(finished) == f"cannot open the run in {finished}: {said}; {AGAIN}"
 
 
 def test_opening_a_run_of_a_newer_version(config: Config, finished: Path) -> None:
@@ -135,6 +142,5 @@ def test_opening_a_run_of_a_newer_version(config: Config, finished: Path) -> Non
 
 def test_opening_a_run_without_its_config(finished: Path) -> None:
     (finished / "config.json").unlink()
-    assert opening(finished) == (
-        f"cannot open the run in {finished}: {finished / 'config.json'} cannot be read: No such file or directory"
-    )
+    said = "there is a result.json but no config.json"
+    assert opening(finished) == f"cannot open the run in {finished}: {said}; {AGAIN}"

@@ -38,6 +38,6 @@ def report(
     console = Console(stderr=False)
     names = listed("--formats", formats)
     found = read_runs(runs)
-    say(console, *(f"unusable: {entry}" for entry in found.unusable))
     files = write_report(found, output or runs / "report", selection, names, allow_missing=allow_missing)
+    say(console, *(f"unusable: {entry}" for entry in found.unusable))
     say(console, f"{len(found.runs)} runs of {found.dataset['name']}; written:", *(f"  {path}" for path in files))

@@ -14,6 +14,7 @@ from typing import Any
 from ..config import ABOUT, PROTOCOL, Config
 from ..errors import UserError
 from .across import ACROSS_FOLDER, Across, matched, read_across
+from .content import FILES, contents_of
 from .estimate import listing
 from .interpolation import INTERPOLATION_FILE, Interpolation
 from .methods import order
@@ -23,9 +24,6 @@ from .run import remarks
 from .stored import Stored, Unusable, read_stored
 
 __all__ = ["Runs", "read_runs"]
-
-FILES = ("config.json", "result.json")
-"""A folder with one of these files is a run's."""
 
 THREADS = 8
 """Number of threads that read files, to hide a network's latency; on a local disk it matters little."""
@@ -116,7 +114,8 @@ def read_runs(folder: str | Path, *, only: Collection[str] | None = None) -> Run
     A run is any folder with a config.json or result.json; folders whose names begin with a dot are not entered. A run
     is unusable, and listed with the reason, if it is unfinished, half-written, damaged, of a newer version or of a
     protocol before 2, edited by hand (its config's digest is not the one in its folder's name, or its result
-    contradicts its log), or a copy of another. Results across trajectories are read from folders ``across`` below
+    contradicts its log), or a copy of another. Links that lead out of ``folder`` are not followed, but listed as well.
+    Results across trajectories are read from folders ``across`` below
     ``folder`` or, where it is a sweep's ``runs``, beside it.
 
     Args:
@@ -134,13 +133,15 @@ def read_runs(folder: str | Path, *, only: Collection[str] | None = None) -> Run
         raise UserError(f"cannot read {folder}: {error.strerror or error}") from error
     beside = folder.resolve().parent / ACROSS_FOLDER
     others = [beside] if folder.resolve().name == "runs" and beside.is_dir() else []
-    folders = [(path, names) for path, names in _run_folders(folder, others) if only is None or path.name in only]
     shared: dict[str, dict[str, Any]] = {}
     found: list[Stored | Unusable] = []
+    folders = list(_run_folders(folder, others, found))
+    if only is not None:
+        folders, found = [entry for entry in folders if entry[0].name in only], []
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(folders), _BATCH):
             batch = folders[start : start + _BATCH]
-            contents = pool.map(_contents, (path for path, _ in batch))
+            contents = pool.map(contents_of, *zip(*batch, strict=True))
             for (path, names), texts in zip(batch, contents, strict=True):
                 name = path.relative_to(folder).as_posix() if path != folder else folder.resolve().name
                 found += _run(path, name, names, texts, shared)
@@ -156,13 +157,15 @@ def read_runs(folder: str | Path, *, only: Collection[str] | None = None) -> Run
     return Runs(folder, tuple(runs), tuple(unusable), across)
 
 
-def _run_folders(folder: Path, others: list[Path]) -> Iterator[tuple[Path, frozenset[str]]]:
+def _run_folders(
+    folder: Path, others: list[Path], unusable: list[Stored | Unusable]
+) -> Iterator[tuple[Path, frozenset[str]]]:
     """Every run's folder at or below ``folder``, in order, with the names of its files.
 
-    Appends folders of results across trajectories to ``others``.
+    Appends folders of results across trajectories to ``others``, and what cannot be looked into to ``unusable``.
     """
     seen: set[tuple[int, int]] = set()
-    waiting = [folder]
+    waiting, root = [folder], folder.resolve()
     while waiting:
         path = waiting.pop()
         try:
@@ -170,7 +173,11 @@ def _run_folders(folder: Path, others: list[Path]) -> Iterator[tuple[Path, froze
             with os.scandir(path) as entries:
                 inside = list(entries)
         except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+            if path == folder:
+                raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+            reason = f"the folder cannot be read: {error.strerror or error}"
+            unusable.append(Unusable(path.relative_to(folder).as_posix(), "damaged", reason))
+            continue
         if (about.st_dev, about.st_ino) in seen:  # reached by a link before
             continue
         seen.add((about.st_dev, about.st_ino))
@@ -180,18 +187,27 @@ def _run_folders(folder: Path, others: list[Path]) -> Iterator[tuple[Path, froze
         else:
             if path.name == ACROSS_FOLDER:
                 others.append(path)
-            below = [path / entry.name for entry in inside if entry.is_dir() and not entry.name.startswith(".")]
+            below = []
+            for entry in inside:
+                if entry.name.startswith("."):
+                    continue
+                if reason := _why_not_followed(entry, root):
+                    name = (path / entry.name).relative_to(folder).as_posix()
+                    unusable.append(Unusable(name, "link", reason))
+                elif entry.is_dir():
+                    below.append(path / entry.name)
             waiting += sorted(below, reverse=True)
 
 
-def _contents(path: Path) -> dict[str, bytes | OSError]:
-    contents: dict[str, bytes | OSError] = {}
-    for name in FILES:
-        try:
-            contents[name] = (path / name).read_bytes()
-        except OSError as error:
-            contents[name] = error
-    return contents
+def _why_not_followed(entry: os.DirEntry[str], root: Path) -> str:
+    """Why a link below ``root`` is not followed; empty where the entry is none, or leads to a file or a folder there."""
+    if not entry.is_symlink():
+        return ""
+    try:
+        target = Path(entry.path).resolve(strict=True)
+    except (OSError, RuntimeError):  # a circle is the latter before Python 3.13
+        return "it leads nowhere, or in a circle"
+    return "" if target.is_relative_to(root) or not target.is_dir() else f"it leads out of {root}, and is not followed"
 
 
 def _run(
@@ -199,7 +215,7 @@ def _run(
 ) -> list[Stored | Unusable]:
     """The run in ``path`` with its interpolation, and an entry for each of the two that is unusable."""
     try:
-        run = read_stored(path, name, {file: contents[file] for file in FILES if file in inside}, shared)
+        run = read_stored(path, name, contents, shared)
     except UnusableError as error:
         return [Unusable(name, error.kind, str(error))]
     if INTERPOLATION_FILE not in inside:

@@ -15,7 +15,7 @@ from ..errors import UserError, nearest, one_of
 from ..files import write_json
 from .methods import METHODS
 
-__all__ = ["ALPHA", "Record", "describe", "is_fraction", "write_results"]
+__all__ = ["ALPHA", "Record", "describe", "is_count", "is_fraction", "write_results"]
 
 ALPHA = "alpha"
 """Key, in a record's settings, of the share of the way back to the start's weights: a method that has it gives a record
@@ -149,7 +149,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether a value in JSON is a whole number, 0 or more."""
     return isinstance(value, int) and _is_number(value) and value >= 0
 
 
@@ -164,10 +165,10 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method": (lambda value: value in METHODS, "the name of a method"),
     "dropout": (lambda value: is_fraction(value) and value < 1, "a number in [0, 1)"),
     "test_domain": (lambda value: isinstance(value, str) and value != "", "a name"),
-    "seed": (_is_count, "a whole number, 0 or more"),
+    "seed": (is_count, "a whole number, 0 or more"),
     "iid_accuracy": (is_fraction, "a fraction from 0 to 1 (not %)"),
     "ood_accuracy": (is_fraction, "a fraction from 0 to 1 (not %)"),
-    "steps": (_is_count, "a whole number, 0 or more"),
+    "steps": (is_count, "a whole number, 0 or more"),
     "seconds": (lambda value: _is_number(value) and 0 <= value < math.inf, "a number, 0 or more"),
     "settings": (lambda value: isinstance(value, dict), "an object"),
 }

@@ -25,10 +25,10 @@ from typing import Any, Protocol
 from ..config import PROTOCOL, Config
 from ..data.classes import ood_notes
 from ..errors import UserError
-from ..files import read_json
+from .content import check_content, contents_of
 from .methods import METHODS, checkpoint_method
-from .protocol import UnusableError, read_config, records_of
-from .record import Record, is_fraction
+from .protocol import UnusableError, records_of
+from .record import Record
 
 __all__ = ["START_FILE", "Run", "remarks"]
 
@@ -105,31 +105,19 @@ class Run:
         """The model to use, for ``load_model``: by default that of ``best``; ``Config.hand_over`` says which.
 
         Where its i.i.d. accuracy is below that of the network with the head that the run started from, the latter.
-
-        Raises:
-            UserError: the result is damaged.
         """
-        name = self.result.get("model", BEST_FILE)
-        if not isinstance(name, str):
-            raise UnusableError("damaged", f"result.json: 'model' must be the name of a file, not {name!r}")
-        return self.folder / Path(name).name
+        name: str = self.result.get("model", BEST_FILE)
+        return self.folder / name
 
     @property
     def model_scores(self) -> tuple[float, float] | None:
-        """I.i.d. and o.o.d. accuracy of ``model``, as fractions; None where the result does not say.
-
-        Raises:
-            UserError: the result is damaged.
-        """
+        """I.i.d. and o.o.d. accuracy of ``model``, as fractions; None where the result does not say."""
         if "model_scores" not in self.result:  # an older run's, or a linear fit's
             best = checkpoint_method(self.config.fit).name
             known = {each.method: (each.iid_accuracy, each.ood_accuracy) for each in self.records}
             return known.get(best) if self.model == self.best else None
         found = self.result["model_scores"]
-        iid, ood = (found.get(name) if isinstance(found, dict) else None for name in ("iid_accuracy", "ood_accuracy"))
-        if not (is_fraction(iid) and is_fraction(ood)):
-            raise UnusableError("damaged", f"result.json: 'model_scores' must have two fractions, not {found!r}")
-        return iid, ood
+        return found["iid_accuracy"], found["ood_accuracy"]
 
     @property
     def model_name(self) -> str:
@@ -196,29 +184,25 @@ class Run:
 
     @property
     def records(self) -> list[Record]:
-        """One record per method that this trajectory feeds; of WiSE-FT one for each α.
-
-        Raises:
-            UserError: the result is damaged.
-        """
-        try:
-            return records_of(self.config, self.result, self.protocol, self.config.settings)
-        except UserError as error:
-            raise UserError(f"cannot read the run in {self.folder}: {error}") from error
+        """One record per method that this trajectory feeds; of WiSE-FT one for each α."""
+        return records_of(self.config, self.result, self.protocol, self.config.settings)
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
         """Open a finished run.
 
         Raises:
-            UserError: ``folder`` has no finished run, its files are damaged, or its protocol cannot be read.
+            UserError: ``folder`` has no finished run, its files are damaged or were edited, or its protocol cannot be
+                read.
         """
         folder = Path(folder)
-        if not (folder / "result.json").is_file():
-            unfinished = " (one was begun there and is not finished)" if (folder / "config.json").is_file() else ""
+        contents = contents_of(folder)
+        if "result.json" not in contents:
+            unfinished = " (one was begun there and is not finished)" if "config.json" in contents else ""
             raise UserError(f"no finished run in {folder}{unfinished}")
         try:
-            config, protocol = read_config(read_json(folder / "config.json"), folder.resolve().name)
-        except UserError as error:
-            raise UserError(f"cannot open the run in {folder}: {error}") from error
-        return cls(folder, config, read_json(folder / "result.json"), protocol)
+            found = check_content(folder, contents)
+        except UnusableError as error:
+            advice = "" if error.kind in ("newer version", "older protocol") else "; remove it and train it again"
+            raise UnusableError(error.kind, f"cannot open the run in {folder}: {error}{advice}") from error
+        return cls(folder, found.config, found.result, found.protocol)

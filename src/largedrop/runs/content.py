@@ -1,0 +1,152 @@
+"""What is in a run's folder: config.json and result.json, read and checked, wherever a run is opened."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._version import __version__
+from ..config import PROTOCOL, Config
+from ..errors import UserError
+from ..files import is_leftover, parse_json, read_bytes
+from .protocol import UnusableError, read_config, records_of
+from .record import Record, is_count, is_fraction
+
+__all__ = ["FILES", "Content", "check_content", "contents_of"]
+
+FILES = ("config.json", "result.json")
+"""A folder with one of these files is a run's."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """The checked content of a finished run's folder.
+
+    Attributes:
+        config: content of config.json.
+        result: content of result.json.
+        protocol: protocol of the training.
+        records: one record for each method, and for each of its shares α.
+    """
+
+    config: Config
+    result: dict[str, Any]
+    protocol: int
+    records: tuple[Record, ...]
+
+
+def contents_of(folder: Path, names: frozenset[str] | None = None) -> dict[str, bytes | OSError]:
+    """The bytes of each of ``FILES`` in a folder, or the error of reading it; without those that are not there.
+
+    Args:
+        names: names of what is in the folder; looked up where None.
+    """
+    contents: dict[str, bytes | OSError] = {}
+    for name in FILES:
+        if names is None or name in names:
+            try:
+                contents[name] = read_bytes(folder / name)
+            except FileNotFoundError as error:
+                if (folder / name).is_symlink():
+                    contents[name] = error
+            except OSError as error:
+                contents[name] = error
+    return contents
+
+
+def check_content(
+    folder: Path,
+    contents: Mapping[str, bytes | OSError],
+    settings_of: Callable[[Config], dict[str, Any]] = lambda config: config.settings,
+) -> Content:
+    """The content of a finished run.
+
+    Args:
+        contents: contents of the files, from ``contents_of``.
+        settings_of: function from the config to the settings in the records.
+
+    Raises:
+        UnusableError: the run is unusable.
+    """
+    parsed = {file: _parsed(file, content) for file, content in contents.items()}
+    if "config.json" not in parsed:
+        if "result.json" in parsed:
+            raise UnusableError("damaged", "there is a result.json but no config.json")
+        raise UnusableError("half-written", "its config.json was never finished")
+    if "result.json" not in parsed:
+        if any(is_leftover(entry) for entry in folder.glob(".result.json.*")):
+            raise UnusableError("half-written", "it ended while result.json was being written; run it again")
+        _, protocol = read_config(parsed["config.json"], folder.resolve().name)
+        if protocol != PROTOCOL:
+            raise UnusableError(
+                "unfinished", f"there is no result.json, and runs of protocol {protocol} are not resumed"
+            )
+        raise UnusableError("unfinished", "there is no result.json yet; run it again to resume it")
+    result = parsed["result.json"]
+    theirs = result.get("largedrop")
+    if isinstance(theirs, str) and _numbers(theirs) > _numbers(__version__):
+        raise UnusableError("newer version", f"written by largedrop {theirs}, and this is {__version__}; update it")
+    config, protocol = read_config(parsed["config.json"], folder.resolve().name)
+    _check_result(config, result)
+    # The settings include fields that are newer than the run.
+    return Content(config, result, protocol, tuple(records_of(config, result, protocol, settings_of(config))))
+
+
+def _parsed(file: str, content: bytes | OSError) -> dict[str, Any]:
+    if isinstance(content, OSError):
+        raise UnusableError("damaged", f"{file} cannot be read: {content.strerror or content}")
+    try:
+        return parse_json(content, file)
+    except UserError as error:
+        if error.__cause__ is not None and not content.rstrip().endswith(b"}"):  # not JSON
+            raise UnusableError("half-written", f"{file} ends in the middle, after {len(content)} bytes") from error
+        raise UnusableError("damaged", str(error)) from error
+
+
+def _check_result(config: Config, result: dict[str, Any]) -> None:
+    """Check that a result is of this config and its values are possible, and that it was not edited: its fine-tuning
+    has the accuracies of its log at the best step.
+    """
+    model, found = result.get("model", ""), result.get("model_scores", {"iid_accuracy": 0, "ood_accuracy": 0})
+    if not isinstance(model, str) or Path(model).name != model:
+        raise UnusableError("damaged", f"result.json: 'model' must be the name of a file, not {model!r}")
+    if not (isinstance(found, dict) and all(is_fraction(found.get(name)) for name in SCORES)):
+        raise UnusableError("damaged", f"result.json: 'model_scores' must have two fractions, not {found!r}")
+    methods, log = result.get("methods"), result.get("log", [])
+    if not isinstance(log, list) or not all(map(_is_line, log)):
+        raise UnusableError("damaged", "result.json: each line of its log must have a step, and fractions as accuracies")
+    tuned = methods.get("fine-tuning") if isinstance(methods, dict) else None
+    if not isinstance(tuned, dict) or "log" not in result:
+        return
+    line = next((each for each in log if each["step"] == result.get("best_step")), None)
+    if line is None:
+        raise UnusableError(
+            "damaged", f"result.json has no line in its log for its best step ({result.get('best_step')})"
+        )
+    for name in SCORES:
+        if tuned.get(name) != line.get(name):
+            told = f"{tuned.get(name)}, and its log at step {line['step']} {line.get(name)}"
+            raise UnusableError("edited by hand", f"its fine-tuning has {name} {told}")
+    if tuned.get("steps") != config.steps:
+        told = f"{tuned.get('steps')} steps, and its config of {config.steps}"
+        raise UnusableError("edited by hand", f"its result is of {told}")
+
+
+SCORES = ("iid_accuracy", "ood_accuracy")
+
+
+def _is_line(line: Any) -> bool:
+    """Whether a value can be a line of a log: a step, and accuracies that are fractions."""
+    if not isinstance(line, dict) or not is_count(line.get("step")):
+        return False
+    by_domain = line.get("iid_by_domain", {})
+    accuracies = [value for name, value in line.items() if name.endswith(("_accuracy", "_accuracy_pooled"))]
+    return isinstance(by_domain, dict) and all(map(is_fraction, [*accuracies, *by_domain.values()]))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version, for comparison: ``0.10.2rc1`` → (0, 10, 2); a name has none."""
+    return tuple(int(part) for part in re.findall(r"\d+", re.match(r"[\d.]*", version)[0]))  # type: ignore[index]
