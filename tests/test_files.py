@@ -133,6 +133,9 @@ def test_json_is_read_back_and_what_is_wrong_with_it_is_said(tmp_path: Path) -> 
         (b"\xff\xfe{", "is not JSON: "),
         (b"[1]", "is not a JSON object"),
         (b"[" * 100_000, "is not JSON: it is nested too deeply"),
+        (b'{"a": -Infinity}', "is not JSON: -Infinity is no finite number"),
+        (b'{"a": 1e400}', "is not JSON: 1e400 is no finite number"),
+        (b'{"a": 36893488147419103232}', "is not JSON: 36893488147419103232… is a number of more than 64 bits"),
     ):
         write_bytes(path, content)
         for name, told in (("", path), ("a name", "a name")):

@@ -15,9 +15,9 @@ from tests.helpers import PACS, config, refusal, result, store
 from largedrop import __version__
 from largedrop.config import PROTOCOL, digest_of
 from largedrop.errors import UserError
+from largedrop.runs.content import _numbers
 from largedrop.runs.methods import METHODS
 from largedrop.runs.read import read_runs
-from largedrop.runs.content import _numbers
 
 
 def unusable(folder: Path) -> dict[str, str]:
@@ -126,7 +126,7 @@ def test_what_is_left_out_is_named_with_its_reason(tmp_path: Path) -> None:
         "begun": "half-written: its config.json was never finished",
         "later": f"newer version: written by largedrop 90.10.0, and this is {__version__}; update it",
         "methodless": "damaged: result.json has no 'methods'",
-        "impossible": "damaged: result.json: each line of its log must have a step, and fractions as accuracies",
+        "impossible": "damaged: result.json: each line of its log must have a step and fractions as accuracies",
         "lineless": "damaged: result.json has no line in its log for its best step (600)",
         "percent": "damaged: result.json, ensemble: 'iid_accuracy' must be a fraction from 0 to 1 (not %), not 97.5; "
         "'ood_accuracy' is missing; result.json, ensembel: 'method' must be the name of a method, not \"ensembel\"; "

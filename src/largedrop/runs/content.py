@@ -117,7 +117,7 @@ def _check_result(config: Config, result: dict[str, Any]) -> None:
         raise UnusableError("damaged", f"result.json: 'model_scores' must have two fractions, not {found!r}")
     methods, log = result.get("methods"), result.get("log", [])
     if not isinstance(log, list) or not all(map(_is_line, log)):
-        raise UnusableError("damaged", "result.json: each line of its log must have a step, and fractions as accuracies")
+        raise UnusableError("damaged", "result.json: each line of its log must have a step and fractions as accuracies")
     tuned = methods.get("fine-tuning") if isinstance(methods, dict) else None
     if not isinstance(tuned, dict) or "log" not in result:
         return

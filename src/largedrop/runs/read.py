@@ -200,7 +200,7 @@ def _run_folders(
 
 
 def _why_not_followed(entry: os.DirEntry[str], root: Path) -> str:
-    """Why a link below ``root`` is not followed; empty where the entry is none, or leads to a file or a folder there."""
+    """Why a link below ``root`` is not followed; empty where it leads to a file or a folder there, or is no link."""
     if not entry.is_symlink():
         return ""
     try:
