@@ -22,8 +22,8 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "to
 TEXTS = [path for folder in FOLDERS for end in ("py", "toml") for path in sorted(folder.rglob(f"*.{end}"))]
 WIDTH = 140
 
-NOT_OURS = {"domain/class/image", "report.html"}
-"""What looks like a file of the repository: a user's, and one that a run leaves."""
+NOT_OURS = {"domain/class/image", "report.html", "train.toml", "compare.toml", "new-camera/train.toml"}
+"""What looks like a file of the repository: a user's, and those that a run leaves."""
 
 FILE = re.compile(r"(?:[\w-]+/)*[\w-]+\.(?:py|md|toml|html)|(?:[\w-]+/)+")
 PATH = re.compile(r"(?<![\w/.])(?:docs|tests|benchmarks|studies|tools)/[\w/.-]*\w")

@@ -43,7 +43,8 @@ def finetune(
             protocol), changed by ``settings``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         progress: called with the work since the last call, in evaluated images.
-        settings: fields of ``Config``: ``model``, ``dropout``, ``steps``, ``lr``, ``size``, ``seed``, …
+        settings: fields of ``Config``: ``model``, ``dropout``, ``steps``, ``lr``, ``size``, ``seed``, …; ``epochs``
+            instead of ``steps``, as in ``training.resolve.schedule_of``.
 
     Returns:
         The finished run; ``run.model`` is the checkpoint to use, for ``load_model``.

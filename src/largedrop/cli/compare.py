@@ -40,5 +40,7 @@ def compare(
         test_domains=None if test_domains is None else tuple(listed("--test-domains", test_domains)),
         dropouts=tuple(rates("--dropout", dropout, auto=True)),
         seeds=tuple(range(seeds)),
+        command="compare",
+        options={"test-domains": test_domains, "seeds": seeds},
         **settings,
     )

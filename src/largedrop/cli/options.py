@@ -12,6 +12,7 @@ import typer
 from ..config import ABOUT, DEFAULT_RECIPE, RECIPES, TYPES, defaults_of, problems_of
 from ..data import SOURCES
 from ..errors import UserError
+from .settings_file import SettingsFile
 
 __all__ = ["columns", "listed", "option", "rates", "run_options"]
 
@@ -149,9 +150,20 @@ Column = Annotated[
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
 
+Epochs = Annotated[
+    float | None,
+    typer.Option(
+        help="Steps as passes over the training images, on average over the training domains, instead of --steps; "
+        "evaluated as often as the recipe does unless --eval-every says.",
+        show_default=False,
+    ),
+]
+
 SHARED: dict[str, tuple[Any, Any]] = {
+    "config": (SettingsFile, None),
     "recipe": (Recipe, DEFAULT_RECIPE),
     **{name: (Annotated[TYPES[name][0] | None, option(name)], None) for name, about in ABOUT.items() if about.option},
+    "epochs": (Epochs, None),
     "budget": (Budget, None),
     "precision": (Precision, "auto"),
     "device": (Device, "auto"),

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from ..config import Config, defaults_of
+from ..config import ABOUT, Config, defaults_of
 from ..errors import UserError
 from ..files import fitting
 from .options import AUTO
+from .settings_file import write_settings
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,8 @@ def run_and_publish(
     *,
     title: str,
     device: str,
+    command: str = "",
+    options: Mapping[str, Any] | None = None,
     skip_bad_images: bool,
     dry_run: bool,
     recipe: str,
@@ -42,7 +45,12 @@ def run_and_publish(
     budget: str | None = None,
     **planning: Any,
 ) -> None:
-    """Open the data, plan, train, and publish."""
+    """Open the data, plan, train, and publish.
+
+    Args:
+        command: name of the command whose settings file is written, if ``options`` are given.
+        options: those of its options that are neither of the data nor fields of the config.
+    """
     # torch and timm take seconds to import, which --help and --version should not.
     from ..experiments.compare import compare as run_comparison
     from ..experiments.compare import plan
@@ -61,6 +69,7 @@ def run_and_publish(
     folder = output
     if each is not None:
         folder = _fit_budget(console, data, torch_device, recipe, output, each, planning)
+    asked = planning["dropouts"]
     planning["dropouts"], chosen = _advised(console, data, torch_device, recipe, planning)
     planned = plan(data, torch_device, recipe=recipe, **planning)
     first = planned.configs[0]
@@ -78,12 +87,22 @@ def run_and_publish(
     if dry_run:
         say(console, *(f"  {folder / 'runs' / config.run_name}" for config in planned.configs))
         return
+    given = {"data": _absolute(source), "column": column, "classes": classes, "skip-bad-images": skip_bad_images}
+    rates = asked if len(set(chosen.values())) > 1 else tuple(dict.fromkeys(each.dropout for each in planned.configs))
+    repeated = {**given, **(options or {}), "dropout": rates, "recipe": recipe, **_settings(planned.configs)}
+
+    def keep() -> None:
+        if options is not None:
+            write_settings(folder / f"{command}.toml", command, repeated)
+
     total = sum(planned.costs) + VIEWS * len(data)
     with ProgressBar(console, total, "fine-tuning", count, _named) as bar, bar.interruptible():
-        result = run_comparison(data, planned, folder, device=torch_device, jobs=jobs, budget=each, reporter=bar)
+        result = run_comparison(
+            data, planned, folder, device=torch_device, jobs=jobs, budget=each, claimed=keep, reporter=bar
+        )
     seconds = time.monotonic() - began
     files = publish(
-        console, data, planned, result, folder, title=title, command=_command(), seconds=seconds, device=torch_device
+        console, data, planned, result, folder, title=title, command=_line(), seconds=seconds, device=torch_device
     )
     if len(set(chosen.values())) > 1:
         from ..report.advice import auto_lines
@@ -107,7 +126,7 @@ def _budget(text: str, jobs: int, planning: Mapping[str, Any]) -> float:
     from ..experiments.budget import seconds_of
 
     seconds = seconds_of(text)
-    for name in ("steps", "eval_every"):
+    for name in ("steps", "epochs", "eval_every"):
         if name in planning:
             raise UserError(f"--budget chooses --{name.replace('_', '-')}: leave one of them out")
     if planning.get("fit", "all") != "all":
@@ -216,5 +235,18 @@ def _advised(
     return found, chosen
 
 
-def _command() -> str:
+def _absolute(source: str) -> str:
+    """A source with its path made absolute, if it is one."""
+    path = Path(source).expanduser()
+    return str(path.absolute()) if path.exists() else source
+
+
+def _settings(configs: Sequence[Config]) -> dict[str, Any]:
+    """The fields that are options, as they have been resolved, and the precision; at rate 0 a config has no masks."""
+    first = max(configs, key=lambda config: config.masks)
+    found = {name: getattr(first, name) for name, about in ABOUT.items() if about.option}
+    return {**found, "weights": _absolute(first.weights), "precision": first.precision}
+
+
+def _line() -> str:
     return shlex.join(["largedrop", *sys.argv[1:]])

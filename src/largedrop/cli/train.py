@@ -43,6 +43,8 @@ def train(
         left_out=left_out,
         dropouts=(rate,),
         seeds=tuple(range(seeds)),
+        command="train",
+        options={"test-domain": test_domain, "left-out": left_out or None, "seeds": seeds},
         checkpoints=True,
         **settings,
     )

@@ -4,7 +4,7 @@ feed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..runs.folder import claim
 from ..runs.record import Record
 from ..runs.run import Run, remarks
 from ..training.loop import cost
-from ..training.resolve import resolve
+from ..training.resolve import resolve, schedule_of
 from .runner import splits_of, train_all
 
 __all__ = ["FILE", "Comparison", "Plan", "compare", "plan"]
@@ -83,11 +83,13 @@ def plan(
     dropouts: Iterable[float] | Mapping[str, Iterable[float]] = (0.0, 0.5, 0.9),
     seeds: Iterable[int] = (0,),
     recipe: str = DEFAULT_RECIPE,
+    epochs: float | None = None,
     **settings: Any,
 ) -> Plan:
     """The runs for every test domain (by default each domain in turn), seed and dropout rate.
 
-    ``dropouts`` are rates for all test domains, or a mapping from each test domain to its rates.
+    ``dropouts`` are rates for all test domains, or a mapping from each test domain to its rates; ``epochs`` are those
+    of ``resolve``, and the steps their mean over the test domains, so that all runs have the same.
 
     Raises:
         UserError: a setting is invalid.
@@ -108,7 +110,11 @@ def plan(
         data.domain_index(domain)
     # Of the largest rate, since at rate 0 a config forgets its masks.
     largest = max(rate for found in rates.values() for rate in found)
-    first = resolve(data, device, recipe=recipe, **settings, dropout=largest, test_domain=domains[0])
+    settings |= {"recipe": recipe, "dropout": largest}
+    first = resolve(data, device, **settings, test_domain=domains[0])
+    if epochs is not None:
+        schedule = schedule_of(epochs, data, [replace(first, test_domain=domain) for domain in domains], settings)
+        first = resolve(data, device, **{**settings, **schedule}, test_domain=domains[0])
     configs = [
         replace(first, dropout=rate, test_domain=domain, seed=seed)
         for seed in seeds
@@ -127,6 +133,7 @@ def compare(
     device: torch.device,
     jobs: int = 1,
     budget: float | None = None,
+    claimed: Callable[[], None] | None = None,
     reporter: Reporter = SILENT,
 ) -> Comparison:
     """Train the runs of a plan, each in its own folder under ``folder``/runs; finished runs are read.
@@ -136,6 +143,7 @@ def compare(
     Args:
         jobs: number of runs side by side, each in its own process; 1 trains in this process.
         budget: the time for each run that chose the steps and the size, in seconds, for ``budget.chosen_before``.
+        claimed: called once the folder belongs to the comparison, before the first run.
         reporter: receives the work, each run before it is trained, and collapsed runs; see ``train``.
 
     Raises:
@@ -147,6 +155,8 @@ def compare(
     # More seeds, domains and rates may join; masks, which rate 0 has none of, as well.
     shared = {name: value for name, value in planned.configs[0].to_json().items() if name not in (*VARIED, "masks")}
     claim(folder, FILE, "comparison", shared, {} if budget is None else {"budget": budget})
+    if claimed is not None:
+        claimed()
     tasks = [(config, folder / "runs" / config.run_name) for config in planned.configs]
     ended: dict[Config, Run | CollapseError] = {}
     with closing(train_all(tasks, data, device, jobs, reporter)) as together:

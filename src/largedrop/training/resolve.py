@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ..config import Config, make_config
+from ..config import Config, defaults_of, make_config
 from ..data.dataset import Dataset
 from ..errors import UserError
 from ..models.pretrained import find_weights
 from .device import choose_precision
 from .objectives import OBJECTIVES, make_objective
 
-__all__ = ["resolve"]
+__all__ = ["resolve", "schedule_of"]
 
 
 def resolve(
@@ -23,6 +25,7 @@ def resolve(
     *,
     recipe: str,
     digests: dict[tuple[str, str], str] | None = None,
+    epochs: float | None = None,
     **settings: Any,
 ) -> Config:
     """A complete config: the dataset's digest, the weights' digest and the precision filled in.
@@ -30,6 +33,7 @@ def resolve(
     Args:
         recipe: name of the recipe for the fields that are not in ``settings``.
         digests: digests of initial weights by (model, weights), which take time to compute; new ones are added.
+        epochs: passes over the training images instead of ``steps``; see ``schedule_of``.
         settings: fields of ``Config``; ``precision`` may be ``auto``.
 
     Raises:
@@ -40,6 +44,9 @@ def resolve(
     config = make_config(recipe, data=data.name, fingerprint=data.fingerprint, precision=precision, **settings)
     for name in filter(None, (config.test_domain, config.left_out)):
         data.domain_index(name)
+    if epochs is not None:
+        schedule = schedule_of(epochs, data, [config], {**settings, "recipe": recipe})
+        return resolve(data, device, recipe=recipe, digests=digests, **{**settings, **schedule})
     config = _with_penalty(config)
     objective = make_objective(config.objective, config.penalty, config.penalty_after)
     if config.objective != "erm":
@@ -54,6 +61,40 @@ def resolve(
         if pair not in digests:
             digests[pair] = find_weights(*pair).digest
     return replace(config, weights_digest="+".join(digests[pair] for pair in named))
+
+
+def schedule_of(epochs: float, data: Dataset, configs: Sequence[Config], settings: Mapping[str, Any]) -> dict[str, int]:
+    """The steps in which the training images are seen ``epochs`` times, and how often a run is evaluated.
+
+    A batch has the same number of images of each training domain, so an image of a small domain is seen more often than
+    one of a large domain: a pass is as many images as there are. Where configs differ in their test domain, the steps
+    are the mean over them.
+
+    Args:
+        epochs: passes over the training images, above 0.
+        configs: complete but for the schedule.
+        settings: what was given of ``recipe`` and the fields of the config. ``eval_every`` stays; where it is not
+            given, a run is evaluated as many times as in the recipe.
+
+    Returns:
+        ``steps`` and ``eval_every``.
+
+    Raises:
+        UserError: ``epochs`` is not above 0 or too many, or steps are given as well.
+    """
+    if "steps" in settings:
+        raise UserError("epochs say how many steps there are: leave one of them out")
+    if not (isinstance(epochs, (int, float)) and 0 < epochs < math.inf):
+        raise UserError(f"epochs must be above 0, not {epochs!r}")
+    splits = [config.split_of(data) for config in configs]
+    seen = [config.batch * len(split.train) for config, split in zip(configs, splits, strict=True)]
+    images = [sum(map(len, split.train)) for split in splits]
+    steps = math.ceil(sum(epochs * all_ / step for all_, step in zip(images, seen, strict=True)) / len(configs))
+    usual = defaults_of(**settings)
+    return {
+        "steps": steps,
+        "eval_every": settings.get("eval_every", math.ceil(steps * usual["eval_every"] / usual["steps"])),
+    }
 
 
 def _with_penalty(config: Config) -> Config:
