@@ -19,6 +19,8 @@ from torchvision.transforms.v2 import functional as V
 
 from largedrop.cli import main
 from largedrop.config import PROTOCOL, Config, make_config
+from largedrop.data import folder
+from largedrop.data.listing import Listing, make_listing
 from largedrop.errors import UserError
 from largedrop.report.published import DATASETS
 from largedrop.reporter import Reporter
@@ -141,6 +143,11 @@ def one_line(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     said = complaint(capsys, *arguments)
     assert "\n" not in said
     return said
+
+
+def list_images(path: str | Path, classes: str = "union") -> Listing:
+    """The images of a folder, as they are opened."""
+    return make_listing(folder.list_images(path), classes)
 
 
 class Networks:

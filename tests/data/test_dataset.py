@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -178,4 +180,37 @@ def test_splits_that_leave_nothing_to_learn_or_to_score() -> None:
     assert refusal(dataset([[5, 5], [1, 1], [5, 5]]).split, "a", 0, left_out="c") == (
         "without 'a' and 'c', toy has a single image of each class in each domain: none can be held out for the i.i.d. "
         "score"
+    )
+
+
+def test_a_split_that_was_given() -> None:
+    parts = np.array([0, 0, 1, 2, 0, 0, 1, 1, *[0] * 10, 0, 2, 2, 1, 0, 0], dtype=np.int64)
+    data = replace(dataset([[4, 4], [5, 5], [3, 3]]), parts=parts)
+    split = data.split("c", 0)
+    assert split.train[0].tolist() == [0, 1, 4, 5]
+    assert split.iid[:3].tolist() == [2, 6, 7]
+    assert len(split.train[1]) == 8  # of a domain without validation images a fifth is held out, by seed
+    assert split.iid[3:].tolist() != data.split("c", 1).iid[3:].tolist()
+    assert split.ood.tolist() == [19, 20]  # only what is for the test
+    assert data.split("b", 0).ood.tolist() == list(range(8, 18))
+    lines = data.split_table(split, 0, 0.2).splitlines()
+    assert lines[:5] == [
+        "key,split,used",
+        "0/0/0,train,train",
+        "0/0/1,train,train",
+        "0/0/2,validation,iid",
+        "0/0/3,test,",
+    ]
+    assert [line.rpartition("/")[2] for line in lines[-6:]] == [
+        "0,train,", "1,test,ood", "2,test,ood", "0,validation,", "1,train,", "2,train,"
+    ]  # fmt: skip
+    gone = replace(data, parts=np.where(data.domain_ids == 0, 2, parts))
+    assert refusal(gone.split, "c", 0) == "the split that was given has no image of 'a' to train on"
+
+
+def test_one_group_of_each_class_cannot_be_held_out() -> None:
+    data = dataset([[3, 3], [3, 3]])
+    data = replace(data, groups=data.domain_ids * 2 + data.labels)
+    assert refusal(data.split, "a", 0) == (
+        "without 'a', toy has a single group of each class in each domain: none can be held out for the i.i.d. score"
     )

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.helpers import refusal
+from tests.helpers import list_images, refusal
 
 from largedrop.data.dataset import Dataset
-from largedrop.data.folder import images_below, list_images
+from largedrop.data.folder import images_below
 from largedrop.data.listing import open_listing
 from largedrop.data.passed_over import PassedOver
 
@@ -189,8 +189,8 @@ def test_no_such_folder(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     assert error("emojis") == f"there is no folder emojis; did you mean 'emoji'? {emoji}"
     monkeypatch.chdir(root)
-    assert list_images(".").root.name == "data"
-    assert list_images("../data/photo/..").root.name == "data"
+    assert list_images(".").name == "data"
+    assert list_images("../data/photo/..").name == "data"
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_symbolic_links(root: Path, tmp_path: Path) -> None:
     assert keys == ["art/dog/a.png", "art/dog/b.png", "art/dog/x/1.png"]
     root.rename(tmp_path / "elsewhere")
     (tmp_path / "linked").symlink_to(tmp_path / "elsewhere")
-    assert list_images(tmp_path / "linked").root.name == "linked"
+    assert list_images(tmp_path / "linked").name == "linked"
 
 
 def test_pacs() -> None:

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.helpers import refusal
-
-from largedrop.data.folder import list_images
+from tests.helpers import list_images, refusal
 
 TABLE = "or list the images in a table with the columns path, label and domain"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.helpers import make_toy, refusal
+from tests.helpers import list_images, make_toy, refusal
 
 from largedrop.data import formats
-from largedrop.data.folder import images_below, list_images
+from largedrop.data.folder import images_below
 from largedrop.data.passed_over import PassedOver, is_output, is_system_file
 
 

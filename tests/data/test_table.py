@@ -6,7 +6,7 @@ import builtins
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from PIL import Image
 from tests.helpers import refusal
 
 import largedrop as ld
-from largedrop.data.table import list_table
+from largedrop.data import table as tables
+from largedrop.data.listing import Listing, make_listing
 
 ROWS = [
     ("a/1.png", "cat", "day"),
@@ -25,6 +26,10 @@ ROWS = [
     ("b,5.png", "dog", "night"),
 ]
 KEYS = ("day/cat/a/1.png", "day/cat/a/2.png", "day/dog/a/3.png", "night/cat/b 4.png", "night/dog/b,5.png")
+
+
+def list_table(path: Path, columns: Mapping[str, str] | None = None) -> Listing:
+    return make_listing(tables.list_table(path, columns))
 
 
 @pytest.fixture
@@ -94,11 +99,12 @@ def test_columns_of_other_names_and_values_that_are_numbers(root: Path) -> None:
     table = write(root / "metadata.jsonl", "\n".join(map(json.dumps, lines)))
     listing = list_table(table, {"path": "file_name", "label": "species", "domain": "site"})
     assert (listing.name, listing.classes, listing.keys[2]) == ("shots", ("0", "1"), "day/1/a/3.png")
-    assert refusal(list_table, table, {"label": "species", "domain": "site"}) == (
-        f"{table} has no column 'path', only file_name, species, site; --column path=NAME says which it is"
+    assert list_table(table, {"label": "species", "domain": "site"}).keys == listing.keys
+    assert refusal(list_table, table, {"label": "species", "path": "file"}) == (
+        f"{table} has no column 'file', only file_name, species, site; --column path=NAME says which it is"
     )
     assert refusal(list_table, table, {"class": "species"}) == (
-        "a table has no 'class' to name a column for; there are: path, label, domain"
+        "a table has no 'class' to name a column for; there are: path, label, domain, group, split"
     )
     assert refusal(list_table, table, {"path": " "}) == "the column of the path is named by nothing"
 
@@ -182,11 +188,11 @@ TABLES: dict[str, tuple[str | bytes, str]] = {
     "header alone": ("path,label,domain\n", "lists no images"),
     "no header": (
         "a/1.png,cat,day\n",
-        "has no column 'path' and 'label' and 'domain', only a/1.png, cat, day; --column path=NAME says which it is",
+        "has no column 'path' and 'label', only a/1.png, cat, day; --column path=NAME says which it is",
     ),
-    "no domain": (
-        "path;label\na/1.png;cat\n",
-        "has no column 'domain', only path, label; --column domain=NAME says which it is",
+    "no label": (
+        "path;domain\na/1.png;day\n",
+        "has no column 'label', only path, domain; --column label=NAME says which it is",
     ),
     "label twice": ("path,label,domain,label\n", "has 2 columns 'label'"),
     "header's quote": ('"path,label,domain\n', "line 1: unexpected end of data; is a quote not closed?"),
@@ -269,3 +275,55 @@ def test_parquet_without_pyarrow(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     table = write(root / "t.parquet", b"PAR1")
     said = f"{table}: Parquet is read by pyarrow: pip install pyarrow (or largedrop[parquet])"
     assert refusal(list_table, table) == said
+
+
+def test_groups_and_a_split_are_columns(root: Path) -> None:
+    more = [("b1", "train"), ("", "val"), ("b2", "Test"), ("b1", "train"), ("b3", "iid")]
+    rows = [(*row, *each) for row, each in zip(ROWS, more, strict=True)]
+    header = "path,label,domain,group,split"
+    table = write(root / "t.csv", csv_of(rows, header))
+    listing = list_table(table)
+    assert listing.groups is not None
+    assert listing.parts is not None
+    assert (listing.groups.tolist(), listing.parts.tolist()) == ([0, 1, 2, 0, 3], [0, 1, 2, 0, 1])
+    without = list_table(table, {"group": "", "split": " "})
+    assert (without.groups, without.parts, without.notes) == (None, None, ())
+    other = write(root / "u.csv", csv_of(rows, "path,label,domain,burst,part"))
+    assert list_table(other).groups is None
+    named = list_table(other, {"group": "burst", "split": "part"})
+    assert named.groups is not None
+    assert named.groups.tolist() == [0, 1, 2, 0, 3]
+    assert refusal(list_table, other, {"group": "bursts"}).startswith(f"{other} has no column 'bursts', only path, ")
+    (said,) = wrong(root, "v.csv", csv_of([(*ROWS[0], "", "fold 1"), *rows[1:]], header))
+    assert said.startswith("line 2 has the split 'fold 1', which is none of train, training, validation, ")
+    (said,) = wrong(root, "w.csv", csv_of([(*ROWS[0], "", ""), *rows[1:]], header))
+    assert said == "line 2 has no split"
+
+
+def test_a_table_without_domains_has_one(root: Path) -> None:
+    table = write(root / "t.csv", csv_of([row[:2] for row in ROWS], "file_name,label"))
+    listing = list_table(table)
+    assert (listing.domains, listing.keys[0]) == (("all",), "all/cat/a/1.png")
+    assert listing.notes == (
+        "domains: no column says, so all images are of one, 'all' (--column domain=NAME names one)",
+    )
+
+
+def test_a_data_frame(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(ROWS, columns=["path", "label", "domain"])
+    written = ld.open_dataset(write(root / "t.csv", csv_of()), cache=tmp_path / "cache")
+    data = ld.open_dataset(frame, folder=root, cache=tmp_path / "cache")
+    assert (data.keys, data.fingerprint, data.name) == (KEYS, written.fingerprint, "shots")
+    monkeypatch.chdir(root)
+    frame["path"] = [Path(name) for name in frame["path"]]
+    frame["label"] = pandas.Categorical(frame["label"])
+    frame["burst"] = [1, 1, None, 2, 2]
+    data = ld.open_dataset(frame, columns={"group": "burst"}, cache=tmp_path / "cache")
+    assert (data.keys, data.groups.tolist()) == (KEYS, [0, 0, 1, 2, 2])
+    frame.loc[3, "label"] = None
+    assert refusal(ld.open_dataset, frame) == "the data frame: row 3 has no label"
+    assert refusal(ld.open_dataset, frame[["path", "domain"]]).startswith("the data frame has no column 'label', only")
+    assert refusal(ld.open_dataset, frame, folder=root / "none") == f"there is no folder {root}/none"
+    said = "a folder is named for a data frame; the paths of t.csv need none"
+    assert refusal(ld.open_dataset, "t.csv", folder=root) == said

@@ -49,6 +49,7 @@ FILES = [
     "outputs/000004.safetensors",
     "outputs/000006.safetensors",
     "result.json",
+    "split.csv",
 ]
 KINDS: dict[str, dict[str, Any]] = {
     "sgd": {},

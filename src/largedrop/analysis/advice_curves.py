@@ -140,8 +140,14 @@ def measure(
     chosen, seeds = check_rates(rates), tuple(seeds)
     numbers = [data.domain_index(domain) for domain in unseen]
     rows = np.flatnonzero(~np.isin(data.domain_ids, numbers))
-    known = replace(data, labels=data.labels[rows], domain_ids=data.domain_ids[rows], groups=data.groups[rows])
-    members = {domain: indices for domain in data.domains if len(indices := known.indices(domain))}
+    known = replace(
+        data,
+        labels=data.labels[rows],
+        domain_ids=data.domain_ids[rows],
+        groups=data.groups[rows],
+        parts=None if data.parts is None else data.parts[rows],
+    )
+    members = {domain: indices for domain in data.domains if len(indices := known.trainable(domain))}
     if not members:
         raise UserError(f"without {listing(unseen)}, {data.name} has no domain to learn from")
     domains = tuple(members)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from ..config import defaults_of
-from .options import Classes, Column, Data, Device, Precision, SkipBad, option
+from .options import Classes, Column, Data, Device, GroupPattern, Precision, SkipBad, SplitFile, option
 from .options import rates as listed_rates
 
 __all__ = ["advise"]
@@ -39,6 +39,8 @@ def advise(
     device: Device = "auto",
     column: Column = None,
     classes: Classes = "union",
+    group_pattern: GroupPattern = None,
+    split: SplitFile = None,
     skip_bad_images: SkipBad = False,
 ) -> None:
     """Which dropout rate to use and whether it will help: linear heads, each training domain held out in turn."""
@@ -52,7 +54,8 @@ def advise(
     console = Console(stderr=False)
     torch_device = choose_device(device)
     measured = [float(rate) for rate in listed_rates("--rates", rates)]
-    opened = open_images(console, data, [size], skip_bad_images, classes, column or ())
+    opening = {"classes": classes, "group_pattern": group_pattern, "split": split, "skip_bad_images": skip_bad_images}
+    opened = open_images(console, data, [size], column, **opening)
     with ProgressBar(console, 2 * len(opened), "advising") as bar:
         found = find_advice(
             opened,

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ..data import SOURCES
 from ..errors import UserError
-from .options import Classes, Column, Device, listed
+from .options import Classes, Column, Device, GroupPattern, SplitFile, listed
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
@@ -41,6 +41,8 @@ def inspect(
     draws: Annotated[int, typer.Option(help="Random subsets of the units for each share.", min=1)] = 10,
     column: Column = None,
     classes: Classes = "union",
+    group_pattern: GroupPattern = None,
+    split: SplitFile = None,
     device: Device = "auto",
 ) -> None:
     """How rich a representation is and how linear the fine-tuning was: plain fine-tuning against dropout."""
@@ -59,7 +61,9 @@ def inspect(
     chosen = listed("--measures", measures)
     found, unusable = find_runs(runs)
     say(console, *(f"unusable: {line}" for line in unusable))
-    opened = _open(found, data, {"classes": classes, "column": column or ()}, console)
+    opened = _open(
+        found, data, {"classes": classes, "column": column, "group_pattern": group_pattern, "split": split}, console
+    )
     with ProgressBar(console, inspection_cost(found, opened, chosen, images), "inspecting") as bar:
         cache = FeatureCache(open_views(opened, torch_device, bar), bar)
         inspections = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -141,9 +142,31 @@ Column = Annotated[
     list[str] | None,
     typer.Option(
         "--column",
-        help="A table's column for its path, label or domain where it has another name, such as label=species (again "
-        "for each).",
+        help="A table's column for its path, label, domain, group or split where it has another name, such as "
+        "label=species (again for each); group= has none read.",
         metavar="WHAT=NAME",
+        show_default=False,
+    ),
+]
+
+GroupPattern = Annotated[
+    str | None,
+    typer.Option(
+        help="Regular expression whose parentheses find, in the names of the files, what belongs together (a burst, a "
+        "video, a patient), such as '^(seq[0-9]+)_'; with a / in it, in the path below the class. No group is trained "
+        "on and held out.",
+        metavar="REGEX",
+        show_default=False,
+    ),
+]
+
+SplitFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--split",
+        help="Split as a table says, with the columns key and split (train, validation or test), such as a run's "
+        "split.csv, instead of by seed.",
+        metavar="FILE",
         show_default=False,
     ),
 ]
@@ -170,6 +193,8 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "jobs": (Jobs, 1),
     "column": (Column, None),
     "classes": (Classes, "union"),
+    "group_pattern": (GroupPattern, None),
+    "split": (SplitFile, None),
     "skip_bad_images": (SkipBad, False),
     "dry_run": (DryRun, False),
 }

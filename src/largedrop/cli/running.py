@@ -39,7 +39,9 @@ def run_and_publish(
     dry_run: bool,
     recipe: str,
     classes: str = "union",
-    column: Sequence[str] = (),
+    column: Sequence[str] | None = None,
+    group_pattern: str | None = None,
+    split: Path | None = None,
     checkpoints: bool = False,
     jobs: int = 1,
     budget: str | None = None,
@@ -65,7 +67,8 @@ def run_and_publish(
     console = Console(stderr=False)
     torch_device = choose_device(device, jobs)
     size = planning.get("size") or defaults_of(recipe)["size"]
-    data = open_images(console, source, [size], skip_bad_images, classes, column)
+    opening = {"classes": classes, "group_pattern": group_pattern, "split": split, "skip_bad_images": skip_bad_images}
+    data = open_images(console, source, [size], column, **opening)
     folder = output
     if each is not None:
         folder = _fit_budget(console, data, torch_device, recipe, output, each, planning)

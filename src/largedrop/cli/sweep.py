@@ -13,7 +13,7 @@ from ..config import RIVALS, Config
 from ..data import SOURCES
 from ..errors import UserError, one_of
 from ..report.text import Table, render
-from .options import Classes, Column, Device, DryRun, Jobs, Precision, SkipBad
+from .options import Classes, Column, Device, DryRun, GroupPattern, Jobs, Precision, SkipBad, SplitFile
 
 if TYPE_CHECKING:
     from ..experiments.preset import Scale
@@ -56,6 +56,8 @@ def sweep(
     jobs: Jobs = 1,
     column: Column = None,
     classes: Classes = "union",
+    group_pattern: GroupPattern = None,
+    split: SplitFile = None,
     skip_bad_images: SkipBad = False,
     dry_run: DryRun = False,
     listing: Annotated[bool, typer.Option("--list", help="Show the presets that come with largedrop.")] = False,
@@ -85,7 +87,8 @@ def sweep(
     from .terminal import open_images, say, say_classes
 
     torch_device = choose_device(device, jobs)
-    opened = open_images(console, data, chosen.values("size"), skip_bad_images, classes, column or ())
+    opening = {"classes": classes, "group_pattern": group_pattern, "split": split, "skip_bad_images": skip_bad_images}
+    opened = open_images(console, data, chosen.values("size"), column, **opening)
     planned = plan_sweep(read, scale, opened, output, device=torch_device, precision=precision, weights=weights or ())
     say(console, read.title, _summary(planned))
     say_classes(console, opened, (entry.config for entry in planned.entries))

@@ -176,17 +176,20 @@ def open_images(
     console: Console,
     source: str,
     sizes: Iterable[int],
-    skip_bad_images: bool = False,
-    classes: str = "union",
-    column: Iterable[str] = (),
+    column: Iterable[str] | None = None,
+    **options: Any,
 ) -> Dataset:
-    """The dataset ``source``, for inputs of these sizes; prints its notes and the number of skipped images."""
+    """The dataset ``source``, for inputs of these sizes; prints its notes and the number of skipped images.
+
+    Args:
+        column: texts of ``--column``.
+        options: further ones, of ``open_dataset``.
+    """
     from ..data import open_dataset
 
-    options: dict[str, Any] = {"classes": classes, "columns": columns(column), "skip_bad_images": skip_bad_images}
     bound = max(320, *(size * 5 // 4 for size in sizes))
     with ProgressBar(console, 1, f"opening {source}") as bar:
-        data = open_dataset(source, bound=bound, progress=bar.set, **options)
+        data = open_dataset(source, bound=bound, columns=columns(column or ()), progress=bar.set, **options)
     if data.skipped:
         say(console, f"skipped {len(data.skipped)} images that cannot be decoded")
     say(console, *data.notes)

@@ -7,7 +7,7 @@ line in ``open_dataset`` and ``SOURCES``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from .dataset import Dataset, Split
@@ -24,26 +24,37 @@ SOURCES = "a folder domain/class/image, a table of images (CSV, JSON lines or Pa
 
 
 def open_dataset(
-    source: str | Path,
+    source: str | Path | Any,
     *,
     bound: int = 320,
     columns: Mapping[str, str] | None = None,
     classes: str = "union",
+    group_pattern: str | None = None,
+    split: str | Path | None = None,
+    folder: str | Path | None = None,
     skip_bad_images: bool = False,
     cache: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> Dataset:
-    """Open a dataset by name, from a folder ``domain/class/image`` or from a table of images.
+    """Open a dataset by name, from a folder ``domain/class/image``, from a table of images or from a pandas DataFrame.
 
     Args:
         source: ``"emoji"``, the dataset that comes with the package, or a folder (``"./emoji"`` is one), or a table: a
             file of comma-separated values with a header (``.csv``, ``.tsv``), of JSON lines (``.jsonl``, ``.ndjson``)
-            or Parquet (``.parquet``, which needs pyarrow), whose rows have a path, relative to the table, a label and a
-            domain.
+            or Parquet (``.parquet``, which needs pyarrow), whose rows have a path, relative to the table, a label and,
+            where there are several, a domain; or a DataFrame with such columns. A column ``group`` says what belongs
+            together (``group_pattern`` is for names of files that say it), a column ``split`` what is trained on.
         bound: largest length of an image's shorter side, in pixels; longer ones are shrunk to it. ``emoji`` is not.
-        columns: names of a table's columns for ``path``, ``label`` and ``domain``, where they are not these.
+        columns: names of a table's columns for ``path``, ``label``, ``domain``, ``group`` and ``split`` where they are
+            not these; an empty name for one of the last three has it not read.
         classes: where domains differ in their classes, ``union``: all of them, each domain scored on those it has; or
             ``common``: those that every domain has, and only their images. ``Dataset.notes`` says what differs.
+        group_pattern: regular expression whose parentheses find the name of an image's group in the name of its file,
+            or, where it has a ``/``, in its path below the class. A group (a burst, a video, a patient) is on one side
+            of every i.i.d. split.
+        split: table with the columns ``key`` (``Dataset.keys``) and ``split`` (``train``, ``validation`` or ``test``),
+            such as a run's ``split.csv``, by which to split instead of by seed; see ``Dataset.split``.
+        folder: where the relative paths of a DataFrame start; the current folder where None.
         skip_bad_images: skip images that cannot be decoded, instead of raising.
         cache: folder of the decoded images; where None, $LARGEDROP_CACHE, or else largedrop in ~/.cache.
         progress: called with (images done, images in total) while images are decoded, which happens once.
@@ -56,14 +67,23 @@ def open_dataset(
     from .classes import check_choice
     from .emoji import load_emoji
     from .folder import list_images
-    from .listing import open_listing
-    from .table import TABLES, list_table
+    from .listing import make_listing, open_listing
+    from .table import TABLES, list_frame, list_table
 
     check_choice(classes)
-    is_table = str(source).lower().endswith(TABLES) and not Path(source).expanduser().is_dir()
-    if columns and not is_table:
+    is_frame = not isinstance(source, (str, Path))
+    is_table = not is_frame and str(source).lower().endswith(TABLES) and not Path(source).expanduser().is_dir()
+    if columns and not is_table and not is_frame:
         raise UserError(f"columns are named for tables ({', '.join(TABLES)}), and {source} is none")
-    if source == "emoji":
+    if folder is not None and not is_frame:
+        raise UserError(f"a folder is named for a data frame; the paths of {source} need none")
+    if is_frame:
+        found = list_frame(source, folder, columns)
+    elif source == "emoji":
+        if group_pattern is not None or split is not None:
+            raise UserError("the groups of 'emoji' are known, and it is split by seed")
         return load_emoji()
-    listing = list_table(source, columns, classes) if is_table else list_images(source, classes)
+    else:
+        found = list_table(source, columns) if is_table else list_images(source)
+    listing = make_listing(found, classes, group_pattern, split)
     return open_listing(listing, bound=bound, skip_bad_images=skip_bad_images, cache=cache, progress=progress)

@@ -10,8 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError, one_of
+from .held_out import held_out as held_out_of
+from .parts import PARTS, split_text
 
 __all__ = ["Dataset", "Images", "Split"]
+
+TRAIN, VALIDATION, TEST = range(len(PARTS))
 
 IntArray = npt.NDArray[np.int64]
 """One-dimensional array of int64."""
@@ -60,12 +64,14 @@ class Dataset:
         labels: index into ``classes`` of each image, (n,).
         domain_ids: index into ``domains`` of each image, (n,).
         groups: number of the thing that each image shows, (n,); images with the same number stay on one side of the
-            i.i.d. split. In a folder every image has its own; in ``emoji`` it is the emoji, drawn in every style.
+            i.i.d. split. Without groups every image has its own; in ``emoji`` it is the emoji, drawn in every style.
         keys: machine-independent name of each image, ``domain/class/file``, (n,).
         images: the decoded images.
         fingerprint: hexadecimal digest of keys, labels, domains, groups and image contents.
         skipped: ``key: reason`` of each image that was skipped because it cannot be decoded.
-        notes: lines for people about classes that not every domain has.
+        notes: lines for people about what was understood, and about classes that not every domain has.
+        parts: index into ``PARTS`` of each image by a split that was given, -1 for an image in none, (n,); None where
+            seeds split.
     """
 
     name: str
@@ -79,6 +85,7 @@ class Dataset:
     fingerprint: str
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    parts: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -116,6 +123,10 @@ class Dataset:
         images are held out depends on ``seed`` alone, not on the test domain, so that standard errors over seeds
         contain this choice; by the README of the paper's public code, all seeds share one split.
 
+        Where a split is given (``parts``), a domain is trained on its ``train`` images, and its ``validation`` images
+        are held out; where it has none, some of its ``train`` images are, by seed. Its other images are in no part. Of
+        the test domain all images are tested on, or only those in ``test`` where it has such.
+
         Args:
             test_domain: name of the domain to test on; none of its images is in ``train`` or ``iid``.
             seed: seed of the choice of held-out images.
@@ -135,10 +146,12 @@ class Dataset:
         train_domains = tuple(domain for domain in self.domains if domain not in (test_domain, left_out))
         if not train_domains:
             raise UserError(f"without '{test_domain}' and '{left_out}', {self.name} has no domain to train on")
-        members = [self.indices(domain) for domain in train_domains]
+        members = [self.trainable(domain) for domain in train_domains]
+        if none := [domain for domain, indices in zip(train_domains, members, strict=True) if not len(indices)]:
+            raise UserError(f"the split that was given has no image of '{none[0]}' to train on")
         iid = np.sort(np.concatenate([indices[out[indices]] for indices in members]))
         train_ids = [self.domains.index(domain) for domain in train_domains]
-        ood = self.indices(test_domain)
+        ood = self.tested(test_domain)
         self._check_split(np.concatenate(members), iid, ood, test_domain, left_out)
         return Split(
             train_domains=train_domains,
@@ -148,6 +161,19 @@ class Dataset:
             iid_domains=np.searchsorted(train_ids, self.domain_ids[iid]),
             ood=ood,
         )
+
+    def split_table(self, split: Split, seed: int, held_out: float) -> str:
+        """A split, made with ``seed`` and ``held_out``, as a CSV table: key, part, and what it is used for.
+
+        The column ``split`` says what an image is where its domain is trained on, so that the table can be given for
+        any test domain; ``used`` says what it is in this split: ``train``, ``iid``, ``ood``, or nothing.
+        """
+        parts = np.zeros(len(self), dtype=np.int64) if self.parts is None else self.parts.copy()
+        parts[self._held_out(seed, held_out)] = VALIDATION
+        used = np.full(len(self), "", dtype="<U5")
+        for name, indices in (("train", np.concatenate(split.train)), ("iid", split.iid), ("ood", split.ood)):
+            used[indices] = name
+        return split_text(self.keys, [(*PARTS, "")[part] for part in parts], used.tolist())
 
     def _check_split(self, known: IntArray, iid: IntArray, ood: IntArray, test_domain: str, left_out: str) -> None:
         classes = np.unique(self.labels[known])
@@ -159,21 +185,28 @@ class Dataset:
             raise UserError(f"'{test_domain}' has no class of the domains to train on: none of it could be predicted")
         if not len(iid):
             raise UserError(
-                f"without {without}, {self.name} has a single image of each class in each domain: none can be held out "
-                "for the i.i.d. score"
+                f"without {without}, {self.name} has a single {'group' if self.grouped else 'image'} of each class in "
+                "each domain: none can be held out for the i.i.d. score"
             )
 
+    @property
+    def grouped(self) -> bool:
+        """Whether several images are one group."""
+        return len(np.unique(self.groups)) < len(self.groups)
+
+    def trainable(self, domain: str) -> IntArray:
+        """Indices of the images of a training domain that are trained on or held out, ascending."""
+        indices = self.indices(domain)
+        return indices if self.parts is None else indices[np.isin(self.parts[indices], (TRAIN, VALIDATION))]
+
+    def tested(self, domain: str) -> IntArray:
+        """Indices of the images of a test domain that are tested on, ascending."""
+        indices = self.indices(domain)
+        chosen = indices[:0] if self.parts is None else indices[self.parts[indices] == TEST]
+        return chosen if len(chosen) else indices
+
     def _held_out(self, seed: int, share: float) -> npt.NDArray[np.bool_]:
-        pairs = np.unique(np.stack([self.groups, self.domain_ids]), axis=1)
-        shared = len(np.unique(pairs[0])) < pairs.shape[1]
-        strata = self.labels if shared else self.domain_ids * len(self.classes) + self.labels
-        out = np.zeros(len(self), dtype=np.bool_)
-        for stratum in np.unique(strata):
-            groups = np.unique(self.groups[strata == stratum])
-            rng = np.random.Generator(np.random.Philox(key=[seed, int(stratum)]))
-            count = min(max(1, round(share * len(groups))), len(groups) - 1)
-            out |= np.isin(self.groups, rng.permutation(groups)[:count])
-        return out
+        return held_out_of(self.groups, self.domain_ids, self.labels, self.parts, len(self.classes), seed, share)
 
 
 def check_names(kind: str, names: Iterable[str]) -> None:

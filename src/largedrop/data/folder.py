@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError, nearest
 from .dataset import check_names
 from .formats import suffixes
 from .levels import level_notes, level_problem
-from .listing import Listing, make_listing
+from .listing import Listed, Source
 from .passed_over import PassedOver, is_output, is_system_file, is_system_folder
 
 __all__ = ["images_below", "list_images", "portable"]
 
 _LAYOUT = "expects domain/class/image"
 
-_Found = dict[tuple[str, str], list[tuple[str, Path]]]
+_Found = dict[tuple[str, str], list[Listed]]
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class _Entry:
     path: Path
 
 
-def list_images(path: str | Path, classes: str = "union") -> Listing:
+def list_images(path: str | Path) -> Source:
     """List the images of a folder ``domain/class/image`` without opening any.
 
     Images in folders inside a class folder belong to the class. Hidden files and folders are ignored. Files without an
     image's suffix, a system's own folders, what largedrop has written, and folders without images are passed over, with
-    a line for each kind in the notes. ``classes`` is that of ``make_listing``.
+    a line for each kind in the notes.
 
     Raises:
-        UserError: there is no such folder, or its layout is another; the message lists all errors.
+        UserError: there is no such folder. What is wrong with its layout is in ``problems``.
     """
     root = _existing(Path(path).expanduser())
     problems: list[str] = []
@@ -54,7 +54,7 @@ def list_images(path: str | Path, classes: str = "union") -> Listing:
             inside, before = PassedOver(), len(problems)
             images = list(_walk(folder.path, f"{domain.name}/{folder.name}", visited, problems, inside))
             passed.add(inside, others=bool(images))
-            found[domain.name, folder.name] = [(image.name, image.path) for image in images]
+            found[domain.name, folder.name] = [Listed(image.name, image.path) for image in images]
             if inside.unopened or len(problems) > before:
                 missed |= {domain.name, folder.name}
     _drop_empty(found, missed, passed)
@@ -67,8 +67,7 @@ def list_images(path: str | Path, classes: str = "union") -> Listing:
     if not problems and (problem := level_problem(has)):
         problems.append(problem)
         found = {}
-    listing = make_listing(root, found, problems, classes)
-    return replace(listing, notes=(*passed.notes(), *level_notes(has), *listing.notes))
+    return Source(root, found, root.name, tuple(problems), (*passed.notes(), *level_notes(has)))
 
 
 def images_below(folder: Path, passed: PassedOver) -> list[Path]:

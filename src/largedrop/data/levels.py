@@ -10,7 +10,7 @@ from .classes import named
 
 __all__ = ["level_notes", "level_problem"]
 
-Found = Mapping[tuple[str, str], Sequence[tuple[str, Any]]]
+Found = Mapping[tuple[str, str], Sequence[tuple[Any, ...]]]
 """Key of every image and more, by domain and class; of each, images directly in the class folder come first."""
 
 _TABLE = "or list the images in a table with the columns path, label and domain"
@@ -91,7 +91,7 @@ def _folders(images: Sequence[tuple[str, Any]]) -> set[str]:
     """Names of the folders in a class folder with all its images; empty where some lie directly in it."""
     if images[0][0].count("/") < 3:
         return set()
-    return {key.split("/", 3)[2] for key, _ in images}
+    return {key.split("/", 3)[2] for key, *_ in images}
 
 
 def _is_split(name: str) -> bool:

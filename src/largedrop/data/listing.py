@@ -1,11 +1,12 @@
-"""A list of image files with their classes and domains, and the dataset that is made from it."""
+"""What a source of images lists, and the dataset that is made from it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,11 +14,48 @@ from ..errors import UserError
 from .cache import ProgressCallback, digest_of, open_images
 from .classes import check_choice, named, opening_notes
 from .dataset import Dataset, IntArray, check_names
+from .groups import by_pattern, groups_note
+from .parts import PARTS, parts_note, read_split
 
-__all__ = ["Listing", "make_listing", "open_listing"]
+__all__ = ["ONE_DOMAIN", "Listed", "Listing", "Source", "make_listing", "open_listing"]
 
-Found = Mapping[tuple[str, str], Sequence[tuple[str, Path]]]
-"""Key and path of every image, by domain and class."""
+ONE_DOMAIN = "all"
+"""The domain of images whose source has none; not named after a folder, which may be renamed."""
+
+
+class Listed(NamedTuple):
+    """An image that a source lists.
+
+    Attributes:
+        key: machine-independent name, ``domain/class/path``.
+        path: path of its file.
+        group: name of what it belongs together with, empty for nothing; None where the source has no groups.
+        part: one of ``PARTS``; None where the source has no split.
+    """
+
+    key: str
+    path: Path
+    group: str | None = None
+    part: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a source of images lists: all that a new one has to give.
+
+    Attributes:
+        root: the folder of the images, or what lists them, as messages name it.
+        images: the images, in any order, by domain and class; a pair may be there without images.
+        name: name of the dataset.
+        problems: what is wrong with it, a line each.
+        notes: lines for people about what was understood.
+    """
+
+    root: Path | str
+    images: Mapping[tuple[str, str], Sequence[Listed]]
+    name: str
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -25,7 +63,7 @@ class Listing:
     """Image files with their classes and domains, not opened yet.
 
     Attributes:
-        root: the folder of the images, or the file that lists them.
+        root: the folder of the images, or what lists them, as messages name it.
         name: name of the dataset.
         domains: names of the domains, sorted.
         classes: names of the classes, sorted.
@@ -33,11 +71,13 @@ class Listing:
         paths: path of each image, (n,).
         labels: index into ``classes`` of each image, (n,).
         domain_ids: index into ``domains`` of each image, (n,).
+        groups: number of the thing that each image shows, in the order of the images, (n,); None without groups.
+        parts: index into ``PARTS`` of each image, or -1 for none, (n,); None without a given split.
         common: whether only the classes that every domain has were kept.
-        notes: lines for people about classes that were not kept.
+        notes: lines for people about what was understood, and what was not kept.
     """
 
-    root: Path
+    root: Path | str
     name: str
     domains: tuple[str, ...]
     classes: tuple[str, ...]
@@ -45,29 +85,31 @@ class Listing:
     paths: tuple[Path, ...]
     labels: IntArray
     domain_ids: IntArray
+    groups: IntArray | None = None
+    parts: IntArray | None = None
     common: bool = False
     notes: tuple[str, ...] = ()
 
 
 def make_listing(
-    root: Path, found: Found, problems: Sequence[str] = (), classes: str = "union", name: str | None = None
+    source: Source, classes: str = "union", group_pattern: str | None = None, split: str | Path | None = None
 ) -> Listing:
     """Sort images into a list, and check that each domain and each class has images, and that domains share classes.
 
     Args:
-        root: the folder of the images, or the file that lists them.
-        found: the images, in any order.
-        problems: errors found before, for the same message.
+        source: the images.
         classes: ``union``: the classes of all domains; ``common``: those that every domain has, and only their images.
-        name: name of the dataset; where None, that of ``root``.
+        group_pattern: that of ``groups.by_pattern``, where the source has no groups.
+        split: path of a table for ``parts.read_split``, where the source has no split.
 
     Raises:
         UserError: there are errors; the message lists all.
     """
     check_choice(classes)
+    found, root = source.images, source.root
     has = {pair for pair, images in found.items() if images}
     domains, names = (sorted({pair[part] for pair in found}) for part in range(2))
-    problems = [*problems, *_empty(has, domains, names, "images")]
+    problems = [*source.problems, *_empty(has, domains, names, "images")]
     if not problems and len(names) < 2:
         problems.append(f"has only the class '{names[0]}'; at least two are needed")
     if not problems and len(domains) > 1 and len(has) == len(names):
@@ -76,7 +118,7 @@ def make_listing(
         )
         problems.append(f"no two domains share a class ({told}): are the domains the outer folders?")
     kept = [name for name in names if all((domain, name) in has for domain in domains)]
-    notes = []
+    notes = list(source.notes)
     if classes == "common" and not problems:
         if len(kept) < 2:
             had = f"only the class '{kept[0]}'" if kept else "no class"
@@ -88,24 +130,78 @@ def make_listing(
             names = kept
     _raise(root, problems)
     rows = [
-        (key, path, class_id, domain_id)
+        (image, class_id, domain_id)
         for domain_id, domain in enumerate(domains)
         for class_id, name in enumerate(names)
-        for key, path in sorted(found.get((domain, name), ()))
+        for image in sorted(found.get((domain, name), ()), key=lambda image: image.key)
     ]
-    check_names("image", (key for key, *_ in rows))
+    keys = tuple(image.key for image, *_ in rows)
+    check_names("image", keys)
+    domain_ids = np.array([domain_id for *_, domain_id in rows], dtype=np.int64)
+    groups = _groups(source, [image for image, *_ in rows], group_pattern)
+    parts = _parts(source, [image for image, *_ in rows], split)
+    if groups is not None:
+        notes.append(groups_note(groups, domain_ids.tolist()))
+    if parts is not None:
+        notes.append(parts_note(parts))
+    if groups is not None and parts is not None:
+        _raise(root, _astride(keys, groups, parts))
     return Listing(
         root=root,
-        name=root.name if name is None else name,
+        name=source.name,
         domains=tuple(domains),
         classes=tuple(names),
-        keys=tuple(key for key, *_ in rows),
-        paths=tuple(path for _, path, *_ in rows),
-        labels=np.array([class_id for *_, class_id, _ in rows], dtype=np.int64),
-        domain_ids=np.array([domain_id for *_, domain_id in rows], dtype=np.int64),
+        keys=keys,
+        paths=tuple(image.path for image, *_ in rows),
+        labels=np.array([class_id for _, class_id, _ in rows], dtype=np.int64),
+        domain_ids=domain_ids,
+        groups=None if groups is None else _numbered(groups),
+        parts=None if parts is None else np.array([PARTS.index(part) if part else -1 for part in parts], np.int64),
         common=classes == "common",
         notes=tuple(notes),
     )
+
+
+def _groups(source: Source, images: Sequence[Listed], pattern: str | None) -> list[str] | None:
+    """The group of each image, empty for none; None where there are no groups."""
+    given = any(image.group is not None for image in images)
+    if pattern is None:
+        return [image.group or "" for image in images] if given else None
+    if given:
+        raise UserError(f"{source.root} says what the groups are: leave the group pattern out, or its column (group=)")
+    return by_pattern(pattern, [image.key for image in images])
+
+
+def _parts(source: Source, images: Sequence[Listed], split: str | Path | None) -> list[str] | None:
+    """The part of each image, empty for none; None where no split is given."""
+    given = any(image.part is not None for image in images)
+    if split is None:
+        return [image.part or "" for image in images] if given else None
+    if given:
+        raise UserError(f"{source.root} says how it is split: leave {split} out, or its column (split=)")
+    parts = read_split(split)
+    listed = {image.key for pair in source.images.values() for image in pair}
+    if unknown := [key for key in parts if key not in listed]:
+        raise UserError(f"{split} lists {len(unknown)} images that {source.root} has not: {named(unknown, most=3)}")
+    return [parts.get(image.key, "") for image in images]
+
+
+def _astride(keys: Sequence[str], groups: Sequence[str], parts: Sequence[str]) -> Iterator[str]:
+    """A line for each group that is in several parts of a given split."""
+    seen: dict[str, dict[str, str]] = {}
+    for key, group, part in zip(keys, groups, parts, strict=True):
+        if group and part:
+            seen.setdefault(group, {}).setdefault(part, key)
+    for group, where in seen.items():
+        if len(where) > 1:
+            told = " and ".join(f"in {part} ({key})" for part, key in where.items())
+            yield f"the group '{group}' is on several sides of the split: {told}"
+
+
+def _numbered(groups: Sequence[str]) -> IntArray:
+    """A number for each image, the same for the images of a group, in the order in which they come."""
+    numbers: dict[str | int, int] = {}
+    return np.array([numbers.setdefault(group or place, len(numbers)) for place, group in enumerate(groups)], np.int64)
 
 
 def open_listing(
@@ -133,20 +229,34 @@ def open_listing(
         bad = len(opened.skipped)
         what = f"usable images after {bad} bad {'image was' if bad == 1 else 'images were'} skipped"
         _raise(listing.root, list(_empty(set(usable), listing.domains, listing.classes, what, listing.common)))
+    groups = np.arange(len(keys), dtype=np.int64) if listing.groups is None else _in_order(listing.groups[kept])
+    parts = None if listing.parts is None else listing.parts[kept]
     dataset = Dataset(
         name=listing.name,
         classes=listing.classes,
         domains=listing.domains,
         labels=labels,
         domain_ids=domain_ids,
-        groups=np.arange(len(keys), dtype=np.int64),
+        groups=groups,
         keys=keys,
         images=opened.images,
-        fingerprint=digest_of(keys, opened.digests),
+        fingerprint=digest_of(keys, opened.digests, _given(groups, parts)),
         skipped=opened.skipped,
+        parts=parts,
     )
     single = [f"{domain}/{name}" for (domain, name), count in sorted(usable.items()) if count == 1]
     return replace(dataset, notes=(*listing.notes, *opening_notes(dataset.lacking, len(dataset.classes), single)))
+
+
+def _in_order(groups: IntArray) -> IntArray:
+    """The groups numbered without gaps, in the same order."""
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
+
+
+def _given(groups: IntArray, parts: IntArray | None) -> str:
+    """What a fingerprint begins with: groups of several images, and a split, where there are such."""
+    shared = f"groups {groups.tolist()}\n" if len(np.unique(groups)) < len(groups) else ""
+    return shared + ("" if parts is None else f"parts {parts.tolist()}\n")
 
 
 def _empty(
@@ -166,7 +276,8 @@ def _empty(
         yield from (f"{domain}/{name} has no {what}" for domain, name in pairs if (domain, name) not in has)
 
 
-def _raise(root: Path, problems: Sequence[str], most: int = 20) -> None:
+def _raise(root: Path | str, problems: Iterable[str], most: int = 20) -> None:
+    problems = list(problems)
     if len(problems) == 1:
         raise UserError(f"{root}: {problems[0]}")
     if problems:

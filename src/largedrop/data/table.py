@@ -1,29 +1,29 @@
-"""The images that a table lists: CSV, JSON lines or Parquet, with a path, a label and a domain in each row."""
+"""The images that a table lists: CSV, JSON lines, Parquet or a data frame, with what is known of one in each row."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import re
 import stat
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, nearest, one_of
+from ..errors import UserError, one_of
 from .folder import portable
-from .listing import Listing, make_listing
+from .listing import ONE_DOMAIN, Listed, Source
+from .parts import part_named
+from .rows import TABLES, Rows, columns_in, existing_table, read_rows, shown
 
-__all__ = ["COLUMNS", "TABLES", "list_table"]
+__all__ = ["COLUMNS", "TABLES", "list_frame", "list_table"]
 
-COLUMNS = ("path", "label", "domain")
+COLUMNS = ("path", "label", "domain", "group", "split")
 """What a row says; each is the default name of its column."""
 
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-"""Suffixes of tables, in lower case."""
+_OPTIONAL = COLUMNS[2:]
+
+_PATHS = ("path", "file_name")
+"""Names of the column of paths where none is given; the second is that of Hugging Face's image folders."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -31,11 +31,7 @@ _UNNAMED = "metadata"
 """A table of this name, as of Hugging Face's image folders, has the name of its folder."""
 
 
-Rows = Iterator[tuple[str, Sequence[object]]]
-"""Where each row is in its table, and its values of ``COLUMNS``."""
-
-
-def list_table(path: str | Path, columns: Mapping[str, str] | None = None, classes: str = "union") -> Listing:
+def list_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Source:
     """List the images of a table without opening any.
 
     Paths are relative to the table's folder. An image's key is ``domain/class/path``, with ``/`` in a domain or a class
@@ -43,198 +39,126 @@ def list_table(path: str | Path, columns: Mapping[str, str] | None = None, class
 
     Args:
         path: path of the table; its suffix, one of ``TABLES``, says what it is.
-        columns: names of the columns where they are others than ``COLUMNS``.
-        classes: that of ``make_listing``.
+        columns: names of the columns where they are others than ``COLUMNS``; an empty one is not read.
 
     Raises:
-        UserError: there is no such table or it cannot be read, a row lacks something, or a file is not there; the
-            message lists all errors, with their lines.
+        UserError: there is no such table, or it cannot be read. What is wrong with its rows is in ``problems``.
     """
-    table = _existing(Path(path))
-    wanted = _names(columns or {})
-    content = _content(table)
-    read = {".jsonl": _json_lines, ".ndjson": _json_lines, ".parquet": _parquet}.get(table.suffix.lower(), _csv)
+    table = existing_table(Path(path))
+    chosen = _Columns(table, columns or {})
     problems: list[str] = []
-    found: dict[tuple[str, str], list[tuple[str, Path]]] = {}
+    rows = read_rows(table, chosen, problems)
+    name = table.parent.name if table.stem == _UNNAMED else table.stem
+    return _listed(table, rows, table.parent, chosen, problems, name)
+
+
+def list_frame(frame: Any, folder: str | Path | None = None, columns: Mapping[str, str] | None = None) -> Source:
+    """List the images of a pandas DataFrame, like ``list_table``.
+
+    Args:
+        frame: the data frame.
+        folder: where relative paths start; the current folder where None. It gives the dataset its name.
+        columns: that of ``list_table``.
+
+    Raises:
+        UserError: there is no such folder, or a column is missing.
+    """
+    root = Path(os.path.abspath(Path(folder or ".").expanduser()))  # noqa: PTH100  # without '..', so that it has a name
+    if not root.is_dir():
+        raise UserError(f"there is no folder {folder}")
+    chosen = _Columns("the data frame", columns or {})
+    header = {str(name): name for name in frame.columns}
+    names = chosen([str(name) for name in frame.columns])
+    read = {what: frame[header[name]] for what, name in names.items()}
+    values = {what: column.astype(object).where(column.notna(), None).tolist() for what, column in read.items()}
+    rows = ((f"row {row}", {what: each[n] for what, each in values.items()}) for n, row in enumerate(frame.index))
+    return _listed("the data frame", rows, root, chosen, [], root.name)
+
+
+class _Columns:
+    """Chooses columns of a table: those that were named, else those of the usual names that it has."""
+
+    def __init__(self, table: object, columns: Mapping[str, str]) -> None:
+        for what, name in columns.items():
+            if what not in COLUMNS:
+                raise UserError(f"a table has no {what!r} to name a column for; {one_of(what, COLUMNS)}")
+            if not name.strip() and what not in _OPTIONAL:
+                raise UserError(f"the column of the {what} is named by nothing")
+        self.table = table
+        self.named = {what: name.strip() for what, name in columns.items()}
+        self.chosen: Mapping[str, str] = {}
+
+    def __call__(self, header: Sequence[str]) -> Mapping[str, str]:
+        usual = {what: what for what in COLUMNS if what not in _OPTIONAL or what in header}
+        usual["path"] = next((name for name in _PATHS if name in header), "path")
+        wanted = {what: name for what, name in {**usual, **self.named}.items() if name}
+        columns_in(self.table, header, wanted, "--column WHAT=NAME says which it is")
+        self.chosen = wanted
+        return wanted
+
+
+def _listed(root: Path | str, rows: Rows, folder: Path, columns: _Columns, problems: list[str], name: str) -> Source:
+    """The images of a table's rows, and lines about what is wrong with them.
+
+    Args:
+        folder: where relative paths start.
+        columns: the columns of the rows.
+        problems: lines about the rows so far.
+    """
+    found: dict[tuple[str, str], list[Listed]] = {}
     seen: dict[str, str] = {}
-    for place, values in read(table, content, wanted, problems):
-        row = []
-        for what, value in zip(COLUMNS, values, strict=True):
+    for place, values in rows:
+        said = {"domain": ONE_DOMAIN}
+        wrong = []
+        for what, value in values.items():
             try:
-                row.append(_text(value, what))
+                said[what] = _text(value, what)
             except ValueError as error:
-                problems.append(f"{place} {error}")
-        if len(row) < len(COLUMNS):
+                wrong.append(f"{place} {error}")
+        problems += wrong
+        if wrong:
             continue
-        name, label, domain = row
-        name, image, wrong = _file(table.parent, name)
-        if name in seen:
-            problems.append(f"{place} lists {name}, which {seen[name]} lists already")
-        elif wrong:
-            problems.append(f"{place}: {wrong}")
+        path, image, missing = _file(folder, said["path"])
+        if path in seen:
+            problems.append(f"{place} lists {path}, which {seen[path]} lists already")
+        elif missing:
+            problems.append(f"{place}: {missing}")
         else:
-            found.setdefault((domain, label), []).append((f"{_quoted(domain)}/{_quoted(label)}/{name}", image))
-        seen.setdefault(name, place)
+            domain, label = said["domain"], said["label"]
+            key = f"{_quoted(domain)}/{_quoted(label)}/{path}"
+            found.setdefault((domain, label), []).append(Listed(key, image, said.get("group"), said.get("split")))
+        seen.setdefault(path, place)
     if not seen and not problems:
         problems.append("lists no images")
-    own = table.parent.name if table.stem == _UNNAMED else table.stem
-    return make_listing(table, found, problems, classes, name=own)
+    notes = [] if "domain" in columns.chosen else [_NO_DOMAINS]
+    return Source(root, found, name, tuple(problems), tuple(notes))
 
 
-def _existing(path: Path) -> Path:
-    table = path.expanduser().absolute()
-    if ".." in table.parts:
-        table = table.resolve()
-    try:
-        if table.is_file():
-            return table
-        if table.exists() and not table.is_dir():
-            raise UserError(f"{path} is neither a file nor a folder")
-        beside = [entry.name for entry in table.parent.iterdir()] if table.parent.is_dir() else []
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    close = nearest(table.name, [name for name in beside if name.lower().endswith(TABLES)])
-    raise UserError(f"there is no table {path}" + (f"; did you mean '{close}'?" if close else ""))
-
-
-def _names(columns: Mapping[str, str]) -> dict[str, str]:
-    for what, name in columns.items():
-        if what not in COLUMNS:
-            raise UserError(f"a table has no {what!r} to name a column for; {one_of(what, COLUMNS)}")
-        if not name.strip():
-            raise UserError(f"the column of the {what} is named by nothing")
-    return {what: columns.get(what, what).strip() for what in COLUMNS}
-
-
-def _content(table: Path) -> bytes:
-    try:
-        return table.read_bytes()
-    except OSError as error:
-        raise UserError(f"{table} cannot be read: {error.strerror or error}") from error
-
-
-def _decoded(table: Path, content: bytes) -> str:
-    """The text of a table in UTF-8, with or without a byte order mark."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{table} is in UTF-16; save it in UTF-8")
-    if b"\0" in content:
-        line = content.count(b"\n", 0, content.index(b"\0")) + 1
-        raise UserError(f"{table}: line {line} has a NUL byte; is it a table in UTF-8?")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{table}: line {line} is not UTF-8 (byte 0x{content[error.start]:02x})") from error
-    if not text.strip():
-        raise UserError(f"{table} is empty")
-    return text
-
-
-def _csv(table: Path, content: bytes, wanted: Mapping[str, str], problems: list[str]) -> Rows:
-    """The rows below a header, of columns separated by the comma, semicolon or tab that the header has."""
-    text = _decoded(table, content)
-    separators = ("\t", ",", ";") if table.suffix.lower() == ".tsv" else (",", ";", "\t")
-    headers = {each: _header(table, text, each) for each in separators}
-    separator = max(headers, key=lambda each: ({*wanted.values()} <= {*headers[each]}, len(headers[each])))
-    header = headers[separator]
-    numbers = _numbers(table, header, wanted)
-    reader, below, place = _reader(text, separator), False, ""
-    try:
-        while True:
-            place = f"line {reader.line_num + 1}"
-            row = next(reader)
-            if not any(map(str.strip, row)):
-                continue
-            if below and len(row) == len(header):
-                yield place, [row[number] for number in numbers]
-            elif below:
-                many = f"{len(row)} value{'s'[: len(row) != 1]} in {len(header)} columns"
-                problems.append(f"{place} has {many}; a value with '{separator}' in it needs quotes")
-            below = True
-    except csv.Error as error:
-        problems.append(f"{place}: {error}; is a quote not closed?")
-    except StopIteration:
-        return
-
-
-def _reader(text: str, separator: str) -> Any:
-    return csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
-
-
-def _header(table: Path, text: str, separator: str) -> list[str]:
-    try:
-        return next([name.strip() for name in row] for row in _reader(text, separator) if any(map(str.strip, row)))
-    except csv.Error as error:
-        raise UserError(f"{table}: line 1: {error}; is a quote not closed?") from error
-    except StopIteration:
-        raise UserError(f"{table} has no names of columns") from None
-
-
-def _json_lines(table: Path, content: bytes, wanted: Mapping[str, str], problems: list[str]) -> Rows:
-    """A row for each line, which is a JSON object; the first shows the names of the columns."""
-    shown = False
-    for number, line in enumerate(_decoded(table, content).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            problems.append(f"line {number} is not JSON: {getattr(error, 'msg', None) or error}")
-            continue
-        if not isinstance(entry, dict):
-            problems.append(f"line {number} is not a JSON object")
-            continue
-        if not shown:
-            _numbers(table, list(entry), wanted)
-        shown = True
-        yield f"line {number}", [entry.get(name) for name in wanted.values()]
-
-
-def _parquet(table: Path, content: bytes, wanted: Mapping[str, str], problems: list[str]) -> Rows:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UserError(f"{table}: Parquet is read by pyarrow: pip install pyarrow (or largedrop[parquet])") from error
-    try:
-        file = parquet.ParquetFile(io.BytesIO(content))
-        _numbers(table, file.schema_arrow.names, wanted)
-        read = file.read(columns=list(wanted.values()))
-        columns = [read.column(name).to_pylist() for name in wanted.values()]
-    except (pyarrow.ArrowException, OSError) as error:
-        told = str(error).partition("\n")[0]
-        raise UserError(f"{table} cannot be read as Parquet: {told}") from error
-    for number, values in enumerate(zip(*columns, strict=True), 1):
-        yield f"row {number}", values
-
-
-def _numbers(table: Path, header: Sequence[str], wanted: Mapping[str, str]) -> list[int]:
-    """Where in ``header`` the wanted columns are; a UserError says which are not there or there twice."""
-    known = ", ".join(map(_shown, header[:12])) + (", …" if len(header) > 12 else "")
-    if missing := [what for what, name in wanted.items() if name not in header]:
-        named = " and ".join(f"'{wanted[what]}'" for what in missing)
-        hint = f"--column {missing[0]}=NAME says which it is"
-        raise UserError(f"{table} has no column {named}, only {known}; {hint}")
-    for name, count in Counter(header).items():
-        if count > 1 and name in wanted.values():
-            raise UserError(f"{table} has {count} columns '{name}'")
-    return [header.index(name) for name in wanted.values()]
+_NO_DOMAINS = f"domains: no column says, so all images are of one, '{ONE_DOMAIN}' (--column domain=NAME names one)"
 
 
 def _text(value: object, what: str) -> str:
-    """A value of a row as text, in one spelling.
+    """A value of a row as text, in one spelling; empty where an image has no group.
 
     Raises:
-        ValueError: it is empty, no text or whole number, or has control characters.
+        ValueError: it is empty, no text or whole number, has control characters, or is no part of a split.
     """
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if value is None or (isinstance(value, str) and not value.strip()):
+        if what == "group":
+            return ""
         raise ValueError(f"has no {what}")
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
     if not isinstance(value, str):
-        raise ValueError(f"has a {what} that is neither text nor a whole number: {_shown(repr(value))}")
+        raise ValueError(f"has a {what} that is neither text nor a whole number: {shown(repr(value))}")
     if _CONTROL.search(value.strip()):
-        raise ValueError(f"has a control character in its {what}: {_shown(repr(value))}")
+        raise ValueError(f"has a control character in its {what}: {shown(repr(value))}")
+    if what == "split":
+        return part_named(value)
     return value.strip() if what == "path" else portable(value.strip())
 
 
@@ -248,7 +172,7 @@ def _file(folder: Path, text: str) -> tuple[str, Path, str]:
     normal, below = os.path.normpath(path), f"{str(folder).rstrip('/')}/"
     name = portable(normal.removeprefix(below))
     if mode is None:
-        return name, path, f"there is no file {_shown(portable(text))}"
+        return name, path, f"there is no file {shown(portable(text))}"
     return name, Path(normal), f"{name} is a folder" if stat.S_ISDIR(mode) else ""
 
 
@@ -261,7 +185,3 @@ def _mode(path: Path) -> int | None:
 
 def _quoted(name: str) -> str:
     return name.replace("%", "%25").replace("/", "%2F")
-
-
-def _shown(text: str, most: int = 60) -> str:
-    return text if len(text) <= most else f"{text[:most]}…"

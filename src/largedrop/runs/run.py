@@ -1,6 +1,7 @@
 """A run: one folder with a config, a log, logits, checkpoints and, once it is finished, a result.
 
 config.json              the config, and the protocol of its training
+split.csv                the part of each image, and what this run used it for; linear fits keep none
 log.json                 one entry per evaluation so far
 outputs/000050.safetensors   logits on the i.i.d. and o.o.d. images after step 50 (0: before the first), float16
 resume.safetensors       the state for resuming; deleted once the run is finished
@@ -30,9 +31,11 @@ from .methods import METHODS, checkpoint_method
 from .protocol import UnusableError, records_of
 from .record import Record
 
-__all__ = ["START_FILE", "Run", "remarks"]
+__all__ = ["SPLIT_FILE", "START_FILE", "Run", "remarks"]
 
 BEST_FILE = "best.safetensors"
+
+SPLIT_FILE = "split.csv"
 
 START_FILE = "start.safetensors"
 """The network before the first step: of a run that goes back to it, until it is finished; of one that hands it over."""
@@ -152,6 +155,11 @@ class Run:
     def final(self) -> Path:
         """The weights after the last step, for ``load_model``; runs of older versions have none."""
         return self.folder / "final.safetensors"
+
+    @property
+    def split(self) -> Path:
+        """Which images were trained on and held out, for ``open_dataset(…, split=…)``; linear fits have none."""
+        return self.folder / SPLIT_FILE
 
     @property
     def swad(self) -> Path:

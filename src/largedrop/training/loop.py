@@ -20,7 +20,7 @@ from ..data.random import torch_seed
 from ..data.sampling import batch_indices
 from ..data.views.batches import Views, open_views
 from ..errors import Interrupted, UserError
-from ..files import write_json
+from ..files import write_json, write_text
 from ..measures.calibration import fit_temperature
 from ..models.fast.folding import speed_up
 from ..models.network import Network
@@ -28,7 +28,7 @@ from ..reporter import SILENT, Reporter
 from ..runs.checkpoint import TEMPERATURE, read_tensors, save_model, write_tensors
 from ..runs.folder import claimed
 from ..runs.record import describe
-from ..runs.run import START_FILE, Run
+from ..runs.run import SPLIT_FILE, START_FILE, Run
 from ..runtime import keep_freed_memory
 from .averages import make_averages
 from .collapse import CollapseWatch
@@ -159,7 +159,9 @@ def _train(
         so_far.seconds, saved = so_far.seconds + time.monotonic() - saved, time.monotonic()
         save_state(folder, so_far, network, optimizer, averages, watch)
 
-    if not so_far.log:  # the network with its starting head is a checkpoint like the others
+    if not so_far.log:
+        write_text(folder / SPLIT_FILE, data.split_table(split, config.seed, config.held_out))
+        # The network with its starting head is a checkpoint like the others.
         found = _logits(config, views, split, network, 0, reporter)
         if keeps_start(config):
             save_model(
