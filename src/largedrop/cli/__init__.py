@@ -11,7 +11,7 @@ import typer
 
 from .._version import __version__
 from ..errors import Interrupted, UserError, out_of_memory
-from . import advise, compare, datasets, demo, inspect, predict, report, sweep, train
+from . import advise, compare, datasets, demo, download, inspect, predict, report, sweep, train
 
 __all__ = ["app", "main"]
 
@@ -70,6 +70,8 @@ app.command(epilog="Example: largedrop sweep paper-figure-2 --scale small --data
 )
 
 app.command(epilog="Example: largedrop datasets VLCS")(datasets.datasets)
+
+app.command(epilog="Example: largedrop download PACS --output path/to/PACS")(download.download)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
