@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from timm.data.imagenet_info import ImageNetInfo
 
-from ..data.images import EXTENSIONS
+from ..data.formats import suffixes
 from ..errors import UserError
 from .facts import IMAGENET, Published
 
@@ -65,7 +65,7 @@ def places_of(facts: Published, annotations: Iterable[bytes] = (), removed: Iter
     found, left_out = kinds[facts.layout](), frozenset(removed)
 
     def places(parts: Sequence[str]) -> Sequence[Place]:
-        if not parts or PurePosixPath(parts[-1]).suffix.lower() not in EXTENSIONS or parts[-1].startswith("."):
+        if not parts or PurePosixPath(parts[-1]).suffix.lower() not in suffixes() or parts[-1].startswith("."):
             return ()
         return [place for place in found(parts) if place.key not in left_out]
 
