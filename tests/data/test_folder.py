@@ -211,11 +211,32 @@ def test_no_domains(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_classes_without_domains(root: Path) -> None:
-    expected = (
-        f"{root}/photo: expects domain/class/image, found images directly in photo/cat: "
-        "put the class folders into one folder for each domain, or the domains into a table"
+    write(root / "photo" / "c.png")
+    write(root / "photo" / "cat" / "more" / "d.png")
+    (root / "photo" / "cat" / "more" / "e.txt").touch()
+    (root / "photo" / "@eaDir").mkdir()
+    (root / "photo" / "dog" / "@eaDir").mkdir()
+    (root / "photo" / "emu").mkdir()
+    listing = list_images(root / "photo")
+    assert listing.keys == (
+        *(f"all/cat/{name}" for name in ("a.png", "b.png", "more/d.png")),
+        "all/dog/a.png",
+        "all/dog/b.png",
     )
-    assert error(root / "photo") == expected
+    assert (listing.domains, listing.classes, listing.name) == (("all",), ("cat", "dog"), "photo")
+    assert listing.notes == (
+        "domains: the folders hold images themselves, so they are classes, all of one domain, 'all'",
+        "passed over: 1 other file: 1 .txt",
+        "passed over: images in no class folder: 'c.png'",
+        "passed over: folders of the system: '@eaDir', 'all/dog/@eaDir'",
+        "passed over: folders without images: 'emu'",
+    )
+    moved = (root / "photo").rename(root / "other")
+    assert list_images(moved).keys == listing.keys
+    assert error(root / "other" / "cat") == f"{root}/other/cat: has only the class 'more'; at least two are needed"
+    write(root / "splits" / "train" / "a.png")
+    write(root / "splits" / "test" / "a.png")
+    assert "the folders 'test', 'train' in 'all' are splits, not classes" in error(root / "splits")
 
 
 def test_all_problems_at_once(root: Path) -> None:

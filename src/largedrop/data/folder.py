@@ -12,12 +12,14 @@ from ..errors import UserError, nearest
 from .dataset import check_names
 from .formats import suffixes
 from .levels import level_notes, level_problem
-from .listing import Listed, Source
+from .listing import ONE_DOMAIN, Listed, Source
 from .passed_over import PassedOver, is_output, is_system_file, is_system_folder
 
 __all__ = ["images_below", "list_images", "portable"]
 
 _LAYOUT = "expects domain/class/image"
+
+_NO_DOMAINS = f"domains: the folders hold images themselves, so they are classes, all of one domain, '{ONE_DOMAIN}'"
 
 _Found = dict[tuple[str, str], list[Listed]]
 
@@ -36,6 +38,8 @@ def list_images(path: str | Path) -> Source:
     Images in folders inside a class folder belong to the class. Hidden files and folders are ignored. Files without an
     image's suffix, a system's own folders, what largedrop has written, and folders without images are passed over, with
     a line for each kind in the notes.
+
+    Folders of classes without domains, ``class/image``, are one domain, ``ONE_DOMAIN``.
 
     Raises:
         UserError: there is no such folder. What is wrong with its layout is in ``problems``.
@@ -67,7 +71,8 @@ def list_images(path: str | Path) -> Source:
     if not problems and (problem := level_problem(has)):
         problems.append(problem)
         found = {}
-    return Source(root, found, root.name, tuple(problems), (*passed.notes(), *level_notes(has)))
+    notes = [_NO_DOMAINS] if [domain.path for domain, _ in domains] == [root] else []
+    return Source(root, found, root.name, tuple(problems), (*notes, *passed.notes(), *level_notes(has)))
 
 
 def images_below(folder: Path, passed: PassedOver) -> list[Path]:
@@ -117,14 +122,17 @@ def _domains(root: Path, problems: list[str], passed: PassedOver) -> list[tuple[
     if not folders:
         problems.append(f"{_LAYOUT}, " + (f"found images directly in {root.name}" if images else "found no folders"))
         return []
-    levels = [(folder, _scan(folder.path, folder.name, problems, passed)) for folder in folders]
+    second = PassedOver()
+    levels = [(folder, _scan(folder.path, folder.name, problems, second)) for folder in folders]
     read = [(folder, level) for folder, level in levels if level is not None]
-    loose = [folder.name for folder, (_, images) in read if images]
-    if loose and not any(class_folders for _, (class_folders, _) in read):
-        advice = "put the class folders into one folder for each domain, or the domains into a table"
-        problems.append(f"{_LAYOUT}, found images directly in {root.name}/{loose[0]}: {advice}")
-        return []
     passed.loose += [image.name for image in images]
+    used = [(folder, level) for folder, level in read if any(level)]
+    if used and all(images for _, (_, images) in used) and not all(inner for _, (inner, _) in used):
+        # Not one that could be a domain: these are classes, and are walked as such.
+        passed.empty += [folder.name for folder, level in read if not any(level)]
+        passed.outputs += second.outputs
+        return [(_Entry(ONE_DOMAIN, root), [folder for folder, _ in used])]
+    passed.add(second, others=True)
     for folder, (class_folders, images) in read:
         passed.loose += [f"{folder.name}/{image.name}" for image in images]
         if images and not class_folders:
