@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "largedrop"
 FOLDERS = [ROOT / name for name in ("src", "tests", "docs", "benchmarks", "studies", "tools")]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "tools" / "README.md"]
+GUIDES = sorted(ROOT.glob("docs/guide/*.md"))  # tests/test_guide.py runs what they name
 TEXTS = [path for folder in FOLDERS for end in ("py", "toml") for path in sorted(folder.rglob(f"*.{end}"))]
 WIDTH = 140
 
@@ -117,7 +118,7 @@ def test_a_page_names_files_commands_and_options_that_there_are(page: Path) -> N
     assert {name for line in code for name in re.findall(r"\blargedrop\.([a-z_.]+)", line)} <= modules().keys()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*PAGES, *GUIDES], ids=lambda path: str(path.relative_to(ROOT)))
 def test_lines_are_short_and_tables_are_whole(page: Path) -> None:
     above = ""
     for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
