@@ -2,7 +2,7 @@
 
 >>> import largedrop as ld
 >>> [name for name in ld.__all__ if name.islower()][:3]
-['average_weights', 'finetune', 'fold_batchnorm']
+['average_weights', 'evaluate', 'finetune']
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .models.block_dropout import set_block_dropout
     from .models.dropout import RepresentationDropout, set_dropout
     from .models.fast.folding import fold_batchnorm
+    from .prediction.evaluate import Evaluation, evaluate
     from .prediction.predict import Prediction, predict
     from .runs.checkpoint import load_model
     from .runs.run import Run
@@ -30,11 +31,13 @@ _MODULES = {
     "CollapseError": "errors",
     "Config": "config",
     "Dataset": "data",
+    "Evaluation": "prediction.evaluate",
     "Prediction": "prediction.predict",
     "RepresentationDropout": "models.dropout",
     "Run": "runs.run",
     "UserError": "errors",
     "average_weights": "training.averaging",
+    "evaluate": "prediction.evaluate",
     "finetune": "api",
     "fold_batchnorm": "models.fast.folding",
     "greedy_soup": "training.soup",
@@ -50,11 +53,13 @@ __all__ = [
     "CollapseError",
     "Config",
     "Dataset",
+    "Evaluation",
     "Prediction",
     "RepresentationDropout",
     "Run",
     "UserError",
     "average_weights",
+    "evaluate",
     "finetune",
     "fold_batchnorm",
     "greedy_soup",

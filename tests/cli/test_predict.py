@@ -78,7 +78,7 @@ def test_a_model_of_an_earlier_version_is_not_calibrated(
         assert main(["predict", str(model), str(toy / "photo"), "--device", "cpu", *more]) == 0
         said.append(capsys.readouterr())
     assert said[0].out != said[1].out == said[2].out
-    note = "the model has no temperature (of an earlier version?): its probabilities are not calibrated\n"
+    note = "the model has no temperature (of an earlier version?), so probabilities are not calibrated\n"
     assert said[2].err.startswith(note)
     assert note not in said[0].err + said[1].err
 

@@ -11,7 +11,7 @@ import typer
 
 from .._version import __version__
 from ..errors import Interrupted, UserError, out_of_memory
-from . import advise, compare, datasets, demo, download, inspect, predict, report, sweep, train
+from . import advise, compare, datasets, demo, download, evaluate, inspect, predict, report, sweep, train
 
 __all__ = ["app", "main"]
 
@@ -62,6 +62,8 @@ app.command(epilog="Example: largedrop inspect comparison/runs --data path/to/PA
 )
 
 app.command(epilog="Example: largedrop predict runs/sketch path/to/photos --output predictions.csv")(predict.predict)
+
+app.command(epilog="Example: largedrop evaluate runs/sketch path/to/labelled --output evaluation")(evaluate.evaluate)
 
 app.command(epilog="Example: largedrop report largedrop-runs --output report")(report.report)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..data.dataset import Dataset
     from ..runs.run import Run
 
-__all__ = ["run_and_publish"]
+__all__ = ["command_line", "run_and_publish"]
 
 
 def run_and_publish(
@@ -105,7 +105,15 @@ def run_and_publish(
         )
     seconds = time.monotonic() - began
     files = publish(
-        console, data, planned, result, folder, title=title, command=_line(), seconds=seconds, device=torch_device
+        console,
+        data,
+        planned,
+        result,
+        folder,
+        title=title,
+        command=command_line(),
+        seconds=seconds,
+        device=torch_device,
     )
     if len(set(chosen.values())) > 1:
         from ..report.advice import auto_lines
@@ -251,5 +259,6 @@ def _settings(configs: Sequence[Config]) -> dict[str, Any]:
     return {**found, "weights": _absolute(first.weights), "precision": first.precision}
 
 
-def _line() -> str:
+def command_line() -> str:
+    """The command line as it can be given again."""
     return shlex.join(["largedrop", *sys.argv[1:]])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -104,9 +106,11 @@ class Network(nn.Module):
     Attributes:
         temperature: softmax(logits / temperature) gives calibrated probabilities; None where none was fitted, as in
             checkpoints of earlier versions. ``forward`` gives the logits themselves.
+        about: what the checkpoint says of itself: config, domains, step, accuracies; empty for a new network.
     """
 
     temperature: float | None = None
+    about: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, backbone: nn.Module, units: int, spec: Spec, masks: int = 1) -> None:
         super().__init__()

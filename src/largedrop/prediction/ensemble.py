@@ -38,7 +38,7 @@ def not_calibrated(networks: Sequence[Network]) -> str:
     """A line about the networks without a temperature; empty where each has one."""
     lacking = sum(network.temperature is None for network in networks)
     which = "the model has" if len(networks) == 1 else f"{lacking} of the {len(networks)} models have"
-    return f"{which} no temperature (of an earlier version?): its probabilities are not calibrated" if lacking else ""
+    return f"{which} no temperature (of an earlier version?), so probabilities are not calibrated" if lacking else ""
 
 
 def _name(model: Model) -> str:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import io
-import platform
-import re
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from .._version import __version__
 from ..files import write_text
 from ..runs.estimate import Estimate, duration, listing, percent, percentage_points
 from ..runs.methods import METHODS
@@ -22,19 +16,15 @@ from ..runs.record import ALPHA, Record, shown
 from ..selection.row import Row
 from .columns import GAIN, OOD, Column
 from .examples import Examples
+from .html import Cells, dataset_line, embedded, filled, plain, prose, versions
 from .tables import COMPARED, ON_A_DOMAIN, best, notes
-from .text import counts
 
 __all__ = ["details", "headline", "write_page"]
 
 _PAPER_RATE = 0.9
 
-_PACKAGES = ("torch", "torchvision", "timm", "numpy")
-
 _DENSITY = 1.5
 """Pixels of the figure per pixel of the page."""
-
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _GLOSSARY = {
     "i.i.d. accuracy": "The share of correct answers on images of the training domains that were held out of training: "
@@ -46,9 +36,6 @@ _GLOSSARY = {
     "± standard error": "How far the mean would typically move if everything were done again with as many other seeds. "
     "With two or three seeds it is itself rough. It says nothing about other test domains or other datasets.",
 }
-
-_Cells = list[tuple[str, str]]
-"""A row of a table: text and CSS classes of each cell."""
 
 
 def headline(rows: Sequence[Row]) -> str:
@@ -151,22 +138,15 @@ def write_page(
         "command": command,
         "time": duration(seconds),
         "machine": machine,
-        "versions": _versions(),
-        "dataset": _dataset_line(dataset),
+        "versions": versions(),
+        "dataset": dataset_line(dataset),
         **settings,
     }
-    environment = Environment(
-        loader=PackageLoader("largedrop", "report"),
-        autoescape=True,
-        finalize=_visible,
-        trim_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["listing"] = lambda names: listing(list(names))
-    content = environment.get_template("page.html").render(
+    content = filled(
+        "page.html",
         title=title,
-        finding=_prose(headline(rows)) + ".",
-        lead=_prose(details(rows)),
+        finding=prose(headline(rows)) + ".",
+        lead=prose(details(rows)),
         tiles=_tiles(rows),
         dataset=dataset,
         count=len(rows),
@@ -176,19 +156,18 @@ def write_page(
         overall=_scores(rows),
         notes=[*notes(rows), *remarks],
         tested=tested,
-        figure={"png": _base64(figure_png), "width": round(Image.open(io.BytesIO(figure_png)).width / _DENSITY)},
+        figure={"png": embedded(figure_png), "width": round(Image.open(io.BytesIO(figure_png)).width / _DENSITY)},
         domains={each: _scores([row.domains[each] for row in rows], ON_A_DOMAIN) for each in tested}
         if len(tested) > 1
         else {},
-        examples=examples and {**vars(examples), "png": _base64(examples.png)},
+        examples=examples and {**vars(examples), "png": embedded(examples.png)},
         score_heads=[column.head for column in COMPARED],
         domain_heads=[column.head for column in ON_A_DOMAIN],
         failed=[_failed(entry) for entry in failed],
         glossary={**_GLOSSARY, **{row.method: METHODS[row.method].explanation for row in rows}},
-        facts=[_plain(name.replace("_", " "), shown(value)) for name, value in facts.items()],
+        facts=[plain(name.replace("_", " "), shown(value)) for name, value in facts.items()],
         record_heads=("method", "dropout", "test domain", "seed", "i.i.d. %", "o.o.d. %", "steps", "seconds"),
         records=[_record(record) for record in records],
-        version=__version__,
     )
     write_text(Path(path), content)
 
@@ -229,7 +208,7 @@ def _tiles(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
     return [*tiles, ("", "gain", _said(percentage_points(row.gain)), "percentage points, paired by seed")]
 
 
-def _scores(rows: Sequence[Row], columns: Sequence[Column] = COMPARED) -> list[_Cells]:
+def _scores(rows: Sequence[Row], columns: Sequence[Column] = COMPARED) -> list[Cells]:
     """The table of scores."""
     winners = best(rows)
     table = []
@@ -242,45 +221,14 @@ def _scores(rows: Sequence[Row], columns: Sequence[Column] = COMPARED) -> list[_
     return table
 
 
-def _record(record: Record) -> _Cells:
+def _record(record: Record) -> Cells:
     scores = (f"{100 * record.iid_accuracy:.1f}", f"{100 * record.ood_accuracy:.1f}")
     run = (f"{record.dropout:g}", record.test_domain, str(record.seed))
     method = f"{record.method}, {ALPHA} {record.settings[ALPHA]:g}" if ALPHA in record.settings else record.method
-    return _plain(method, *run, *scores, str(record.steps), f"{record.seconds:.0f}")
+    return plain(method, *run, *scores, str(record.steps), f"{record.seconds:.0f}")
 
 
-def _failed(entry: Mapping[str, Any]) -> _Cells:
+def _failed(entry: Mapping[str, Any]) -> Cells:
     """The settings of a failed run, and the reason."""
     named = [f"{key.replace('_', ' ')} {shown(value)}" for key, value in entry.items() if key != "error"]
-    return _plain(", ".join(named), str(entry["error"]))
-
-
-def _plain(*texts: str) -> _Cells:
-    return [(text, "") for text in texts]
-
-
-def _dataset_line(dataset: Mapping[str, Any]) -> str:
-    skipped = f"; {dataset['skipped']} images cannot be decoded and were skipped" if dataset["skipped"] else ""
-    return f"{counts(dataset)}, {dataset['images']:,} images{skipped}; fingerprint {dataset['fingerprint'][:16]}"
-
-
-def _prose(text: str) -> str:
-    """``text`` with no-break spaces between numbers, errors and units."""
-    return text.replace(" ± ", "\u00a0±\u00a0").replace(" %", "\u00a0%")
-
-
-def _versions() -> str:
-    packages = [f"{package} {metadata.version(package)}" for package in _PACKAGES]
-    return ", ".join([f"largedrop {__version__}", f"Python {platform.python_version()}", *packages])
-
-
-def _base64(png: bytes) -> str:
-    return base64.b64encode(png).decode("ascii")
-
-
-def _visible(value: Any) -> Any:
-    """Text with control characters and lone surrogates as escapes, as ``\\x1b``; line breaks stay."""
-    if not isinstance(value, str):
-        return value
-    # The type of markup is kept: the escapes contain no HTML.
-    return type(value)(_UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), value))
+    return plain(", ".join(named), str(entry["error"]))

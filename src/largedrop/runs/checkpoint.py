@@ -113,7 +113,8 @@ def load_model(path: str | Path) -> Network:
     except (RuntimeError, KeyError, IndexError) as error:
         raise UserError(f"the weights in {path} do not fit its network {spec.model}: {misfit(error)}") from error
     about = header.get("about")
-    network.temperature = _temperature(about.get(TEMPERATURE) if isinstance(about, dict) else None, path)
+    network.about = about if isinstance(about, dict) else {}
+    network.temperature = _temperature(network.about.get(TEMPERATURE), path)
     return network.eval()
 
 

@@ -1,0 +1,352 @@
+"""``evaluate``: how good a model is on newly labelled images, by domain and class, and how sure of it one may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..data import open_dataset
+from ..data.classes import named
+from ..data.dataset import Dataset, IntArray
+from ..data.views.batches import open_views
+from ..errors import UserError, one_of
+from ..measures.calibration import Calibration, calibration, softmax
+from ..measures.coverage import Coverage, risk_coverage
+from ..measures.intervals import Scores, mcnemar, scored
+from ..models.network import Network
+from ..reporter import SILENT, Reporter
+from ..runs.record import describe
+from ..runtime import keep_freed_memory
+from ..training.device import choose_device, choose_precision
+from ..training.evaluation import outputs
+from .ensemble import Model, open_networks
+from .predict import ready
+
+__all__ = ["UNKNOWN", "Difference", "Evaluated", "Evaluation", "Mistake", "bound_for", "evaluate", "evaluate_networks"]
+
+UNKNOWN = ("wrong", "skip")
+"""What is done with images of a class that a model does not know: they count as wrong, or are left out."""
+
+MISTAKES = 24
+"""Mistakes that are kept, those that a model is surest of."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image of which a model is wrong: its place in the dataset, its class, the one predicted and how sure."""
+
+    index: int
+    key: str
+    domain: str
+    label: str
+    predicted: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One model on all images.
+
+    Attributes:
+        name: name of the model.
+        classes: names of its classes, in the order of ``confusion``'s columns.
+        temperatures: temperature of each network; None where it has none.
+        domains: accuracies in each domain, by name.
+        mean: the mean over the domains, each with the same weight.
+        confusion: number of images of each class of the data (rows) and each predicted class, by domain.
+        before: calibration of the softmax of the logits, by domain.
+        after: calibration of the probabilities that ``predict`` gives, by domain.
+        coverage: risk and coverage by these probabilities, by domain.
+        mistakes: the mistakes that it is surest of.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    temperatures: tuple[float | None, ...]
+    domains: Mapping[str, Scores]
+    mean: Scores
+    confusion: Mapping[str, npt.NDArray[np.int64]]
+    before: Mapping[str, Calibration]
+    after: Mapping[str, Calibration]
+    coverage: Mapping[str, Coverage]
+    mistakes: tuple[Mistake, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first model minus the second, on the same images.
+
+    Attributes:
+        domains: differences of accuracies, by domain.
+        mean: their mean.
+        only: images on which only the first is right, and only the second, by domain.
+        p: exact p-value that both are right equally often (McNemar), by domain.
+    """
+
+    domains: Mapping[str, Scores]
+    mean: Scores
+    only: Mapping[str, tuple[int, int]]
+    p: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model, or two, on labelled images.
+
+    Attributes:
+        dataset: facts about the data.
+        classes: names of the data's classes.
+        models: what was found of each model.
+        difference: the first model against the second; None where there is one.
+        notes: lines for people.
+    """
+
+    dataset: Mapping[str, Any]
+    classes: tuple[str, ...]
+    models: tuple[Evaluated, ...]
+    difference: Difference | None
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON types."""
+        found = asdict(self)
+        for model in found["models"]:
+            model["confusion"] = {domain: counts.tolist() for domain, counts in model["confusion"].items()}
+        return found
+
+
+def bound_for(networks: Sequence[Network]) -> int:
+    """The bound with which training opens the images of networks of these sizes."""
+    return max(320, *(network.spec.size * 5 // 4 for network in networks))
+
+
+def evaluate(
+    model: Model | Sequence[Model],
+    data: Dataset | str | Path,
+    *,
+    against: Model | Sequence[Model] | None = None,
+    unknown: str = "wrong",
+    device: str = "auto",
+    precision: str = "float32",
+    progress: Callable[[float], None] | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Evaluate a model on labelled images, whose classes are matched by their names.
+
+    Args:
+        model: a run, its folder or a checkpoint file; several are an ensemble, as for ``predict``.
+        data: the images, or what ``open_dataset`` takes.
+        against: a second model, compared on the same images.
+        unknown: images of a class that a model does not know count as ``wrong``, or ``skip`` leaves them out.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        precision: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 where the device has it.
+        progress: called with the number of images since the last call.
+        options: further arguments of ``open_dataset``, where ``data`` is none yet.
+
+    Returns:
+        Accuracies with 95 % intervals by domain and class, confusion, calibration before and after the temperature,
+        risk and coverage, and the worst mistakes.
+
+    Raises:
+        UserError: a model or the data cannot be opened, or they have no class in common.
+    """
+    models = [(_called(each), open_networks(each)) for each in ([model] if against is None else [model, against])]
+    chosen = choose_device(device)
+    if not isinstance(data, Dataset):
+        networks = [network for _, found in models for network in found]
+        data = open_dataset(data, **{"bound": bound_for(networks), **options})
+    reporter = SILENT if progress is None else _Caller(progress)
+    return evaluate_networks(models, data, unknown=unknown, device=chosen, precision=precision, reporter=reporter)
+
+
+def evaluate_networks(
+    models: Sequence[tuple[str, Sequence[Network]]],
+    data: Dataset,
+    *,
+    unknown: str,
+    device: torch.device,
+    precision: str,
+    reporter: Reporter = SILENT,
+) -> Evaluation:
+    """As ``evaluate``, of one or two models with their names and networks, which are moved to ``device``."""
+    if unknown not in UNKNOWN:
+        raise UserError(f"unknown must be 'wrong' or 'skip', not {unknown!r}")
+    places = [_matched(networks[0].classes, data, name) for name, networks in models]
+    lacks = np.unique(np.concatenate([data.labels[place[data.labels] < 0] for place in places]))
+    indices = np.flatnonzero(~np.isin(data.labels, lacks)) if unknown == "skip" else np.arange(len(data))
+    kept = _Kept(data, indices.astype(np.int64))
+    precision = choose_precision(precision, device)
+    evaluated, rights = [], []
+    for (name, networks), place in zip(models, places, strict=True):
+        found = _logits(networks, data, kept.indices, device, precision, reporter)
+        one, right = _evaluated(name, networks, found, kept, place)
+        evaluated.append(one)
+        rights.append(right)
+    notes = [*_unknown_notes(data, lacks, unknown), *_seen_notes(models, data), *kept.notes()]
+    difference = _difference(kept, *rights) if len(rights) > 1 else None
+    return Evaluation(describe(data), data.classes, tuple(evaluated), difference, tuple(dict.fromkeys(notes)))
+
+
+class _Kept:
+    """The images that count, and the numbers of the domains that they are in, without gaps."""
+
+    def __init__(self, data: Dataset, indices: IntArray) -> None:
+        self.data, self.indices = data, indices
+        self.labels, self.groups = data.labels[indices], data.groups[indices]
+        present, self.domains = np.unique(data.domain_ids[indices], return_inverse=True)
+        self.names = tuple(data.domains[number] for number in present)
+
+    def of(self, number: int) -> npt.NDArray[np.bool_]:
+        return np.asarray(self.domains == number)
+
+    def scored(
+        self, right: npt.NDArray[np.bool_], against: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[dict[str, Scores], Scores]:
+        each, mean = scored(right, self.labels, self.domains, self.groups, len(self.data.classes), against)
+        return dict(zip(self.names, each, strict=True)), mean
+
+    def notes(self) -> list[str]:
+        gone = [f"'{name}'" for name in self.data.domains if name not in self.names]
+        return [f"no image is left of {', '.join(gone)}"] if gone else []
+
+
+def _matched(classes: Sequence[str], data: Dataset, name: str) -> IntArray:
+    """The index among a model's classes of each class of the data; -1 where the model does not know it.
+
+    Raises:
+        UserError: they have no class in common.
+    """
+    places = {each: index for index, each in enumerate(classes)}
+    found = np.array([places.get(each, -1) for each in data.classes], np.int64)
+    if (found < 0).all():
+        raise UserError(
+            f"{name} knows none of the classes of {data.name} ({named(data.classes)}): "
+            f"{one_of(data.classes[0], classes)}"
+        )
+    return found
+
+
+def _logits(
+    networks: Sequence[Network],
+    data: Dataset,
+    indices: IntArray,
+    device: torch.device,
+    precision: str,
+    reporter: Reporter,
+) -> list[npt.NDArray[np.float32]]:
+    """The logits of each network, (n, classes)."""
+    if device.type == "cpu":
+        keep_freed_memory()
+    views = open_views(data, device, reporter)
+    found = []
+    for network in networks:
+        with ExitStack() as stack:
+            stack.enter_context(ready(network, device))
+            # As in `predict`: else a GPU rounds float32 to ten bits.
+            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+            found.append(outputs(network, network.forward, views, indices, precision, reporter).numpy())
+    return found
+
+
+def _evaluated(
+    name: str,
+    networks: Sequence[Network],
+    logits: Sequence[npt.NDArray[np.float32]],
+    kept: _Kept,
+    place: IntArray,
+) -> tuple[Evaluated, npt.NDArray[np.bool_]]:
+    """What is found of a model, and on which images it is right."""
+    if not all(np.isfinite(each).all() for each in logits):
+        raise UserError(f"{name} gives no probabilities for some images: its weights or outputs overflow")
+    temperatures = tuple(network.temperature for network in networks)
+    before: Floats = np.mean([softmax(each) for each in logits], axis=0)
+    after: Floats = np.mean([softmax(each, t or 1.0) for each, t in zip(logits, temperatures, strict=True)], axis=0)
+    truth, predicted, sure = place[kept.labels], after.argmax(axis=1), after.max(axis=1)
+    right = predicted == truth
+    classes, domains = networks[0].classes, range(len(kept.names))
+    confusion = np.zeros((len(domains), len(kept.data.classes), len(classes)), np.int64)
+    np.add.at(confusion, (kept.domains, kept.labels, predicted), 1)
+    each, mean = kept.scored(right)
+    worst = np.argsort(-np.where(right, -1.0, sure), kind="stable")[: min(MISTAKES, int((~right).sum()))]
+    mistakes = [
+        Mistake(
+            index=int(kept.indices[at]),
+            key=kept.data.keys[kept.indices[at]],
+            domain=kept.names[kept.domains[at]],
+            label=kept.data.classes[kept.labels[at]],
+            predicted=classes[predicted[at]],
+            probability=round(float(sure[at]), 6),
+        )
+        for at in worst
+    ]
+    found = Evaluated(
+        name=name,
+        classes=classes,
+        temperatures=temperatures,
+        domains=each,
+        mean=mean,
+        confusion={domain: confusion[at] for at, domain in enumerate(kept.names)},
+        before={domain: calibration(before[kept.of(at)], truth[kept.of(at)]) for at, domain in enumerate(kept.names)},
+        after={domain: calibration(after[kept.of(at)], truth[kept.of(at)]) for at, domain in enumerate(kept.names)},
+        coverage={domain: risk_coverage(sure[kept.of(at)], right[kept.of(at)]) for at, domain in enumerate(kept.names)},
+        mistakes=tuple(mistakes),
+    )
+    return found, right
+
+
+def _difference(kept: _Kept, first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> Difference:
+    each, mean = kept.scored(first, second)
+    only = {
+        domain: (int((first & ~second)[kept.of(at)].sum()), int((second & ~first)[kept.of(at)].sum()))
+        for at, domain in enumerate(kept.names)
+    }
+    return Difference(each, mean, only, {domain: mcnemar(*counts) for domain, counts in only.items()})
+
+
+def _unknown_notes(data: Dataset, lacks: IntArray, unknown: str) -> list[str]:
+    if not len(lacks):
+        return []
+    count = int(np.isin(data.labels, lacks).sum())
+    counted = "count as wrong" if unknown == "wrong" else "are left out"
+    return [
+        f"not known to the model: {named([data.classes[label] for label in lacks])}; {count} of {len(data)} images "
+        f"{counted}"
+    ]
+
+
+def _seen_notes(models: Sequence[tuple[str, Sequence[Network]]], data: Dataset) -> list[str]:
+    """Lines about models that were trained on the very images that they are evaluated on, and say so."""
+    notes = []
+    for name, networks in models:
+        for network in networks:
+            config = network.about.get("config")
+            if not isinstance(config, dict) or config.get("fingerprint") != data.fingerprint:
+                continue
+            unseen = {config.get("test_domain"), config.get("left_out")}
+            seen = [domain for domain in data.domains if domain not in unseen]
+            notes.append(f"{name} was trained on images of {named(seen)} here; only the other domains are new to it")
+    return notes
+
+
+def _called(model: Model | Sequence[Model]) -> str:
+    members = [model] if isinstance(model, (str, Path)) or not isinstance(model, Sequence) else model
+    return " + ".join(str(getattr(member, "folder", member)) for member in members)
+
+
+class _Caller(Reporter):
+    """Calls a function with the work."""
+
+    def __init__(self, progress: Callable[[float], None]) -> None:
+        self.progress = progress
+
+    def advance(self, work: float) -> None:
+        self.progress(work)

@@ -1,0 +1,148 @@
+"""The tables of an evaluation: what stands in which cell, of one model and of two."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from largedrop.measures.calibration import calibration
+from largedrop.measures.coverage import risk_coverage
+from largedrop.measures.intervals import mcnemar, scored
+from largedrop.prediction.evaluate import Difference, Evaluated, Evaluation, Mistake
+from largedrop.report.evaluation import MEAN, confused, evaluation_headline, evaluation_tables
+
+CLASSES = ("cat", "dog", "yak")
+LABELS = np.repeat([0, 1, 0, 1], 10)
+DOMAINS = np.repeat([0, 1], 20)
+NAMES = ("day", "night")
+
+
+def model(name: str, wrong: dict[int, int], temperature: float | None = 2.0) -> tuple[Evaluated, Any]:
+    """A model that takes the image at each key for the class, and is right on the others; it does not know the yak."""
+    predicted = LABELS.copy()
+    for at, label in wrong.items():
+        predicted[at] = label
+    right = predicted == LABELS
+    probabilities = np.eye(3)[predicted] * 0.8 + 0.2 / 3
+    each, mean = scored(right, LABELS, DOMAINS, np.arange(40), 3)
+    of = {domain: number == DOMAINS for number, domain in enumerate(NAMES)}
+    confusion = np.zeros((2, 3, 2), np.int64)
+    np.add.at(confusion, (DOMAINS, LABELS, predicted), 1)
+    found = Evaluated(
+        name=name,
+        classes=CLASSES[:2],
+        temperatures=(temperature,),
+        domains=dict(zip(NAMES, each, strict=True)),
+        mean=mean,
+        confusion=dict(zip(NAMES, confusion, strict=True)),
+        before={domain: calibration(probabilities[chosen], LABELS[chosen]) for domain, chosen in of.items()},
+        after={domain: calibration(probabilities[chosen], LABELS[chosen]) for domain, chosen in of.items()},
+        coverage={domain: risk_coverage(probabilities[chosen].max(1), right[chosen]) for domain, chosen in of.items()},
+        mistakes=tuple(
+            Mistake(at, f"{NAMES[DOMAINS[at]]}/{at}.png", NAMES[DOMAINS[at]], CLASSES[LABELS[at]], CLASSES[label], 0.87)
+            for at, label in wrong.items()
+        ),
+    )
+    return found, right
+
+
+def evaluation(*models: tuple[Evaluated, Any]) -> Evaluation:
+    apart = None
+    if len(models) > 1:
+        first, second = (right for _, right in models)
+        each, mean = scored(first, LABELS, DOMAINS, np.arange(40), 3, second)
+        only = {
+            domain: (int((first & ~second)[number == DOMAINS].sum()), int((second & ~first)[number == DOMAINS].sum()))
+            for number, domain in enumerate(NAMES)
+        }
+        p = {domain: mcnemar(*counts) for domain, counts in only.items()}
+        apart = Difference(dict(zip(NAMES, each, strict=True)), mean, only, p)
+    facts = {
+        "name": "farm",
+        "images": 40,
+        "domains": {"day": 20, "night": 20},
+        "classes": list(CLASSES),
+        "fingerprint": "ab" * 32,
+        "skipped": 0,
+    }
+    return Evaluation(facts, CLASSES, tuple(each for each, _ in models), apart, ("a note",))
+
+
+GOOD = model("runs/good", {0: 1})
+BAD = model("runs/bad", {0: 1, 1: 1, **dict.fromkeys(range(20, 30), 1)})
+
+
+def test_one_model() -> None:
+    scores, trusted, classes, pairs = evaluation_tables(evaluation(BAD))
+    assert scores.heads == ["domain", "images", "accuracy", "macro accuracy"]
+    assert [row[0] for row in scores.rows] == ["day", "night", MEAN]
+    assert scores.rows[0][1:3] == ["20", "90.0 [69.9, 97.2]"]
+    assert scores.rows[1][2].startswith("50.0 [")
+    assert scores.rows[2][:2] == ["mean", "40"]
+    assert scores.rows[2][2].startswith("70.0 [")
+    assert "Wilson" in scores.notes[0]
+    assert trusted.rows[0][:3] == ["day", "90.0", "86.7 → 86.7"]
+    assert "with the temperature (2)" in trusted.notes[0]
+    assert [row[0] for row in classes.rows] == ["cat", "dog"]  # there is no yak
+    assert classes.rows[0][2] == "0.0 [0.0, 27.8]"
+    assert pairs.rows == [["cat", "dog", "night", "10", "100%"], ["cat", "dog", "day", "2", "20%"]]
+    finding, lead = evaluation_headline(evaluation(BAD))
+    assert finding == "70.0 % of the images are recognised on average over 2 domains."
+    assert "Lowest 50.0 % on night, highest 90.0 % on day." in lead
+    assert lead.endswith("Its probabilities are furthest off on night: 87 % sure on average, 50 % right.")
+
+
+def test_a_model_without_a_temperature() -> None:
+    _, trusted, *_ = evaluation_tables(evaluation(model("old", {}, None)))
+    assert trusted.rows[0][:3] == ["day", "100.0", "86.7"]
+    assert trusted.notes[0].startswith("The model has no temperature.")
+
+
+def test_two_models() -> None:
+    found = evaluation(GOOD, BAD)
+    scores, macro, *rest = evaluation_tables(found)
+    assert scores.rows[0][:4] == ["day", "20", "95.0", "90.0"]
+    assert scores.rows[0][4].startswith("+5.0 [−")
+    assert scores.rows[0][5:] == ["1", "0", "1.000"]
+    assert scores.rows[1][4].startswith("+50.0 [+2")
+    assert scores.rows[1][5:] == ["10", "0", "0.002"]
+    assert scores.rows[2][5:] == ["", "", ""]
+    assert scores.notes[:2] == ["A: runs/good", "B: runs/bad"]
+    assert [row[0] for row in macro.rows] == ["day", "night", MEAN]
+    assert [table.title[-3:] for table in rest] == [": A", ": B"] * 3
+    finding, lead = evaluation_headline(found)
+    assert finding == "A is 27.5 percentage points above B on average over 2 domains."
+    assert lead.startswith("A is runs/good, B is runs/bad. A minus B with its 95 % interval: +27.5 [+")
+    assert evaluation_headline(evaluation(BAD, GOOD))[0].startswith("A is 27.5 percentage points below B")
+    assert "cannot be told apart" in evaluation_headline(evaluation(GOOD, GOOD))[0]
+
+
+def test_one_domain_has_no_mean() -> None:
+    one, _ = GOOD
+    parts: dict[str, Any] = {
+        name: {"day": getattr(one, name)["day"]} for name in ("domains", "before", "after", "coverage")
+    }
+    alone = replace(one, **parts)
+    found = Evaluation({}, CLASSES, (alone,), None, ())
+    assert [row[0] for row in evaluation_tables(found)[0].rows] == ["day"]
+    finding, lead = evaluation_headline(found)
+    assert finding == "95.0 % of the images are recognised on day."
+    assert lead.endswith("It is 87 % sure on average.")
+
+
+def test_of_many_classes_the_worst_are_shown() -> None:
+    classes = tuple(f"class {number:02}" for number in range(40))
+    labels = np.repeat(np.arange(40), 4)
+    right = np.arange(160) % 4 >= labels[:, None].T[0] // 10
+    each, mean = scored(right, labels, np.zeros(160, np.int64), np.arange(160), 40)
+    one = replace(GOOD[0], domains={"day": each[0]}, mean=mean, confusion={}, before={}, after={}, coverage={})
+    _, _, table = evaluation_tables(Evaluation({}, classes, (one,), None, ()))
+    assert [row[0] for row in table.rows] == list(classes[30:]) + list(classes[20:25])
+    assert table.notes == ["The 15 lowest of 40 classes."]
+
+
+def test_confusions_are_sorted_by_their_number() -> None:
+    assert [entry[3:] for entry in confused(CLASSES, BAD[0], 5)] == [(10, 1.0), (2, 0.2)]
+    assert confused(CLASSES, model("right", {})[0], 5) == []
