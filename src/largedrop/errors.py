@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["CollapseError", "Interrupted", "NoMemoryError", "UserError", "nearest", "one_of", "out_of_memory"]
+__all__ = [
+    "CollapseError",
+    "Interrupted",
+    "NoMemoryError",
+    "UserError",
+    "nearest",
+    "one_of",
+    "out_of_memory",
+    "visible",
+]
 
 
 class UserError(Exception):
@@ -31,6 +41,26 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory was full, in words where torch has no class for it."""
     said = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(text in str(error) for text in said)
+
+
+def visible(text: str) -> str:
+    r"""``text`` from outside as it can be shown: what moves a cursor, turns the direction, or is no text, is escaped.
+
+    >>> print(visible("a\nb \x1b[1m\udce9"), visible("北京 [x]"))
+    a\nb \x1b[1m\udce9 北京 [x]
+    """
+    if text.isprintable():
+        return text
+    return "".join(character if _is_seen(character) else _escaped(character) for character in text)
+
+
+def _is_seen(character: str) -> bool:
+    joiner = character in "\u200c\u200d"  # in Persian words, and in emoji
+    return joiner or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:

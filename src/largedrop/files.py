@@ -90,8 +90,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write ``content`` to ``path`` whole, as UTF-8."""
-    write_bytes(path, content.encode("utf-8"))
+    """Write ``content`` to ``path`` whole, as UTF-8; what is no text, as in some files' names, is escaped."""
+    write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from ..errors import Interrupted, UserError, out_of_memory
+from ..errors import Interrupted, UserError, out_of_memory, visible
 from . import advise, compare, datasets, demo, download, evaluate, inspect, predict, report, sweep, train
+from .output import printing
 
 __all__ = ["app", "main"]
 
@@ -80,8 +81,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; a user's mistake prints one line on standard error.
 
     Returns:
-        The exit code: 0, or 2 after an error or Ctrl-C.
+        The exit code: 0, or 2 after an error, after Ctrl-C, or where not all could be printed.
     """
+    with printing() as output:
+        code = _run(arguments)
+    if output.error is None or output.closed_early:
+        return code
+    reason = output.error.strerror or output.error
+    return _complain(f"cannot write to standard output: {reason}; what is written to files is whole")
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = app(args=arguments, standalone_mode=False)
     except _UsageError as error:
@@ -106,5 +116,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> int:
-    print(f"largedrop: {message}", file=sys.stderr)
+    lines = (visible(line) for line in message.split("\n"))
+    print("largedrop:", "\n".join(lines), file=sys.stderr)
     return 2

@@ -49,13 +49,14 @@ def advise(
     from ..report.advice import advice_figure, advice_json, render_advice
     from ..report.drawing.style import save_figure
     from ..training.device import choose_device
-    from .terminal import ProgressBar, open_images, say
+    from .terminal import ProgressBar, open_images, say, say_names
 
     console = Console(stderr=False)
     torch_device = choose_device(device)
     measured = [float(rate) for rate in listed_rates("--rates", rates)]
     opening = {"classes": classes, "group_pattern": group_pattern, "split": split, "skip_bad_images": skip_bad_images}
     opened = open_images(console, data, [size], column, **opening)
+    say_names(console, opened)
     with ProgressBar(console, 2 * len(opened), "advising") as bar:
         found = find_advice(
             opened,
@@ -72,8 +73,8 @@ def advise(
         )
     unseen = [domain for domain in (test_domain, left_out) if domain]
     folder = output or Path("largedrop-advice") / fitting("-without-".join([opened.name, *unseen]))
-    render_advice(found, console)
     title = f"{opened.name}{' without ' if unseen else ''}{' and '.join(unseen)}"
     write_json(folder / "advice.json", advice_json(found))
     written = [folder / "advice.json", *save_figure(advice_figure(found, title=title), folder / "advice")]
+    render_advice(found, console)
     say(console, "written:", *(f"  {path}" for path in written))

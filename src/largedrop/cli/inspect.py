@@ -87,13 +87,14 @@ def inspect(
     about = {"checkpoint": checkpoint, "measures": chosen, "images": images, "draws": draws}
     write_json(written[0], inspection_json(inspections, comparisons, **about))
     for number, comparison in enumerate(comparisons, 1):
-        render_comparison(comparison, console)
         stem = f"-{number}" if len(comparisons) > 1 else ""
         title = ", ".join([opened.name, *([comparison.title] if comparison.title else [])])
         if "richness" in chosen:
             written += save_figure(inspection_figure(comparison, title=title), folder / f"richness{stem}")
         if "interpolation" in chosen:
             written += save_figure(interpolation_figure(comparison, title=title), folder / f"interpolation{stem}")
+    for comparison in comparisons:
+        render_comparison(comparison, console)
     runs_of = f"{len(found)} run{'s'[: len(found) > 1]} of {opened.name}"
     say(console, f"{runs_of}; written:", *(f"  {path}" for path in written))
 

@@ -60,7 +60,7 @@ def run_and_publish(
     from ..runs.estimate import duration
     from ..training.device import choose_device
     from ..training.features import VIEWS
-    from .terminal import ProgressBar, open_images, say, say_classes
+    from .terminal import ProgressBar, open_images, say, say_classes, say_names
 
     began = time.monotonic()
     each = None if budget is None else _budget(budget, jobs, planning)
@@ -86,6 +86,7 @@ def run_and_publish(
         f"{runs} of {first.steps} steps ({first.model}, {first.size} px, {first.precision}, {torch_device.type})",
     )
     say_classes(console, data, planned.configs)
+    say_names(console, data)
     folder = folder or Path("largedrop-runs") / _default_name(planned)
     if dry_run:
         say(console, *(f"  {folder / 'runs' / config.run_name}" for config in planned.configs))

@@ -84,7 +84,7 @@ def sweep(
     # torch and timm take seconds to import, which --help, --list and a mistake in a preset should not.
     from ..experiments.sweep import plan_sweep
     from ..training.device import choose_device
-    from .terminal import open_images, say, say_classes
+    from .terminal import open_images, say, say_classes, say_names
 
     torch_device = choose_device(device, jobs)
     opening = {"classes": classes, "group_pattern": group_pattern, "split": split, "skip_bad_images": skip_bad_images}
@@ -92,6 +92,7 @@ def sweep(
     planned = plan_sweep(read, scale, opened, output, device=torch_device, precision=precision, weights=weights or ())
     say(console, read.title, _summary(planned))
     say_classes(console, opened, (entry.config for entry in planned.entries))
+    say_names(console, opened)
     if dry_run:
         render([_table(planned, chosen)], console)
         return

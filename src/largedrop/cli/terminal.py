@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from ..config import Config
 from ..data.classes import named, unlearnable
+from ..errors import visible
 from ..reporter import Reporter
 from ..runs.estimate import duration
 from .options import columns
@@ -25,10 +27,13 @@ from .options import columns
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
 
-__all__ = ["ProgressBar", "open_images", "say", "say_classes"]
+__all__ = ["ProgressBar", "open_images", "say", "say_classes", "say_names"]
 
 LINE_EVERY = 30.0
 """Seconds between two lines without a terminal."""
+
+MOST_NAMED = 8
+"""Number of domains and of classes that are named before training."""
 
 RECENT = 120.0
 """Seconds over which the pace is measured for the time left."""
@@ -56,7 +61,7 @@ class ProgressBar(Reporter):
         runs: int = 0,
         name: Callable[[Config], str] = lambda config: config.run_name,
     ) -> None:
-        self.console, self.total, self.what = console, total, what
+        self.console, self.total, self.what = console, total, visible(what)
         self.runs, self.name = runs, name
         self.done = 0.0
         self._asked = threading.Event()
@@ -75,12 +80,12 @@ class ProgressBar(Reporter):
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task(what, total=total)
+        self._task = self._progress.add_task(self.what, total=total)
 
     def describe(self, what: str) -> None:
         """Set the name of the present work."""
-        self.what = what
-        self._progress.update(self._task, description=what)
+        self.what = visible(what)
+        self._progress.update(self._task, description=self.what)
 
     def set(self, done: float, total: float) -> None:
         """Set the work done and the total work."""
@@ -167,9 +172,9 @@ class ProgressBar(Reporter):
 
 
 def say(console: Console, *lines: str) -> None:
-    """Print lines without mark-up or wrapping."""
+    """Print lines without mark-up or wrapping, each as one line."""
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(visible(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def open_images(
@@ -207,6 +212,23 @@ def say_classes(console: Console, data: Dataset, configs: Iterable[Config]) -> N
                 f"tested on '{test_domain}', {named(alone)} cannot be predicted, as no domain trained on has it: "
                 f"{count} of {len(images)} test images count as wrong",
             )
+
+
+def say_names(console: Console, data: Dataset) -> None:
+    """Say which domains and classes there are, with their numbers of images, so that wrong ones are seen in time."""
+    for what, names, of_images in (
+        ("domains", data.domains, data.domain_ids),
+        ("classes", data.classes, data.labels),
+    ):
+        counts = np.bincount(of_images, minlength=len(names)).tolist()
+        listed = [f"'{_short(name)}' {count}" for name, count in zip(names, counts, strict=True)][:MOST_NAMED]
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        say(console, f"  {what}: {', '.join(listed)}{more}")
+
+
+def _short(name: str, most: int = 40) -> str:
+    name = visible(name)
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 class _Left(ProgressColumn):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, visible
 from .cache import ProgressCallback, digest_of, open_images
 from .classes import check_choice, named, opening_notes
 from .dataset import Dataset, IntArray, check_names
@@ -106,7 +106,7 @@ def make_listing(
         UserError: there are errors; the message lists all.
     """
     check_choice(classes)
-    found, root = source.images, source.root
+    found, root = _shown(source.images), source.root
     has = {pair for pair, images in found.items() if images}
     domains, names = (sorted({pair[part] for pair in found}) for part in range(2))
     problems = [*source.problems, *_empty(has, domains, names, "images")]
@@ -148,7 +148,7 @@ def make_listing(
         _raise(root, _astride(keys, groups, parts))
     return Listing(
         root=root,
-        name=source.name,
+        name=visible(source.name),
         domains=tuple(domains),
         classes=tuple(names),
         keys=keys,
@@ -160,6 +160,14 @@ def make_listing(
         common=classes == "common",
         notes=tuple(notes),
     )
+
+
+def _shown(images: Mapping[tuple[str, str], Sequence[Listed]]) -> Mapping[tuple[str, str], Sequence[Listed]]:
+    """The images by names of domains and classes as they can be shown; keys stay, and with them fingerprints."""
+    shown: dict[tuple[str, str], list[Listed]] = {}
+    for (domain, name), of_pair in images.items():
+        shown.setdefault((visible(domain), visible(name)), []).extend(of_pair)
+    return shown
 
 
 def _groups(source: Source, images: Sequence[Listed], pattern: str | None) -> list[str] | None:

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from rich.console import Console
 
 from ..analysis.advice import Advice
+from ..errors import visible
 from ..runs.estimate import Estimate, estimate_json, listing, percent, percentage_points
 from ..runs.methods import METHODS, PLAIN, method_of
 from ..runs.record import Record
@@ -66,7 +67,7 @@ def render_advice(advice: Advice, console: Console) -> None:
     render([Table("", heads, rows, (), strong=strong)], console)
     reason = advice.reason[:1].upper() + advice.reason[1:]
     for line in (f"{heading(advice)} {reason}", *_reading(advice), CAVEAT):
-        console.print(line, highlight=False, markup=False)
+        console.print(visible(line), highlight=False, markup=False)
 
 
 def advice_json(advice: Advice) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from ..data.dataset import Dataset
+from ..errors import visible
 from ..experiments.compare import Comparison, Plan
 from ..runs.record import describe, write_results
 from ..selection.selection import summarise
@@ -36,7 +37,7 @@ def publish(
     seconds: float,
     device: torch.device,
 ) -> list[Path]:
-    """Print the table and write ``results.json``, ``figure.png``, ``figure.svg`` and ``report.html`` into ``folder``.
+    """Write ``results.json``, ``figure.png``, ``figure.svg`` and ``report.html`` into ``folder``, and print the table.
 
     Returns:
         Paths of the files, the page first; results.json alone where no run finished.
@@ -51,9 +52,6 @@ def publish(
     if not records:
         return [results]
     rows = summarise(records, domains=planned.test_domains, seeds=planned.seeds)
-    render(compared_tables(rows, console.width), console)
-    for remark in comparison.remarks:
-        console.print(remark, highlight=False, markup=False, soft_wrap=True)
     png, svg = save_figure(runs_figure(rows, title=title), folder / "figure")
     page = folder / "report.html"
     shared = max(planned.configs, key=lambda config: config.dropout).settings  # with masks, which rate 0 has none of
@@ -72,6 +70,10 @@ def publish(
         seconds=seconds,
         machine=machine(device),
     )
+    # Printed last: all is written, whatever becomes of what reads standard output.
+    render(compared_tables(rows, console.width), console)
+    for remark in comparison.remarks:
+        console.print(visible(remark), highlight=False, markup=False, soft_wrap=True)
     return [page, png, svg, results]
 
 

@@ -16,7 +16,7 @@ from ..analysis.inspection import PARTS, Inspection
 from ..analysis.inspection_compare import Rate, RateComparison
 from ..analysis.richness import PROBE_SHARES, SHARES
 from ..config import RIVALS
-from ..errors import UserError
+from ..errors import UserError, visible
 from ..runs.estimate import Estimate, listing, percent
 from ..runs.interpolation import INTERPOLATED
 from ..runs.methods import method_of
@@ -55,7 +55,7 @@ def render_comparison(comparison: RateComparison, console: Console) -> None:
     heads = ["", "images", *map(_rate_name, comparison.rates)]
     render([Table(comparison.title, heads, rows, (), left=2)], console)
     for line in _notes(comparison):
-        console.print(line, highlight=False, markup=False)
+        console.print(visible(line), highlight=False, markup=False)
 
 
 def inspection_figure(comparison: RateComparison, *, title: str) -> Figure:

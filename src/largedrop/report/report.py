@@ -114,7 +114,7 @@ def write_report(
         }
         files["report.json"] = json_text(content)
     for name, file in files.items():
-        write_bytes(Path(output) / name, file.encode() if isinstance(file, str) else file)
+        write_bytes(Path(output) / name, file.encode("utf-8", "backslashreplace") if isinstance(file, str) else file)
     return [Path(output) / name for name in files]
 
 

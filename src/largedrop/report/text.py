@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from rich import box
 from rich import table as rich
 from rich.console import Console
 from rich.text import Text
+
+from ..errors import visible
 
 __all__ = ["Table", "counts", "escape_latex", "escape_markdown", "latex", "markdown", "render"]
 
@@ -26,6 +29,8 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "[": "{[}",
+    "]": "{]}",
     "±": r"$\pm$",
     "−": r"$-$",
     "×": r"$\times$",
@@ -101,17 +106,17 @@ def render(tables: Iterable[Table], console: Console) -> None:
             console.print()
         drawn = rich.Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         if table.title:
-            drawn.title, drawn.title_justify, drawn.title_style = Text(table.title), "left", ""
+            drawn.title, drawn.title_justify, drawn.title_style = Text(visible(table.title)), "left", ""
         for index, head in enumerate(table.heads):
             number = index >= table.left
             whole = number and len(head) <= _LONG
-            drawn.add_column(Text(head, overflow="fold"), justify="right" if number else "left", no_wrap=whole)
+            drawn.add_column(Text(visible(head), overflow="fold"), justify="right" if number else "left", no_wrap=whole)
         for row, cells in enumerate(table.rows):
             styles = ["bold" if (row, column) in table.strong else "" for column in range(len(cells))]
-            drawn.add_row(*(Text(cell, style) for cell, style in zip(cells, styles, strict=True)))
+            drawn.add_row(*(Text(visible(cell), style) for cell, style in zip(cells, styles, strict=True)))
         console.print(drawn)
         for note in table.notes:
-            console.print(Text(note, style="dim"))
+            console.print(Text(visible(note), style="dim"))
 
 
 def escape_latex(text: str) -> str:
@@ -120,14 +125,12 @@ def escape_latex(text: str) -> str:
     >>> print(escape_latex("art_painting & 5 % ± 1"))
     art\_painting \& 5 \% $\pm$ 1
     """
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in visible(text))
 
 
 def escape_markdown(text: str) -> str:
     """``text`` escaped for Markdown."""
-    for character in "\\|*_<>`[]":
-        text = text.replace(character, f"\\{character}")
-    return text
+    return re.sub(r"[\\|*_<>`[\]$~]|&(?=#?\w+;)", r"\\\g<0>", visible(text))
 
 
 def counts(facts: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from ...files import write_bytes
 from ...runs.methods import PLAIN, Method
+from .fonts import every_script
 
 __all__ = ["GREY", "IID", "INK", "OOD", "edge_of", "face_of", "mixed", "rendered", "save_figure"]
 
@@ -31,7 +32,8 @@ def rendered(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
     metadata: dict[str, Any] = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     # matplotlib takes the salt of an SVG's identifiers from its global settings only, so one figure at a time.
-    with _saving, mpl.rc_context({"svg.hashsalt": "largedrop", "svg.fonttype": "path"}):
+    settings: Any = {"svg.hashsalt": "largedrop", "svg.fonttype": "path"}
+    with _saving, mpl.rc_context(settings), every_script(figure):
         figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
     return buffer.getvalue()
 
