@@ -2,7 +2,7 @@
 
 >>> import largedrop as ld
 >>> [name for name in ld.__all__ if name.islower()][:3]
-['average_weights', 'evaluate', 'finetune']
+['average_weights', 'check', 'evaluate']
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .analysis.check import Diagnosis, check
     from .api import finetune
     from .config import Config
     from .data import Dataset, open_dataset
@@ -31,12 +32,14 @@ _MODULES = {
     "CollapseError": "errors",
     "Config": "config",
     "Dataset": "data",
+    "Diagnosis": "analysis.check",
     "Evaluation": "prediction.evaluate",
     "Prediction": "prediction.predict",
     "RepresentationDropout": "models.dropout",
     "Run": "runs.run",
     "UserError": "errors",
     "average_weights": "training.averaging",
+    "check": "analysis.check",
     "evaluate": "prediction.evaluate",
     "finetune": "api",
     "fold_batchnorm": "models.fast.folding",
@@ -53,12 +56,14 @@ __all__ = [
     "CollapseError",
     "Config",
     "Dataset",
+    "Diagnosis",
     "Evaluation",
     "Prediction",
     "RepresentationDropout",
     "Run",
     "UserError",
     "average_weights",
+    "check",
     "evaluate",
     "finetune",
     "fold_batchnorm",

@@ -1,0 +1,138 @@
+"""A doctor for datasets: what is in one, what is wrong with it, and whether it can be trained on.
+
+docs/check.md says what it looks for, and how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..config import ABOUT, Config
+from ..data import open_dataset
+from ..data.dataset import Dataset
+from ..data.views.batches import open_views
+from ..errors import UserError
+from ..linear.features import FeatureStore
+from ..reporter import SILENT, Relay, Reporter
+from ..training.device import choose_device
+from ..training.resolve import resolve
+from . import findings as find
+from .duplicates import identical, look_at, proposed, same_pictures
+from .findings import LEVELS, Finding, counts_of
+from .neighbours import doubts, nearest, principal_axes, projected
+
+__all__ = ["Diagnosis", "check", "open_all", "work"]
+
+_NEIGHBOURS = 5
+"""Nearest images by features that may be copies, and that must all have another label before one is doubted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """What is in a dataset, and what is wrong with it.
+
+    Attributes:
+        data: the dataset, without images that cannot be decoded.
+        findings: what was found, the worst level first.
+        about: how it was looked at, as JSON types.
+    """
+
+    data: Dataset
+    findings: tuple[Finding, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it can be trained on: there is no problem."""
+        return not self.of("problem")
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Number of images by domain and class."""
+        return counts_of(self.data)
+
+    def of(self, level: str) -> tuple[Finding, ...]:
+        """The findings of a level."""
+        return tuple(finding for finding in self.findings if finding.level == level)
+
+
+def open_all(source: str | Path, *, skip_bad_images: bool = False, **options: Any) -> Dataset:
+    """The images of ``source`` that can be decoded; ``Dataset.skipped`` has the others.
+
+    Args:
+        source: as for ``open_dataset``, with its options.
+        skip_bad_images: whether training would skip images that cannot be decoded.
+
+    Raises:
+        UserError: what ``open_dataset`` says, where nothing can be checked.
+    """
+    try:
+        return open_dataset(source, skip_bad_images=True, **options)
+    except UserError:
+        # Where no image of a class is left, this says which cannot be decoded.
+        return open_dataset(source, skip_bad_images=skip_bad_images, **options)
+
+
+def work(data: Dataset, quick: bool) -> int:
+    """The work of ``check``, in images looked at."""
+    return len(data) * (1 if quick else 3)
+
+
+def check(
+    source: Dataset | str | Path,
+    *,
+    skip_bad_images: bool = False,
+    quick: bool = False,
+    seed: int = 0,
+    model: str = Config.model,
+    size: int = 128,
+    weights: str = "pretrained",
+    precision: str = "auto",
+    device: str = "auto",
+    reporter: Reporter = SILENT,
+    **options: Any,
+) -> Diagnosis:
+    """Check a dataset: what is in it, what is wrong with it, and whether it can be trained on.
+
+    Args:
+        source: a dataset from ``open_dataset``, or what that takes.
+        skip_bad_images: training will skip images that cannot be decoded; else one of them is a problem.
+        quick: look at the pixels only, without a network: no label is doubted, and some copies are missed.
+        seed: seed of the i.i.d. split whose sides are compared.
+        model: name of the network whose features are used, or several as ``a+b``.
+        size: side of its images, in pixels.
+        weights: its weights, as in ``Config.weights``.
+        precision: its precision, as in ``Config.precision``, or ``auto``.
+        device: device that computes: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        reporter: receives the work, ``work(data, quick)`` in total, and notes.
+        options: further options of ``open_dataset``, where ``source`` is not opened yet.
+
+    Raises:
+        UserError: the source cannot be opened at all, or an option is wrong.
+    """
+    data = source if isinstance(source, Dataset) else open_all(source, skip_bad_images=skip_bad_images, **options)
+    settings: dict[str, Any] = {"model": model, "size": size, "weights": weights, "precision": precision, "seed": seed}
+    on = choose_device(device)
+    config = None if quick else resolve(data, on, recipe="short", fit="probe", test_domain="", **settings)
+    found = [*find.decoded(data, skip_bad_images), *find.listed(data, seed), *find.groups(data)]
+    looks = look_at(data.images, reporter)
+    found += find.shapes(data, looks, size)
+    near = None
+    if config is not None:
+        seen = Relay(reporter)
+        features = FeatureStore(data, open_views(data, on, reporter), reporter=seen).features(config, count=1)
+        reporter.skip(len(data) - seen.done)  # the features that were on disk
+        axes = principal_axes(features.representation)
+        near = nearest(projected(features.representation, axes).to(on), _NEIGHBOURS, reporter=reporter)
+        found += find.doubted(
+            data, near[0].numpy(), doubts(features.representation, data.labels, len(data.classes), axes)
+        )
+    alike = same_pictures(data.images, proposed(looks, near, on), reporter=reporter)
+    found += find.copies(data, identical(looks), alike, seed)
+    about = {"data": data.name, "fingerprint": data.fingerprint, "seed": seed, "size": size, "quick": quick}
+    if config is not None:
+        about |= {name: getattr(config, name) for name, each in ABOUT.items() if each.features and name != "seed"}
+    return Diagnosis(data, tuple(sorted(found, key=lambda each: LEVELS.index(each.level))), about)

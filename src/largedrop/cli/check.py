@@ -1,0 +1,76 @@
+"""``largedrop check``: a doctor for datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..config import defaults_of
+from .options import Classes, Column, Data, Device, Precision, SkipBad, columns, option
+
+__all__ = ["check"]
+
+DEFAULTS = defaults_of("short")
+
+
+def check(
+    data: Data,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="Look at the pixels only: no network is needed, no label is doubted, and some copies are missed.",
+        ),
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder for check.json. [default: largedrop-check/DATA]")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the i.i.d. split that copies may straddle.", min=0)] = 0,
+    model: Annotated[str, option("model")] = DEFAULTS["model"],
+    weights: Annotated[str, option("weights")] = DEFAULTS["weights"],
+    size: Annotated[int, option("size")] = DEFAULTS["size"],
+    precision: Precision = "auto",
+    device: Device = "auto",
+    column: Column = None,
+    classes: Classes = "union",
+    skip_bad_images: SkipBad = False,
+) -> None:
+    """What is in a dataset, what is wrong with it, and whether it can be trained on; exits with 2 where it cannot."""
+    from ..analysis.check import check as diagnose
+    from ..analysis.check import open_all, work
+    from ..errors import UserError
+    from ..files import fitting, write_json
+    from ..report.check import check_json, render_check, verdict
+    from .terminal import ProgressBar, say
+
+    console = Console(stderr=False)
+    bound = max(320, size * 5 // 4)
+    with ProgressBar(console, 1, f"opening {data}") as bar:
+        opened = open_all(
+            data,
+            skip_bad_images=skip_bad_images,
+            bound=bound,
+            columns=columns(column or ()),
+            classes=classes,
+            progress=bar.set,
+        )
+    with ProgressBar(console, work(opened, quick), "checking") as bar, bar.interruptible():
+        found = diagnose(
+            opened,
+            skip_bad_images=skip_bad_images,
+            quick=quick,
+            seed=seed,
+            model=model,
+            size=size,
+            weights=weights,
+            precision=precision,
+            device=device,
+            reporter=bar,
+        )
+    render_check(found, console)
+    path = (output or Path("largedrop-check") / fitting(opened.name)) / "check.json"
+    write_json(path, check_json(found))
+    say(console, "written:", f"  {path}")
+    if not found.trainable:
+        raise UserError(f"{verdict(found)}: {'; '.join(each.text for each in found.of('problem'))}")
