@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..config import ABOUT, Config
@@ -59,7 +58,7 @@ class Diagnosis:
         return tuple(finding for finding in self.findings if finding.level == level)
 
 
-def open_all(source: str | Path, *, skip_bad_images: bool = False, **options: Any) -> Dataset:
+def open_all(source: Any, *, skip_bad_images: bool = False, **options: Any) -> Dataset:
     """The images of ``source`` that can be decoded; ``Dataset.skipped`` has the others.
 
     Args:
@@ -82,7 +81,7 @@ def work(data: Dataset, quick: bool) -> int:
 
 
 def check(
-    source: Dataset | str | Path,
+    source: Any,
     *,
     skip_bad_images: bool = False,
     quick: bool = False,
@@ -98,7 +97,7 @@ def check(
     """Check a dataset: what is in it, what is wrong with it, and whether it can be trained on.
 
     Args:
-        source: a dataset from ``open_dataset``, or what that takes.
+        source: a ``Dataset``, or what ``open_dataset`` takes.
         skip_bad_images: training will skip images that cannot be decoded; else one of them is a problem.
         quick: look at the pixels only, without a network: no label is doubted, and some copies are missed.
         seed: seed of the i.i.d. split whose sides are compared.

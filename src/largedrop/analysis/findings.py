@@ -217,8 +217,8 @@ def copies(
 
 def _straddling(data: Dataset, sets: Sequence[tuple[int, ...]], seed: int) -> Iterator[Finding]:
     """Copies that are held out for the i.i.d. score while another is trained on."""
-    out = _held_out(data, seed)
-    found = [each for each in sets if 0 < out[[*each]].sum() < len(each)]
+    trained, out = _sides(data, seed)
+    found = [each for each in sets if trained[[*each]].any() and out[[*each]].any()]
     count = sum(int(out[[*each]].sum()) for each in found)
     if found:
         text = (
@@ -229,15 +229,17 @@ def _straddling(data: Dataset, sets: Sequence[tuple[int, ...]], seed: int) -> It
         yield Finding("straddling", "warning", text, _items(data, found))
 
 
-def _held_out(data: Dataset, seed: int) -> Bools:
-    """Which images are held out where their domain is trained on: the same whatever the test domain."""
-    out = np.zeros(len(data), np.bool_)
+def _sides(data: Dataset, seed: int) -> tuple[Bools, Bools]:
+    """Which images are trained on, and which are held out, where their domain is a training domain."""
+    trained, out = np.zeros(len(data), np.bool_), np.zeros(len(data), np.bool_)
     for domain in data.domains:
         try:
-            out[data.split(domain, seed).iid] = True
+            split = data.split(domain, seed)
         except UserError:
             continue  # told by ``listed``
-    return out
+        trained[np.concatenate(split.train)] = True
+        out[split.iid] = True
+    return trained, out
 
 
 def groups(data: Dataset) -> Iterator[Finding]:

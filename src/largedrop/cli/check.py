@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from ..config import defaults_of
-from .options import Classes, Column, Data, Device, Precision, SkipBad, columns, option
+from .options import Classes, Column, Data, Device, GroupPattern, Precision, SkipBad, SplitFile, columns, option
 
 __all__ = ["check"]
 
@@ -34,6 +34,8 @@ def check(
     device: Device = "auto",
     column: Column = None,
     classes: Classes = "union",
+    group_pattern: GroupPattern = None,
+    split: SplitFile = None,
     skip_bad_images: SkipBad = False,
 ) -> None:
     """What is in a dataset, what is wrong with it, and whether it can be trained on; exits with 2 where it cannot."""
@@ -53,6 +55,8 @@ def check(
             bound=bound,
             columns=columns(column or ()),
             classes=classes,
+            group_pattern=group_pattern,
+            split=split,
             progress=bar.set,
         )
     with ProgressBar(console, work(opened, quick), "checking") as bar, bar.interruptible():
