@@ -23,7 +23,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,10 +111,11 @@ class Cell:
 class Hardly(ld.Dataset):
     """A dataset of which a few images are evaluated: where seconds of steps are measured, and no accuracies."""
 
-    def split(self, test_domain: str, seed: int, held_out: float = 0.2, left_out: str = "") -> Split:
-        whole = super().split(test_domain, seed, held_out, left_out)
+    def split(self, test_domains: str | Sequence[str], seed: int, held_out: float = 0.2, left_out: str = "") -> Split:
+        whole = super().split(test_domains, seed, held_out, left_out)
         few = slice(0, BATCH)
-        return replace(whole, iid=whole.iid[few], iid_domains=whole.iid_domains[few], ood=whole.ood[few])
+        test: dict[str, Any] = {"ood": whole.ood[few], "ood_domains": whole.ood_domains[few]}
+        return replace(whole, iid=whole.iid[few], iid_domains=whole.iid_domains[few], **test)
 
 
 def config_of(cell: Cell, data: ld.Dataset) -> Config:
@@ -129,7 +130,7 @@ def trained(cell: Cell, features: FeatureCache, folder: Path) -> dict[str, Accur
     """Train a cell of ours."""
     config = config_of(cell, features.views.data)
     run = train(config, features.views.data, folder / config.run_name, features=features)
-    return {cell.key: {each.method: [each.iid_accuracy, each.ood_accuracy] for each in run.records}}
+    return {cell.key: {each.method: [each.iid_accuracy, each.ood_accuracy or 0.0] for each in run.records}}
 
 
 def script_of(cell: Cell, data: ld.Dataset, root: Path, steps: int, workers: int) -> tuple[Script, Any]:

@@ -89,7 +89,7 @@ def scores_of(records: Iterable[Record], method: str = "fine-tuning") -> Scores:
                 continue
             for rate in rates:
                 taken = max((cells[rate, seed][key] for key in sorted(shared)), key=lambda record: record.iid_accuracy)
-                scores.setdefault(domain, {}).setdefault(rate, {})[seed] = taken.ood_accuracy
+                scores.setdefault(domain, {}).setdefault(rate, {})[seed] = taken.ood_accuracy or 0.0
     if not scores:
         raise UserError(f"no test domain has a seed with two dropout rates of {method} or more")
     return scores

@@ -41,7 +41,7 @@ def train(data: ld.Dataset, folder: Path) -> None:
             found = compare(data, planned, folder, device=device)
             records += [record.to_json() for record in found.records]
             write_json(RECORD, {"records": records})
-            print(seed, domain, {record.method: round(100 * record.ood_accuracy, 1) for record in found.records})
+            print(seed, domain, {record.method: round(100 * (record.ood_accuracy or 0), 1) for record in found.records})
 
 
 def table() -> None:

@@ -82,3 +82,20 @@ def test_classes_that_the_test_domain_lacks_are_a_warning(toy: Path, tmp_path: P
     common = ld.open_dataset(root, classes="common")
     assert (common.classes, len(common)) == (("blue", "green"), 36)
     assert common.fingerprint != data.fingerprint
+
+
+def test_every_domain_or_several_unseen_ones(data: ld.Dataset, tmp_path: Path) -> None:
+    settings = {"recipe": "short", "device": "cpu", **TINY}
+    run = ld.finetune(data, output=tmp_path / "all", **settings)
+    assert run.config.test_domains == ()
+    assert ld.load_model(run.model).classes == data.classes
+    both = [
+        ld.finetune(data, pair, output=tmp_path / "two", **settings) for pair in (["photo", "ink"], ("ink", "photo"))
+    ]
+    assert both[0].config == both[1].config
+    assert both[0].config.test_domains == ("ink", "photo")
+    for wrong in ("", ["photo", ""], "foto"):
+        with pytest.raises(ld.UserError, match=r"^no domain '(foto)?' in "):
+            ld.finetune(data, wrong, **settings)
+    with pytest.raises(ld.UserError, match=r"^the test domain 'ink' is named twice$"):
+        ld.finetune(data, ["ink", "ink"], **settings)

@@ -44,6 +44,7 @@ CHANGED: dict[str, Any] = {
 }
 CHANGED_LATER: dict[str, Any] = {
     "left_out": "cartoon",
+    "also_tested": "art",
     "fit": "linear",
     "v_start": "normal",
     "feature_views": 3,
@@ -263,46 +264,6 @@ def test_defaults_of_the_robust_recipe_follow_from_what_is_set() -> None:
     assert config(recipe="robust", hand_over="best", masks=4).masks == 4
 
 
-@pytest.mark.parametrize(
-    ("steps", "every", "expected"),
-    [(6, 2, (2, 4, 6)), (7, 2, (2, 4, 6, 7)), (5, 10, (5,)), (5, 5, (5,)), (1, 1, (1,)), (3, 1, (1, 2, 3))],
-)
-def test_evaluations_end_with_the_last_step(steps: int, every: int, expected: tuple[int, ...]) -> None:
-    assert config(steps=steps, eval_every=every).evaluations == expected
-
-
-def test_the_papers_evaluations() -> None:
-    steps = config(recipe="paper").evaluations
-    assert (len(steps), steps[0], steps[-2:]) == (34, 300, (9_900, 10_000))
-
-
-@pytest.mark.parametrize(
-    ("steps", "share", "milestone"),
-    [(300, 0.5, 150), (7, 0.5, 4), (1, 0.5, 1), (10, 1, 10), (10, 0.01, 1), (100, 0.07, 7), (100, 0.55, 55)],
-)
-def test_the_milestone_is_the_first_step_of_the_lower_rate(steps: int, share: float, milestone: int) -> None:
-    chosen = config(steps=steps, decay_at=share)
-    assert chosen.milestones == (milestone, steps)
-    assert (chosen.lr_factor(0), chosen.lr_factor(milestone - 1)) == (1.0, 1.0)
-    assert chosen.lr_factor(milestone) == pytest.approx(0.01 if milestone == steps else 0.1)
-
-
-def test_the_learning_rate_rises_and_then_follows_its_schedule() -> None:
-    rising = config(steps=10, warmup=0.3)
-    assert rising.warmup_steps == 3
-    factors = [1 / 3, 2 / 3, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.1]
-    assert [rising.lr_factor(step) for step in range(10)] == pytest.approx(factors)
-    root = math.sqrt(0.5) / 2
-    cosine = config(steps=4, schedule="cosine")
-    assert [cosine.lr_factor(step) for step in range(5)] == pytest.approx([1, 0.5 + root, 0.5, 0.5 - root, 0])
-    both = config(steps=6, schedule="cosine", warmup=0.2)  # 1.2 steps are 2
-    assert [both.lr_factor(step) for step in range(6)] == pytest.approx(
-        [0.5, 1, *(cosine.lr_factor(s) for s in range(4))]
-    )
-    assert [config(steps=1, schedule="cosine", warmup=0.9).lr_factor(step) for step in (0, 1)] == [1, 1]
-    assert config(steps=100, warmup=0.07).warmup_steps == 7
-
-
 def test_v_starts_as_in_the_public_code_under_the_papers_recipe() -> None:
     starts = {(recipe, fit): config(recipe=recipe, fit=fit).v_start for recipe in RECIPES for fit in FITS}
     assert {pair for pair, start in starts.items() if start == "normal"} == {("paper", "linear")}
@@ -382,3 +343,33 @@ def test_what_features_depend_on() -> None:
     assert pretrained.feature_key == key
     assert replace(pretrained, seed=1, dropout=0.0, lr=1.0, steps=9).feature_key == pretrained.feature_key
     assert replace(pretrained, weights="random", seed=1).feature_key == {**key, "seed": 1}
+
+
+def test_several_test_domains_or_none() -> None:
+    one, several = config(), config(also_tested=' "San Jose, CA",ink')
+    assert (one.test_domains, one.unseen, one.split_key) == (("sketch",), ("sketch",), (("sketch",), 0, 0.2, ""))
+    assert several.also_tested == '"San Jose, CA",ink'
+    assert several.test_domains == ("sketch", "San Jose, CA", "ink")
+    assert several.run_name.startswith("PACS-sketch-San Jose, CA-ink-d0.9-s0-")
+    assert replace(several, left_out="photo").unseen == (*several.test_domains, "photo")
+    assert several.digest() != one.digest()
+    assert replace(several, also_tested="").digest() == one.digest()
+    none = config(test_domain="")
+    assert (none.test_domains, none.unseen) == ((), ())
+    assert none.run_name == f"PACS-d0.9-s0-{none.digest()}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"also_tested": "ink,sketch"}, "the test domain 'sketch' is named twice"),
+        ({"also_tested": "ink", "left_out": "ink"}, "left-out and test-domain are both 'ink'"),
+        ({"also_tested": "ink", "test_domain": ""}, "also-tested 'ink' does not go without a test-domain"),
+        (
+            {"also_tested": '"ink'},
+            "also-tested must be names separated by commas, in double quotes where they have a comma, not '\"ink'",
+        ),
+    ],
+)
+def test_test_domains_that_contradict_each_other(settings: dict[str, str], told: str) -> None:
+    assert refusal(**settings) == told

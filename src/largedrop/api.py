@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ __all__ = ["finetune"]
 
 def finetune(
     data: Dataset,
-    test_domain: str,
+    test_domain: str | Sequence[str] | None = None,
     *,
     output: str | Path | None = None,
     recipe: str = DEFAULT_RECIPE,
@@ -32,11 +32,12 @@ def finetune(
     progress: Callable[[float], None] | None = None,
     **settings: Any,
 ) -> Run:
-    """Fine-tune on every domain but one, and score on that one.
+    """Fine-tune on every domain but the test domains, and score on these; or on every domain.
 
     Args:
         data: dataset from ``open_dataset``.
-        test_domain: name of the domain for the o.o.d. score, which is never trained on or selected on.
+        test_domain: name of the domain for the o.o.d. score, which is never trained on or selected on; or names of
+            several, each of which is scored; or None: every domain is trained on, and there is no o.o.d. score.
         output: folder of the run; by default ``Config.run_name`` in ``largedrop-runs``. A finished run in it is
             returned, an interrupted one is resumed.
         recipe: ``robust`` (minutes on a processor), ``short`` (the paper's method in minutes) or ``paper`` (its
@@ -54,14 +55,16 @@ def finetune(
         CollapseError: the run has collapsed or diverged.
 
     Warns:
-        UserWarning: the images do not fit in the GPU's memory, so views are made on the processor; or the test domain
+        UserWarning: the images do not fit in the GPU's memory, so views are made on the processor; or a test domain
             lacks classes, or has some that no training domain has.
     """
     torch_device = choose_device(device)
-    config = resolve(data, torch_device, recipe=recipe, test_domain=test_domain, **settings)
+    config = resolve(
+        data, torch_device, recipe=recipe, test_domain=() if test_domain is None else test_domain, **settings
+    )
     folder = Path(output) if output is not None else Path("largedrop-runs") / config.run_name
     reporter = _Caller(progress)
-    for line in ood_notes(data.lacking, data.domains, config.test_domain, config.left_out):
+    for line in ood_notes(data.lacking, data.domains, config.test_domains, config.unseen):
         reporter.note(line)
     features = FeatureCache(open_views(data, torch_device, reporter))
     if config.fit == "all":

@@ -13,7 +13,9 @@ from typing import Any, Protocol, TypeVar, get_args, get_type_hints
 from . import valid
 from .errors import UserError, one_of
 from .files import fitting
+from .names import names_in, text_of
 from .recipes import FOLLOWING, RECIPES
+from .schedule import Schedule
 from .valid import About, contradictions, fields_in
 
 __all__ = ["ABOUT", "RECIPES", "About", "Config", "defaults_of", "make_config"]
@@ -34,7 +36,7 @@ Split = TypeVar("Split", covariant=True)
 class Splits(Protocol[Split]):
     """The method of ``data.dataset.Dataset`` that a config calls, without an import of either by the other."""
 
-    def split(self, test_domain: str, seed: int, held_out: float, left_out: str, /) -> Split: ...
+    def split(self, test_domains: tuple[str, ...], seed: int, held_out: float, left_out: str, /) -> Split: ...
 
 
 _data, _method, _schedule, _view = (fields_in(group) for group in ("data", "method", "schedule", "view"))
@@ -42,7 +44,7 @@ _extra = partial(_method, fine_tuning=True, later=True)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Schedule):
     """All settings that the result of a run depends on; ``ABOUT`` describes each field."""
 
     data: str = _data("Name of the dataset.", valid.TEXT, names="dataset", elsewhere="it is given with --data")
@@ -50,7 +52,7 @@ class Config:
         "Digest of the dataset's contents.", valid.TEXT, names="dataset", elsewhere="it follows from the data"
     )
     test_domain: str = _data(
-        "Domain for the o.o.d. score: never trained on, never selected on.",
+        "Domain for the o.o.d. score: never trained on, never selected on; empty for none.",
         valid.DOMAIN,
         names="run",
         elsewhere="name the domains in test_domains",
@@ -60,6 +62,13 @@ class Config:
         valid.DOMAIN,
         "",
         elsewhere="say leave_out = true beside test_domains",
+        later=True,
+    )
+    also_tested: str = _data(
+        "Further test domains of the same run, in one text.",
+        valid.NAMES,
+        "",
+        elsewhere="a preset tests on one domain at a time",
         later=True,
     )
     held_out: float = _data(
@@ -236,6 +245,7 @@ class Config:
             raise UserError("; ".join(problems))
         if self.dropout == 0:  # nothing to mask: one run, whatever the number of masks
             object.__setattr__(self, "masks", 1)
+        object.__setattr__(self, "also_tested", text_of(names_in(self.also_tested)))
         # 0 and 0.0 are one setting, so they must have one digest.
         for name, (kind, *_) in TYPES.items():
             if kind is float and getattr(self, name) is not None:
@@ -266,8 +276,19 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        """Name of the run's folder: dataset, test domain, rate, seed and digest (which ``runs.protocol`` reads)."""
-        return fitting(f"{self.data}-{self.test_domain}", f"-d{self.dropout:g}-s{self.seed}-{self.digest()}")
+        """Name of the run's folder: dataset, test domains, rate, seed and digest (which ``runs.protocol`` reads)."""
+        name = "-".join((self.data, *self.test_domains))
+        return fitting(name, f"-d{self.dropout:g}-s{self.seed}-{self.digest()}")
+
+    @property
+    def test_domains(self) -> tuple[str, ...]:
+        """Names of the domains for the o.o.d. score, none of which is trained on; empty where there is no score."""
+        return tuple(filter(None, (self.test_domain, *names_in(self.also_tested))))
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Names of all domains that are not trained on."""
+        return (*self.test_domains, *filter(None, (self.left_out,)))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -293,44 +314,13 @@ class Config:
         return {**parts, "seed": self.seed if self.weights == "random" else None}
 
     @property
-    def split_key(self) -> tuple[str, int, float, str]:
+    def split_key(self) -> tuple[tuple[str, ...], int, float, str]:
         """The arguments of ``Dataset.split``."""
-        return self.test_domain, self.seed, self.held_out, self.left_out
+        return self.test_domains, self.seed, self.held_out, self.left_out
 
     def split_of(self, data: Splits[Split]) -> Split:
         """The split of ``data`` for this run."""
         return data.split(*self.split_key)
-
-    @property
-    def milestones(self) -> tuple[int, int]:
-        """Steps from which the learning rate of schedule ``step`` is a tenth, and a hundredth."""
-        return self._steps_in(self.decay_at), self._steps_in(self.decay_again_at)
-
-    @property
-    def warmup_steps(self) -> int:
-        """W, the steps over which the learning rate rises."""
-        return self._steps_in(self.warmup)
-
-    def _steps_in(self, share: float) -> int:
-        return math.ceil(round(self.steps * share, 6))  # 100 × 0.07 is a little more than 7
-
-    def lr_factor(self, step: int) -> float:
-        """Factor of the learning rates at ``step``, counted from 0: (step + 1) / W in the warm-up, then the schedule's.
-
-        ``cosine`` is (1 + cos πt) / 2 with t from 0 to 1 over the steps after the warm-up (Loshchilov & Hutter, 2017,
-        arXiv 1608.03983, equation 5, without restarts).
-        """
-        rising = self.warmup_steps
-        if step < rising:
-            return (step + 1) / rising
-        if self.schedule == "cosine":
-            return (1 + math.cos(math.pi * (step - rising) / max(1, self.steps - rising))) / 2
-        return 0.1 ** sum(step >= milestone for milestone in self.milestones)
-
-    @property
-    def evaluations(self) -> tuple[int, ...]:
-        """Steps after which the network is evaluated; the last is ``steps``."""
-        return (*range(self.eval_every, self.steps, self.eval_every), self.steps)
 
 
 ABOUT: Mapping[str, About] = {entry.name: entry.metadata["about"] for entry in fields(Config)}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 from typing import Any
+
+from .names import is_names
 
 __all__ = ["About", "Check", "choice", "contradictions", "fields_in"]
 
@@ -14,6 +17,7 @@ Check = tuple[str, Callable[[Any], bool]]
 TEXT: Check = ("text", lambda value: True)
 NAME: Check = ("a name", lambda value: value != "")
 DOMAIN: Check = ("the name of a domain", lambda value: True)
+NAMES: Check = ("names separated by commas, in double quotes where they have a comma", is_names)
 SWITCH: Check = ("true or false", lambda value: True)
 RATE: Check = ("in [0, 1)", lambda value: 0 <= value < 1)
 SHARE: Check = ("in (0, 1)", lambda value: 0 < value < 1)
@@ -89,8 +93,13 @@ def contradictions(config: Any, about: Mapping[str, About], defaults: Mapping[st
         about: descriptions of the fields, by name.
         defaults: defaults of those that have one, by name.
     """
-    if config.left_out and config.left_out == config.test_domain:
+    if config.left_out and config.left_out in config.test_domains:
         yield f"left-out and test-domain are both '{config.left_out}'"
+    for name, count in Counter(config.test_domains).items():
+        if count > 1:
+            yield f"the test domain '{name}' is named twice"
+    if config.also_tested and not config.test_domain:
+        yield f"also-tested {config.also_tested!r} does not go without a test-domain"
     if config.decay_again_at < config.decay_at:
         yield f"decay-again-at ({config.decay_again_at:g}) comes before decay-at ({config.decay_at:g})"
     if config.schedule == "cosine":

@@ -29,9 +29,9 @@ def advised(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The adviser says 0.5 for ink and 0.25 for others; how it was asked."""
     asked: list[dict[str, Any]] = []
 
-    def say(data: Any, *, test_domain: str, **settings: Any) -> Advice:
+    def say(data: Any, *, test_domain: tuple[str, ...], **settings: Any) -> Advice:
         asked.append({"test_domain": test_domain, **settings})
-        rate = 0.5 if test_domain == "ink" else 0.25
+        rate = 0.5 if test_domain == ("ink",) else 0.25
         return Advice(rate, "use", "because.", Curves((0.0, rate), (), (), (0,), None, None))  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "advise", say)
@@ -64,6 +64,10 @@ def test_without_a_test_domain_every_domain_is_held_out(
     assert main(["advise", str(toy), "--rates", "0.5", "--seeds", "1", *NETWORK]) == 0
     content = json.loads((tmp_path / "largedrop-advice" / "toy0" / "advice.json").read_text())
     assert content["held_out_domains"] == ["ink", "oil", "photo"]
+    unseen = ["--test-domain", "ink", "--test-domain", "oil"]
+    assert main(["advise", str(toy), *unseen, "--rates", "0.5", "--seeds", "1", *NETWORK]) == 0
+    content = json.loads((tmp_path / "largedrop-advice" / "toy0-without-ink-without-oil" / "advice.json").read_text())
+    assert (content["train_domains"], content["verdict"]) == (["photo"], "cannot tell")
 
 
 def test_compare_takes_the_advice_for_each_test_domain(
@@ -77,7 +81,7 @@ def test_compare_takes_the_advice_for_each_test_domain(
     assert "5 runs of 6 steps" in said  # for ink, auto and 0.5 are one run
     assert "dropout auto (ink 0.5, oil 0.25):\n  fine-tuning: i.i.d. " in said
     assert rates(tmp_path) == {("ink", 0.0), ("ink", 0.5), ("oil", 0.0), ("oil", 0.25), ("oil", 0.5)}
-    assert [each["test_domain"] for each in advised] == ["ink", "oil"]
+    assert [each["test_domain"] for each in advised] == [("ink",), ("oil",)]
     assert {(each["model"], each["size"], each["weights"]) for each in advised} == {("test_efficientnet", 32, "random")}
 
 
@@ -87,6 +91,25 @@ def test_train_takes_the_advice_and_keeps_the_number(toy: Path, tmp_path: Path, 
     (folder,) = (tmp_path / "runs").iterdir()
     assert json.loads((folder / "config.json").read_text())["dropout"] == 0.25
     assert advised[0]["left_out"] == "oil"
+
+
+@pytest.mark.parametrize(
+    ("options", "where"), [([], ""), (["--test-domain", "photo", "--test-domain", "ink"], " for ink and photo")]
+)
+def test_train_takes_the_advice_without_a_test_domain_or_with_two(
+    toy: Path,
+    tmp_path: Path,
+    advised: list[dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    where: str,
+) -> None:
+    arguments = ["train", str(toy), *options, "--dropout", "auto", *FAST, "--dry-run"]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert f"dropout auto{where}: 0.25 (use): because." in said
+    assert "-d0.25-s0-" in said
+    assert [each["test_domain"] for each in advised] == [("ink", "photo") if options else ()]
 
 
 def test_the_real_adviser_in_train(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

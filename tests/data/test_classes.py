@@ -35,11 +35,11 @@ def test_what_is_said_on_opening() -> None:
 
 
 def test_what_is_said_of_an_accuracy() -> None:
-    assert list(ood_notes({}, DOMAINS, "a")) == []
-    assert list(ood_notes(LACKING, DOMAINS, "c")) == [
+    assert list(ood_notes({}, DOMAINS, ["a"], ["a"])) == []
+    assert list(ood_notes(LACKING, DOMAINS, ["c"], ["c"])) == [
         "'c' lacks 'emu': o.o.d. accuracy there is over the classes it has.",
         "No domain trained on has 'owl' of 'c': its images count as wrong there.",
     ]
-    assert list(ood_notes({"a": ["owl", "emu"], "b": ["owl", "emu"]}, DOMAINS, "c")) == [
+    assert list(ood_notes({"a": ["owl", "emu"], "b": ["owl", "emu"]}, DOMAINS, ["c"], ["c"])) == [
         "No domain trained on has 'emu', 'owl' of 'c': their images count as wrong there."
     ]

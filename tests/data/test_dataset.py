@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from tests.helpers import refusal
 
-from largedrop.data.dataset import Dataset, check_names
+from largedrop.data.dataset import Dataset, IntArray, check_names
 from largedrop.errors import UserError
 
 
@@ -61,7 +61,7 @@ def test_a_split_is_a_partition_and_leaves_the_test_domain_out(name: str, reques
     data = request.getfixturevalue(name)
     for test_domain in data.domains:
         split = data.split(test_domain, seed=3)
-        assert split.test_domain == test_domain
+        assert split.test_domains == (test_domain,)
         assert split.train_domains == tuple(domain for domain in data.domains if domain != test_domain)
         parts = [*split.train, split.iid, split.ood]
         assert sorted(np.concatenate(parts).tolist()) == list(range(len(data)))
@@ -213,4 +213,57 @@ def test_one_group_of_each_class_cannot_be_held_out() -> None:
     data = replace(data, groups=data.domain_ids * 2 + data.labels)
     assert refusal(data.split, "a", 0) == (
         "without 'a', toy has a single group of each class in each domain: none can be held out for the i.i.d. score"
+    )
+
+
+@pytest.mark.parametrize("name", ["plain", "shared"])
+def test_several_test_domains_are_all_left_out(name: str, request: pytest.FixtureRequest) -> None:
+    data = request.getfixturevalue(name)
+    split, one = data.split(("c", "a"), seed=3), data.split("c", seed=3, left_out="a")
+    assert (split.train_domains, split.test_domains) == (("b", "d"), ("c", "a"))
+    for ours, theirs in zip((*split.train, split.iid), (*one.train, one.iid), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(split.ood, np.sort(np.concatenate([data.indices("a"), data.indices("c")])))
+    assert [split.test_domains[number] for number in split.ood_domains] == [
+        data.domains[number] for number in data.domain_ids[split.ood]
+    ]
+    np.testing.assert_array_equal(one.ood_domains, 0 * one.ood)
+
+
+def test_without_a_test_domain_every_domain_is_trained_on(plain: Dataset) -> None:
+    split = plain.split((), seed=3)
+    assert (split.train_domains, split.test_domains) == (plain.domains, ())
+    assert (len(split.ood), len(split.ood_domains)) == (0, 0)
+    np.testing.assert_array_equal(np.sort(np.concatenate([*split.train, split.iid])), np.arange(len(plain)))
+    for number, domain in enumerate("abcd"):
+        np.testing.assert_array_equal(split.iid[split.iid_domains == number], _held_out(plain, domain))
+
+
+def _held_out(data: Dataset, domain: str) -> IntArray:
+    split = data.split("a" if domain != "a" else "b", seed=3)
+    return split.iid[data.domain_ids[split.iid] == data.domain_index(domain)]
+
+
+def test_one_domain_alone_can_be_trained_on_and_not_tested_on() -> None:
+    data = dataset([[5, 5]])
+    split = data.split((), 0)
+    assert (split.train_domains, len(split.train[0]), len(split.iid), len(split.ood)) == (("a",), 8, 2, 0)
+    assert refusal(data.split, "a", 0) == "toy has only the domain 'a': testing on it leaves none to train on"
+    assert refusal(data.split, (), 0, 0.2, "a") == "without 'a', toy has no domain to train on"
+    assert refusal(dataset([[1, 1]]).split, (), 0) == (
+        "toy has a single image of each class in each domain: none can be held out for the i.i.d. score"
+    )
+
+
+def test_each_of_several_test_domains_must_have_what_is_trained_on() -> None:
+    data = dataset([[5, 5, 0], [5, 5, 0], [0, 0, 5], [5, 5, 5]])
+    assert data.split(("b", "d"), 0).test_domains == ("b", "d")
+    assert (
+        refusal(data.split, ("a", "b", "c", "d"), 0)
+        == "without 'a' and 'b' and 'c' and 'd', toy has no domain to train on"
+    )
+    assert refusal(data.split, ("b", "zzz"), 0) == "no domain 'zzz' in toy; there are: a, b, c, d"
+    assert (
+        refusal(data.split, ("c", "d"), 0)
+        == "'c' has no class of the domains to train on: none of it could be predicted"
     )

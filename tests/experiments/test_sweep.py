@@ -317,7 +317,7 @@ def test_leave_one_domain_out_selection_from_a_sweep(data: ld.Dataset, tmp_path:
     # For 'photo' by hand: the rate that did best on the other domains, trained without them and without 'photo'.
     scores = {
         lr: sum(
-            run.records[0].ood_accuracy
+            run.records[0].ood_accuracy or 0
             for run in runs.runs
             if run.config.left_out == "photo" and run.config.lr == lr and run.records[0].method == "fine-tuning"
         )

@@ -222,3 +222,24 @@ def test_augmented_views_are_drawn_from(data: ld.Dataset, tmp_path: Path) -> Non
     assert isinstance(plain, Run)
     assert isinstance(augmented, Run)
     assert json.dumps(plain.result["log"]) != json.dumps(augmented.result["log"])
+
+
+@pytest.mark.parametrize(("fit", "optimizer"), [("linear", "sgd"), ("probe", "sgd"), ("probe", "lbfgs")])
+def test_several_test_domains_or_none(data: ld.Dataset, tmp_path: Path, fit: str, optimizer: str) -> None:
+    chosen: dict[str, Any] = {"fit": fit, "optimizer": optimizer, "weight_decay": 0.1}
+    both = config(data, **chosen, test_domain=["photo", "ink"])
+    single = [
+        config(data, **chosen, test_domain=domain, left_out=other)
+        for domain, other in (("ink", "photo"), ("photo", "ink"))
+    ]
+    found = trained(data, tmp_path, both, *single, config(data, **chosen, test_domain=()))
+    assert all(isinstance(run, Run) for run in found)
+    together, one, other, none = (run.records for run in found if isinstance(run, Run))
+    pairs = [each for pair in zip(one, other, strict=True) for each in pair]
+    assert [(each.method, each.test_domain, each.iid_accuracy, each.ood_accuracy) for each in together] == [
+        (each.method, each.test_domain, each.iid_accuracy, each.ood_accuracy) for each in pairs
+    ]
+    assert {(each.test_domain, each.ood_accuracy) for each in none} == {("", None)}
+    scores = [run.model_scores or (0, 0) for run in found if isinstance(run, Run)]
+    assert scores[0][1] == pytest.approx(np.mean([each.ood_accuracy for each in together[:2]]))
+    assert scores[3][1] is None

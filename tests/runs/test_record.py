@@ -66,7 +66,7 @@ def test_all_that_is_wrong_with_a_record_is_told_at_once() -> None:
     ("name", "value", "told"),
     [
         ("method", 3, "'method' must be the name of a method, not 3"),
-        ("test_domain", "", "'test_domain' must be a name, not \"\""),
+        ("test_domain", "", "there must be an 'ood_accuracy' where there is a 'test_domain', and only there"),
         ("iid_accuracy", float("nan"), "'iid_accuracy' must be a fraction from 0 to 1 (not %), not NaN"),
         ("seconds", float("inf"), "'seconds' must be a number, 0 or more, not Infinity"),
         ("settings", [], "'settings' must be an object, not []"),

@@ -148,7 +148,7 @@ def test_leave_one_domain_out_selection_averages_over_the_other_domains() -> Non
 
 def test_leave_one_domain_out_selection_never_looks_at_the_test_domain() -> None:
     blind = [
-        each if each.settings.get("left_out") else record(each.test_domain, 0, 0.1, 1 - each.ood_accuracy, lr=lr)
+        each if each.settings.get("left_out") else record(each.test_domain, 0, 0.1, 1 - (each.ood_accuracy or 0), lr=lr)
         for each in left_out_records()
         for lr in [each.settings["lr"]]
     ]

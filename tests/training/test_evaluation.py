@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from largedrop.training.evaluation import (
     logits,
     mean_over_domains,
     representations,
+    scores,
+    scores_in,
 )
 
 CPU = torch.device("cpu")
@@ -182,3 +185,31 @@ def test_a_mean_over_domains_is_of_each_column_and_ties_are_exact() -> None:
     one, other = (np.concatenate([np.arange(10) < count for count in part]) for part in (tenths[:3], tenths[3:]))
     assert 0.1 + 0.2 + 0.3 != 0.3 + 0.2 + 0.1
     assert mean_over_domains(one, domains) == mean_over_domains(other, domains)
+
+
+def test_scores_on_several_test_domains_or_none(data: ld.Dataset) -> None:
+    rng = np.random.default_rng(0)
+    several, none = data.split(("ink", "photo"), 0), data.split((), 0)
+    outputs = {part: rng.normal(size=(len(getattr(several, part)), 3)) for part in ("iid", "ood")}
+    found = scores(outputs, data.labels, several)
+    one = {}
+    for number, domain in enumerate(("ink", "photo")):
+        own = data.indices(domain)
+        single = replace(several, ood=own, ood_domains=0 * own, test_domains=(domain,))
+        one[domain] = scores({**outputs, "ood": outputs["ood"][several.ood_domains == number]}, data.labels, single)
+    assert found["ood_by_domain"] == {domain: each["ood_accuracy"] for domain, each in one.items()}
+    assert len(set(found["ood_by_domain"].values())) == 2
+    assert found["ood_accuracy"] == pytest.approx(sum(found["ood_by_domain"].values()) / 2, abs=1e-12)
+    assert {each["iid_accuracy"] for each in one.values()} == {found["iid_accuracy"]}
+    assert all("ood_by_domain" not in each for each in one.values())
+    assert scores_in({"step": 3, **found, "lr": 1.0}) == found
+    alone = {"iid": rng.normal(size=(len(none.iid), 3)), "ood": np.empty((0, 3))}
+    assert scores(alone, data.labels, none) == {
+        "iid_accuracy": iid_accuracy(alone["iid"], data.labels[none.iid], none.iid_domains),
+        "ood_accuracy": None,
+    }
+
+
+def test_no_images_have_no_logits(network: Network, data: ld.Dataset) -> None:
+    found = logits(network, HostViews(data), np.empty(0, np.int64), "float32")
+    assert (found.shape, found.dtype) == ((0, 3), np.float16)

@@ -649,3 +649,49 @@ def test_nothing_but_the_files_is_left_of_a_run(
             train(changed, data, tmp_path, reporter=stopped_at(2 if ends == "interrupted" else 0))
     assert len(networks.made) == 1
     assert networks.alive == 0
+
+
+def test_a_run_tested_on_two_domains_is_the_one_that_leaves_one_of_them_out(
+    data: ld.Dataset, config: Config, tmp_path: Path
+) -> None:
+    both = train(replace(config, test_domain="ink", also_tested="photo"), data, tmp_path / "both")
+    single = {
+        domain: train(replace(config, test_domain=domain, left_out=other), data, tmp_path / domain)
+        for domain, other in (("ink", "photo"), ("photo", "ink"))
+    }
+    for run in single.values():
+        spoilt = different(tensors(both.folder), {**tensors(both.folder), **_weights(run)})
+        assert spoilt == []
+    methods = {name: each["ood_by_domain"] for name, each in both.result["methods"].items()}
+    assert methods == {
+        name: {domain: run.result["methods"][name]["ood_accuracy"] for domain, run in single.items()}
+        for name in methods
+    }
+    assert [(each.method, each.test_domain) for each in both.records[:2]] == [
+        ("fine-tuning", "ink"),
+        ("fine-tuning", "photo"),
+    ]
+    assert [each.ood_accuracy for each in both.records] == [
+        each.ood_accuracy for pair in zip(*(run.records for run in single.values()), strict=True) for each in pair
+    ]
+    assert both.model_scores is not None
+    assert both.model_scores[1] == both.result["methods"]["fine-tuning"]["ood_accuracy"]
+
+
+def _weights(run: Run) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors(run.folder).items() if not name.endswith((":iid", ":ood"))}
+
+
+def test_a_run_without_a_test_domain_trains_on_every_domain(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    more: dict[str, Any] = {"swad": True, "ema": 0.7, "hand_over": "ema", "way_back": 0.2}
+    alone = replace(config, test_domain="", **more)
+    run = train(replace(alone, wise_ft=True), data, tmp_path / "all")
+    assert [each["iid_by_domain"].keys() for each in run.result["log"]] == [{"ink", "oil", "photo"}] * 4
+    assert {each["ood_accuracy"] for each in run.result["log"]} == {None}
+    assert {(each.test_domain, each.ood_accuracy) for each in run.records} == {("", None)}
+    assert run.model_scores is not None
+    assert run.model_scores[1] is None
+    assert ld.load_model(run.model).classes == data.classes
+    train(alone, data, tmp_path / "whole")
+    step_by_step(alone, data, tmp_path / "steps")
+    assert_same_run(tmp_path / "whole", tmp_path / "steps")

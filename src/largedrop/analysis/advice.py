@@ -58,7 +58,7 @@ class Advice:
 def advise(
     data: Dataset,
     *,
-    test_domain: str | None = None,
+    test_domain: str | Sequence[str] | None = None,
     left_out: str = "",
     model: str = Config.model,
     size: int = 128,
@@ -73,7 +73,8 @@ def advise(
 
     Args:
         data: the dataset.
-        test_domain: name of the test domain, whose images are not used; with None, all domains are training domains.
+        test_domain: name of the test domain, whose images are not used, or names of several; with None, all domains are
+            training domains.
         left_out: name of another domain whose images are not used; empty for none.
         model: name of the network, or several as ``a+b``.
         size: side of the images, in pixels.
@@ -93,7 +94,7 @@ def advise(
         device,
         recipe="short",
         fit="probe",
-        test_domain=test_domain or "",
+        test_domain=() if test_domain is None else test_domain,
         left_out=left_out,
         model=model,
         size=size,
@@ -103,8 +104,7 @@ def advise(
     seen = Relay(reporter)
     features = FeatureStore(data, open_views(data, device, reporter), reporter=seen).features(config, count=1)
     reporter.skip(len(data) - seen.done)  # the features that were on disk
-    unseen = [domain for domain in (config.test_domain, left_out) if domain]
-    curves = measure(data, features.representation, unseen=unseen, rates=chosen, seeds=seeds, reporter=reporter)
+    curves = measure(data, features.representation, unseen=config.unseen, rates=chosen, seeds=seeds, reporter=reporter)
     depends = [name for name, about in ABOUT.items() if about.group == "data" or about.features]
     about = {name: getattr(config, name) for name in depends if name != "seed"}  # the splits have their own seeds
     return recommend(curves, about)

@@ -259,8 +259,9 @@ def _heads(
     tasks = []
     for subset in subsets:
         train = tuple(spans[n] for n in subset)
-        some = train[0][:1]  # nothing is selected here
-        problem = Problem((table,), (table.shape[1],), targets, train, some, np.zeros_like(some), some, classes)
+        some, none = train[0][:1], train[0][:0]  # nothing is selected here
+        own = np.zeros_like(some)
+        problem = Problem((table,), (table.shape[1],), targets, train, some, own, none, none, (), classes)
         tasks += [(problem, replace(config, dropout=rate, eval_every=config.steps)) for rate in rates]
     results = train_linear(tasks)
     if any(result.diverged_at is not None for result in results):

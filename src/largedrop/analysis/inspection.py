@@ -234,6 +234,8 @@ def _checkpoint(run: Run, measures: Sequence[str], checkpoint: str) -> Path:
         raise UserError(f"unknown checkpoint '{checkpoint}'; {one_of(checkpoint, CHECKPOINTS)}")
     if run.config.fit != "all":
         raise UserError(f"{name} is a fit of '{run.config.fit}': it has no fine-tuned network to inspect")
+    if not run.config.test_domains:
+        raise UserError(f"{name} has no test domain, whose images are what held-out ones are compared with")
     path = {"best": run.best, "average": run.average, "final": run.final}[checkpoint]
     if not path.is_file():
         raise UserError(f"{name} has no {checkpoint}.safetensors; name another --checkpoint or train again")

@@ -9,7 +9,19 @@ import typer
 from rich.console import Console
 
 from ..config import defaults_of
-from .options import Classes, Column, Data, Device, GroupPattern, Precision, SkipBad, SplitFile, option
+from .options import (
+    IN_QUOTES,
+    Classes,
+    Column,
+    Data,
+    Device,
+    GroupPattern,
+    Precision,
+    SkipBad,
+    SplitFile,
+    domains_in,
+    option,
+)
 from .options import rates as listed_rates
 
 __all__ = ["advise"]
@@ -21,8 +33,12 @@ DEFAULTS = defaults_of("short")
 def advise(
     data: Data,
     test_domain: Annotated[
-        str | None,
-        typer.Option(help="Domain for the test, whose images are not used. [default: every domain is trained on]"),
+        list[str] | None,
+        typer.Option(
+            help=f"Domain for the test, whose images are not used. Again for each of several, or separated by commas "
+            f"({IN_QUOTES}). [default: every domain is trained on]",
+            show_default=False,
+        ),
     ] = None,
     left_out: Annotated[str, option("left_out")] = "",
     rates: Annotated[
@@ -57,10 +73,11 @@ def advise(
     opening = {"classes": classes, "group_pattern": group_pattern, "split": split, "skip_bad_images": skip_bad_images}
     opened = open_images(console, data, [size], column, **opening)
     say_names(console, opened)
+    tested = domains_in(test_domain or (), opened.domains)
     with ProgressBar(console, 2 * len(opened), "advising") as bar:
         found = find_advice(
             opened,
-            test_domain=test_domain,
+            test_domain=tested,
             left_out=left_out,
             model=model,
             size=size,
@@ -71,7 +88,7 @@ def advise(
             device=torch_device,
             reporter=bar,
         )
-    unseen = [domain for domain in (test_domain, left_out) if domain]
+    unseen = [*tested, *filter(None, (left_out,))]
     folder = output or Path("largedrop-advice") / fitting("-without-".join([opened.name, *unseen]))
     title = f"{opened.name}{' without ' if unseen else ''}{' and '.join(unseen)}"
     write_json(folder / "advice.json", advice_json(found))

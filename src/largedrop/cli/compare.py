@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Data, Seeds, listed, rates, run_options
+from .options import IN_QUOTES, Data, Seeds, rates, run_options
 from .running import run_and_publish
 
 __all__ = ["compare"]
@@ -17,7 +17,12 @@ __all__ = ["compare"]
 def compare(
     data: Data,
     test_domains: Annotated[
-        str | None, typer.Option(help="Domains to test on in turn, separated by commas. [default: each domain]")
+        list[str] | None,
+        typer.Option(
+            help=f"Domains to test on in turn: again for each, or separated by commas ({IN_QUOTES}). "
+            "[default: each domain]",
+            show_default=False,
+        ),
     ] = None,
     dropout: Annotated[
         str,
@@ -37,7 +42,7 @@ def compare(
         data,
         output,
         title="Methods on a domain never seen",
-        test_domains=None if test_domains is None else tuple(listed("--test-domains", test_domains)),
+        test_domains=test_domains or None,
         dropouts=tuple(rates("--dropout", dropout, auto=True)),
         seeds=tuple(range(seeds)),
         command="compare",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +13,10 @@ import typer
 from ..config import ABOUT, DEFAULT_RECIPE, RECIPES, TYPES, defaults_of, problems_of
 from ..data import SOURCES
 from ..errors import UserError
+from ..names import names_in
 from .settings_file import SettingsFile
 
-__all__ = ["columns", "listed", "option", "rates", "run_options"]
+__all__ = ["columns", "domains_in", "listed", "option", "rates", "run_options"]
 
 
 def option(name: str) -> Any:
@@ -61,6 +62,24 @@ def listed(flag: str, text: str) -> list[str]:
     if not names:
         raise UserError(f"{flag} names nothing: {text!r}")
     return names
+
+
+def domains_in(texts: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
+    """The domains that options name: each text is a domain's name, or several (``names.names_in``).
+
+    Args:
+        known: names of the domains that there are.
+
+    Raises:
+        UserError: a text names nothing, or its quotes do not match.
+    """
+    found: list[str] = []
+    for text in texts:
+        names = [text] if text in known else names_in(text)
+        if not names:
+            raise UserError(f"a test domain is named by nothing: {text!r}")
+        found += names
+    return tuple(found)
 
 
 def rates(flag: str, text: str, *, auto: bool = False) -> list[float | str]:
@@ -127,6 +146,8 @@ Budget = Annotated[
 ]
 
 Seeds = Annotated[int, typer.Option(help="How many seeds: 0, 1, …", min=1)]
+
+IN_QUOTES = "one with a comma in it, where there are several, in double quotes"
 
 SkipBad = Annotated[bool, typer.Option("--skip-bad-images", help="Skip images that cannot be decoded, and count them.")]
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from ..config import ABOUT, Config, defaults_of
 from ..errors import UserError
 from ..files import fitting
-from .options import AUTO
+from .options import AUTO, domains_in
 from .settings_file import write_settings
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def run_and_publish(
     output: Path | None,
     *,
     title: str,
+    test_domains: Sequence[str] | None,
     device: str,
     command: str = "",
     options: Mapping[str, Any] | None = None,
@@ -42,6 +43,7 @@ def run_and_publish(
     column: Sequence[str] | None = None,
     group_pattern: str | None = None,
     split: Path | None = None,
+    at_once: bool = False,
     checkpoints: bool = False,
     jobs: int = 1,
     budget: str | None = None,
@@ -50,6 +52,8 @@ def run_and_publish(
     """Open the data, plan, train, and publish.
 
     Args:
+        test_domains: what options say of the test domains; None for each domain in turn.
+        at_once: whether a run is tested on all of them at once, or on none, which the title says.
         command: name of the command whose settings file is written, if ``options`` are given.
         options: those of its options that are neither of the data nor fields of the config.
     """
@@ -57,7 +61,7 @@ def run_and_publish(
     from ..experiments.compare import compare as run_comparison
     from ..experiments.compare import plan
     from ..report.comparison import publish
-    from ..runs.estimate import duration
+    from ..runs.estimate import duration, listing
     from ..training.device import choose_device
     from ..training.features import VIEWS
     from .terminal import ProgressBar, open_images, say, say_classes, say_names
@@ -69,6 +73,8 @@ def run_and_publish(
     size = planning.get("size") or defaults_of(recipe)["size"]
     opening = {"classes": classes, "group_pattern": group_pattern, "split": split, "skip_bad_images": skip_bad_images}
     data = open_images(console, source, [size], column, **opening)
+    named = None if test_domains is None else domains_in(test_domains, data.domains)
+    planning |= {"test_domains": named, "at_once": at_once}
     folder = output
     if each is not None:
         folder = _fit_budget(console, data, torch_device, recipe, output, each, planning)
@@ -85,6 +91,13 @@ def run_and_publish(
         f"{data.name}: {len(data)} images, {len(data.domains)} domains, {len(data.classes)} classes",
         f"{runs} of {first.steps} steps ({first.model}, {first.size} px, {first.precision}, {torch_device.type})",
     )
+    if at_once:
+        tested = f"tested on {listing(planned.test_domains)}" if planned.test_domains else "without a test domain"
+        title = f"{title}, {tested}"
+    if at_once and not planned.test_domains:
+        only = len(data.domains) == 1
+        trained = f"'{data.domains[0]}' is the only domain" if only else "no test domain: every domain is trained on"
+        say(console, f"{trained}, and there is an i.i.d. score alone")
     say_classes(console, data, planned.configs)
     say_names(console, data)
     folder = folder or Path("largedrop-runs") / _default_name(planned)
@@ -186,23 +199,27 @@ def _fit_budget(
 def _model_of(run: Run) -> tuple[str, str]:
     """The model of a run in two lines: where it is, and what it is and how good."""
     scores = run.model_scores
-    good = f": {100 * scores[0]:.1f} % i.i.d., {100 * scores[1]:.1f} % o.o.d." if scores else ""
+    shown = ["–" if score is None else f"{100 * score:.1f} %" for score in scores or ()]
+    good = f": {shown[0]} i.i.d., {shown[1]} o.o.d." if shown else ""
     return f"  {run.model}", f"    {run.model_name}{good}"
 
 
 def _named(config: Config) -> str:
-    return f"{config.test_domain}, dropout {config.dropout:g}, seed {config.seed}"
+    from ..runs.estimate import listing
+
+    return f"{listing(config.test_domains) or 'no test domain'}, dropout {config.dropout:g}, seed {config.seed}"
 
 
 def _default_name(planned: Any, *further: str) -> str:
-    """A folder's name for the comparison: the data, what is tested if that is one domain, further words, and a digest
-    of the settings.
+    """A folder's name for the comparison: the data, what every run is tested on, further words, and a digest of the
+    settings.
     """
     first = max(planned.configs, key=lambda config: config.masks)
-    domains = planned.test_domains
+    together = {config.test_domains for config in planned.configs}
+    domains = first.test_domains if len(together) == 1 else ()
     # The same for all rates; at rate 0 a config has no masks.
-    digest = replace(first, dropout=0.0 if first.masks == 1 else 0.5, test_domain="", seed=0).digest()
-    return fitting("-".join([first.data, *(domains if len(domains) == 1 else ()), *further]), f"-{digest}")
+    digest = replace(first, dropout=0.0 if first.masks == 1 else 0.5, test_domain="", also_tested="", seed=0).digest()
+    return fitting("-".join([first.data, *domains, *further]), f"-{digest}")
 
 
 def _advised(
@@ -215,6 +232,7 @@ def _advised(
     """
     from ..analysis.advice import advise
     from ..experiments.compare import plan
+    from ..runs.estimate import listing
     from .terminal import ProgressBar, say
 
     dropouts: tuple[float | str, ...] = planning["dropouts"]
@@ -223,15 +241,16 @@ def _advised(
     if dropouts.count(AUTO) > 1:
         raise UserError("the dropout rate 'auto' is named twice")
     # Planned first, so that invalid settings are reported before anything is computed.
-    domains = plan(data, device, recipe=recipe, **{**planning, "dropouts": (0.0,)}).test_domains
+    configs = plan(data, device, recipe=recipe, **{**planning, "dropouts": (0.0,)}).configs
     settings = {**defaults_of(recipe), **planning}
     found: dict[str, tuple[float, ...]] = {}
     chosen: dict[str, float] = {}
-    for domain in domains:
-        with ProgressBar(console, 2 * len(data), f"advising for {domain}") as bar:
+    for tested in dict.fromkeys(config.test_domains for config in configs):
+        where = f" for {listing(tested)}" if tested else ""
+        with ProgressBar(console, 2 * len(data), f"advising{where}") as bar:
             advice = advise(
                 data,
-                test_domain=domain,
+                test_domain=tested,
                 left_out=settings["left_out"],
                 model=settings["model"],
                 size=settings["size"],
@@ -240,10 +259,13 @@ def _advised(
                 device=device,
                 reporter=bar,
             )
-        say(console, f"dropout auto for {domain}: {advice.rate:g} ({advice.verdict}): {advice.reason}")
-        chosen[domain] = advice.rate
+        say(console, f"dropout auto{where}: {advice.rate:g} ({advice.verdict}): {advice.reason}")
         # The advised rate may also be listed as a number.
-        found[domain] = tuple(dict.fromkeys(advice.rate if rate == AUTO else float(rate) for rate in dropouts))
+        rates = tuple(dict.fromkeys(advice.rate if rate == AUTO else float(rate) for rate in dropouts))
+        if planning["at_once"]:
+            return rates, {}
+        (domain,) = tested
+        chosen[domain], found[domain] = advice.rate, rates
     return found, chosen
 
 

@@ -203,15 +203,16 @@ def open_images(
 
 def say_classes(console: Console, data: Dataset, configs: Iterable[Config]) -> None:
     """Say of which test domains there are classes that cannot be predicted, and that their images count as wrong."""
-    for test_domain, left_out in dict.fromkeys((config.test_domain, config.left_out) for config in configs):
-        if alone := unlearnable(data.lacking, data.domains, test_domain, left_out):
-            images = [data.classes[label] for label in data.labels[data.indices(test_domain)]]
-            count = sum(map(images.count, alone))
-            say(
-                console,
-                f"tested on '{test_domain}', {named(alone)} cannot be predicted, as no domain trained on has it: "
-                f"{count} of {len(images)} test images count as wrong",
-            )
+    for unseen, tested in dict.fromkeys((config.unseen, config.test_domains) for config in configs):
+        for test_domain in tested:
+            if alone := unlearnable(data.lacking, data.domains, test_domain, *unseen):
+                images = [data.classes[label] for label in data.labels[data.indices(test_domain)]]
+                count = sum(map(images.count, alone))
+                say(
+                    console,
+                    f"tested on '{test_domain}', {named(alone)} cannot be predicted, as no domain trained on has it: "
+                    f"{count} of {len(images)} test images count as wrong",
+                )
 
 
 def say_names(console: Console, data: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""``largedrop train``: fine-tune for one test domain."""
+"""``largedrop train``: fine-tune on every domain but the test domains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from ..config import ABOUT
 from ..errors import UserError
-from .options import AUTO, Data, Seeds, option, rates, run_options
+from .options import AUTO, IN_QUOTES, Data, Seeds, option, rates, run_options
 from .running import run_and_publish
 
 __all__ = ["train"]
@@ -18,7 +18,14 @@ __all__ = ["train"]
 @run_options
 def train(
     data: Data,
-    test_domain: Annotated[str, typer.Option(help=ABOUT["test_domain"].help)],
+    test_domain: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Domain for the o.o.d. score: never trained on, never selected on. Again for each of several, or "
+            f"separated by commas ({IN_QUOTES}). [default: none; every domain is trained on]",
+            show_default=False,
+        ),
+    ] = None,
     left_out: Annotated[str, option("left_out")] = "",
     dropout: Annotated[
         str, typer.Option(help=f"{ABOUT['dropout'].help} 'auto' takes what `largedrop advise` would.")
@@ -29,7 +36,7 @@ def train(
     ] = None,
     **settings: Any,
 ) -> None:
-    """Fine-tune on every domain but one, and score on that one. Leaves checkpoints to predict with."""
+    """Fine-tune on every domain but the test domains, and score on these. Leaves checkpoints to predict with."""
     rate, *others = rates("--dropout", dropout, auto=True)
     if others:
         raise UserError(
@@ -38,8 +45,9 @@ def train(
     run_and_publish(
         data,
         output,
-        title=f"Fine-tuning with dropout {rate if rate == AUTO else f'{rate:g}'}, tested on {test_domain}",
-        test_domains=(test_domain,),
+        title=f"Fine-tuning with dropout {rate if rate == AUTO else f'{rate:g}'}",
+        test_domains=test_domain or (),
+        at_once=True,
         left_out=left_out,
         dropouts=(rate,),
         seeds=tuple(range(seeds)),

@@ -31,9 +31,9 @@ def named(names: Sequence[str], most: int = 5) -> str:
     return f"{listed} and {len(names) - most} more" if len(names) > most else listed
 
 
-def unlearnable(lacking: Lacking, domains: Sequence[str], test_domain: str, left_out: str = "") -> tuple[str, ...]:
-    """Names of the classes that the test domain has and no training domain."""
-    train = [set(lacking.get(domain, ())) for domain in domains if domain not in (test_domain, left_out)]
+def unlearnable(lacking: Lacking, domains: Sequence[str], test_domain: str, *unseen: str) -> tuple[str, ...]:
+    """Names of the classes that the test domain has and no training domain: none of the test domain and ``unseen``."""
+    train = [set(lacking.get(domain, ())) for domain in domains if domain not in (test_domain, *unseen)]
     return tuple(sorted(set.intersection(*train) - set(lacking.get(test_domain, ())))) if train else ()
 
 
@@ -55,10 +55,18 @@ def opening_notes(lacking: Lacking, classes: int, single: Sequence[str]) -> Iter
         yield f"a single image, never held out where it is trained on: {named(single)}"
 
 
-def ood_notes(lacking: Lacking, domains: Sequence[str], test_domain: str, left_out: str = "") -> Iterator[str]:
-    """Sentences for people about the classes that an o.o.d. accuracy is over."""
-    if lacking.get(test_domain):
-        yield f"'{test_domain}' lacks {named(lacking[test_domain])}: o.o.d. accuracy there is over the classes it has."
-    if alone := unlearnable(lacking, domains, test_domain, left_out):
-        images = "its images count" if len(alone) == 1 else "their images count"
-        yield f"No domain trained on has {named(alone)} of '{test_domain}': {images} as wrong there."
+def ood_notes(
+    lacking: Lacking, domains: Sequence[str], test_domains: Sequence[str], unseen: Sequence[str]
+) -> Iterator[str]:
+    """Sentences for people about the classes that an o.o.d. accuracy is over.
+
+    Args:
+        domains: names of all domains.
+        unseen: names of those that are not trained on.
+    """
+    for tested in test_domains:
+        if lacking.get(tested):
+            yield f"'{tested}' lacks {named(lacking[tested])}: o.o.d. accuracy there is over the classes it has."
+        if alone := unlearnable(lacking, domains, tested, *unseen):
+            images = "its images count" if len(alone) == 1 else "their images count"
+            yield f"No domain trained on has {named(alone)} of '{tested}': {images} as wrong there."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,19 +38,21 @@ class Split:
 
     Attributes:
         train_domains: names of the training domains.
-        test_domain: name of the test domain.
+        test_domains: names of the test domains; empty where there is no o.o.d. score.
         train: indices of the training images, one array per training domain.
         iid: indices of the held-out images of all training domains, (n_iid,).
         iid_domains: index into ``train_domains`` of each held-out image, (n_iid,).
-        ood: indices of all images of the test domain, (n_ood,).
+        ood: indices of all images of the test domains, (n_ood,).
+        ood_domains: index into ``test_domains`` of each of them, (n_ood,).
     """
 
     train_domains: tuple[str, ...]
-    test_domain: str
+    test_domains: tuple[str, ...]
     train: tuple[IntArray, ...]
     iid: IntArray
     iid_domains: IntArray
     ood: IntArray
+    ood_domains: IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,52 +116,55 @@ class Dataset:
             raise UserError(f"no domain '{domain}' in {self.name}; {one_of(domain, self.domains)}")
         return self.domains.index(domain)
 
-    def split(self, test_domain: str, seed: int, held_out: float = 0.2, left_out: str = "") -> Split:
-        """Split into training images, images held out for the i.i.d. score, and the test domain.
+    def split(self, test_domains: str | Sequence[str], seed: int, held_out: float = 0.2, left_out: str = "") -> Split:
+        """Split into training images, images held out for the i.i.d. score, and the test domains.
 
         Images are held out class by class within each domain (of two or more, at least one image is held out and one is
         trained on; a single one is trained on);
         where groups span several domains, class by class over all domains, so that no group is on both sides. Which
-        images are held out depends on ``seed`` alone, not on the test domain, so that standard errors over seeds
+        images are held out depends on ``seed`` alone, not on the test domains, so that standard errors over seeds
         contain this choice; by the README of the paper's public code, all seeds share one split.
 
         Where a split is given (``parts``), a domain is trained on its ``train`` images, and its ``validation`` images
         are held out; where it has none, some of its ``train`` images are, by seed. Its other images are in no part. Of
-        the test domain all images are tested on, or only those in ``test`` where it has such.
+        a test domain all images are tested on, or only those in ``test`` where it has such.
 
         Args:
-            test_domain: name of the domain to test on; none of its images is in ``train`` or ``iid``.
+            test_domains: name of the domain to test on, or names of several, or none; none of their images is in
+                ``train`` or ``iid``.
             seed: seed of the choice of held-out images.
             held_out: fraction of each training domain's images to hold out.
             left_out: name of a domain whose images are in no part of the split; empty for none.
 
         Raises:
-            UserError: a domain is unknown; no domain or fewer than two classes remain to train on; the test domain has
+            UserError: a domain is unknown; no domain or fewer than two classes remain to train on; a test domain has
                 none of them; or no image can be held out.
         """
-        self.domain_index(test_domain)
-        if left_out:
-            self.domain_index(left_out)
-        if len(self.domains) < 2:
-            raise UserError(f"{self.name} has only the domain '{test_domain}': testing on it leaves none to train on")
+        tested = (test_domains,) if isinstance(test_domains, str) else tuple(test_domains)
+        unseen = (*tested, *filter(None, (left_out,)))
+        for domain in unseen:
+            self.domain_index(domain)
+        if len(self.domains) == 1 and tested:
+            raise UserError(f"{self.name} has only the domain '{tested[0]}': testing on it leaves none to train on")
         out = self._held_out(seed, held_out)
-        train_domains = tuple(domain for domain in self.domains if domain not in (test_domain, left_out))
+        train_domains = tuple(domain for domain in self.domains if domain not in unseen)
         if not train_domains:
-            raise UserError(f"without '{test_domain}' and '{left_out}', {self.name} has no domain to train on")
+            raise UserError(f"{self._without(unseen)} has no domain to train on")
         members = [self.trainable(domain) for domain in train_domains]
         if none := [domain for domain, indices in zip(train_domains, members, strict=True) if not len(indices)]:
             raise UserError(f"the split that was given has no image of '{none[0]}' to train on")
         iid = np.sort(np.concatenate([indices[out[indices]] for indices in members]))
-        train_ids = [self.domains.index(domain) for domain in train_domains]
-        ood = self.tested(test_domain)
-        self._check_split(np.concatenate(members), iid, ood, test_domain, left_out)
+        train_ids, test_ids = ([self.domains.index(domain) for domain in part] for part in (train_domains, tested))
+        ood = np.sort(np.concatenate([np.empty(0, np.int64), *map(self.tested, tested)]))
+        self._check_split(np.concatenate(members), iid, tested, unseen)
         return Split(
             train_domains=train_domains,
-            test_domain=test_domain,
+            test_domains=tested,
             train=tuple(indices[~out[indices]] for indices in members),
             iid=iid,
             iid_domains=np.searchsorted(train_ids, self.domain_ids[iid]),
             ood=ood,
+            ood_domains=np.argsort(test_ids)[np.searchsorted(np.sort(test_ids), self.domain_ids[ood])],
         )
 
     def split_table(self, split: Split, seed: int, held_out: float) -> str:
@@ -175,19 +180,23 @@ class Dataset:
             used[indices] = name
         return split_text(self.keys, [(*PARTS, "")[part] for part in parts], used.tolist())
 
-    def _check_split(self, known: IntArray, iid: IntArray, ood: IntArray, test_domain: str, left_out: str) -> None:
+    def _check_split(self, known: IntArray, iid: IntArray, tested: Sequence[str], unseen: Sequence[str]) -> None:
         classes = np.unique(self.labels[known])
-        without = " and ".join(f"'{domain}'" for domain in (test_domain, left_out) if domain)
         if len(classes) < 2:
             only = self.classes[classes[0]]
-            raise UserError(f"without {without}, {self.name} has only the class '{only}' to train on; two are needed")
-        if not np.isin(self.labels[ood], classes).any():
-            raise UserError(f"'{test_domain}' has no class of the domains to train on: none of it could be predicted")
+            raise UserError(f"{self._without(unseen)} has only the class '{only}' to train on; two are needed")
+        for domain in tested:
+            if not np.isin(self.labels[self.tested(domain)], classes).any():
+                raise UserError(f"'{domain}' has no class of the domains to train on: none of it could be predicted")
         if not len(iid):
             raise UserError(
-                f"without {without}, {self.name} has a single {'group' if self.grouped else 'image'} of each class in "
+                f"{self._without(unseen)} has a single {'group' if self.grouped else 'image'} of each class in "
                 "each domain: none can be held out for the i.i.d. score"
             )
+
+    def _without(self, unseen: Sequence[str]) -> str:
+        names = " and ".join(f"'{domain}'" for domain in unseen)
+        return f"without {names}, {self.name}" if unseen else self.name
 
     @property
     def grouped(self) -> bool:

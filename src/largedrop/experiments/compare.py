@@ -4,7 +4,7 @@ feed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,7 +44,7 @@ class Plan:
     @property
     def test_domains(self) -> tuple[str, ...]:
         """Distinct values, in the order of the runs."""
-        return tuple(dict.fromkeys(config.test_domain for config in self.configs))
+        return tuple(dict.fromkeys(domain for config in self.configs for domain in config.test_domains))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -80,6 +80,7 @@ def plan(
     device: torch.device,
     *,
     test_domains: Iterable[str] | None = None,
+    at_once: bool = False,
     dropouts: Iterable[float] | Mapping[str, Iterable[float]] = (0.0, 0.5, 0.9),
     seeds: Iterable[int] = (0,),
     recipe: str = DEFAULT_RECIPE,
@@ -88,41 +89,49 @@ def plan(
 ) -> Plan:
     """The runs for every test domain (by default each domain in turn), seed and dropout rate.
 
-    ``dropouts`` are rates for all test domains, or a mapping from each test domain to its rates; ``epochs`` are those
-    of ``resolve``, and the steps their mean over the test domains, so that all runs have the same.
+    Args:
+        test_domains: names of the test domains.
+        at_once: whether each run is tested on all of them at once, or on none where there is none, and not on each in
+            turn.
+        dropouts: rates for all test domains, or a mapping from each test domain to its rates.
+        epochs: those of ``resolve``; the steps are their mean over the test domains, so that all runs have the same.
+        settings: further fields of the configs.
 
     Raises:
         UserError: a setting is invalid.
     """
     domains = tuple(test_domains) if test_domains is not None else data.domains
+    tested = [domains] if at_once else [(domain,) for domain in domains]
     shared = () if isinstance(dropouts, Mapping) else tuple(dropouts)
-    rates = {domain: tuple(dropouts[domain]) if isinstance(dropouts, Mapping) else shared for domain in domains}
+    rates = [tuple(dropouts[each[0]]) if isinstance(dropouts, Mapping) else shared for each in tested]
     seeds = tuple(seeds)
-    for kind, names in (
-        ("test domain", domains),
-        *(("dropout rate", [f"{float(rate):g}" for rate in found]) for found in rates.values()),
-        ("seed", [str(seed) for seed in seeds]),
-    ):
-        if not names:
-            raise UserError(f"there is nothing to compare: name at least one {kind}")
-        check_names(kind, names)
+    if domains or not at_once:
+        _check("test domain", domains)
+    for found in rates:
+        _check("dropout rate", [f"{float(rate):g}" for rate in found])
+    _check("seed", [str(seed) for seed in seeds])
     for domain in domains:
         data.domain_index(domain)
     # Of the largest rate, since at rate 0 a config forgets its masks.
-    largest = max(rate for found in rates.values() for rate in found)
-    settings |= {"recipe": recipe, "dropout": largest}
-    first = resolve(data, device, **settings, test_domain=domains[0])
+    settings |= {"recipe": recipe, "dropout": max(rate for found in rates for rate in found), "digests": {}}
+    firsts = [resolve(data, device, **settings, test_domain=each) for each in tested]
     if epochs is not None:
-        schedule = schedule_of(epochs, data, [replace(first, test_domain=domain) for domain in domains], settings)
-        first = resolve(data, device, **{**settings, **schedule}, test_domain=domains[0])
+        settings |= schedule_of(epochs, data, firsts, settings)
+        firsts = [resolve(data, device, **settings, test_domain=each) for each in tested]
     configs = [
-        replace(first, dropout=rate, test_domain=domain, seed=seed)
+        replace(first, dropout=rate, seed=seed)
         for seed in seeds
-        for domain in domains
-        for rate in rates[domain]
+        for first, found in zip(firsts, rates, strict=True)
+        for rate in found
     ]
     costs = [cost(config, split) for config, split in zip(configs, splits_of(configs, data), strict=True)]
     return Plan(tuple(configs), tuple(costs))
+
+
+def _check(kind: str, names: Sequence[str]) -> None:
+    if not names:
+        raise UserError(f"there is nothing to compare: name at least one {kind}")
+    check_names(kind, names)
 
 
 def compare(

@@ -30,7 +30,9 @@ class Problem:
         train: indices of the training images, one array for each training domain.
         iid: indices of the held-out images of all training domains, (n_iid,).
         iid_domains: index of the training domain of each held-out image, (n_iid,).
-        ood: indices of the images of the test domain, (n_ood,).
+        ood: indices of the images of the test domains, (n_ood,).
+        ood_domains: index into ``test_domains`` of each of them, (n_ood,).
+        test_domains: names of the test domains.
         classes: number of classes.
     """
 
@@ -41,6 +43,8 @@ class Problem:
     iid: IntArray
     iid_domains: IntArray
     ood: IntArray
+    ood_domains: IntArray
+    test_domains: tuple[str, ...]
     classes: int
 
     def __post_init__(self) -> None:
@@ -52,7 +56,8 @@ class Problem:
                 raise UserError(f"the features of view {number} have the shape {tuple(view.shape)}, not {shape}")
             if view.dtype not in (torch.float16, torch.float32):
                 raise UserError(f"the features of view {number} must be float16 or float32, not {view.dtype}")
-        if not self.train or not all(len(part) for part in (*self.train, self.iid, self.ood)):
+        tested = {*self.ood_domains.tolist()} == {*range(len(self.test_domains))}
+        if not (self.train and all(map(len, (*self.train, self.iid))) and tested):
             raise UserError("there must be training images in every domain, held-out images and test images")
         if self.labels.min() < 0 or self.labels.max() >= self.classes:
             raise UserError(f"labels must be from 0 to {self.classes - 1}")
@@ -72,6 +77,8 @@ class Problem:
             iid=split.iid,
             iid_domains=split.iid_domains,
             ood=split.ood,
+            ood_domains=split.ood_domains,
+            test_domains=split.test_domains,
             classes=len(data.classes),
         )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from ..runs.folder import claimed
 from ..runs.methods import checkpoint_method
 from ..runs.record import describe
 from ..runs.run import Run
-from ..training.evaluation import accuracy, iid_loss, scores
+from ..training.evaluation import accuracy, iid_loss, scores, scores_in
 from ..training.loop import cost
 from .features import FeatureStore
 from .problem import Problem
@@ -125,9 +125,9 @@ def _stored(
         )
     common = {"steps": config.steps, "seconds": round(seconds, 3)}
     methods = {
-        checkpoint_method(config.fit).name: {**_scores(result.best), **common},
+        checkpoint_method(config.fit).name: {**scores_in(result.best.to_json()), **common},
         "ensemble": {**_of_ensemble(problem, result), **common},
-        "weight-average": {**_scores(result.mean), **common},
+        "weight-average": {**scores_in(result.mean.to_json()), **common},
     }
     kept = {
         "best": (result.best_model, result.best),
@@ -142,15 +142,20 @@ def _finished(
     folder: Path,
     data: Dataset,
     kept: Mapping[str, tuple[LinearModel, LinearEvaluation]],
-    methods: dict[str, dict[str, float]],
+    methods: dict[str, dict[str, Any]],
     evaluations: Sequence[LinearEvaluation],
 ) -> Run:
     """Write a run's files: models with their scores, log, and the result last, which marks the run as finished."""
     for name, (model, entry) in kept.items():
         tensors = {"weight": model.weight, "bias": model.bias, **({} if model.v is None else {"v": model.v})}
-        about = {"config": config.to_json(), "classes": list(data.classes), "step": entry.step, **_scores(entry)}
+        about = {
+            "config": config.to_json(),
+            "classes": list(data.classes),
+            "step": entry.step,
+            **scores_in(entry.to_json()),
+        }
         write_tensors(folder / f"{name}.safetensors", tensors, "linear", about)
-    log = [asdict(entry) for entry in evaluations]
+    log = [entry.to_json() for entry in evaluations]
     content = {"largedrop": __version__, "dataset": describe(data), "methods": methods}
     write_json(folder / "log.json", {"log": log})
     write_json(folder / "result.json", {**content, "best_step": kept["best"][1].step, "log": log})
@@ -191,15 +196,17 @@ def _solved(members: Sequence[Member], data: Dataset) -> Iterator[tuple[Config, 
             iid_accuracy_pooled=accuracy(iid, problem.labels[problem.iid]),
         )
         kept = dict.fromkeys(("best", "average", "final"), (model, entry))
-        methods = {checkpoint_method(each.fit).name: {**_scores(entry), "steps": fit.iterations, "seconds": seconds}}
+        methods = {
+            checkpoint_method(each.fit).name: {
+                **scores_in(entry.to_json()),
+                "steps": fit.iterations,
+                "seconds": seconds,
+            }
+        }
         yield each, _finished(each, folder, data, kept, methods, [entry])
 
 
-def _scores(entry: LinearEvaluation) -> dict[str, float]:
-    return {"iid_accuracy": entry.iid_accuracy, "ood_accuracy": entry.ood_accuracy}
-
-
-def _of_ensemble(problem: Problem, result: LinearResult) -> dict[str, float]:
+def _of_ensemble(problem: Problem, result: LinearResult) -> dict[str, Any]:
     if result.iid_logits is None or result.ood_logits is None:
         raise ValueError("the logits were not kept")
     return scores({"iid": result.iid_logits.numpy(), "ood": result.ood_logits.numpy()}, problem.labels, problem)

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ..analysis.advice import Advice
 from ..errors import visible
+from ..names import names_in
 from ..runs.estimate import Estimate, estimate_json, listing, percent, percentage_points
 from ..runs.methods import METHODS, PLAIN, method_of
 from ..runs.record import Record
@@ -187,6 +188,7 @@ def _reading(advice: Advice) -> list[str]:
     if point and point.by_seed and point.by_seed.n > 1:
         gain = percentage_points(point.by_seed)
         lines.append(f"For these domains alone, over the splits, the gain is {gain} percentage points.")
-    if unseen := [advice.about[name] for name in ("test_domain", "left_out") if advice.about.get(name)]:
+    known = {"test_domain": "", "also_tested": "", "left_out": "", **advice.about}
+    if unseen := [*filter(None, (known["test_domain"], *names_in(known["also_tested"]), known["left_out"]))]:
         lines.append(f"No image of {listing(unseen)} was used.")
     return [*lines, *curves.notes]

@@ -37,7 +37,8 @@ def publish(
     seconds: float,
     device: torch.device,
 ) -> list[Path]:
-    """Write ``results.json``, ``figure.png``, ``figure.svg`` and ``report.html`` into ``folder``, and print the table.
+    """Write ``results.json``, ``figure.png``, ``figure.svg`` and ``report.html`` into ``folder``, and print the table;
+    without a test domain, over whose accuracy the figure is, no figure.
 
     Returns:
         Paths of the files, the page first; results.json alone where no run finished.
@@ -52,7 +53,7 @@ def publish(
     if not records:
         return [results]
     rows = summarise(records, domains=planned.test_domains, seeds=planned.seeds)
-    png, svg = save_figure(runs_figure(rows, title=title), folder / "figure")
+    drawn = save_figure(runs_figure(rows, title=title), folder / "figure") if planned.test_domains else []
     page = folder / "report.html"
     shared = max(planned.configs, key=lambda config: config.dropout).settings  # with masks, which rate 0 has none of
     write_page(
@@ -61,7 +62,7 @@ def publish(
         rows=rows,
         remarks=comparison.remarks,
         records=records,
-        figure_png=png.read_bytes(),
+        figure_png=drawn[0].read_bytes() if drawn else None,
         dataset=facts,
         examples=example_grid(data),
         settings={name.replace("_", " "): value for name, value in shared.items()},
@@ -74,7 +75,7 @@ def publish(
     render(compared_tables(rows, console.width), console)
     for remark in comparison.remarks:
         console.print(visible(remark), highlight=False, markup=False, soft_wrap=True)
-    return [page, png, svg, results]
+    return [page, *drawn, results]
 
 
 def machine(device: torch.device) -> str:

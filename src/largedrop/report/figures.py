@@ -50,6 +50,8 @@ def figures_of(rows: Sequence[Row], means: Sequence[MeanCurve], name: str) -> tu
         means: mean interpolations; without any there is no figure ``alpha`` and no line about it.
         name: name of the dataset.
     """
+    if not any(rows[0].test_domains):
+        return {}, ["clouds, paths and comparison: no run has a test domain"]
     figures: dict[str, Figure] = {}
     undrawn: list[str] = []
     clouds: dict[str, list[Cloud]] = {}

@@ -12,7 +12,7 @@ from PIL import Image
 from ..files import write_text
 from ..runs.estimate import Estimate, duration, listing, percent, percentage_points
 from ..runs.methods import METHODS
-from ..runs.record import ALPHA, Record, shown
+from ..runs.record import ALPHA, ALSO_TESTED, Record, shown
 from ..selection.row import Row
 from .columns import GAIN, OOD, Column
 from .examples import Examples
@@ -45,6 +45,12 @@ def headline(rows: Sequence[Row]) -> str:
     would be biased upwards.
     """
     row, baseline = _focus(rows), _baseline(rows)
+    if _untested(rows):
+        first = row or rows[0]
+        reached = f"{_said(percent(first.iid))} %" if first.iid else "no complete result"
+        return (
+            f"{_called(first)[0].upper()}{_called(first)[1:]} reaches {reached} on held-out images of its own domains"
+        )
     if baseline is None:
         return "Plain fine-tuning is not among the results, so there is nothing to compare with"
     where = (
@@ -76,6 +82,8 @@ def headline(rows: Sequence[Row]) -> str:
 def details(rows: Sequence[Row]) -> str:
     """The text below the headline: seeds, i.i.d. accuracy, each test domain, and the best row if it is another."""
     row, baseline = _focus(rows), _baseline(rows)
+    if _untested(rows):
+        return "Every domain is trained on, so nothing here says how the model does on a domain that it never saw."
     if row is None or baseline is None or row.gain is None:
         return "Accuracy on images of a domain that the model never saw in training."
     gain, lines = row.gain, []
@@ -104,7 +112,7 @@ def write_page(
     rows: Sequence[Row],
     remarks: Sequence[str],
     records: Sequence[Record],
-    figure_png: bytes,
+    figure_png: bytes | None,
     dataset: Mapping[str, Any],
     examples: Examples | None,
     settings: Mapping[str, Any],
@@ -121,7 +129,7 @@ def write_page(
         rows: rows from ``summarise``, at least one.
         remarks: sentences about the runs.
         records: records of all runs.
-        figure_png: figure as PNG.
+        figure_png: figure as PNG; None for none.
         dataset: facts about the data from ``describe``.
         examples: images from ``example_grid``; None for none.
         settings: settings that all runs share, by name.
@@ -133,7 +141,7 @@ def write_page(
     Raises:
         UserError: the file cannot be written.
     """
-    tested = rows[0].test_domains
+    tested = [domain for domain in rows[0].test_domains if domain]
     facts = {
         "command": command,
         "time": duration(seconds),
@@ -151,12 +159,14 @@ def write_page(
         dataset=dataset,
         count=len(rows),
         seeds=len({record.seed for record in records}),
-        trainings=len({(record.test_domain, record.dropout, record.seed) for record in records}),
+        trainings=len({_training(record) for record in records}),
+        together=any(record.settings.get(ALSO_TESTED) for record in records),
         complete=all(row.complete for row in rows),
         overall=_scores(rows),
         notes=[*notes(rows), *remarks],
         tested=tested,
-        figure={"png": embedded(figure_png), "width": round(Image.open(io.BytesIO(figure_png)).width / _DENSITY)},
+        figure=figure_png
+        and {"png": embedded(figure_png), "width": round(Image.open(io.BytesIO(figure_png)).width / _DENSITY)},
         domains={each: _scores([row.domains[each] for row in rows], ON_A_DOMAIN) for each in tested}
         if len(tested) > 1
         else {},
@@ -170,6 +180,17 @@ def write_page(
         records=[_record(record) for record in records],
     )
     write_text(Path(path), content)
+
+
+def _training(record: Record) -> tuple[str, float, int]:
+    """What identifies the training of a record in a comparison; one training may be tested on several domains."""
+    together = record.settings.get(ALSO_TESTED)
+    return "" if together else record.test_domain, record.dropout, record.seed
+
+
+def _untested(rows: Sequence[Row]) -> bool:
+    """Whether there is no test domain."""
+    return bool(rows) and not any(rows[0].test_domains)
 
 
 def _focus(rows: Sequence[Row]) -> Row | None:
@@ -222,7 +243,8 @@ def _scores(rows: Sequence[Row], columns: Sequence[Column] = COMPARED) -> list[C
 
 
 def _record(record: Record) -> Cells:
-    scores = (f"{100 * record.iid_accuracy:.1f}", f"{100 * record.ood_accuracy:.1f}")
+    known = (record.iid_accuracy, record.ood_accuracy)
+    scores = ("–" if score is None else f"{100 * score:.1f}" for score in known)
     run = (f"{record.dropout:g}", record.test_domain, str(record.seed))
     method = f"{record.method}, {ALPHA} {record.settings[ALPHA]:g}" if ALPHA in record.settings else record.method
     return plain(method, *run, *scores, str(record.steps), f"{record.seconds:.0f}")
@@ -230,5 +252,6 @@ def _record(record: Record) -> Cells:
 
 def _failed(entry: Mapping[str, Any]) -> Cells:
     """The settings of a failed run, and the reason."""
-    named = [f"{key.replace('_', ' ')} {shown(value)}" for key, value in entry.items() if key != "error"]
+    known = {key: value for key, value in entry.items() if key != "error" and value != ""}
+    named = [f"{key.replace('_', ' ')} {shown(value)}" for key, value in known.items()]
     return plain(", ".join(named), str(entry["error"]))

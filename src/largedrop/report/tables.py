@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..runs.across import Across
-from ..runs.estimate import listing, percent
+from ..runs.estimate import listing, percent, tested_on
 from ..runs.interpolation import INTERPOLATED
 from ..runs.methods import METHODS, order
 from ..runs.record import ALPHA, shown
@@ -99,17 +99,17 @@ def compared_tables(rows: Sequence[Row], width: int) -> list[Table]:
 def notes(rows: Sequence[Row]) -> list[str]:
     """The notes of a table: units, number of seeds, and missing runs."""
     domains = rows[0].test_domains
-    counts = sorted({row.ood.n for row in rows if row.complete and row.ood})
+    counts = sorted({row.n for row in rows if row.complete and row.n})
     seeds = (
         " or ".join(str(count) for count in counts) + (" seed" if counts == [1] else " seeds") if counts else "seeds"
     )
     spread = "mean ± standard error over" if counts != [1] else "mean over"
-    over = f", averaged over the test domains {listing(domains)}" if len(domains) > 1 else f"; test domain {domains[0]}"
+    over = f", averaged over the {tested_on(domains)}" if len(domains) > 1 else f"; {tested_on(domains)}"
     lines = [f"Accuracy in %, {spread} {seeds}{over}."]
     plain = next((row.name for row in rows if row.baseline), None)
     if any(row.gain for row in rows):
         lines.append(f"Gain: percentage points o.o.d. above {plain}, paired by test domain and seed.")
-    elif plain is None:
+    elif plain is None and any(domains):
         lines.append("No gains: plain fine-tuning (dropout 0) is not among the results.")
     if any(row.seconds is not None for row in rows):
         lines.append("Time: training and evaluations of a run; methods along one training share it.")
@@ -137,7 +137,7 @@ def selected_table(rows: Sequence[Row], tuned: Sequence[str]) -> Table:
     domains, seeds, rule = rows[0].test_domains, rows[0].averages.seeds, rows[0].rule
     among = [*tuned, *([ALPHA] if any(each.alpha for row in rows for each in row.candidates) else ())]
     by_domain = [on(OOD, domain) for domain in domains] if len(domains) > 1 else []
-    where = f", averaged over the test domains {listing(domains)}" if by_domain else f"; test domain {domains[0]}"
+    where = f", averaged over the {tested_on(domains)}" if by_domain else f"; {tested_on(domains)}"
     notes = [
         f"Accuracy in %, mean ± standard error over n of {len(seeds)} seed{'s'[: len(seeds) != 1]}{where}.",
         "Gain: percentage points o.o.d. above plain fine-tuning (dropout 0) with the same other settings, paired by "
@@ -186,7 +186,8 @@ def chosen_table(rows: Sequence[Row], tuned: Sequence[str]) -> Table:
         named = [known.get(domain, "none is complete") for domain in domains]
         cells.append([str(row.setting), *named])
     notes = [f"Selection: {rows[0].rule}.", _missing_note(rows)]
-    return Table("Selected settings by test domain", ["method", *domains], cells, notes, left=1 + len(domains))
+    heads = ["method", *(domain or "no test domain" for domain in domains)]
+    return Table("Selected settings by test domain", heads, cells, notes, left=1 + len(domains))
 
 
 def across_table(results: Iterable[Across], rows: Sequence[Row]) -> Table:
@@ -267,7 +268,7 @@ def curves_table(means: Sequence[MeanCurve]) -> Table:
 
 def missing_lines(missing: Iterable[Missing]) -> list[str]:
     """Lines of missing runs by setting and test domain, with seeds."""
-    found = _seeds((f"{run.setting}; test domain {run.test_domain}", run.seed) for run in missing)
+    found = _seeds((f"{run.setting}; {tested_on([run.test_domain])}", run.seed) for run in missing)
     return [f"{name}, {seeds}" for name, seeds in found.items()]
 
 

@@ -166,14 +166,15 @@ def groups_of(runs: Iterable[tuple[str, Config]]) -> list[RunGroup]:
     """The groups among ``runs``, of each seed, and of every seed where there are several.
 
     A group is complete if it has every learning rate and weight decay that any seed and test domain of the same
-    settings has. Runs with another fit than ``all`` have no checkpoints, and are ignored.
+    settings has. Runs with another fit than ``all`` have no checkpoints, and are ignored, as are those that are not of
+    one test domain.
 
     Returns:
         Groups with several settings, also incomplete ones, sorted by settings, test domain and seed; every seed last.
     """
     families: dict[Any, list[tuple[str, Config]]] = {}
     for name, config in runs:
-        if config.fit == "all":
+        if config.fit == "all" and len(config.test_domains) == 1:
             families.setdefault(config.family_key, []).append((name, config))
     return [group for family in families.values() for group in _groups(family)]
 

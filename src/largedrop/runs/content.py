@@ -113,10 +113,11 @@ def _check_result(config: Config, result: dict[str, Any]) -> None:
     model, found = result.get("model", ""), result.get("model_scores", {"iid_accuracy": 0, "ood_accuracy": 0})
     if not isinstance(model, str) or Path(model).name != model:
         raise UnusableError("damaged", f"result.json: 'model' must be the name of a file, not {model!r}")
-    if not (isinstance(found, dict) and all(is_fraction(found.get(name)) for name in SCORES)):
+    tested = bool(config.test_domains)
+    if not (isinstance(found, dict) and {*SCORES} <= {*found} and _are_scores(found, tested)):
         raise UnusableError("damaged", f"result.json: 'model_scores' must have two fractions, not {found!r}")
     methods, log = result.get("methods"), result.get("log", [])
-    if not isinstance(log, list) or not all(map(_is_line, log)):
+    if not isinstance(log, list) or not all(_is_line(line, tested) for line in log):
         raise UnusableError("damaged", "result.json: each line of its log must have a step and fractions as accuracies")
     tuned = methods.get("fine-tuning") if isinstance(methods, dict) else None
     if not isinstance(tuned, dict) or "log" not in result:
@@ -138,13 +139,19 @@ def _check_result(config: Config, result: dict[str, Any]) -> None:
 SCORES = ("iid_accuracy", "ood_accuracy")
 
 
-def _is_line(line: Any) -> bool:
-    """Whether a value can be a line of a log: a step, and accuracies that are fractions."""
-    if not isinstance(line, dict) or not is_count(line.get("step")):
+def _are_scores(found: Mapping[str, Any], tested: bool) -> bool:
+    """Whether the accuracies in a line of a log or the like are fractions; o.o.d. ones need a test domain."""
+    by_domain = [found.get(name, {}) for name in ("iid_by_domain", "ood_by_domain")]
+    if not all(isinstance(each, dict) for each in by_domain):
         return False
-    by_domain = line.get("iid_by_domain", {})
-    accuracies = [value for name, value in line.items() if name.endswith(("_accuracy", "_accuracy_pooled"))]
-    return isinstance(by_domain, dict) and all(map(is_fraction, [*accuracies, *by_domain.values()]))
+    known = {name: value for name, value in found.items() if name.endswith(("_accuracy", "_accuracy_pooled"))}
+    values = [value for name, value in known.items() if tested or not name.startswith("ood") or value is not None]
+    return all(map(is_fraction, [*values, *(value for each in by_domain for value in each.values())]))
+
+
+def _is_line(line: Any, tested: bool) -> bool:
+    """Whether a value can be a line of a log: a step, and accuracies that are fractions."""
+    return isinstance(line, dict) and is_count(line.get("step")) and _are_scores(line, tested)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

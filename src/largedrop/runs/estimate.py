@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Estimate", "duration", "estimate_json", "listing", "percent", "percentage_points"]
+__all__ = ["Estimate", "duration", "estimate_json", "listing", "percent", "percentage_points", "tested_on"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,15 @@ def listing(names: Sequence[str]) -> str:
     'photo, cartoon and sketch'
     """
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def tested_on(domains: Sequence[str]) -> str:
+    """The test domains in a sentence; one that is called nothing is none.
+
+    >>> tested_on(["photo", "sketch"]), tested_on(["photo"]), tested_on([""])
+    ('test domains photo and sketch', 'test domain photo', 'no test domain')
+    """
+    return f"test domain{'s'[: len(domains) > 1]} {listing(domains)}" if any(domains) else "no test domain"
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -122,7 +123,7 @@ def methods_of(result: Mapping[str, Any], protocol: int) -> dict[str, Any]:
 
 
 def records_of(config: Config, result: Mapping[str, Any], protocol: int, settings: dict[str, Any]) -> list[Record]:
-    """One record for each method of a result.json; for a method with several shares α, one for each.
+    """One record for each method of a result.json and each test domain; of a method with shares α, one for each.
 
     Args:
         result: content of result.json.
@@ -139,6 +140,7 @@ def records_of(config: Config, result: Mapping[str, Any], protocol: int, setting
         reason = "result.json: its log has no i.i.d. accuracy by domain"
         raise UnusableError("damaged", reason) from error
     common = {name: getattr(config, name) for name in VARIED}
+    several = len(config.test_domains) > 1
     wrong = [
         f"result.json, {method}: must have one entry for each {ALPHA}"
         for method, found in methods.items()
@@ -150,12 +152,15 @@ def records_of(config: Config, result: Mapping[str, Any], protocol: int, setting
         for entry in (found if isinstance(found, list) else [found])
     ]
     records = []
-    for method, entry in entries:
+    for (method, entry), tested in product(entries, config.test_domains or ("",)):
         content = entry
         if isinstance(entry, dict):
             own = {**settings, ALPHA: entry[ALPHA]} if ALPHA in entry else settings
-            content = {**entry, **common, "settings": own, "method": sys.intern(method)}
+            content = {**entry, **common, "test_domain": tested, "settings": own, "method": sys.intern(method)}
             content.pop(ALPHA, None)
+            by_domain = content.pop("ood_by_domain", None)
+            if several:
+                content["ood_accuracy"] = by_domain.get(tested) if isinstance(by_domain, dict) else None
         try:
             records.append(Record.from_json(content, f"result.json, {method}"))
         except UserError as error:

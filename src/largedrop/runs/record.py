@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeGuard
 
 from .._version import __version__
@@ -15,11 +16,15 @@ from ..errors import UserError, nearest, one_of
 from ..files import write_json
 from .methods import METHODS
 
-__all__ = ["ALPHA", "Record", "describe", "is_count", "is_fraction", "write_results"]
+__all__ = ["ALPHA", "ALSO_TESTED", "Record", "describe", "is_count", "is_fraction", "mean_of_domains", "write_results"]
 
 ALPHA = "alpha"
 """Key, in a record's settings, of the share of the way back to the start's weights: a method that has it gives a record
 for each share in every run, and selection chooses one."""
+
+
+ALSO_TESTED = "also_tested"
+"""Key, in a record's settings, of the further test domains of its run."""
 
 
 def shown(value: Any) -> str:
@@ -37,6 +42,11 @@ def shown(value: Any) -> str:
     return str(value)
 
 
+def mean_of_domains(accuracies: Sequence[float]) -> float | None:
+    """Mean of the accuracies on several test domains, rounded to 12 decimals; that on a single one; None of none."""
+    return round(fmean(accuracies), 12) if len(accuracies) > 1 else next(iter(accuracies), None)
+
+
 @dataclass(frozen=True)
 class Record:
     """The accuracies of one method in one run.
@@ -44,10 +54,11 @@ class Record:
     Attributes:
         method: name of the method, one of ``METHODS``.
         dropout: dropout rate on the representation, in [0, 1).
-        test_domain: name of the domain that the run was not trained on.
+        test_domain: name of a domain that the run was not trained on; empty where there is none. Of a run with several
+            there is a record for each, with the same i.i.d. accuracy.
         seed: seed of the split, the sample order, the augmentation and the dropout masks.
         iid_accuracy: accuracy on the held-out images, mean over the training domains, fraction in [0, 1].
-        ood_accuracy: accuracy on the test domain, fraction in [0, 1].
+        ood_accuracy: accuracy on the test domain, fraction in [0, 1]; None where there is none.
         steps: number of optimiser steps.
         seconds: wall-clock time of the run.
         settings: the config's other fields (learning rate, batch size, …), as JSON types.
@@ -58,7 +69,7 @@ class Record:
     test_domain: str
     seed: int
     iid_accuracy: float
-    ood_accuracy: float
+    ood_accuracy: float | None
     steps: int
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
@@ -81,7 +92,9 @@ class Record:
         problems = _problems(content)
         if problems:
             raise UserError(f"{where}: " + "; ".join(problems))
-        values: dict[str, Any] = {name: float(value) if name in _FLOATS else value for name, value in content.items()}
+        values: dict[str, Any] = {
+            name: float(value) if name in _FLOATS and value is not None else value for name, value in content.items()
+        }
         return cls(**values)
 
 
@@ -141,6 +154,8 @@ def _problems(content: Any) -> list[str]:
             problems.append(f"'{name}' must be {expected}, not {json.dumps(content[name], ensure_ascii=False)}{known}")
         elif name == "settings" and not is_fraction(content[name].get(ALPHA, 0)):
             problems.append(f"'{ALPHA}' must be a number from 0 to 1, not {json.dumps(content[name][ALPHA])}")
+    if not problems and (content["ood_accuracy"] is None) != (content["test_domain"] == ""):
+        problems.append("there must be an 'ood_accuracy' where there is a 'test_domain', and only there")
     return problems
 
 
@@ -164,10 +179,10 @@ _FLOATS = ("dropout", "iid_accuracy", "ood_accuracy", "seconds")
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method": (lambda value: value in METHODS, "the name of a method"),
     "dropout": (lambda value: is_fraction(value) and value < 1, "a number in [0, 1)"),
-    "test_domain": (lambda value: isinstance(value, str) and value != "", "a name"),
+    "test_domain": (lambda value: isinstance(value, str), "a name, or empty"),
     "seed": (is_count, "a whole number, 0 or more"),
     "iid_accuracy": (is_fraction, "a fraction from 0 to 1 (not %)"),
-    "ood_accuracy": (is_fraction, "a fraction from 0 to 1 (not %)"),
+    "ood_accuracy": (lambda value: value is None or is_fraction(value), "a fraction from 0 to 1 (not %)"),
     "steps": (is_count, "a whole number, 0 or more"),
     "seconds": (lambda value: _is_number(value) and 0 <= value < math.inf, "a number, 0 or more"),
     "settings": (lambda value: isinstance(value, dict), "an object"),

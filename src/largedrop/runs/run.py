@@ -29,7 +29,7 @@ from ..errors import UserError
 from .content import check_content, contents_of
 from .methods import METHODS, checkpoint_method
 from .protocol import UnusableError, records_of
-from .record import Record
+from .record import Record, mean_of_domains
 
 __all__ = ["SPLIT_FILE", "START_FILE", "Run", "remarks"]
 
@@ -58,7 +58,9 @@ class Ended(Protocol):
 
 
 def remarks(runs: Iterable[Ended]) -> list[str]:
-    """Sentences about the classes that o.o.d. accuracies are over, and about runs no better than their start."""
+    """Sentences about the classes that o.o.d. accuracies are over, and about runs without any or no better than their
+    start.
+    """
     runs = list(runs)
     count = sum(run.hands_over_start for run in runs)
     sentence = (
@@ -66,13 +68,16 @@ def remarks(runs: Iterable[Ended]) -> list[str]:
         "these hand over the network with that head."
     )
     classes = [line for run in runs for line in _class_notes(run)]
+    alone = sum(not run.config.test_domains for run in runs)
+    if 0 < alone < len(runs):
+        classes.append(f"{alone} of {len(runs)} runs have no test domain, and no part in what is compared.")
     return [*dict.fromkeys(classes), *never_beat(run.beats_start for run in runs), *([sentence] if count else [])]
 
 
 def _class_notes(run: Ended) -> Iterator[str]:
     lacking, domains = run.dataset.get("lacking"), run.dataset.get("domains")
     if isinstance(lacking, dict) and isinstance(domains, dict):
-        yield from ood_notes(lacking, list(domains), run.config.test_domain, run.config.left_out)
+        yield from ood_notes(lacking, list(domains), run.config.test_domains, run.config.unseen)
 
 
 def never_beat(beats_start: Iterable[bool]) -> list[str]:
@@ -113,12 +118,16 @@ class Run:
         return self.folder / name
 
     @property
-    def model_scores(self) -> tuple[float, float] | None:
-        """I.i.d. and o.o.d. accuracy of ``model``, as fractions; None where the result does not say."""
+    def model_scores(self) -> tuple[float, float | None] | None:
+        """I.i.d. and o.o.d. accuracy of ``model``, as fractions; None where the result does not say.
+
+        O.o.d. accuracy is the mean over the test domains, None where there is none.
+        """
         if "model_scores" not in self.result:  # an older run's, or a linear fit's
             best = checkpoint_method(self.config.fit).name
-            known = {each.method: (each.iid_accuracy, each.ood_accuracy) for each in self.records}
-            return known.get(best) if self.model == self.best else None
+            known = [each for each in self.records if each.method == best] if self.model == self.best else []
+            own = [each.ood_accuracy for each in known if each.ood_accuracy is not None]
+            return (known[0].iid_accuracy, mean_of_domains(own)) if known else None
         found = self.result["model_scores"]
         return found["iid_accuracy"], found["ood_accuracy"]
 

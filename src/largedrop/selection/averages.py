@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..config import RIVALS
 from ..errors import UserError
-from ..runs.estimate import Estimate
+from ..runs.estimate import Estimate, tested_on
 from ..runs.methods import METHODS
 from ..runs.record import ALPHA, Record
 from .settings import Setting, left_out, settings_of
@@ -33,7 +33,7 @@ class Missing:
     seed: int
 
     def __str__(self) -> str:
-        return f"{self.setting}; test domain {self.test_domain}, seed {self.seed}"
+        return f"{self.setting}; {tested_on([self.test_domain])}, seed {self.seed}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Averages:
         settings: the K settings, in ``Setting.order``.
         domains: the D test domains, in the order of the records.
         seeds: the S seeds, ascending.
-        values: i.i.d. and o.o.d. accuracy of every run, NaN where it is missing, (K, D, S, 2).
+        values: i.i.d. and o.o.d. accuracy of every run, NaN where it is missing or has no test domain, (K, D, S, 2).
         means: mean accuracies over the seeds, NaN where a seed is missing unless allowed, (K, D, 2).
         missing: missing runs, by setting, test domain and seed.
         records: the averaged records.
@@ -101,12 +101,13 @@ def average(
     The grid is every setting on every test domain with every seed, of the records and of the arguments. A setting with
     a missing seed on a test domain has no mean there (NaN), unless ``allow_missing``; its runs are listed in either
     case. Records with ``settings["left_out"]`` are for ``leave-one-domain-out`` selection and not averaged, unless
-    ``with_left_out``.
+    ``with_left_out``; nor are those without a test domain, where others have one.
 
     Raises:
         UserError: there is no record, or there are two of one setting, test domain, left-out domain and seed.
     """
     records = tuple(records)
+    records = tuple(record for record in records if record.test_domain) or records
     setting_of = settings_of(records)
     records = _probes_once(records, setting_of)
     others = () if with_left_out else tuple(record for record in records if left_out(record))
@@ -122,7 +123,7 @@ def average(
     values = np.full((len(settings), len(tested), len(all_seeds), 2), np.nan)
     for record in final:
         at = rows[setting_of(record)], columns[record.test_domain], layers[record.seed]
-        values[at] = record.iid_accuracy, record.ood_accuracy
+        values[at] = record.iid_accuracy, np.nan if record.ood_accuracy is None else record.ood_accuracy
     there = ~np.isnan(values[..., 0])
     counts = there.sum(axis=2)
     usable = there.any(axis=2) if allow_missing else there.all(axis=2)

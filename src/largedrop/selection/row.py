@@ -116,15 +116,15 @@ class Row:
         return fmean(times) if times else None
 
     @property
-    def by_seed(self) -> dict[int, tuple[float, float]]:
+    def by_seed(self) -> dict[int, tuple[float, float | None]]:
         """(i.i.d., o.o.d.) accuracy averaged over the test domains, by seed, for the seeds with all test domains."""
         means = zip(self.averages.seeds, self.values.mean(0).tolist(), strict=True)
-        return {seed: (iid, ood) for seed, (iid, ood) in means if not np.isnan(iid)}
+        return {seed: (iid, None if np.isnan(ood) else ood) for seed, (iid, ood) in means if not np.isnan(iid)}
 
     @property
     def n(self) -> int:
         """Number of seeds with all test domains."""
-        return self.ood.n if self.ood else 0
+        return self.iid.n if self.iid else 0
 
     @cached_property
     def missing(self) -> tuple[Missing, ...]:

@@ -17,6 +17,7 @@ from ..data.views.batches import Views
 from ..models.network import Network
 from ..models.tracing import evaluating
 from ..reporter import SILENT, Reporter
+from ..runs.record import mean_of_domains
 
 __all__ = [
     "SCORES",
@@ -28,11 +29,16 @@ __all__ = [
     "mean_over_domains",
     "outputs",
     "representations",
+    "scored",
     "scores",
+    "scores_in",
 ]
 
 SCORES = ("iid_accuracy", "ood_accuracy")
 """Names of the accuracies that ``scores`` gives."""
+
+BY_DOMAIN = "ood_by_domain"
+"""Name of the o.o.d. accuracies by test domain, where there are several."""
 
 BATCH = 64
 """Number of images in a batch; training views are drawn batch by batch, so for those it is the same on every device."""
@@ -59,6 +65,8 @@ def logits(
 
     Accuracies are computed from the stored float16 values, so that a report and a run never disagree.
     """
+    if not len(indices):
+        return np.empty((0, len(network.spec.classes)), np.float16)
     return outputs(network, network.forward, views, indices, precision, reporter, view).to(torch.float16).numpy()
 
 
@@ -137,19 +145,42 @@ class Scored(Protocol):
     @property
     def ood(self) -> IntArray: ...
 
+    @property
+    def ood_domains(self) -> IntArray: ...
 
-def scores(logits: Mapping[str, npt.NDArray[np.floating]], labels: IntArray, split: Scored) -> dict[str, float]:
-    """``iid_accuracy`` and ``ood_accuracy`` of logits.
+    @property
+    def test_domains(self) -> tuple[str, ...]: ...
+
+
+def scores(logits: Mapping[str, npt.NDArray[np.floating]], labels: IntArray, split: Scored) -> dict[str, Any]:
+    """The accuracies ``SCORES`` of logits, as fractions; of several test domains also ``ood_by_domain``.
+
+    O.o.d. accuracy is the mean over the test domains, None where there is none.
 
     Args:
         logits: logits of the ``iid`` and the ``ood`` images, (n, classes) each.
         labels: class of each image of the dataset.
         split: indices of the ``iid`` and the ``ood`` images.
     """
-    return {
-        "iid_accuracy": iid_accuracy(logits["iid"], labels[split.iid], split.iid_domains),
-        "ood_accuracy": accuracy(logits["ood"], labels[split.ood]),
-    }
+    iid, ood = (logits[part].argmax(axis=1) == labels[own] for part, own in (("iid", split.iid), ("ood", split.ood)))
+    return scored(iid[:, None], ood[:, None], split)[0]
+
+
+def scored(iid: npt.NDArray[np.bool_], ood: npt.NDArray[np.bool_], split: Scored) -> list[dict[str, Any]]:
+    """The scores, as of ``scores``, of K predictions: whether each is right on the i.i.d. and o.o.d. images, (n, K)."""
+    tested = split.test_domains
+    by_domain = [ood[split.ood_domains == number].mean(axis=0).tolist() for number in range(len(tested))]
+    rows = []
+    for index, accuracy in enumerate(mean_over_domains(iid, split.iid_domains).tolist()):
+        found = dict(zip(tested, (values[index] for values in by_domain), strict=True))
+        several = {BY_DOMAIN: found} if len(found) > 1 else {}
+        rows.append({"iid_accuracy": accuracy, "ood_accuracy": mean_of_domains([*found.values()]), **several})
+    return rows
+
+
+def scores_in(entry: Mapping[str, Any], *more: str) -> dict[str, Any]:
+    """What ``scores`` gave in a line of a log or the like, and values named ``more``, where they are there."""
+    return {name: entry[name] for name in (*SCORES, BY_DOMAIN, *more) if name in entry}
 
 
 def outputs(

@@ -32,7 +32,7 @@ from ..runs.run import SPLIT_FILE, START_FILE, Run
 from ..runtime import keep_freed_memory
 from .averages import make_averages
 from .collapse import CollapseWatch
-from .evaluation import SCORES, accuracy, iid_loss, logits, scores
+from .evaluation import accuracy, iid_loss, logits, scores, scores_in
 from .features import FeatureCache
 from .memory import in_memory
 from .objectives import make_objective
@@ -55,8 +55,8 @@ LINEAR_COST = 3e-4
 Logits = dict[str, npt.NDArray[np.float16]]
 """Logits on the ``iid`` and the ``ood`` images, (n, classes) each."""
 
-Scores = dict[str, float]
-"""The accuracies ``SCORES``, ``temperature`` where one could be fitted, and ``alpha`` where a method has it."""
+Scores = dict[str, Any]
+"""What ``scores`` gives, ``temperature`` where one could be fitted, and ``alpha`` where a method has it."""
 
 
 def train(
@@ -212,7 +212,7 @@ def _train(
         kept[name] = found
         return found
 
-    keep("final", {name: so_far.log[-1][name] for name in (*SCORES, TEMPERATURE) if name in so_far.log[-1]})
+    keep("final", scores_in(so_far.log[-1], TEMPERATURE))
     for method, average in averages.items():
         network.load_state_dict(average.result())
         further[method] = keep(average.checkpoint, score())
@@ -226,7 +226,7 @@ def _train(
     if keeps_start(config) and kept[model]["iid_accuracy"] < kept["start"]["iid_accuracy"]:
         model = "start"
     so_far.seconds += time.monotonic() - saved
-    handed_over = {"model": f"{model}.safetensors", "model_scores": {name: kept[model][name] for name in SCORES}}
+    handed_over = {"model": f"{model}.safetensors", "model_scores": scores_in(kept[model])}
     return _finish(config, data, split, folder, so_far, further, handed_over)
 
 
@@ -299,14 +299,14 @@ def _finish(
         "largedrop": __version__,
         "dataset": describe(data),
         "methods": {
-            "fine-tuning": {**{key: best[key] for key in SCORES}, **common},
+            "fine-tuning": {**scores_in(best), **common},
             "ensemble": {**scores(_mean_logits(config, folder), data.labels, split), **common},
             **{
                 method: [_entry(each, common) for each in found] if isinstance(found, list) else _entry(found, common)
                 for method, found in further.items()
             },
             "linear-probe": {
-                **{key: so_far.probe[key] for key in SCORES},
+                **scores_in(so_far.probe),
                 "steps": so_far.probe["steps"],
                 "seconds": round(so_far.probe["seconds"], 3),
             },
@@ -320,7 +320,7 @@ def _finish(
     return _tidied(Run.open(folder))
 
 
-def _entry(found: Scores, common: Mapping[str, float]) -> dict[str, float]:
+def _entry(found: Scores, common: Mapping[str, float]) -> dict[str, Any]:
     """A method's accuracies in the result; a temperature is its checkpoint's, and in its header."""
     return {**{name: value for name, value in found.items() if name != TEMPERATURE}, **common}
 

@@ -13,6 +13,7 @@ from ..config import Config, defaults_of, make_config
 from ..data.dataset import Dataset
 from ..errors import UserError
 from ..models.pretrained import find_weights
+from ..names import names_in, text_of
 from .device import choose_precision
 from .objectives import OBJECTIVES, make_objective
 
@@ -24,6 +25,7 @@ def resolve(
     device: torch.device,
     *,
     recipe: str,
+    test_domain: str | Sequence[str] = (),
     digests: dict[tuple[str, str], str] | None = None,
     epochs: float | None = None,
     **settings: Any,
@@ -32,6 +34,7 @@ def resolve(
 
     Args:
         recipe: name of the recipe for the fields that are not in ``settings``.
+        test_domain: name of the test domain, or names of several, or none.
         digests: digests of initial weights by (model, weights), which take time to compute; new ones are added.
         epochs: passes over the training images instead of ``steps``; see ``schedule_of``.
         settings: fields of ``Config``; ``precision`` may be ``auto``.
@@ -41,16 +44,22 @@ def resolve(
     """
     digests = {} if digests is None else digests
     precision = choose_precision(settings.pop("precision", "auto"), device)
-    config = make_config(recipe, data=data.name, fingerprint=data.fingerprint, precision=precision, **settings)
-    for name in filter(None, (config.test_domain, config.left_out)):
-        data.domain_index(name)
+    tested = [test_domain] if isinstance(test_domain, str) else [*test_domain]
+    tested += names_in(settings.get("also_tested", ""))
+    # In whatever order they are named, it is one run.
+    first, *others = sorted(tested, key=data.domain_index) or [""]
+    given = {**settings, "test_domain": first, "also_tested": text_of(others)}
+    config = make_config(recipe, data=data.name, fingerprint=data.fingerprint, precision=precision, **given)
+    if config.left_out:
+        data.domain_index(config.left_out)
     if epochs is not None:
         schedule = schedule_of(epochs, data, [config], {**settings, "recipe": recipe})
-        return resolve(data, device, recipe=recipe, digests=digests, **{**settings, **schedule})
+        settings |= {"precision": precision, **schedule}
+        return resolve(data, device, recipe=recipe, test_domain=test_domain, digests=digests, **settings)
     config = _with_penalty(config)
     objective = make_objective(config.objective, config.penalty, config.penalty_after)
     if config.objective != "erm":
-        objective.check(len(data.domains) - (2 if config.left_out else 1), config.batch)
+        objective.check(len(data.domains) - len(config.unseen), config.batch)
     if config.size > data.images.bound:
         raise UserError(
             f"size {config.size} is larger than the {data.images.bound} pixels of the cached images; "

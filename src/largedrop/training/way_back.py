@@ -16,7 +16,7 @@ from ..runs.checkpoint import TEMPERATURE, read_tensors
 from ..runs.record import ALPHA
 from ..runs.run import START_FILE
 from .averaging import interpolate
-from .evaluation import SCORES
+from .evaluation import scores_in
 
 __all__ = ["ALPHAS", "check_start", "evaluations_after", "keeps_start", "move_back", "safest", "walk", "wise_ft"]
 
@@ -59,9 +59,9 @@ def wise_ft(
     network: Network,
     folder: Path,
     log: Sequence[Mapping[str, Any]],
-    score: Callable[[], dict[str, float]],
+    score: Callable[[], dict[str, Any]],
     reporter: Reporter,
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """WiSE-FT on a trained run: evaluate between its start and its final weights, and leave the best in ``network``.
 
     Args:
@@ -83,10 +83,7 @@ def wise_ft(
     for alpha in walk(network, start, final, ALPHAS[1:-1]):
         reporter.raise_if_stopped(f"stopped after step {log[-1]['step']} of {log[-1]['step']}")
         found[alpha] = score()
-    curve = [
-        {ALPHA: alpha, **{name: found[alpha][name] for name in (*SCORES, TEMPERATURE) if name in found[alpha]}}
-        for alpha in ALPHAS
-    ]
+    curve = [{ALPHA: alpha, **scores_in(found[alpha], TEMPERATURE)} for alpha in ALPHAS]
     network.load_state_dict(interpolate(start, final, safest(curve)[ALPHA]))
     return curve
 
@@ -104,7 +101,7 @@ def _weights(path: Path, network: Network) -> dict[str, Tensor]:
     return {name: tensor.to(device) for name, tensor in read_tensors(path, "model")[0].items()}
 
 
-def safest(curve: Iterable[dict[str, float]]) -> dict[str, float]:
+def safest(curve: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The entry of best i.i.d. accuracy; in a tie that of the largest α.
 
     Pretrained weights lose least on domains that i.i.d. accuracy knows nothing of: the nearest to them is the safest.

@@ -48,7 +48,8 @@ def make_problem(widths: tuple[int, ...] = WIDTHS[0], *, seed: int = 0, views: i
     ]
     train = (np.arange(0, 31), np.arange(31, 50))
     iid, ood = np.arange(50, 70), np.arange(70, 90)
-    return Problem(tuple(features), widths, labels, train, iid, np.repeat([0, 1], [14, 6]), ood, classes)
+    tested = np.zeros_like(ood), ("test",)
+    return Problem(tuple(features), widths, labels, train, iid, np.repeat([0, 1], [14, 6]), ood, *tested, classes)
 
 
 def of_iid(values: Tensor) -> Tensor:

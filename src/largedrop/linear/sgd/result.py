@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,16 +21,22 @@ class LinearEvaluation:
     Attributes:
         step: number of steps taken.
         iid_accuracy: accuracy on the held-out images, mean over the training domains, fraction.
-        ood_accuracy: accuracy on the test domain, fraction.
+        ood_accuracy: accuracy on the test domains, their mean, fraction; None where there is none.
         iid_loss: cross-entropy on the held-out images, mean over the training domains, in nats.
         iid_accuracy_pooled: accuracy on the held-out images of all training domains together, fraction.
+        ood_by_domain: accuracy on each test domain, where there are several.
     """
 
     step: int
     iid_accuracy: float
-    ood_accuracy: float
+    ood_accuracy: float | None
     iid_loss: float
     iid_accuracy_pooled: float
+    ood_by_domain: Mapping[str, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, without those that are no score of this problem."""
+        return {name: value for name, value in asdict(self).items() if value is not None or name == "ood_accuracy"}
 
 
 @dataclass(frozen=True, eq=False)

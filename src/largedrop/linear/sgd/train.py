@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from ...config import Config
 from ...reporter import SILENT, Reporter
 from ...runtime import one_thread
-from ...training.evaluation import mean_over_domains
+from ...training.evaluation import mean_over_domains, scored
 from ..problem import Problem
 from .batches import Batches, work
 from .group import Group, with_ones
@@ -78,8 +79,8 @@ def train_linear(
     return [results[index] for index in range(len(fits))]
 
 
-_Scores = tuple[list[tuple[float, float, float, float]], Tensor]
-"""Scores of each setting of a group, as in ``LinearEvaluation``, and logits of the held-out and the test images,
+_Scores = tuple[list[dict[str, Any]], Tensor]
+"""Scores of each setting of a group, fields of ``LinearEvaluation``, and logits of the held-out and the test images,
 (images, settings, classes)."""
 
 
@@ -106,7 +107,7 @@ class _Tracker:
                 self.diverged_at[index] = step
             if self.diverged_at[index] is not None:
                 continue
-            entry, best = LinearEvaluation(step, *of_settings[index]), self.best[index]
+            entry, best = LinearEvaluation(step, **of_settings[index]), self.best[index]
             self.evaluations[index].append(entry)
             if best is None or entry.iid_accuracy > best[0].iid_accuracy:
                 self.best[index] = entry, self.group.model(index, self.group.weights)
@@ -116,7 +117,7 @@ class _Tracker:
         """Weights averaged over the evaluations."""
         return [total / len(self.group.settings[0].evaluations) for total in self.sums]
 
-    def results(self, scores: list[tuple[float, float, float, float]]) -> Iterator[tuple[int, LinearResult]]:
+    def results(self, scores: list[dict[str, Any]]) -> Iterator[tuple[int, LinearResult]]:
         """The result of each fit, with its index; ``scores`` are of the mean weights."""
         means, held_out = self.means, len(self.group.problem.iid)
         logits = None if self.logits is None else self.logits / len(self.group.settings[0].evaluations)
@@ -131,7 +132,7 @@ class _Tracker:
                     best_model=best and best[1],
                     last_model=self.group.model(index, self.group.weights),
                     mean_model=self.group.model(index, means),
-                    mean=LinearEvaluation(setting.steps, *scores[index]),
+                    mean=LinearEvaluation(setting.steps, **scores[index]),
                     diverged_at=self.diverged_at[index],
                     iid_logits=None if logits is None else logits[:held_out, index],
                     ood_logits=None if logits is None else logits[held_out:, index],
@@ -214,11 +215,11 @@ def _scored(logits: Tensor, problem: Problem) -> _Scores:
     stored = logits.to(torch.float16).to(torch.float32)  # as a run stores them
     predicted = stored.argmax(2)
     right = predicted[:held_out] == iid
-    of_settings = zip(
-        mean_over_domains(right.numpy(), problem.iid_domains).tolist(),
-        (predicted[held_out:] == ood).double().mean(0).tolist(),
-        mean_over_domains(losses.numpy(), problem.iid_domains).tolist(),
-        right.double().mean(0).tolist(),
-        strict=True,
+    rows = scored(right.numpy(), (predicted[held_out:] == ood).numpy(), problem)
+    more = zip(
+        mean_over_domains(losses.numpy(), problem.iid_domains).tolist(), right.double().mean(0).tolist(), strict=True
     )
-    return list(of_settings), stored
+    of_settings = [
+        {**row, "iid_loss": loss, "iid_accuracy_pooled": pooled} for row, (loss, pooled) in zip(rows, more, strict=True)
+    ]
+    return of_settings, stored
