@@ -137,6 +137,25 @@ def test_a_changed_file_is_seen_and_a_touched_one_is_the_same(store: Store, deco
     assert second.images[0][0, 0].tolist() == [255, 0, 0]
 
 
+def test_a_file_replaced_with_its_size_and_time_kept_is_seen(store: Store) -> None:
+    path = store.paths[0]
+    for colour in ("red", "blue", "lime"):  # written in place, and as another file of that name
+        Image.new("RGB", (8, 8), colour).save(path, "BMP")
+        age(path, 1000)
+        kept = path.stat()
+        store.open()
+        other = path.with_name("other")
+        Image.new("RGB", (8, 8), "white").save(other, "BMP")
+        os.utime(other, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+        if colour == "blue":
+            path.write_bytes(other.read_bytes())
+            os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+        else:
+            other.replace(path)
+        assert (path.stat().st_size, path.stat().st_mtime_ns) == (kept.st_size, kept.st_mtime_ns)
+        assert store.open().images[0][0, 0].tolist() == [255, 255, 255]
+
+
 def test_a_file_changed_just_now_is_digested_again(store: Store) -> None:
     now = time.time() - 0.5  # the sizes and the times are the same, as on a file system that counts whole seconds
     Image.new("RGB", (8, 8), "red").save(store.paths[0], "BMP")

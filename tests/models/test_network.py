@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +78,35 @@ def test_transform_makes_a_grey_picture_rgb() -> None:
     grey = Image.new("L", (20, 10), 51)
     view = Transform(replace(SPEC, mean=(0, 0, 0), std=(1, 1, 1)))(grey)
     torch.testing.assert_close(view, torch.full((3, 32, 32), 0.2))
+
+
+def test_transform_of_arrays_is_right_or_refused(pixels: npt.NDArray[np.uint8]) -> None:
+    transform = Transform(SPEC)
+    grey = pixels[..., 0]
+    expected = transform(Image.fromarray(grey))
+    assert torch.equal(transform(grey), expected)
+    assert torch.equal(transform(grey[..., None]), expected)
+    assert torch.equal(transform(pixels[:, ::-1]), transform(np.ascontiguousarray(pixels[:, ::-1])))
+    alpha = np.dstack([pixels, np.full((48, 40), 255, np.uint8)])
+    assert torch.equal(transform(alpha), transform(pixels))
+    alpha[..., 3] = 0
+    assert torch.equal(transform(alpha), transform(np.full_like(pixels, 255)))
+    taken = "an image is a path, a Pillow image, or a uint8 array (height, width, 3) with values of 0 to 255, not "
+    refused: list[tuple[Any, str]] = [
+        (
+            pixels / 255,
+            "an array of float64 (48 × 40 × 3); of fractions make (255 * image).round().astype('uint8')",
+        ),
+        (pixels.astype(np.uint16), "an array of uint16 (48 × 40 × 3)"),
+        (pixels > 9, "an array of bool (48 × 40 × 3)"),
+        (np.moveaxis(pixels, 2, 0), "an array of 3 × 48 × 40; its channels come first: np.moveaxis(image, 0, 2)"),
+        (pixels[None], "an array of 1 × 48 × 40 × 3"),
+        (pixels[:0], "an array of 0 × 40 × 3"),
+        (torch.from_numpy(pixels), "a Tensor"),
+        (None, "a NoneType"),
+    ]
+    for given, said in refused:
+        assert refusal(transform, given) == taken + said
 
 
 def test_transform_of_a_file_that_is_no_image_says_which(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Images decoded once into a memory-mapped uint8 file, named after a digest of the image files' contents.
 
-<cache>/digests/<folder>.json      contents' digests by path, size and modification time, so no file is read twice
+<cache>/digests/<folder>.json      contents' digests by path, size, times and inode, so no file is read twice
 <cache>/images/<key>/pixels.bin    the pixels of all images, one after the other
                      index.npy     (n, 3) int64: where each image starts, its height and its width
                      entry.json    format version, bound, and which images could not be decoded and why
@@ -212,7 +212,7 @@ def _digest_all(known: dict[str, str], paths: Sequence[Path]) -> list[_File]:
 
 
 def _digest(path: Path, remembered: str) -> _File:
-    """Digest one file's contents, or take the digest from ``remembered`` where size and modification time agree."""
+    """Digest one file's contents, or take the digest from ``remembered`` where its stamp is the same."""
     try:
         now = time.time()
         stamp, modified = _stamp(path)
@@ -232,7 +232,8 @@ def _digest(path: Path, remembered: str) -> _File:
 
 def _stamp(path: Path) -> tuple[str, float]:
     status = path.stat()
-    return f"{status.st_size} {status.st_mtime_ns}", status.st_mtime
+    # A file may be replaced with its size and time kept, but not with its inode or its time of change.
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino} {status.st_ctime_ns}", status.st_mtime
 
 
 def _consistent(index: Any, count: int, size: int) -> bool:

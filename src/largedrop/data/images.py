@@ -99,6 +99,31 @@ def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
         return _pixels(Path(getattr(image, "filename", "") or "the image"), image, None)
 
 
+def from_array(pixels: Any) -> npt.NDArray[np.uint8]:
+    """An array of 8-bit pixels in the form that ``decode`` returns: (height, width, 3), RGB, on white.
+
+    Args:
+        pixels: uint8 (height, width, 3), RGB; or with 4 channels, the last opaque at 255; or greyscale, with 1 or none.
+
+    Raises:
+        UserError: the array has another shape, type or kind; the message says what would be taken.
+    """
+    taken = "a path, a Pillow image, or a uint8 array (height, width, 3) with values of 0 to 255"
+    if not isinstance(pixels, np.ndarray):
+        raise UserError(f"an image is {taken}, not a {type(pixels).__name__}")
+    shape = " × ".join(map(str, pixels.shape))
+    if pixels.dtype != np.uint8:
+        hint = "; of fractions make (255 * image).round().astype('uint8')" if pixels.dtype.kind == "f" else ""
+        raise UserError(f"an image is {taken}, not an array of {pixels.dtype} ({shape}){hint}")
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    if pixels.size == 0 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
+        first = pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4)
+        hint = "; its channels come first: np.moveaxis(image, 0, 2)" if first else ""
+        raise UserError(f"an image is {taken}, not an array of {shape}{hint}")
+    return pixels if pixels.ndim == 3 and pixels.shape[2] == 3 else to_rgb(Image.fromarray(pixels))
+
+
 _TOO_LARGE = f"larger than {PIXEL_LIMIT // 1_000_000} megapixels"
 
 

@@ -78,19 +78,22 @@ class Transform:
         self.size, self.mean, self.std = spec.size, spec.mean, spec.std
 
     def __call__(self, image: Image.Image | npt.NDArray[np.uint8] | str | Path) -> Tensor:
-        """Turn a Pillow image, an RGB array (height, width, 3) or a path into float32 (3, size, size).
+        """Turn an image into float32 (3, size, size).
+
+        Args:
+            image: a Pillow image, a path, or an array as ``data.images.from_array`` takes it: uint8 (height, width, 3).
 
         Raises:
-            UserError: the file is not a readable image.
+            UserError: the file is not a readable image, or the array is another.
         """
-        from ..data.images import decode, to_rgb
+        from ..data.images import decode, from_array, to_rgb
 
         if isinstance(image, (str, Path)):
             pixels = decode(Path(image))
         elif isinstance(image, Image.Image):
             pixels = to_rgb(image)
         else:
-            pixels = image
+            pixels = from_array(image)
         return normalise(evaluation_view([pixels], self.size), self.mean, self.std)[0]
 
 
