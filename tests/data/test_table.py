@@ -131,7 +131,7 @@ def test_a_dataset_of_a_table(root: Path, tmp_path: Path) -> None:
     assert ld.open_dataset(without, cache=tmp_path / "cache").lacking == {"night": ("dog",)}
     common = ld.open_dataset(without, cache=tmp_path / "cache", classes="union").notes
     assert "'night' lacks 'dog'" in common[0]
-    said = f"columns are named for tables (.csv, .tsv, .jsonl, .ndjson, .parquet), and {root} is none"
+    said = f"columns are named for tables (.csv, .tsv, .jsonl, .ndjson, .parquet, .tar), and {root} is none"
     assert refusal(ld.open_dataset, root, columns={"label": "species"}) == said
 
 

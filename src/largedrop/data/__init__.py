@@ -1,7 +1,6 @@
 """Datasets of several domains: open a folder or a known name, and split it.
 
-To add a source: a file of its own here that gives a ``Dataset`` (a list of files becomes one by ``listing``), and its
-line in ``open_dataset`` and ``SOURCES``.
+To add a source: a file of its own here that gives a ``listing.Source``, and its line in ``sources`` and ``SOURCES``.
 """
 
 from __future__ import annotations
@@ -19,7 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SOURCES", "Dataset", "Split", "open_dataset"]
 
-SOURCES = "a folder domain/class/image, a table of images (CSV, JSON lines or Parquet), or 'emoji'"
+SOURCES = (
+    "a folder domain/class/image, a table of images (CSV, JSON lines or Parquet), tar archives in WebDataset's layout, "
+    "or 'emoji'"
+)
 """What ``open_dataset`` takes, for the command line's help."""
 
 
@@ -44,6 +46,7 @@ def open_dataset(
             or Parquet (``.parquet``, which needs pyarrow), whose rows have a path, relative to the table, a label and,
             where there are several, a domain; or a DataFrame with such columns. A column ``group`` says what belongs
             together (``group_pattern`` is for names of files that say it), a column ``split`` what is trained on.
+            Or tar archives in WebDataset's layout: one, a pattern such as ``shards-{000..009}.tar``, or a folder.
         bound: largest length of an image's shorter side, in pixels; longer ones are shrunk to it. ``emoji`` is not.
         columns: names of a table's columns for ``path``, ``label``, ``domain``, ``group`` and ``split`` where they are
             not these; an empty name for one of the last three has it not read.
@@ -66,24 +69,13 @@ def open_dataset(
     # Imported late, since --help shows ``SOURCES`` and should not wait for decoders.
     from .classes import check_choice
     from .emoji import load_emoji
-    from .folder import list_images
     from .listing import make_listing, open_listing
-    from .table import TABLES, list_frame, list_table
+    from .sources import find_source
 
     check_choice(classes)
-    is_frame = not isinstance(source, (str, Path))
-    is_table = not is_frame and str(source).lower().endswith(TABLES) and not Path(source).expanduser().is_dir()
-    if columns and not is_table and not is_frame:
-        raise UserError(f"columns are named for tables ({', '.join(TABLES)}), and {source} is none")
-    if folder is not None and not is_frame:
-        raise UserError(f"a folder is named for a data frame; the paths of {source} need none")
-    if is_frame:
-        found = list_frame(source, folder, columns)
-    elif source == "emoji":
-        if group_pattern is not None or split is not None:
-            raise UserError("the groups of 'emoji' are known, and it is split by seed")
+    if isinstance(source, str) and source == "emoji":
+        if columns or folder or group_pattern is not None or split is not None:
+            raise UserError("'emoji' has no columns and no folder, its groups are known, and it is split by seed")
         return load_emoji()
-    else:
-        found = list_table(source, columns) if is_table else list_images(source)
-    listing = make_listing(found, classes, group_pattern, split)
+    listing = make_listing(find_source(source, columns or {}, folder), classes, group_pattern, split)
     return open_listing(listing, bound=bound, skip_bad_images=skip_bad_images, cache=cache, progress=progress)

@@ -30,6 +30,7 @@ from ..files import read_json, write_json, write_text
 from .ahead import in_order
 from .entries import aside, cache_errors, cache_folder, install, sweep
 from .images import BadImage, decode, opened, pillow_settings
+from .inside import Place
 
 __all__ = ["CachedImages", "Opened", "ProgressCallback", "digest_of", "open_images"]
 
@@ -114,7 +115,7 @@ class Opened:
 class _File:
     """A file when its contents were digested: ``settled`` unless just modified, ``bad`` where they cannot be read."""
 
-    path: Path
+    path: Place
     stamp: str
     digest: str
     settled: bool
@@ -123,7 +124,7 @@ class _File:
 
 def open_images(
     keys: Sequence[str],
-    paths: Sequence[Path],
+    paths: Sequence[Place],
     *,
     bound: int,
     skip_bad_images: bool = False,
@@ -134,6 +135,7 @@ def open_images(
 
     Args:
         keys: machine-independent name of each image, (n,).
+        paths: where each image is, (n,).
         bound: largest length of an image's shorter side, in pixels; longer ones are shrunk to it.
         skip_bad_images: skip images that cannot be decoded, instead of raising.
         cache: folder of the cache; ``cache_folder()`` where None.
@@ -148,7 +150,7 @@ def open_images(
     if not paths:
         raise UserError("there are no images to open")
     folder = (Path(cache).absolute() if cache is not None else cache_folder()).resolve()
-    files = _digested([Path(path).absolute() for path in paths], folder / "digests")
+    files = _digested([path.absolute() for path in paths], folder / "digests")
     name = digest_of(keys, [file.digest for file in files], f"largedrop images {_FORMAT} bound {bound}\n")[:40]
     entry = folder / "images" / name
     try:
@@ -181,7 +183,7 @@ def digest_of(keys: Sequence[str], digests: Sequence[str], first: str = "") -> s
     return total.hexdigest()
 
 
-def _digested(paths: Sequence[Path], folder: Path) -> list[_File]:
+def _digested(paths: Sequence[Place], folder: Path) -> list[_File]:
     """Digest every file; only files that are new or have changed since the last call are read."""
     name = hashlib.sha256(os.path.commonpath([path.parent for path in paths]).encode("utf-8", "surrogateescape"))
     store = folder / f"{name.hexdigest()[:40]}.json"
@@ -207,11 +209,11 @@ def _remembered(store: Path) -> dict[str, str]:
         return {}
 
 
-def _digest_all(known: dict[str, str], paths: Sequence[Path]) -> list[_File]:
+def _digest_all(known: dict[str, str], paths: Sequence[Place]) -> list[_File]:
     return [_digest(path, known.get(str(path), "")) for path in paths]
 
 
-def _digest(path: Path, remembered: str) -> _File:
+def _digest(path: Place, remembered: str) -> _File:
     """Digest one file's contents, or take the digest from ``remembered`` where its stamp is the same."""
     try:
         now = time.time()
@@ -230,7 +232,7 @@ def _digest(path: Path, remembered: str) -> _File:
     return _File(path, "", f"unreadable: {bad.reason}", settled=False, bad=bad)
 
 
-def _stamp(path: Path) -> tuple[str, float]:
+def _stamp(path: Place) -> tuple[str, float]:
     status = path.stat()
     # A file may be replaced with its size and time kept, but not with its inode or its time of change.
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ino} {status.st_ctime_ns}", status.st_mtime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 import sys
 import threading
@@ -17,6 +18,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..errors import UserError
 from .formats import formats
+from .inside import Inside, Place
 
 __all__ = ["PIXEL_LIMIT", "BadImage", "decode", "opened", "pillow_settings"]
 
@@ -46,11 +48,11 @@ class BadImage(UserError):  # noqa: N818  # a verdict on a file; callers collect
     """A file that cannot be decoded as an image.
 
     Attributes:
-        path: path of the file.
+        path: where the image is.
         reason: what is wrong, in one line that does not name the file.
     """
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Place, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
@@ -59,14 +61,14 @@ class BadImage(UserError):  # noqa: N818  # a verdict on a file; callers collect
         return BadImage, (self.path, self.reason)
 
 
-def decode(path: Path, bound: int | None = None) -> npt.NDArray[np.uint8]:
+def decode(path: Place, bound: int | None = None) -> npt.NDArray[np.uint8]:
     """Decode an image file to RGB, upright, on white where it is transparent, the first frame where it has several.
 
     16-bit greyscale is scaled to 8 bits by 1/257; 32-bit integers are taken as 16-bit where they fit, and floats as
     0 to 1, 0 to 255 or 0 to 65535, the first that holds them; other ranges are stretched from least to greatest.
 
     Args:
-        path: path of the file; the format is recognised by its contents, not by its name.
+        path: the file, or where the image is in one; the format is recognised by its contents, not by its name.
         bound: largest length of the shorter side, in pixels; longer ones are shrunk to it. None keeps every size.
 
     Returns:
@@ -76,7 +78,6 @@ def decode(path: Path, bound: int | None = None) -> npt.NDArray[np.uint8]:
         BadImage: the file is unreadable, empty, truncated, too large, or not an image.
         UserError: there is not enough memory to decode it.
     """
-    path = Path(path)
     with pillow_settings(), opened(path) as file:
         try:
             with Image.open(file, formats=formats()) as image:
@@ -127,7 +128,7 @@ def from_array(pixels: Any) -> npt.NDArray[np.uint8]:
 _TOO_LARGE = f"larger than {PIXEL_LIMIT // 1_000_000} megapixels"
 
 
-def _pixels(path: Path, image: Image.Image, bound: int | None) -> npt.NDArray[np.uint8]:
+def _pixels(path: Place, image: Image.Image, bound: int | None) -> npt.NDArray[np.uint8]:
     full = image.size
     if min(full) < 1:
         raise BadImage(path, "the image has no pixels")
@@ -187,8 +188,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open the file for reading.
+def opened(path: Place) -> Iterator[BinaryIO]:
+    """Open the file, or the part of one, for reading.
 
     Raises:
         BadImage: the file cannot be opened, is empty, or is a pipe or a device, which would block for ever.
@@ -199,11 +200,20 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             raise BadImage(path, "not a regular file")
         if status.st_size == 0:
             raise BadImage(path, "the file is empty")
-        file = open(path, "rb")  # noqa: SIM115  # closed below; errors of the body are not errors of opening
+        file: BinaryIO = _part(path) if isinstance(path, Inside) else open(path, "rb")  # noqa: SIM115  # closed below; errors of the body are not errors of opening
     except OSError as error:
         raise BadImage(path, _reason(error)) from error
     with file:
         yield file
+
+
+def _part(inside: Inside) -> BinaryIO:
+    content = inside.read()
+    if len(content) < inside.size:
+        raise BadImage(inside, "the archive ends before the image does")
+    if not content:
+        raise BadImage(inside, "the image is empty")
+    return io.BytesIO(content)
 
 
 def _reason(error: Exception) -> str:

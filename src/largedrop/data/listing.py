@@ -15,6 +15,7 @@ from .cache import ProgressCallback, digest_of, open_images
 from .classes import check_choice, named, opening_notes
 from .dataset import Dataset, IntArray, check_names
 from .groups import by_pattern, groups_note
+from .inside import Place
 from .parts import PARTS, parts_note, read_split
 
 __all__ = ["ONE_DOMAIN", "Listed", "Listing", "Source", "make_listing", "open_listing"]
@@ -28,13 +29,13 @@ class Listed(NamedTuple):
 
     Attributes:
         key: machine-independent name, ``domain/class/path``.
-        path: path of its file.
+        path: where it is.
         group: name of what it belongs together with, empty for nothing; None where the source has no groups.
         part: one of ``PARTS``; None where the source has no split.
     """
 
     key: str
-    path: Path
+    path: Place
     group: str | None = None
     part: str | None = None
 
@@ -68,7 +69,7 @@ class Listing:
         domains: names of the domains, sorted.
         classes: names of the classes, sorted.
         keys: machine-independent name of each image, ``domain/class/path``, sorted by domain, class and path, (n,).
-        paths: path of each image, (n,).
+        paths: where each image is, (n,).
         labels: index into ``classes`` of each image, (n,).
         domain_ids: index into ``domains`` of each image, (n,).
         groups: number of the thing that each image shows, in the order of the images, (n,); None without groups.
@@ -82,7 +83,7 @@ class Listing:
     domains: tuple[str, ...]
     classes: tuple[str, ...]
     keys: tuple[str, ...]
-    paths: tuple[Path, ...]
+    paths: tuple[Place, ...]
     labels: IntArray
     domain_ids: IntArray
     groups: IntArray | None = None

@@ -11,19 +11,20 @@ from typing import Any
 
 from ..errors import UserError, one_of
 from .folder import portable
+from .inside import Inside, Place
 from .listing import ONE_DOMAIN, Listed, Source
 from .parts import part_named
 from .rows import TABLES, Rows, columns_in, existing_table, read_rows, shown
 
-__all__ = ["COLUMNS", "TABLES", "list_frame", "list_table"]
+__all__ = ["COLUMNS", "TABLES", "Columns", "list_frame", "list_rows", "list_table"]
 
 COLUMNS = ("path", "label", "domain", "group", "split")
 """What a row says; each is the default name of its column."""
 
 _OPTIONAL = COLUMNS[2:]
 
-_PATHS = ("path", "file_name")
-"""Names of the column of paths where none is given; the second is that of Hugging Face's image folders."""
+_USUAL = {"path": ("path", "file_name"), "label": ("label", "cls")}
+"""Names of a column where none is given; the second are those of Hugging Face's image folders and of WebDataset."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -45,11 +46,11 @@ def list_table(path: str | Path, columns: Mapping[str, str] | None = None) -> So
         UserError: there is no such table, or it cannot be read. What is wrong with its rows is in ``problems``.
     """
     table = existing_table(Path(path))
-    chosen = _Columns(table, columns or {})
+    chosen = Columns(table, columns or {})
     problems: list[str] = []
     rows = read_rows(table, chosen, problems)
     name = table.parent.name if table.stem == _UNNAMED else table.stem
-    return _listed(table, rows, table.parent, chosen, problems, name)
+    return list_rows(table, rows, table.parent, chosen, problems, name)
 
 
 def list_frame(frame: Any, folder: str | Path | None = None, columns: Mapping[str, str] | None = None) -> Source:
@@ -66,16 +67,16 @@ def list_frame(frame: Any, folder: str | Path | None = None, columns: Mapping[st
     root = Path(os.path.abspath(Path(folder or ".").expanduser()))  # noqa: PTH100  # without '..', so that it has a name
     if not root.is_dir():
         raise UserError(f"there is no folder {folder}")
-    chosen = _Columns("the data frame", columns or {})
+    chosen = Columns("the data frame", columns or {})
     header = {str(name): name for name in frame.columns}
     names = chosen([str(name) for name in frame.columns])
     read = {what: frame[header[name]] for what, name in names.items()}
     values = {what: column.astype(object).where(column.notna(), None).tolist() for what, column in read.items()}
     rows = ((f"row {row}", {what: each[n] for what, each in values.items()}) for n, row in enumerate(frame.index))
-    return _listed("the data frame", rows, root, chosen, [], root.name)
+    return list_rows("the data frame", rows, root, chosen, [], root.name)
 
 
-class _Columns:
+class Columns:
     """Chooses columns of a table: those that were named, else those of the usual names that it has."""
 
     def __init__(self, table: object, columns: Mapping[str, str]) -> None:
@@ -90,35 +91,40 @@ class _Columns:
 
     def __call__(self, header: Sequence[str]) -> Mapping[str, str]:
         usual = {what: what for what in COLUMNS if what not in _OPTIONAL or what in header}
-        usual["path"] = next((name for name in _PATHS if name in header), "path")
+        for what, names in _USUAL.items():
+            usual[what] = next((name for name in names if name in header), what)
         wanted = {what: name for what, name in {**usual, **self.named}.items() if name}
         columns_in(self.table, header, wanted, "--column WHAT=NAME says which it is")
         self.chosen = wanted
         return wanted
 
 
-def _listed(root: Path | str, rows: Rows, folder: Path, columns: _Columns, problems: list[str], name: str) -> Source:
+def list_rows(root: Path | str, rows: Rows, folder: Path, columns: Columns, problems: list[str], name: str) -> Source:
     """The images of a table's rows, and lines about what is wrong with them.
 
     Args:
+        root: the table's name in messages.
+        rows: the rows; a path may be an ``Inside``.
         folder: where relative paths start.
         columns: the columns of the rows.
         problems: lines about the rows so far.
+        name: name of the dataset.
     """
     found: dict[tuple[str, str], list[Listed]] = {}
     seen: dict[str, str] = {}
     for place, values in rows:
         said = {"domain": ONE_DOMAIN}
+        inside = values["path"] if isinstance(values["path"], Inside) else None
         wrong = []
         for what, value in values.items():
             try:
-                said[what] = _text(value, what)
+                said[what] = _text(inside.name if inside and what == "path" else value, what)
             except ValueError as error:
                 wrong.append(f"{place} {error}")
         problems += wrong
         if wrong:
             continue
-        path, image, missing = _file(folder, said["path"])
+        path, image, missing = (portable(said["path"]), inside, "") if inside else _file(folder, said["path"])
         if path in seen:
             problems.append(f"{place} lists {path}, which {seen[path]} lists already")
         elif missing:
@@ -162,7 +168,7 @@ def _text(value: object, what: str) -> str:
     return value.strip() if what == "path" else portable(value.strip())
 
 
-def _file(folder: Path, text: str) -> tuple[str, Path, str]:
+def _file(folder: Path, text: str) -> tuple[str, Place, str]:
     """The name of an image in messages and keys, its path, and what is wrong with it, empty for nothing."""
     path = folder / text
     mode = _mode(path)

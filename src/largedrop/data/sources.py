@@ -1,0 +1,59 @@
+"""Which kind of source a name, a path or an object is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .folder import list_images
+from .listing import Source
+from .shards import is_shards, list_shards, shards_in
+from .table import TABLES, list_frame, list_table
+
+__all__ = ["find_source"]
+
+
+def find_source(source: str | Path | Any, columns: Mapping[str, str], folder: str | Path | None = None) -> Source:
+    """The images that a source lists.
+
+    Args:
+        source: that of ``open_dataset``.
+        columns: that of ``open_dataset``.
+        folder: that of ``open_dataset``.
+
+    Raises:
+        UserError: there is no such source, it cannot be read, or it has no columns and some are named.
+    """
+    if not isinstance(source, (str, Path)):
+        return list_frame(source, folder, columns)
+    if folder is not None:
+        raise UserError(f"a folder is named for a data frame; the paths of {source} need none")
+    path = Path(source).expanduser()
+    is_folder = path.is_dir()
+    if is_shards(path.name) and not is_folder:
+        names = shards_in(str(path))
+        return list_shards(source, _files(names), Path(names[0]).name.removesuffix(".tar"), columns)
+    if str(source).lower().endswith(TABLES) and not is_folder:
+        return list_table(path, columns)
+    if is_folder and (shards := _shards_of(path)):
+        return list_shards(path, shards, path.absolute().resolve().name, columns)
+    if columns:
+        raise UserError(f"columns are named for tables ({', '.join(TABLES)}, .tar), and {source} is none")
+    return list_images(path)
+
+
+def _files(names: list[str]) -> list[Path]:
+    """Paths of archives; a UserError where some are not there."""
+    if missing := [name for name in names if not Path(name).is_file()]:
+        raise UserError(f"there is no file {missing[0]}" + (f", nor {len(missing) - 1} more" * (len(missing) > 1)))
+    return [Path(name).absolute() for name in names]
+
+
+def _shards_of(folder: Path) -> list[Path]:
+    """The tar archives directly in a folder that has no folders."""
+    inside = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    if any(entry.is_dir() for entry in inside):
+        return []
+    return sorted(entry.absolute() for entry in inside if entry.suffix.lower() == ".tar")
