@@ -13,6 +13,7 @@ from .data.dataset import Dataset
 from .data.views.batches import open_views
 from .errors import CollapseError
 from .reporter import Reporter
+from .runs.folder import named_before
 from .runs.run import Run
 from .training.device import choose_device
 from .training.features import FeatureCache
@@ -59,6 +60,8 @@ def finetune(
             lacks classes, or has some that no training domain has.
     """
     torch_device = choose_device(device)
+    folders = [Path(output)] if output is not None else sorted(Path("largedrop-runs").glob("*"))
+    data = named_before(data, (folder / "config.json" for folder in folders))
     config = resolve(
         data, torch_device, recipe=recipe, test_domain=() if test_domain is None else test_domain, **settings
     )

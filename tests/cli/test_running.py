@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,32 @@ def test_a_table_is_trained_on_and_its_domains_may_have_slashes(
         )
     finally:
         table.unlink()
+
+
+def test_a_dataset_that_was_renamed_or_moved_goes_on(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(toy, tmp_path / "before")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "before", "--test-domain", "ink", *FAST]) == 0
+    assert main(["train", "before", "--test-domain", "ink", *FAST, "--output", "out"]) == 0
+    before = sorted(path for path in tmp_path.glob("*/**/runs/*/result.json"))
+    assert len(before) == 2
+    times = [path.stat().st_mtime_ns for path in before]
+    capsys.readouterr()
+    moved = tmp_path / "elsewhere" / "after"
+    moved.parent.mkdir()
+    root.rename(moved)
+    for output in ([], ["--output", "out"]):
+        assert main(["train", str(moved), "--test-domain", "ink", *FAST, *output]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert "after is 'before' under another name: the images are the same" in said
+        assert "before: 54 images, 3 domains, 3 classes" in said
+    assert sorted(path for path in tmp_path.glob("*/**/runs/*/result.json")) == before
+    assert [path.stat().st_mtime_ns for path in before] == times
+    run = ld.finetune(ld.open_dataset(moved), "ink", output=tmp_path / "run", dropout=0.9, **{**TINY, "steps": 2})
+    assert run.config.data == "after"
+    again = ld.finetune(
+        replace(ld.open_dataset(moved), name="x"), "ink", output=tmp_path / "run", dropout=0.9, **{**TINY, "steps": 2}
+    )
+    assert again.config == run.config

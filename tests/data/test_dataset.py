@@ -126,6 +126,10 @@ def test_every_image_is_held_out_about_as_often() -> None:
 
 def test_unknown_and_only_domain(plain: Dataset) -> None:
     assert refusal(plain.split, "A", 0) == "no domain 'A' in toy; did you mean 'a'? (there are: a, b, c, d)"
+    assert refusal(plain.indices, plain.classes[0]) == (
+        f"no domain '{plain.classes[0]}' in toy; which is a class here: are the levels class/domain/image? "
+        "there are: a, b, c, d"
+    )
     assert refusal(plain.indices, "sketch") == "no domain 'sketch' in toy; there are: a, b, c, d"
     said = refusal(dataset([[5, 5]]).split, "a", 0)
     assert said == "toy has only the domain 'a': testing on it leaves none to train on"

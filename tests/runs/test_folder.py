@@ -11,8 +11,9 @@ import filelock
 import pytest
 
 from largedrop.config import PROTOCOL, Config
+from largedrop.data.dataset import Dataset
 from largedrop.errors import UserError
-from largedrop.runs.folder import claim, claimed, owned
+from largedrop.runs.folder import claim, claimed, named_before, owned
 
 
 def refusal(folder: Path, config: Config) -> str:
@@ -139,3 +140,13 @@ def test_a_folder_that_cannot_be_read(config: Config, tmp_path: Path, monkeypatc
 def test_a_damaged_config(config: Config, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     assert refusal(tmp_path, config).startswith(f"{tmp_path / 'config.json'} is not JSON: ")
+
+
+def test_a_dataset_that_was_renamed_keeps_the_name_it_was_trained_under(data: Dataset, tmp_path: Path) -> None:
+    stored = [tmp_path / name for name in ("none.json", "other.json", "broken.json", "b.json", "a.json")]
+    for path, fingerprint, name in zip(stored[1:], ("0", "", data.fingerprint, data.fingerprint), "oxba", strict=True):
+        path.write_text(json.dumps({"fingerprint": fingerprint, "data": name}) if fingerprint else "{")
+    assert named_before(data, stored[:3]) is data
+    renamed = named_before(data, stored)
+    assert (renamed.name, renamed.fingerprint) == ("b", data.fingerprint)
+    assert named_before(replace(data, name="a"), stored).name == "a"

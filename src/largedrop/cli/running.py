@@ -58,10 +58,11 @@ def run_and_publish(
         options: those of its options that are neither of the data nor fields of the config.
     """
     # torch and timm take seconds to import, which --help and --version should not.
+    from ..experiments.compare import FILE, plan
     from ..experiments.compare import compare as run_comparison
-    from ..experiments.compare import plan
     from ..report.comparison import publish
     from ..runs.estimate import duration, listing
+    from ..runs.folder import named_before
     from ..training.device import choose_device
     from ..training.features import VIEWS
     from .terminal import ProgressBar, open_images, say, say_classes, say_names
@@ -72,7 +73,10 @@ def run_and_publish(
     torch_device = choose_device(device, jobs)
     size = planning.get("size") or defaults_of(recipe)["size"]
     opening = {"classes": classes, "group_pattern": group_pattern, "split": split, "skip_bad_images": skip_bad_images}
-    data = open_images(console, source, [size], column, **opening)
+    opened = open_images(console, source, [size], column, **opening)
+    data = named_before(opened, [output / FILE] if output else sorted(Path("largedrop-runs").glob(f"*/{FILE}")))
+    if data is not opened:
+        say(console, f"{opened.name} is '{data.name}' under another name: the images are the same")
     named = None if test_domains is None else domains_in(test_domains, data.domains)
     planning |= {"test_domains": named, "at_once": at_once}
     folder = output

@@ -82,13 +82,15 @@ def sweep(
         raise UserError(f"{' and '.join(missing)} must be given")
 
     # torch and timm take seconds to import, which --help, --list and a mistake in a preset should not.
-    from ..experiments.sweep import plan_sweep
+    from ..experiments.sweep import SWEEP_FILE, plan_sweep
+    from ..runs.folder import named_before
     from ..training.device import choose_device
     from .terminal import open_images, say, say_classes, say_names
 
     torch_device = choose_device(device, jobs)
     opening = {"classes": classes, "group_pattern": group_pattern, "split": split, "skip_bad_images": skip_bad_images}
     opened = open_images(console, data, chosen.values("size"), column, **opening)
+    opened = named_before(opened, [output / SWEEP_FILE])
     planned = plan_sweep(read, scale, opened, output, device=torch_device, precision=precision, weights=weights or ())
     say(console, read.title, _summary(planned))
     say_classes(console, opened, (entry.config for entry in planned.entries))

@@ -113,7 +113,8 @@ class Dataset:
             UserError: there is no such domain.
         """
         if domain not in self.domains:
-            raise UserError(f"no domain '{domain}' in {self.name}; {one_of(domain, self.domains)}")
+            swapped = "which is a class here: are the levels class/domain/image? " if domain in self.classes else ""
+            raise UserError(f"no domain '{domain}' in {self.name}; {swapped}{one_of(domain, self.domains)}")
         return self.domains.index(domain)
 
     def split(self, test_domains: str | Sequence[str], seed: int, held_out: float = 0.2, left_out: str = "") -> Split:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 from ..config import LATER, PROTOCOL, Config
+from ..data.dataset import Dataset
 from ..errors import UserError
 from ..files import is_leftover, read_json, write_json
 from .protocol import refuse_older
 
-__all__ = ["claim", "claimed", "owned"]
+__all__ = ["claim", "claimed", "named_before", "owned"]
 
 LOCK = ".lock"
 
@@ -58,6 +60,21 @@ def claim(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
     """
     if not owned(folder, file, owner, facts, about):
         write_json(folder / file, {"protocol": PROTOCOL, **about, **facts})
+
+
+def named_before(data: Dataset, stored: Iterable[Path]) -> Dataset:
+    """``data`` under the name that it had in a comparison, sweep or run, where it was renamed since: it is the same.
+
+    Args:
+        stored: the JSON files that identify their folders' owners; those that are not there are passed over.
+    """
+    names = []
+    for path in stored:
+        with suppress(UserError):  # whoever uses the folder is told
+            theirs = read_json(path)
+            if theirs.get("fingerprint") == data.fingerprint and isinstance(theirs.get("data"), str):
+                names.append(theirs["data"])
+    return data if not names or data.name in names else replace(data, name=names[0])
 
 
 def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: Mapping[str, Any] = NOTHING) -> bool:
