@@ -62,7 +62,7 @@ def network(model: str, size: int, masks: int, device: torch.device) -> Network:
             weights = find_weights(model)
         except ld.UserError:
             weights = Weights("random", None, "random")
-        backbone, units = create_backbone(model, weights)
+        backbone, units = create_backbone(model, weights, size)
         for layer in backbone.modules():
             if isinstance(layer, nn.BatchNorm2d) and not layer.weight.any():
                 nn.init.constant_(layer.weight, 0.1)

@@ -137,7 +137,8 @@ def script_of(cell: Cell, data: ld.Dataset, root: Path, steps: int, workers: int
     """The script on a cell's training images, and a loader of ``steps`` batches."""
     torch.manual_seed(SEED)
     config = config_of(cell, data)
-    script = Script(*create_backbone(config.model, find_weights(config.model)), len(data.classes), cell.lr, cell.steps)
+    backbone, units = create_backbone(config.model, find_weights(config.model), SIZE)
+    script = Script(backbone, units, len(data.classes), cell.lr, cell.steps)
     files = Files([root / key for key in data.keys], data.labels.tolist(), SIZE, *normalisation(config.model))
     domains = [indices.tolist() for indices in config.split_of(data).train]
     return script, loader(files, domains, BATCH, steps, workers)

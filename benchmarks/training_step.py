@@ -38,7 +38,7 @@ def network(model: str, size: int, masks: int = 1) -> Network:
     timm starts the last γ of each residual branch at 0. A step later it is 1e-9, and some of the gradients behind it
     are subnormal, with which a float32 kernel takes six times as long. Here it is 0.1, as in trained networks.
     """
-    backbone, units = create_backbone(model, Weights("random", None, "random"))
+    backbone, units = create_backbone(model, Weights("random", None, "random"), size)
     for layer in backbone.modules():
         if isinstance(layer, nn.BatchNorm2d) and not layer.weight.any():
             nn.init.constant_(layer.weight, 0.1)

@@ -81,7 +81,7 @@ class Config(Schedule):
         features="network",
     )
     weights: str = _data(
-        "Initial weights: 'pretrained', 'random', or a safetensors file with timm's state dict.",
+        "Initial weights: 'pretrained', 'random', or a safetensors file: a run's checkpoint, or timm's state dict.",
         valid.NAME,
         "pretrained",
     )

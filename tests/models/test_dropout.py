@@ -254,6 +254,57 @@ def test_a_deep_copy_drops_out_by_itself() -> None:
     assert rate_in_force(net, linear, 0.8)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "distilled", "sequence"])
+def test_torch_scripts_traces_and_exports_it(name: str) -> None:
+    net = distilled() if name == "distilled" else build(name)[0]
+    set_dropout(net, 0.8)
+    net.eval()
+    with torch.no_grad():
+        expected = net(IMAGES[:2])
+        scripted = torch.jit.script(net)
+        torch.testing.assert_close(scripted(IMAGES[:2]), expected)
+        torch.testing.assert_close(torch.export.export(net, (IMAGES[:2],)).module()(IMAGES[:2]), expected)
+        if name in ("test_resnet", "sequence"):  # timm's ViTs warn that they take no other size once they are traced
+            torch.testing.assert_close(torch.jit.trace(net, IMAGES[:2])(IMAGES[:2]), expected)
+        logits = [scripted.train()(IMAGES[:2]) for _ in range(2)]
+    assert not torch.equal(*logits)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_scripted_network_has_one_mask_for_each_example() -> None:
+    head = set_dropout(nn.Linear(4, 3), 0.8, masks=4)
+    with pytest.raises(torch.jit.Error, match="set masks to 1"):
+        torch.jit.script(head)(torch.zeros(2, 4))
+
+
+def distilled() -> nn.Module:
+    torch.manual_seed(0)
+    net: nn.Module = timm.create_model(
+        "deit_tiny_distilled_patch16_224", num_classes=5, img_size=32, depth=1, embed_dim=48, drop_rate=0.5
+    )
+    for name in ("head", "head_dist"):
+        nn.init.normal_(net.get_submodule(name).weight)  # type: ignore[arg-type]
+    return net
+
+
+def test_both_heads_of_a_distilled_network_are_dropped_out() -> None:
+    net = set_dropout(distilled(), 0.8)
+    assert rate_in_force(net, "head", 0.8)
+    assert rate_in_force(net, "head_dist", 0.8)
+    set_dropout(net, 0.4, ["head_dist"])
+    assert rate_in_force(net, "head", 0.0)
+    assert rate_in_force(net, "head_dist", 0.4)
+
+
+def test_two_heads_of_unlike_networks_are_refused_by_name() -> None:
+    net = Odd()
+    net.head, net.head_box = nn.Linear(64, 5), nn.Linear(64, 4)
+    assert refusal(set_dropout, net, 0.9) == (
+        "cannot tell whether head is a head beside head_box: name the heads with head=['…', …]"
+    )
+
+
 def test_a_head_that_is_a_linear_layer_alone() -> None:
     torch.manual_seed(0)
     linear = set_dropout(nn.Linear(500, 3), 0.7)

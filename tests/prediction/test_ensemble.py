@@ -12,7 +12,7 @@ import torch
 from tests.helpers import config, refusal, result, store
 
 from largedrop.models.network import Network, Spec
-from largedrop.models.pretrained import representation_units
+from largedrop.models.sizes import representation_units
 from largedrop.prediction.ensemble import open_networks
 from largedrop.runs.checkpoint import save_model
 from largedrop.runs.run import Run

@@ -16,7 +16,7 @@ from tests.helpers import refusal
 import largedrop as ld
 from largedrop.data.images import decode
 from largedrop.models.network import Network, Spec
-from largedrop.models.pretrained import representation_units
+from largedrop.models.sizes import representation_units
 from largedrop.prediction import predict as module
 from largedrop.prediction.predict import predict
 from largedrop.runs.checkpoint import load_model, save_model

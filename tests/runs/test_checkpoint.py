@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from largedrop.errors import UserError
 from largedrop.models.network import Network, Spec
-from largedrop.models.pretrained import representation_units
+from largedrop.models.sizes import build, representation_units
 from largedrop.runs.checkpoint import load_model, read_tensors, save_model, write_tensors
 
 SPEC = Spec(
@@ -63,6 +65,47 @@ def rewrite(path: Path, tensors: dict[str, Tensor] | None = None, **header: Any)
     found, old = read_tensors(path, "model")
     new = {name: value for name, value in {**old, **header}.items() if value is not None}
     save_file(tensors or found, path, metadata={"largedrop": json.dumps(new)})
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_loaded_model_is_scripted_traced_exported_copied_and_pickled(path: Path, tmp_path: Path) -> None:
+    loaded = load_model(path)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.jit.script(loaded).save(tmp_path / "scripted.pt")
+    torch.save(loaded, tmp_path / "pickled.pt")
+    with torch.no_grad():
+        expected = loaded(images)
+        others = [
+            torch.jit.load(tmp_path / "scripted.pt"),
+            torch.jit.trace(loaded, images),
+            torch.export.export(loaded, (images,)).module(),
+            copy.deepcopy(loaded),
+            torch.load(tmp_path / "pickled.pt", weights_only=False),
+        ]
+        for other in others:
+            torch.testing.assert_close(other(images), expected)
+    assert others[3].classes == others[4].classes == SPEC.classes
+    assert others[3].about == {"step": 7}
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_a_network_of_a_fixed_size_comes_back_at_the_size_of_its_header(size: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = build("test_coatnet", size)
+    network = Network(backbone, representation_units(backbone), replace(SPEC, model="test_coatnet", size=size)).eval()
+    save_model(tmp_path / "model.safetensors", network, {})
+    loaded = load_model(tmp_path / "model.safetensors")
+    images = torch.stack([loaded.transform(np.full((size, size, 3), 99, np.uint8))])
+    assert torch.equal(loaded(images), network(images))
+
+
+def test_a_header_with_a_size_that_the_network_does_not_take(path: Path) -> None:
+    header = read_tensors(path, "model")[1]["spec"]
+    rewrite(path, spec={**header, "model": "test_coatnet", "size": 100})
+    assert (
+        refusal(path)
+        == "test_coatnet takes no images of 100 pixels; of the sizes near it, it takes 64, 96, 128 and 160"
+    )
 
 
 def test_the_network_comes_back_bit_for_bit(network: Network, path: Path) -> None:

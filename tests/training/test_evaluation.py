@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 import largedrop as ld
 from largedrop.data.views.batches import HostViews
 from largedrop.models.network import Network, Spec
-from largedrop.models.pretrained import representation_units
+from largedrop.models.sizes import representation_units
 from largedrop.training import evaluation
 from largedrop.training.evaluation import (
     accuracy,

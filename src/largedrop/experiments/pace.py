@@ -75,7 +75,7 @@ def _kind(config: Config) -> tuple[object, ...]:
 def _measure(config: Config, device: torch.device) -> float:
     """Seconds per evaluated image, with random weights: the minimum of two batches after one for warm-up."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        backbone, units = create_backbone(config.model, find_weights(config.model, "random"))
+        backbone, units = create_backbone(config.model, find_weights(config.model, "random"), config.size)
         spec = Spec(config.model, "random", ("a", "b"), config.size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0.0)
         network = Network(backbone, units, spec).to(device).eval()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

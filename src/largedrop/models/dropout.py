@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UserError, one_of
+from ..errors import UserError
+from .heads import find_heads
 from .masks import MOST, several_masks
 
 __all__ = ["RepresentationDropout", "check_masks", "check_rate", "set_dropout"]
-
-HEAD_NAMES = ("head", "fc", "classifier", "head.fc", "heads.head", "last_linear", "score")
 
 
 def check_rate(rate: float, name: str = "the dropout rate") -> float:
@@ -72,33 +72,31 @@ class RepresentationDropout(nn.Module):
 
 
 def _dropped(representation: Tensor, rate: float, masks: int, training: bool) -> Tensor:
-    if training and rate > 0 and masks > 1:
-        return several_masks(representation, rate, masks)
+    if training and rate > 0.0 and masks > 1:
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return several_masks(representation, rate, masks)
+        raise RuntimeError("a scripted network has one dropout mask for each example: set masks to 1")
     return F.dropout(representation, rate, training)
 
 
-class _InputDropout:
+def _drop_input(self: nn.Module, input: tuple[Tensor]) -> tuple[Tensor]:  # names and types are torch.jit's
     """A forward pre-hook that drops units of a head's input; a hook does not change the names in the state dict."""
-
-    def __init__(self, rate: float, masks: int) -> None:
-        self.rate, self.masks = rate, masks
-
-    def __call__(self, head: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (_dropped(args[0], self.rate, self.masks, head.training), *args[1:])
+    return (_dropped(input[0], self._largedrop_rate, self._largedrop_masks, self.training),)  # type: ignore[arg-type]
 
 
-def set_dropout(module: nn.Module, rate: float, head: str | None = None, masks: int = 1) -> nn.Module:
+def set_dropout(module: nn.Module, rate: float, head: str | Sequence[str] | None = None, masks: int = 1) -> nn.Module:
     """Put dropout at ``rate`` on the representation of any classifier, the input of its last linear layer, in place.
 
-    Works on networks of timm, torchvision and transformers, and on any module with a linear head. Calling it again
-    changes rate and masks; a rate of 0 removes the dropout. State dicts keep their names. The network's own dropout
-    before the head (timm's ``head_drop``, the ``Dropout`` in torchvision's ``classifier``) is set to 0, so that
-    ``rate`` is the only one.
+    Works on networks of timm, torchvision and transformers, and on any module with a linear head. Of several heads side
+    by side (a distilled ViT's, a two-branch network's, auxiliary ones) each gets the dropout, or they are refused by
+    name. Calling it again changes rate and masks; a rate of 0 removes the dropout. State dicts keep their names. The
+    network's own dropout before the head (timm's ``head_drop``, the ``Dropout`` in torchvision's ``classifier``) is set
+    to 0, so that ``rate`` is the only one. ``copy.deepcopy``, ``torch.export`` and ``torch.jit`` take the result.
 
     Args:
         module: the network, changed in place.
         rate: dropout rate λ in [0, 1), the share of units that are zeroed.
-        head: dotted name of the head inside ``module``; where None, found by its usual names.
+        head: dotted name of the head inside ``module``, or of each head; where None, found by their usual names.
         masks: number K of masks for each example in training. With several, outputs in training have K times as many
             rows, all examples under the first mask first, and the loss is
             ``cross_entropy(module(images), labels.repeat(masks))``: the same expectation with less noise, at the cost
@@ -109,7 +107,7 @@ def set_dropout(module: nn.Module, rate: float, head: str | None = None, masks: 
 
     Raises:
         UserError: the rate is not in [0, 1), ``masks`` is not a whole number from 1 to 1024, there is no head of
-            that name, or none is found.
+            that name, none is found, or it is not clear which layers are heads.
     """
     rate, masks = check_rate(rate), check_masks(masks)
     own = [child for child in module.modules() if isinstance(child, RepresentationDropout)]
@@ -117,55 +115,19 @@ def set_dropout(module: nn.Module, rate: float, head: str | None = None, masks: 
         for child in own:
             child.rate, child.masks = rate, masks
         return module
-    name, target = _find_head(module, head)
+    heads = find_heads(module, head)
     for child in own:
         child.rate = 0.0
-    _silence_own_dropout(module, name)
-    for key, hook in list(target._forward_pre_hooks.items()):
-        if isinstance(hook, _InputDropout):
-            del target._forward_pre_hooks[key]
-    if rate > 0:
-        target.register_forward_pre_hook(_InputDropout(rate, masks))
+    for target in module.modules():
+        for key, hook in list(target._forward_pre_hooks.items()):
+            if hook is _drop_input:
+                del target._forward_pre_hooks[key]
+    for name, target in heads.items():
+        _silence_own_dropout(module, name)
+        if rate > 0:
+            vars(target).update(_largedrop_rate=rate, _largedrop_masks=masks)  # attributes, which torch.jit reads
+            target.register_forward_pre_hook(_drop_input)
     return module
-
-
-def _find_head(module: nn.Module, name: str | None) -> tuple[str, nn.Module]:
-    children = dict(module.named_modules())
-    linear = [key for key, child in children.items() if isinstance(child, nn.Linear)]
-    if name is not None:
-        if name not in children:
-            raise UserError(f"the network has no head '{name}'; {one_of(name, linear[-12:])}")
-        return _last_linear(name, children[name])
-    if isinstance(module, nn.Linear):
-        return "", module
-    classifier = getattr(module, "get_classifier", None)
-    if callable(classifier):
-        found = classifier()
-        for key, child in children.items():
-            if child is found and not isinstance(child, nn.Identity):
-                return _last_linear(key, child)
-    if isinstance(module, nn.Sequential) and len(module):
-        with suppress(UserError):  # its message names the layers of the last part only
-            key, target = _find_head(module[-1], None)
-            return f"{len(module) - 1}.{key}".strip("."), target
-    for key in HEAD_NAMES:
-        if key in children and any(isinstance(child, nn.Linear) for child in children[key].modules()):
-            return _last_linear(key, children[key])
-    raise UserError(
-        f"found no head in {type(module).__name__}: name its last linear layer with head='…'"
-        + (f" (it has {', '.join(linear[-6:])})" if linear else " (it has no linear layer)")
-    )
-
-
-def _last_linear(name: str, head: nn.Module) -> tuple[str, nn.Module]:
-    """The last linear layer of a head, with its dotted name; the head itself where it contains none."""
-    if isinstance(head, nn.Linear):
-        return name, head
-    linear = [(key, child) for key, child in head.named_modules() if isinstance(child, nn.Linear)]
-    if not linear:
-        return name, head
-    key, child = linear[-1]
-    return f"{name}.{key}".strip("."), child
 
 
 def _silence_own_dropout(module: nn.Module, head: str) -> None:
@@ -177,7 +139,9 @@ def _silence_own_dropout(module: nn.Module, head: str) -> None:
         if isinstance(getattr(ancestor, "drop_rate", None), float):
             setattr(ancestor, "drop_rate", 0.0)  # noqa: B010  # timm: F.dropout(x, p=self.drop_rate) in forward_head
     parent = above[-1]
-    named = [getattr(parent, key, None) for key in ("head_drop", "drop", "dropout")]  # timm; timm; transformers
+    # timm's, before a head of several parts; then timm's and transformers' beside the layer itself.
+    named = [*(getattr(ancestor, "head_drop", None) for ancestor in above)]
+    named += [getattr(parent, key, None) for key in ("drop", "dropout")]
     siblings = list(parent.children()) if isinstance(parent, nn.Sequential) else []  # torchvision's classifier
     before = siblings[: siblings.index(children[head])][-1:] if siblings and children.get(head) in siblings else []
     for dropout in [*named, *before]:

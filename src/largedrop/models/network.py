@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -112,12 +111,14 @@ class Network(nn.Module):
         about: what the checkpoint says of itself: config, domains, step, accuracies; empty for a new network.
     """
 
-    temperature: float | None = None
-    about: Mapping[str, Any] = MappingProxyType({})
+    __jit_unused_properties__: ClassVar[list[str]] = ["classes", "transform"]
 
     def __init__(self, backbone: nn.Module, units: int, spec: Spec, masks: int = 1) -> None:
         super().__init__()
         self.spec = spec
+        # No annotations of the class, which torch.jit would not understand.
+        self.temperature: float | None = None
+        self.about: Mapping[str, Any] = {}
         self.backbone = backbone
         self.dropout = RepresentationDropout(spec.dropout, masks)
         self.head = nn.Linear(units, len(spec.classes))

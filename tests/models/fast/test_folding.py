@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from largedrop.models.fast import convolution
 from largedrop.models.fast.folding import fold_batchnorm, speed_up, speed_up_depthwise
 from largedrop.models.network import Network, Spec
-from largedrop.models.pretrained import representation_units
+from largedrop.models.sizes import representation_units
 
 EXAMPLE = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
 IMAGES = torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from largedrop.models.fast.folding import fold_batchnorm
-from largedrop.models.pretrained import representation_units
+from largedrop.models.sizes import representation_units
 from largedrop.training.objectives.mldg import MLDG
 
 

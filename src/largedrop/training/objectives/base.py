@@ -67,6 +67,8 @@ class Objective(ABC):
     """DomainBed's number of annealing steps; 0 where the weight never changes."""
     recordable: ClassVar[bool] = True
     """Whether all steps are the same, so that one can be recorded and replayed (``training.graph``)."""
+    by_domain: ClassVar[bool] = False
+    """Whether each domain's images go through the network by themselves, so that a batch norm sees no others."""
     fewest_domains: ClassVar[int] = 2
     fewest_images: ClassVar[int] = 1
     """Smallest number of images per domain and step."""

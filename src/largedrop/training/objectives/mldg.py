@@ -38,6 +38,7 @@ class MLDG(Objective):
     name = "mldg"
     default_weight = 1.0
     recordable = False
+    by_domain = True
 
     def __init__(self, weight: float = default_weight, anneal_steps: int = 0, inner_lr: float | None = None) -> None:
         super().__init__(weight, anneal_steps)

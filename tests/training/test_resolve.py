@@ -1,0 +1,57 @@
+"""What is refused before training: sizes that a network does not take, and batches that it cannot learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.helpers import refusal
+
+import largedrop as ld
+from largedrop.config import Config
+from largedrop.training.resolve import resolve
+
+
+def resolved(data: ld.Dataset, **settings: Any) -> Config:
+    given = {"model": "test_resnet", "weights": "random", "size": 32, "test_domain": "photo", **settings}
+    return resolve(data, torch.device("cpu"), recipe="short", **given)
+
+
+@pytest.mark.parametrize("fit", ["all", "linear", "probe"])
+def test_a_size_that_the_network_does_not_take(data: ld.Dataset, fit: str) -> None:
+    assert refusal(resolved, data, model="test_coatnet", size=100, fit=fit) == (
+        "test_coatnet takes no images of 100 pixels; of the sizes near it, it takes 64, 96, 128 and 160"
+    )
+    assert refusal(resolved, data, model="test_resnet+test_coatnet", size=100, fit="probe").startswith(
+        "test_coatnet takes"
+    )
+
+
+def test_a_network_of_a_fixed_size_is_resolved(data: ld.Dataset) -> None:
+    assert resolved(data, model="test_coatnet").size == 32
+
+
+ONE: dict[str, Any] = {"batch": 1, "left_out": "oil"}
+"""One image of one training domain in a batch."""
+
+
+@pytest.mark.parametrize("settings", [ONE, {"batch": 1, "objective": "mldg"}])
+def test_batch_norm_that_learns_its_statistics_from_one_value(data: ld.Dataset, settings: dict[str, Any]) -> None:
+    assert refusal(resolved, data, **settings) == (
+        "test_resnet cannot learn from a batch of one image of 32 pixels: its batch norms need more than one value for "
+        "each channel; set batch to 2 or more"
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"batch": 1}, {**ONE, "batch": 2}, {**ONE, "fit": "probe"}, {**ONE, "model": "test_vit"}, {**ONE, "size": 64}],
+)
+def test_where_there_are_more_values_it_learns(data: ld.Dataset, settings: dict[str, Any]) -> None:
+    assert resolved(data, **settings).batch == settings["batch"]
+
+
+def test_frozen_batch_norm_takes_one_image(data: ld.Dataset, weights: Path) -> None:
+    assert resolved(data, model="test_efficientnet", weights=str(weights), **ONE).batch == 1
