@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from ..config import defaults_of
 from .options import Classes, Column, Data, Device, GroupPattern, Precision, SkipBad, SplitFile, columns, option
+from .running import command_line
 
 __all__ = ["check"]
 
@@ -25,7 +27,9 @@ def check(
             help="Look at the pixels only: no network is needed, no label is doubted, and some copies are missed.",
         ),
     ] = False,
-    output: Annotated[Path | None, typer.Option(help="Folder for check.json. [default: largedrop-check/DATA]")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for check.html and check.json. [default: largedrop-check/DATA]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the i.i.d. split that copies may straddle.", min=0)] = 0,
     model: Annotated[str, option("model")] = DEFAULTS["model"],
     weights: Annotated[str, option("weights")] = DEFAULTS["weights"],
@@ -44,8 +48,12 @@ def check(
     from ..errors import UserError
     from ..files import fitting, write_json
     from ..report.check import check_json, render_check, verdict
+    from ..report.check_page import write_check_page
+    from ..report.comparison import machine
+    from ..training.device import choose_device
     from .terminal import ProgressBar, say
 
+    began = time.monotonic()
     console = Console(stderr=False)
     bound = max(320, size * 5 // 4)
     with ProgressBar(console, 1, f"opening {data}") as bar:
@@ -72,9 +80,11 @@ def check(
             device=device,
             reporter=bar,
         )
+    folder = output or Path("largedrop-check") / fitting(opened.name)
+    page, numbers = folder / "check.html", folder / "check.json"
+    write_json(numbers, check_json(found))
+    write_check_page(page, found, command=command_line(), seconds=time.monotonic() - began, machine=machine(choose_device(device)))
     render_check(found, console)
-    path = (output or Path("largedrop-check") / fitting(opened.name)) / "check.json"
-    write_json(path, check_json(found))
-    say(console, "written:", f"  {path}")
+    say(console, "written:", f"  {page}", f"  {numbers}")
     if not found.trainable:
         raise UserError(f"{verdict(found)}: {'; '.join(each.text for each in found.of('problem'))}")

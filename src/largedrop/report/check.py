@@ -11,9 +11,10 @@ from rich.text import Text
 from ..analysis.check import Diagnosis
 from ..analysis.findings import Finding, Item
 from ..data.dataset import Dataset
+from ..errors import visible
 from .text import Table, render
 
-__all__ = ["check_json", "counts_table", "render_check", "verdict"]
+__all__ = ["check_json", "class_table", "counts_table", "render_check", "verdict"]
 
 _ROWS = 20
 """Most classes that have a row each; of more, each domain's smallest and largest are shown."""
@@ -32,23 +33,33 @@ def verdict(diagnosis: Diagnosis) -> str:
     return f"{diagnosis.data.name} {can} be trained on: {' and '.join(told) or 'nothing was found that is wrong'}"
 
 
+def class_table(diagnosis: Diagnosis) -> Table:
+    """Images by class and domain, a row for each class and one for all."""
+    counts = _with_all(diagnosis)
+    rows = [[name, *(f"{each[name]:,}" for each in counts.values())] for name in diagnosis.data.classes]
+    rows.append(["all", *(f"{sum(each.values()):,}" for each in counts.values())])
+    return Table("", ["class", *counts], rows, ())
+
+
 def counts_table(diagnosis: Diagnosis) -> Table:
-    """Images by class and domain, a row for each class; of many classes, a row for each domain and its extremes."""
-    counts, classes = diagnosis.counts, diagnosis.data.classes
-    if len(counts) > 1:
-        counts["all"] = {name: sum(each[name] for each in counts.values()) for name in classes}
-    if len(classes) <= _ROWS:
-        rows = [[name, *(f"{each[name]:,}" for each in counts.values())] for name in classes]
-        rows.append(["all", *(f"{sum(each.values()):,}" for each in counts.values())])
-        return Table("", ["class", *counts], rows, ())
+    """``class_table``, or of many classes a row for each domain with the smallest and the largest class."""
+    if len(diagnosis.data.classes) <= _ROWS:
+        return class_table(diagnosis)
     rows = []
-    for domain, each in counts.items():
+    for domain, each in _with_all(diagnosis).items():
         there = {name: count for name, count in each.items() if count}
-        ends = [
-            f"{there[end]:,} ({end})" for end in (min(there, key=there.__getitem__), max(there, key=there.__getitem__))
-        ]
+        ranked = sorted(there, key=lambda name: there[name])
+        ends = [f"{there[end]:,} ({end})" for end in (ranked[0], ranked[-1])]
         rows.append([domain, f"{sum(there.values()):,}", f"{len(there):,}", *ends])
     return Table("", ["domain", "images", "classes", "fewest of a class", "most"], rows, ())
+
+
+def _with_all(diagnosis: Diagnosis) -> dict[str, dict[str, int]]:
+    """Images by domain and class, and of several domains those of all."""
+    counts = diagnosis.counts
+    if len(counts) > 1:
+        counts["all"] = {name: sum(each[name] for each in counts.values()) for name in diagnosis.data.classes}
+    return counts
 
 
 def render_check(diagnosis: Diagnosis, console: Console) -> None:
@@ -56,11 +67,11 @@ def render_check(diagnosis: Diagnosis, console: Console) -> None:
     render([counts_table(diagnosis)], console)
     for finding in diagnosis.findings:
         console.print()
-        console.print(Text.assemble((finding.level, _STYLES[finding.level]), ": ", finding.text))
+        console.print(Text.assemble((finding.level, _STYLES[finding.level]), ": ", visible(finding.text)))
         for line in _cases(finding, diagnosis.data):
-            console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
+            console.print(Text(f"  {visible(line)}", style="dim"), soft_wrap=True)
     console.print()
-    console.print(Text(f"{verdict(diagnosis)}.", style="bold"))
+    console.print(Text(f"{visible(verdict(diagnosis))}.", style="bold"))
 
 
 def check_json(diagnosis: Diagnosis) -> dict[str, Any]:
