@@ -115,22 +115,22 @@ def check(
     data = source if isinstance(source, Dataset) else open_all(source, skip_bad_images=skip_bad_images, **options)
     settings: dict[str, Any] = {"model": model, "size": size, "weights": weights, "precision": precision, "seed": seed}
     on = choose_device(device)
-    config = None if quick else resolve(data, on, recipe="short", fit="probe", test_domain="", **settings)
+    config = None if quick else resolve(data, on, recipe="short", fit="probe", **settings)
     found = [*find.decoded(data, skip_bad_images), *find.listed(data, seed), *find.groups(data)]
     looks = look_at(data.images, reporter)
     found += find.shapes(data, looks, size)
-    near = None
+    near, doubted = None, None
     if config is not None:
         seen = Relay(reporter)
         features = FeatureStore(data, open_views(data, on, reporter), reporter=seen).features(config, count=1)
         reporter.skip(len(data) - seen.done)  # the features that were on disk
         axes = principal_axes(features.representation)
         near = nearest(projected(features.representation, axes).to(on), _NEIGHBOURS, reporter=reporter)
-        found += find.doubted(
-            data, near[0].numpy(), doubts(features.representation, data.labels, len(data.classes), axes)
-        )
+        doubted = doubts(features.representation, data.labels, len(data.classes), axes)
     alike = same_pictures(data.images, proposed(looks, near, on), reporter=reporter)
     found += find.copies(data, identical(looks), alike, seed)
+    if near is not None and doubted is not None:
+        found += find.doubted(data, near[0].numpy(), doubted)
     about = {"data": data.name, "fingerprint": data.fingerprint, "seed": seed, "size": size, "quick": quick}
     if config is not None:
         about |= {name: getattr(config, name) for name, each in ABOUT.items() if each.features and name != "seed"}

@@ -27,6 +27,9 @@ LEVELS = ("problem", "warning", "note")
 _DOUBT = 0.5
 """Margin against its label from which an image is doubted (docs/check.md)."""
 
+_USUAL = 0.01
+"""Share of images that are doubted of datasets whose labels are right, rounded up (docs/check.md)."""
+
 _JUDGED = 10
 """Images that a class has at least where its labels are doubted: of fewer there may be no neighbours."""
 
@@ -96,18 +99,13 @@ def decoded(data: Dataset, skip_bad_images: bool) -> Iterator[Finding]:
 
 def listed(data: Dataset, seed: int) -> Iterator[Finding]:
     """What counts and names say: domains that cannot be tested on, few images of a class, and the dataset's notes."""
-    refused = {}
-    for domain in data.domains:
-        try:
-            data.split(domain, seed)
-        except UserError as error:
-            refused[domain] = str(error)
-    if len(refused) == len(data.domains):
-        yield Finding("split", "problem", next(iter(refused.values())))
-    else:
-        yield from (
-            Finding("split", "warning", f"'{name}' cannot be the test domain: {why}") for name, why in refused.items()
-        )
+    if refused := _refused(data, seed):
+        yield Finding("split", "problem", refused)
+    elif len(data.domains) > 1:
+        reasons = {domain: _refused(data, seed, domain) for domain in data.domains}
+        for domain, reason in reasons.items():
+            if reason:
+                yield Finding("split", "warning", f"'{domain}' cannot be the test domain: {reason}")
     tiny = [
         f"{domain}/{name}: {count}"
         for domain, of_domain in counts_of(data).items()
@@ -172,7 +170,8 @@ def doubted(data: Dataset, near: npt.NDArray[np.int64], doubts: Doubts) -> Itera
         )
         one, many = "has a label that none of its", "have labels that none of their"
         text = f"{_counted(len(found), 'image', one, many)} {near.shape[1]} nearest images shares: worth a look"
-        yield Finding("doubtful-labels", "warning", text, items)
+        level = "warning" if len(found) > _USUAL * len(data) else "note"
+        yield Finding("doubtful-labels", level, text, items)
 
 
 def copies(
@@ -232,14 +231,20 @@ def _straddling(data: Dataset, sets: Sequence[tuple[int, ...]], seed: int) -> It
 def _sides(data: Dataset, seed: int) -> tuple[Bools, Bools]:
     """Which images are trained on, and which are held out, where their domain is a training domain."""
     trained, out = np.zeros(len(data), np.bool_), np.zeros(len(data), np.bool_)
-    for domain in data.domains:
-        try:
-            split = data.split(domain, seed)
-        except UserError:
-            continue  # told by ``listed``
+    if not _refused(data, seed):
+        split = data.split((), seed)
         trained[np.concatenate(split.train)] = True
         out[split.iid] = True
     return trained, out
+
+
+def _refused(data: Dataset, seed: int, *tested: str) -> str:
+    """Why there is no split for these test domains; empty where there is one."""
+    try:
+        data.split(tested, seed)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def groups(data: Dataset) -> Iterator[Finding]:

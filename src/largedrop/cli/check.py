@@ -83,7 +83,9 @@ def check(
     folder = output or Path("largedrop-check") / fitting(opened.name)
     page, numbers = folder / "check.html", folder / "check.json"
     write_json(numbers, check_json(found))
-    write_check_page(page, found, command=command_line(), seconds=time.monotonic() - began, machine=machine(choose_device(device)))
+    write_check_page(
+        page, found, command=command_line(), seconds=time.monotonic() - began, machine=machine(choose_device(device))
+    )
     render_check(found, console)
     say(console, "written:", f"  {page}", f"  {numbers}")
     if not found.trainable:
