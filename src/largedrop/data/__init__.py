@@ -20,7 +20,7 @@ __all__ = ["SOURCES", "Dataset", "Split", "open_dataset"]
 
 SOURCES = (
     "a folder domain/class/image, a table of images (CSV, JSON lines or Parquet), tar archives in WebDataset's layout, "
-    "or 'emoji'"
+    "a dataset of Hugging Face's (saved, or hf:owner/name), or 'emoji'"
 )
 """What ``open_dataset`` takes, for the command line's help."""
 
@@ -47,6 +47,8 @@ def open_dataset(
             where there are several, a domain; or a DataFrame with such columns. A column ``group`` says what belongs
             together (``group_pattern`` is for names of files that say it), a column ``split`` what is trained on.
             Or tar archives in WebDataset's layout: one, a pattern such as ``shards-{000..009}.tar``, or a folder.
+            Or a folder that Hugging Face's ``save_to_disk`` has written or that has a ``metadata.csv``, or
+            ``hf:owner/name``.
         bound: largest length of an image's shorter side, in pixels; longer ones are shrunk to it. ``emoji`` is not.
         columns: names of a table's columns for ``path``, ``label``, ``domain``, ``group`` and ``split`` where they are
             not these; an empty name for one of the last three has it not read.

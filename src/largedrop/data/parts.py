@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import UserError
 from .rows import columns_in, existing_table, read_rows, shown
 
-__all__ = ["PARTS", "part_named", "parts_note", "read_split", "split_text"]
+__all__ = ["PARTS", "is_part", "part_named", "parts_note", "read_split", "split_text"]
 
 PARTS = ("train", "validation", "test")
 """Parts of a given split: trained on; held out for the i.i.d. score; neither, where its domain is trained on."""
@@ -21,6 +21,11 @@ _SPELLINGS = {
     **dict.fromkeys(("validation", "valid", "val", "dev", "iid"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+
+
+def is_part(text: str) -> bool:
+    """Whether a word names a part."""
+    return text.strip().lower() in _SPELLINGS
 
 
 def part_named(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UserError, nearest
 
-__all__ = ["TABLES", "Choose", "Rows", "columns_in", "existing_table", "read_rows", "shown"]
+__all__ = ["TABLES", "Choose", "Rows", "columns_in", "existing_table", "names_in", "read_rows", "shown"]
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 """Suffixes of tables, in lower case."""
@@ -83,6 +83,23 @@ def read_rows(table: Path, choose: Choose, problems: list[str]) -> Rows:
         raise UserError(f"{table} cannot be read: {error.strerror or error}") from error
     read = {".jsonl": _json_lines, ".ndjson": _json_lines, ".parquet": _parquet}.get(table.suffix.lower(), _csv)
     return read(table, content, choose, problems)
+
+
+def names_in(table: Path) -> set[str]:
+    """Names of a table's columns, with every separator that its header may have.
+
+    Raises:
+        UserError: the table cannot be read.
+    """
+    found: set[str] = set()
+
+    def choose(header: Sequence[str]) -> Mapping[str, str]:
+        found.update(header)
+        return {}
+
+    for _ in read_rows(table, choose, []):
+        break
+    return found
 
 
 def shown(text: str, most: int = 60) -> str:

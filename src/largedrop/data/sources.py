@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import UserError
 from .folder import list_images
+from .huggingface import HUB, is_saved, list_described, list_hub, list_saved, tables_of
 from .listing import Source
 from .shards import is_shards, list_shards, shards_in
 from .table import TABLES, list_frame, list_table
@@ -30,6 +31,8 @@ def find_source(source: str | Path | Any, columns: Mapping[str, str], folder: st
         return list_frame(source, folder, columns)
     if folder is not None:
         raise UserError(f"a folder is named for a data frame; the paths of {source} need none")
+    if str(source).startswith(HUB):
+        return list_hub(str(source), columns)
     path = Path(source).expanduser()
     is_folder = path.is_dir()
     if is_shards(path.name) and not is_folder:
@@ -37,6 +40,10 @@ def find_source(source: str | Path | Any, columns: Mapping[str, str], folder: st
         return list_shards(source, _files(names), Path(names[0]).name.removesuffix(".tar"), columns)
     if str(source).lower().endswith(TABLES) and not is_folder:
         return list_table(path, columns)
+    if is_folder and is_saved(path):
+        return list_saved(path.absolute(), columns)
+    if is_folder and (tables := tables_of(path.absolute())):
+        return list_described(path.absolute(), tables, columns)
     if is_folder and (shards := _shards_of(path)):
         return list_shards(path, shards, path.absolute().resolve().name, columns)
     if columns:
