@@ -13,8 +13,8 @@ from ..files import write_text
 from ..runs.estimate import duration
 from ..runs.record import shown
 from .check import class_table, verdict
-from .evaluation_page import thumbnail
 from .html import filled, plain, versions
+from .images import thumbnail
 
 __all__ = ["write_check_page"]
 

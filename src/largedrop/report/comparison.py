@@ -15,10 +15,11 @@ from ..errors import visible
 from ..experiments.compare import Comparison, Plan
 from ..runs.record import describe, write_results
 from ..selection.selection import summarise
+from .behaviour import behaviour_of
 from .drawing.style import save_figure
 from .examples import example_grid
 from .figures import runs_figure
-from .page import write_page
+from .page import main_rate, write_page
 from .tables import compared_tables
 from .text import render
 
@@ -56,6 +57,7 @@ def publish(
     drawn = save_figure(runs_figure(rows, title=title), folder / "figure") if planned.test_domains else []
     page = folder / "report.html"
     shared = max(planned.configs, key=lambda config: config.dropout).settings  # with masks, which rate 0 has none of
+    rate = main_rate(rows)
     write_page(
         page,
         title=title,
@@ -65,6 +67,7 @@ def publish(
         figure_png=drawn[0].read_bytes() if drawn else None,
         dataset=facts,
         examples=example_grid(data),
+        behaviour=None if rate is None else behaviour_of(comparison.runs, data, planned.test_domains, rate),
         settings={name.replace("_", " "): value for name, value in shared.items()},
         failed=comparison.failed,
         command=command,

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..data.dataset import Images
 from ..files import write_text
@@ -30,9 +27,10 @@ from .evaluation import (
     scores_tables,
 )
 from .html import Cells, dataset_line, embedded, filled, plain, prose, versions
+from .images import Card, Matrix, thumbnail
 from .text import Table
 
-__all__ = ["Card", "Matrix", "matrices", "thumbnail", "write_evaluation_page"]
+__all__ = ["matrices", "write_evaluation_page"]
 
 _DENSITY = 1.5
 """Pixels of the figure per pixel of the page."""
@@ -57,52 +55,11 @@ _GLOSSARY = {
 }
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """A confusion matrix for the page: heads of the columns, and rows of a name and cells (text, shade in %, right)."""
-
-    domain: str
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[tuple[str, int, bool], ...]], ...]
-
-
-@dataclass(frozen=True)
-class Card:
-    """An image with two lines below."""
-
-    jpeg: str
-    name: str
-    first: str
-    second: str
-
-
 def matrices(classes: Sequence[str], model: Evaluated) -> list[Matrix]:
     """The confusion matrices of a model, by domain; none where there are too many classes to be read."""
     if max(len(classes), len(model.classes)) > _MATRIX:
         return []
-    found = []
-    for domain, counts in model.confusion.items():
-        rows = [
-            (
-                classes[label],
-                tuple(
-                    (str(count) if count else "·", round(100 * count / max(1, row.sum())), name == classes[label])
-                    for name, count in zip(model.classes, row.tolist(), strict=True)
-                ),
-            )
-            for label, row in enumerate(counts)
-            if row.sum()
-        ]
-        found.append(Matrix(domain, model.classes, tuple(rows)))
-    return found
-
-
-def thumbnail(pixels: npt.NDArray[np.uint8], side: int = 128) -> str:
-    """An image in a square of ``side`` pixels, as JPEG for a page's ``data:`` address."""
-    image = ImageOps.pad(Image.fromarray(np.ascontiguousarray(pixels)), (side, side), color="#e8e6e1")
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=82)
-    return embedded(buffer.getvalue())
+    return [Matrix.of(domain, classes, model.classes, counts) for domain, counts in model.confusion.items()]
 
 
 def write_evaluation_page(

@@ -14,12 +14,13 @@ from ..runs.estimate import Estimate, duration, listing, percent, percentage_poi
 from ..runs.methods import METHODS
 from ..runs.record import ALPHA, ALSO_TESTED, Record, shown
 from ..selection.row import Row
+from .behaviour import Behaviour
 from .columns import GAIN, OOD, Column
 from .examples import Examples
 from .html import Cells, dataset_line, embedded, filled, plain, prose, versions
 from .tables import COMPARED, ON_A_DOMAIN, best, notes
 
-__all__ = ["details", "headline", "write_page"]
+__all__ = ["details", "headline", "main_rate", "write_page"]
 
 _PAPER_RATE = 0.9
 
@@ -33,6 +34,9 @@ _GLOSSARY = {
     "survives a shift of site, camera or style.",
     "gain": "O.o.d. accuracy minus the baseline's with the same test domain and seed, in percentage points. "
     "Paired in this way, what makes one seed's split easy or hard cancels out.",
+    "confidence, ECE": "The mean of the largest probability, and how far it is from the accuracy, in 15 bins (expected "
+    "calibration error). At T: after division of the logits by a temperature, fitted on the held-out images.",
+    "Brier": "The mean squared error of the probabilities, summed over the classes: 0 is perfect, 200 % the worst.",
     "± standard error": "How far the mean would typically move if everything were done again with as many other seeds. "
     "With two or three seeds it is itself rough. It says nothing about other test domains or other datasets.",
 }
@@ -115,6 +119,7 @@ def write_page(
     figure_png: bytes | None,
     dataset: Mapping[str, Any],
     examples: Examples | None,
+    behaviour: Behaviour | None = None,
     settings: Mapping[str, Any],
     failed: Sequence[Mapping[str, Any]],
     command: str,
@@ -132,6 +137,7 @@ def write_page(
         figure_png: figure as PNG; None for none.
         dataset: facts about the data from ``describe``.
         examples: images from ``example_grid``; None for none.
+        behaviour: plain fine-tuning against dropout, image by image; None where there are not both.
         settings: settings that all runs share, by name.
         failed: one entry for each run without a record: the fields that identify it, and its ``error``.
         command: command line.
@@ -171,6 +177,7 @@ def write_page(
         if len(tested) > 1
         else {},
         examples=examples and {**vars(examples), "png": embedded(examples.png)},
+        behaviour=behaviour,
         score_heads=[column.head for column in COMPARED],
         domain_heads=[column.head for column in ON_A_DOMAIN],
         failed=[_failed(entry) for entry in failed],
@@ -197,6 +204,12 @@ def _focus(rows: Sequence[Row]) -> Row | None:
     """The row of the headline: fine-tuning with the dropout rate nearest to the paper's."""
     with_dropout = [row for row in rows if row.method == "fine-tuning" and row.dropout > 0]
     return min(with_dropout, key=lambda row: abs(row.dropout - _PAPER_RATE), default=None)
+
+
+def main_rate(rows: Sequence[Row]) -> float | None:
+    """The dropout rate that the page compares with none; None where it cannot."""
+    row = _focus(rows)
+    return row.dropout if row is not None and _baseline(rows) is not None else None
 
 
 def _baseline(rows: Sequence[Row]) -> Row | None:
