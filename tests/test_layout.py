@@ -22,6 +22,7 @@ OTHER_TESTS = {
     "test_docs.py": "the pages, and what docstrings name",
     "test_compatibility.py": "run folders of older versions",
     "test_guide.py": "the code in docs/guide",
+    "data/test_hostile.py": "a corpus of files that are odd or damaged",
     "experiments/test_presets_end_to_end.py": "presets, from the plan to the report",
     "studies/test_adviser.py": "studies/adviser.py",
     "studies/test_peers.py": "studies/peers.py",

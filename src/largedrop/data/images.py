@@ -28,6 +28,15 @@ PIXEL_LIMIT = 500_000_000
 _LARGE = 64_000_000
 """Images with more pixels than this are decoded one at a time, to bound the memory of all threads together."""
 
+_STRIP = 4_000_000
+"""Pixels of a large image that are in memory as RGB at a time."""
+
+_GAP = 3.0
+"""How many times the final size the averages by a whole factor have at least (Pillow's ``reducing_gap``)."""
+
+VIEWED = 4096
+"""Largest length of the shorter side of an image that is decoded for a single view, in pixels."""
+
 # What undoes each EXIF orientation (1 is upright).
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -61,7 +70,7 @@ class BadImage(UserError):  # noqa: N818  # a verdict on a file; callers collect
         return BadImage, (self.path, self.reason)
 
 
-def decode(path: Place, bound: int | None = None) -> npt.NDArray[np.uint8]:
+def decode(path: Place, bound: int | None = VIEWED) -> npt.NDArray[np.uint8]:
     """Decode an image file to RGB, upright, on white where it is transparent, the first frame where it has several.
 
     16-bit greyscale is scaled to 8 bits by 1/257; 32-bit integers are taken as 16-bit where they fit, and floats as
@@ -69,7 +78,8 @@ def decode(path: Place, bound: int | None = None) -> npt.NDArray[np.uint8]:
 
     Args:
         path: the file, or where the image is in one; the format is recognised by its contents, not by its name.
-        bound: largest length of the shorter side, in pixels; longer ones are shrunk to it. None keeps every size.
+        bound: largest length of the shorter side, in pixels; longer ones are shrunk to it. None keeps every size; by
+            default that of ``VIEWED``, which is more than any network takes.
 
     Returns:
         uint8 (height, width, 3).
@@ -141,15 +151,39 @@ def _pixels(path: Place, image: Image.Image, bound: int | None) -> npt.NDArray[n
         if drafted is None:
             full = image.size  # loading a TIFF turns it upright
         orientation = _orientation(image)  # after loading: in a PNG it may follow the pixels
-        upright = _rgb(image)
         if bound is not None and min(full) > bound:
             shorter = min(full)
             size = (max(1, round(full[0] * bound / shorter)), max(1, round(full[1] * bound / shorter)))
-            box = drafted[1] if drafted is not None else None
-            upright = upright.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+            upright = _shrunk(image, size, drafted[1] if drafted is not None else (0.0, 0.0, *image.size))
+        else:
+            upright = _rgb(image)
         if orientation in _UPRIGHT:
             upright = upright.transpose(_UPRIGHT[orientation])
         return np.array(upright, dtype=np.uint8)
+
+
+def _shrunk(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+    """``box`` of an image as RGB of ``size``: averaged by a whole factor, then by a filter, as Pillow does.
+
+    A large image of few bits is made RGB in strips, so that it never is in memory as a whole.
+    """
+    look: dict[str, Any] = {"resample": Image.Resampling.BICUBIC}
+    factors = [max(1, int((box[2 + axis] - box[axis]) / size[axis] / _GAP)) for axis in range(2)]
+    if image.width * image.height <= _LARGE or max(factors) == 1 or _needs_all(image):
+        return _rgb(image).resize(size, box=box, reducing_gap=_GAP, **look)
+    across, down = factors
+    whole = Image.new("RGB", (-(-image.width // across), -(-image.height // down)))
+    rows = max(1, _STRIP // (image.width * down)) * down
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        whole.paste(_rgb(strip).reduce((across, down)), (0, top // down))
+    left, upper, right, lower = box
+    return whole.resize(size, box=(left / across, upper / down, right / across, lower / down), **look)
+
+
+def _needs_all(image: Image.Image) -> bool:
+    """Whether the values of an image are scaled by the least and greatest of all of them."""
+    return image.mode in ("I", "F")
 
 
 def _rgb(image: Image.Image) -> Image.Image:
