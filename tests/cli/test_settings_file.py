@@ -51,15 +51,17 @@ def test_a_comparison_leaves_the_file_that_repeats_it(
     assert len(digests(tmp_path / "first")) == 2
 
 
-def test_a_table_is_repeated_with_its_columns(tmp_path: Path, toy: Path) -> None:
+def test_a_table_is_repeated_with_its_columns_and_groups(tmp_path: Path, toy: Path) -> None:
     lines = ["file,species,place"]
     lines += [f"{path},{path.parent.name},{path.parent.parent.name}" for path in sorted(toy.glob("*/*/*.png"))]
     (tmp_path / "all.csv").write_text("\n".join(lines))
     columns = ["--column", "path=file", "--column", "label=species", "--column", "domain=place"]
-    first = ["train", str(tmp_path / "all.csv"), *columns, "--test-domain", "oil", *SMALL]
+    groups = ["--group-pattern", "^([0-9])[.]"]
+    first = ["train", str(tmp_path / "all.csv"), *columns, *groups, "--test-domain", "oil", *SMALL]
     assert main([*first, "--output", str(tmp_path / "a")]) == 0
     again = ["train", "--config", str(tmp_path / "a" / "train.toml"), "--output", str(tmp_path / "b")]
     assert main(again) == 0
+    assert "group-pattern = " in (tmp_path / "b" / "train.toml").read_text()
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
 
 

@@ -108,7 +108,8 @@ def run_and_publish(
     if dry_run:
         say(console, *(f"  {folder / 'runs' / config.run_name}" for config in planned.configs))
         return
-    given = {"data": _absolute(source), "column": column, "classes": classes, "skip-bad-images": skip_bad_images}
+    given = {**opening, "data": _absolute(source), "column": column}
+    given["split"] = split and split.absolute()
     rates = asked if len(set(chosen.values())) > 1 else tuple(dict.fromkeys(each.dropout for each in planned.configs))
     repeated = {**given, **(options or {}), "dropout": rates, "recipe": recipe, **_settings(planned.configs)}
 
