@@ -20,7 +20,7 @@ __all__ = ["SOURCES", "Dataset", "Split", "open_dataset"]
 
 SOURCES = (
     "a folder domain/class/image, a table of images (CSV, JSON lines or Parquet), tar archives in WebDataset's layout, "
-    "a dataset of Hugging Face's (saved, or hf:owner/name), or 'emoji'"
+    "a dataset of Hugging Face's (saved, or hf:owner/name), the address of any of these (https://…, s3://…), or 'emoji'"
 )
 """What ``open_dataset`` takes, for the command line's help."""
 
@@ -48,7 +48,7 @@ def open_dataset(
             together (``group_pattern`` is for names of files that say it), a column ``split`` what is trained on.
             Or tar archives in WebDataset's layout: one, a pattern such as ``shards-{000..009}.tar``, or a folder.
             Or a folder that Hugging Face's ``save_to_disk`` has written or that has a ``metadata.csv``, or
-            ``hf:owner/name``.
+            ``hf:owner/name``. Or the address of any of these, such as ``https://host/images.csv``.
         bound: largest length of an image's shorter side, in pixels; longer ones are shrunk to it. ``emoji`` is not.
         columns: names of a table's columns for ``path``, ``label``, ``domain``, ``group`` and ``split`` where they are
             not these; an empty name for one of the last three has it not read.
@@ -79,5 +79,5 @@ def open_dataset(
         if columns or folder or group_pattern is not None or split is not None:
             raise UserError("'emoji' has no columns and no folder, its groups are known, and it is split by seed")
         return load_emoji()
-    listing = make_listing(find_source(source, columns or {}, folder), classes, group_pattern, split)
+    listing = make_listing(find_source(source, columns or {}, folder, cache, progress), classes, group_pattern, split)
     return open_listing(listing, bound=bound, skip_bad_images=skip_bad_images, cache=cache, progress=progress)

@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .cache import ProgressCallback
 from .folder import list_images
 from .huggingface import HUB, is_saved, list_described, list_hub, list_saved, tables_of
 from .listing import Source
+from .remote import Store, folder_of, is_remote, named_in
 from .shards import is_shards, list_shards, shards_in
 from .table import TABLES, list_frame, list_table
 
 __all__ = ["find_source"]
 
 
-def find_source(source: str | Path | Any, columns: Mapping[str, str], folder: str | Path | None = None) -> Source:
+def find_source(
+    source: str | Path | Any,
+    columns: Mapping[str, str],
+    folder: str | Path | None = None,
+    cache: Path | None = None,
+    progress: ProgressCallback | None = None,
+) -> Source:
     """The images that a source lists.
 
     Args:
         source: that of ``open_dataset``.
         columns: that of ``open_dataset``.
         folder: that of ``open_dataset``.
+        cache: that of ``open_dataset``, where what is elsewhere is fetched to.
+        progress: called with (files done, files in total) while files are fetched.
 
     Raises:
         UserError: there is no such source, it cannot be read, or it has no columns and some are named.
     """
+    store = Store(cache, progress)
     if not isinstance(source, (str, Path)):
-        return list_frame(source, folder, columns)
+        return list_frame(source, folder, columns, store)
     if folder is not None:
         raise UserError(f"a folder is named for a data frame; the paths of {source} need none")
+    if is_remote(str(source)):
+        try:
+            return _fetched(str(source), columns, store)
+        except UserError as error:  # in words of where it was asked for, not of where it was fetched to
+            raise UserError(str(error).replace(str(store.local(str(source))), str(source))) from error
     if str(source).startswith(HUB):
         return list_hub(str(source), columns)
     path = Path(source).expanduser()
@@ -39,7 +56,7 @@ def find_source(source: str | Path | Any, columns: Mapping[str, str], folder: st
         names = shards_in(str(path))
         return list_shards(source, _files(names), Path(names[0]).name.removesuffix(".tar"), columns)
     if str(source).lower().endswith(TABLES) and not is_folder:
-        return list_table(path, columns)
+        return list_table(path, columns, store)
     if is_folder and is_saved(path):
         return list_saved(path.absolute(), columns)
     if is_folder and (tables := tables_of(path.absolute())):
@@ -49,6 +66,26 @@ def find_source(source: str | Path | Any, columns: Mapping[str, str], folder: st
     if columns:
         raise UserError(f"columns are named for tables ({', '.join(TABLES)}, .tar), and {source} is none")
     return list_images(path)
+
+
+def _fetched(source: str, columns: Mapping[str, str], store: Store) -> Source:
+    """The images of a source that is elsewhere, which are fetched."""
+    name = named_in(source)
+    if is_shards(name):
+        shards = shards_in(source)
+        if len(files := store.fetch(shards)) < len(shards):
+            raise UserError(f"{source}: {len(shards) - len(files)} of {len(shards)} archives are not there")
+        return list_shards(source, files, named_in(shards[0]).removesuffix(".tar"), columns)
+    note = ""
+    if name.lower().endswith(TABLES):
+        table = store.local(source)
+        if not store.fetch([source]):
+            raise UserError(f"there is no table {source}, or it cannot be fetched")
+        found = list_table(table, columns, store, folder_of(source))
+    else:
+        folder, note = store.fetch_folder(source)
+        found = find_source(folder, columns)
+    return replace(found, root=source, notes=(*found.notes, *([note] if note else [])))
 
 
 def _files(names: list[str]) -> list[Path]:

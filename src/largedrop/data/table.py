@@ -14,6 +14,7 @@ from .folder import portable
 from .inside import Inside, Place
 from .listing import ONE_DOMAIN, Listed, Source
 from .parts import part_named
+from .remote import Store, address, is_remote
 from .rows import TABLES, Rows, columns_in, existing_table, read_rows, shown
 
 __all__ = ["COLUMNS", "TABLES", "Columns", "list_frame", "list_rows", "list_table"]
@@ -32,7 +33,9 @@ _UNNAMED = "metadata"
 """A table of this name, as of Hugging Face's image folders, has the name of its folder."""
 
 
-def list_table(path: str | Path, columns: Mapping[str, str] | None = None) -> Source:
+def list_table(
+    path: str | Path, columns: Mapping[str, str] | None = None, store: Store | None = None, base: str = ""
+) -> Source:
     """List the images of a table without opening any.
 
     Paths are relative to the table's folder. An image's key is ``domain/class/path``, with ``/`` in a domain or a class
@@ -41,6 +44,8 @@ def list_table(path: str | Path, columns: Mapping[str, str] | None = None) -> So
     Args:
         path: path of the table; its suffix, one of ``TABLES``, says what it is.
         columns: names of the columns where they are others than ``COLUMNS``; an empty one is not read.
+        store: fetches images of which the table has addresses; without it they are refused.
+        base: address of the table's folder, where it has been fetched.
 
     Raises:
         UserError: there is no such table, or it cannot be read. What is wrong with its rows is in ``problems``.
@@ -50,16 +55,24 @@ def list_table(path: str | Path, columns: Mapping[str, str] | None = None) -> So
     problems: list[str] = []
     rows = read_rows(table, chosen, problems)
     name = table.parent.name if table.stem == _UNNAMED else table.stem
-    return list_rows(table, rows, table.parent, chosen, problems, name)
+    if store is not None:
+        rows = _fetched(rows, store, base)
+    return list_rows(table, rows, table.parent, chosen, problems, name, store)
 
 
-def list_frame(frame: Any, folder: str | Path | None = None, columns: Mapping[str, str] | None = None) -> Source:
+def list_frame(
+    frame: Any,
+    folder: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    store: Store | None = None,
+) -> Source:
     """List the images of a pandas DataFrame, like ``list_table``.
 
     Args:
         frame: the data frame.
         folder: where relative paths start; the current folder where None. It gives the dataset its name.
         columns: that of ``list_table``.
+        store: that of ``list_table``.
 
     Raises:
         UserError: there is no such folder, or a column is missing.
@@ -73,7 +86,8 @@ def list_frame(frame: Any, folder: str | Path | None = None, columns: Mapping[st
     read = {what: frame[header[name]] for what, name in names.items()}
     values = {what: column.astype(object).where(column.notna(), None).tolist() for what, column in read.items()}
     rows = ((f"row {row}", {what: each[n] for what, each in values.items()}) for n, row in enumerate(frame.index))
-    return list_rows("the data frame", rows, root, chosen, [], root.name)
+    read_all = rows if store is None else _fetched(rows, store, "")
+    return list_rows("the data frame", read_all, root, chosen, [], root.name, store)
 
 
 class Columns:
@@ -99,7 +113,23 @@ class Columns:
         return wanted
 
 
-def list_rows(root: Path | str, rows: Rows, folder: Path, columns: Columns, problems: list[str], name: str) -> Source:
+def _fetched(rows: Rows, store: Store, base: str) -> Rows:
+    """The same rows, when the images that are elsewhere have been fetched."""
+    known = list(rows)
+    paths = [str(values["path"]).strip() for _, values in known if values["path"]]
+    store.fetch([path if is_remote(path) else address(base, path) for path in paths if is_remote(path) or base])
+    yield from known
+
+
+def list_rows(
+    root: Path | str,
+    rows: Rows,
+    folder: Path,
+    columns: Columns,
+    problems: list[str],
+    name: str,
+    store: Store | None = None,
+) -> Source:
     """The images of a table's rows, and lines about what is wrong with them.
 
     Args:
@@ -109,6 +139,7 @@ def list_rows(root: Path | str, rows: Rows, folder: Path, columns: Columns, prob
         columns: the columns of the rows.
         problems: lines about the rows so far.
         name: name of the dataset.
+        store: where images are of which a row has the address.
     """
     found: dict[tuple[str, str], list[Listed]] = {}
     seen: dict[str, str] = {}
@@ -124,7 +155,7 @@ def list_rows(root: Path | str, rows: Rows, folder: Path, columns: Columns, prob
         problems += wrong
         if wrong:
             continue
-        path, image, missing = (portable(said["path"]), inside, "") if inside else _file(folder, said["path"])
+        path, image, missing = (portable(said["path"]), inside, "") if inside else _file(folder, said["path"], store)
         if path in seen:
             problems.append(f"{place} lists {path}, which {seen[path]} lists already")
         elif missing:
@@ -168,8 +199,11 @@ def _text(value: object, what: str) -> str:
     return value.strip() if what == "path" else portable(value.strip())
 
 
-def _file(folder: Path, text: str) -> tuple[str, Place, str]:
+def _file(folder: Path, text: str, store: Store | None) -> tuple[str, Place, str]:
     """The name of an image in messages and keys, its path, and what is wrong with it, empty for nothing."""
+    if store is not None and is_remote(text):
+        path = store.local(text)
+        return portable(text), path, "" if path.is_file() else f"there is no file {shown(portable(text))}"
     path = folder / text
     mode = _mode(path)
     if mode is None and "\\" in text:  # written on Windows
