@@ -37,6 +37,7 @@ def test_results_survive_the_file(tmp_path: Path) -> None:
     assert content["accuracy"] == "fraction of images, 0 to 1"
     assert [Record.from_json(entry, "") for entry in content["records"]] == RECORDS
     names = ["method", "dropout", "test_domain", "seed", "iid_accuracy", "ood_accuracy", "steps", "seconds", "settings"]
+    names += ["iid_macro_accuracy", "ood_macro_accuracy"]
     assert [*content["records"][0]] == names
     assert (content["dataset"], content["failed"]) == ({"name": "emoji"}, failed)
     assert content["command"] == "largedrop compare emoji"

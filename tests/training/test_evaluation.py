@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import timm
 import torch
@@ -25,6 +26,7 @@ from largedrop.training.evaluation import (
     iid_accuracy,
     iid_loss,
     logits,
+    macro_over_domains,
     mean_over_domains,
     representations,
     scores,
@@ -207,7 +209,44 @@ def test_scores_on_several_test_domains_or_none(data: ld.Dataset) -> None:
     assert scores(alone, data.labels, none) == {
         "iid_accuracy": iid_accuracy(alone["iid"], data.labels[none.iid], none.iid_domains),
         "ood_accuracy": None,
+        "iid_macro_accuracy": macro(alone["iid"].argmax(1), data.labels[none.iid], none.iid_domains),
+        "ood_macro_accuracy": None,
     }
+
+
+def macro(predicted: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], domains: npt.NDArray[np.int64]) -> float:
+    """Macro accuracy by loops."""
+    of_domains = []
+    for domain in sorted({*domains.tolist()}):
+        here = domains == domain
+        recalls = [
+            float(np.mean(predicted[here & (labels == label)] == label)) for label in sorted({*labels[here].tolist()})
+        ]
+        of_domains.append(sum(recalls) / len(recalls))
+    return round(sum(of_domains) / len(of_domains), 12)
+
+
+def test_macro_accuracy_by_hand_and_by_loops() -> None:
+    # Domain 0: class 0 has 3 of 4 right, class 2 its only image; domain 1: class 0 has 0 of 1, class 1 has 1 of 2.
+    labels, domains = np.array([0, 0, 2, 0, 0, 1, 0, 1]), np.array([0, 0, 0, 0, 0, 1, 1, 1])
+    right = np.array([True, False, True, True, True, True, False, False])
+    assert macro_over_domains(right, labels, domains) == ((3 / 4 + 1) / 2 + (0 + 1 / 2) / 2) / 2
+    rng = np.random.default_rng(0)
+    labels, domains = rng.integers(0, 7, 300) ** 2 // 7, rng.integers(0, 4, 300) * 2
+    predicted = rng.integers(0, 6, (300, 5))
+    found = macro_over_domains(predicted == labels[:, None], labels, domains)
+    np.testing.assert_array_equal(found, [macro(column, labels, domains) for column in predicted.T])
+    one = np.zeros(1, np.int64)
+    assert macro_over_domains(np.array([True]), one, one) == 1
+
+
+def test_balanced_classes_have_one_accuracy(data: ld.Dataset) -> None:
+    split = data.split("photo", 0)
+    outputs = {part: np.random.default_rng(1).normal(size=(len(getattr(split, part)), 3)) for part in ("iid", "ood")}
+    found = scores(outputs, data.labels, split)
+    assert (found["iid_macro_accuracy"], found["ood_macro_accuracy"]) == pytest.approx(
+        (found["iid_accuracy"], found["ood_accuracy"]), abs=1e-12
+    )
 
 
 def test_no_images_have_no_logits(network: Network, data: ld.Dataset) -> None:

@@ -134,6 +134,8 @@ def test_the_probe_is_selected_by_iid_accuracy_alone(
     network, split = create_network(cold, data.classes), data.split("photo", 0)
     probe = start_head(cold, data, split, network, Table(data, "photo"))  # type: ignore[arg-type]
     assert probe.pop("seconds") >= 0
+    # Of one class as many images as of another.
+    assert (probe.pop("iid_macro_accuracy"), probe.pop("ood_macro_accuracy")) == pytest.approx((iid, ood))
     assert probe == {
         "iid_accuracy": pytest.approx(iid),
         "ood_accuracy": pytest.approx(ood),

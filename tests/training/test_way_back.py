@@ -19,7 +19,7 @@ from largedrop.runs.checkpoint import read_tensors
 from largedrop.runs.read import read_runs
 from largedrop.runs.run import START_FILE, Run, remarks
 from largedrop.training.averaging import interpolate
-from largedrop.training.evaluation import logits, scores
+from largedrop.training.evaluation import SCORES, logits, scores
 from largedrop.training.loop import cost, train
 from largedrop.training.way_back import ALPHAS, safest, walk
 
@@ -73,9 +73,7 @@ def test_every_alpha_against_a_loop_over_checkpoints(data: ld.Dataset, wise: Con
     for each in curve:
         network.load_state_dict(interpolate(start, final, each["alpha"]))
         found = {part: logits(network, HostViews(data), getattr(split, part), "float32") for part in ("iid", "ood")}
-        assert {**scores(found, data.labels, split), "steps": 6} == {
-            name: each[name] for name in ("iid_accuracy", "ood_accuracy", "steps")
-        }
+        assert {**scores(found, data.labels, split), "steps": 6} == {name: each[name] for name in (*SCORES, "steps")}
     log = run.result["log"]
     for each, line in ((curve[0], log[-1]), (curve[-1], log[0])):
         assert (each["iid_accuracy"], each["ood_accuracy"]) == (line["iid_accuracy"], line["ood_accuracy"])
@@ -89,7 +87,7 @@ def test_every_alpha_against_a_loop_over_checkpoints(data: ld.Dataset, wise: Con
         **{name: best[name] for name in ("alpha", "iid_accuracy", "ood_accuracy")},
     }
     assert ld.load_model(run.wise_ft).temperature == fitted(run.wise_ft, data)
-    assert all(list(each) == ["alpha", "iid_accuracy", "ood_accuracy", "steps", "seconds"] for each in curve)
+    assert all(list(each) == ["alpha", *SCORES, "steps", "seconds"] for each in curve)
 
 
 def test_it_only_watches(data: ld.Dataset, wise: Config, tmp_path: Path) -> None:
@@ -211,6 +209,8 @@ def test_the_way_back_of_a_checkpoint(
     assert scores(found, data.labels, split) == {
         "iid_accuracy": record.iid_accuracy,
         "ood_accuracy": record.ood_accuracy,
+        "iid_macro_accuracy": record.iid_macro_accuracy,
+        "ood_macro_accuracy": record.ood_macro_accuracy,
     }
     assert header["about"]["iid_accuracy"] == record.iid_accuracy
     assert network.temperature == fitted(run.model, data)

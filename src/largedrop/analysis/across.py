@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from ..runs.checkpoint import load_model, read_tensors, save_model
 from ..runs.protocol import iid_accuracy_of
 from ..runs.run import Run
 from ..training.averaging import WeightAverage, check_finite, check_origins
-from ..training.evaluation import accuracy, iid_accuracy, logits
+from ..training.evaluation import accuracy, iid_accuracy, logits, macro_over_domains
 from ..training.soup import Candidate, greedy_soup
 
 __all__ = ["across", "across_cost"]
@@ -96,7 +95,7 @@ def across_cost(runs: Sequence[Run], data: Dataset, folder: Path) -> float:
         if pending.method == "weight-average-across":
             total += sum(len(getattr(split, part)) for part in pending.parts)
         elif pending.method == "greedy-soup":
-            total += len(split.ood) + len(split.iid) * (len(pending.runs) - 1)
+            total += len(split.ood) + len(split.iid) * len(pending.runs)
     return total
 
 
@@ -153,31 +152,30 @@ def _compute(pending: _Pending, data: Dataset, views: Views, reporter: Reporter)
     log: tuple[dict[str, Any], ...] = ()
     if pending.method == "ensemble-across":
         scores = {
-            part: _accuracy(part, _mean_logits(pending, part, data, split), data, split) for part in pending.parts
+            part: _accuracies(part, _mean_logits(pending, part, data, split), data, split) for part in pending.parts
         }
     else:
         network = load_model(run.final).to(views.device)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-        def score(part: str, state: Mapping[str, Tensor]) -> float:
+        def score(part: str, state: Mapping[str, Tensor]) -> tuple[float, float]:
             reporter.raise_if_stopped("stopped; what is finished is kept")
             network.load_state_dict(state)
             view = run.config.steps if part == "iid" and run.config.held_out_view == "training" else 0
             outputs = logits(network, views, getattr(split, part), run.config.precision, reporter, view)
-            return _accuracy(part, outputs, data, split)
+            return _accuracies(part, outputs, data, split)
 
         with speed_up(network):
             if pending.method == "weight-average-across":
                 state = _average(pending.runs, reporter)
-                scores = {part: score(part, state) for part in pending.parts}
             else:
                 candidates = [
                     Candidate(each.folder.name, each.final, _final_scores(each)[0], _origin(each.config))
                     for each in pending.runs
                 ]
-                soup = greedy_soup(candidates, partial(score, "iid"))
+                soup = greedy_soup(candidates, lambda state: score("iid", state)[0])
                 state, log = soup.state, tuple(asdict(entry) for entry in soup.log)
-                scores = {"iid": soup.score, "ood": score("ood", state)}
+            scores = {part: score(part, state) for part in pending.parts}
     seconds = sum(float(each.result["methods"]["fine-tuning"]["seconds"]) for each in pending.runs)
     found = Across(
         method=pending.method,
@@ -187,8 +185,10 @@ def _compute(pending: _Pending, data: Dataset, views: Views, reporter: Reporter)
         settings=dict(pending.group.settings),
         members=pending.group.names,
         scores=tuple(_final_scores(each) for each in pending.runs),
-        iid_accuracy=scores.get("iid"),
-        ood_accuracy=scores["ood"],
+        iid_accuracy=scores["iid"][0] if "iid" in scores else None,
+        ood_accuracy=scores["ood"][0],
+        iid_macro_accuracy=scores["iid"][1] if "iid" in scores else None,
+        ood_macro_accuracy=scores["ood"][1],
         log=log,
         steps=sum(each.config.steps for each in pending.runs),
         seconds=round(time.monotonic() - began + seconds, 3),
@@ -199,11 +199,12 @@ def _compute(pending: _Pending, data: Dataset, views: Views, reporter: Reporter)
     write_json(pending.path, found.to_json())
 
 
-def _accuracy(part: str, outputs: npt.NDArray[np.floating], data: Dataset, split: Split) -> float:
-    """Accuracy of logits on the ``iid`` or the ``ood`` images."""
-    if part == "iid":
-        return iid_accuracy(outputs, data.labels[split.iid], split.iid_domains)
-    return accuracy(outputs, data.labels[split.ood])
+def _accuracies(part: str, outputs: npt.NDArray[np.floating], data: Dataset, split: Split) -> tuple[float, float]:
+    """Accuracy and macro accuracy of logits on the ``iid`` or the ``ood`` images."""
+    indices, domains = (split.iid, split.iid_domains) if part == "iid" else (split.ood, split.ood_domains)
+    labels = data.labels[indices]
+    plain = iid_accuracy(outputs, labels, domains) if part == "iid" else accuracy(outputs, labels)
+    return plain, float(macro_over_domains(outputs.argmax(axis=1) == labels, labels, domains))
 
 
 def _mean_logits(pending: _Pending, part: str, data: Dataset, split: Split) -> npt.NDArray[np.float32]:

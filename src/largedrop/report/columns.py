@@ -27,6 +27,7 @@ __all__ = [
         "DOTS",
         "DROPOUT",
         "GAIN",
+        "MACRO",
         "METHOD",
         "MISSING",
         "N",
@@ -95,6 +96,10 @@ IID = Column("iid", "i.i.d.", attrgetter("iid"), error=True)
 
 OOD = Column("ood", "o.o.d.", attrgetter("ood"), error=True)
 
+IID_MACRO = Column("iid_macro", "macro i.i.d.", attrgetter("iid_macro"), error=True)
+
+OOD_MACRO = Column("ood_macro", "macro o.o.d.", attrgetter("ood_macro"), error=True)
+
 GAIN = Column(
     "gain",
     "gain",
@@ -110,6 +115,9 @@ TIME = Column(
 
 SCORES = (IID, OOD, GAIN)
 """Columns of accuracies and gains, over all test domains or on one."""
+
+MACRO = (IID_MACRO, OOD_MACRO)
+"""Columns of macro accuracies, beside those."""
 
 MISSING = Column("missing", "missing", lambda row: len(row.missing))
 
@@ -163,7 +171,7 @@ def csv_text(rows: Sequence[Row], beside: Mapping[Setting, Beside], every_seed: 
 
     Results across the trajectories of every seed follow by test domain, with selection ``none: every seed``.
     """
-    first, scores = [METHOD, DROPOUT, SETTINGS, SELECTION], [N, *SCORES, MISSING]
+    first, scores = [METHOD, DROPOUT, SETTINGS, SELECTION], [N, *SCORES, *MACRO, MISSING]
     clouds = [DOTS, CENTRE_N, CENTRE_IID, CENTRE_OOD, *paper_columns(beside)]
 
     def keys(columns: Iterable[Column]) -> list[str]:
@@ -186,7 +194,8 @@ def csv_text(rows: Sequence[Row], beside: Mapping[Setting, Beside], every_seed: 
         settings = ", ".join(f"{name} {shown(result.settings[name])}" for name in names if name in result.settings)
         known = {"method": result.method, "dropout": f"{result.dropout:g}", "settings": settings}
         known |= {"selection": "none: every seed", "test_domain": result.test_domain}
-        writer.writerow({**known, "ood": round(100 * result.ood_accuracy, 10)})
+        own: dict[str, float | None] = {"ood": result.ood_accuracy, "ood_macro": result.ood_macro_accuracy}
+        writer.writerow(known | {name: round(100 * share, 10) for name, share in own.items() if share is not None})
     return buffer.getvalue()
 
 
@@ -194,7 +203,7 @@ def row_json(row: Row, beside: Beside | None) -> dict[str, Any]:
     """The row as JSON types, accuracies as fractions."""
 
     def scores(row: Row) -> dict[str, Any]:
-        return {column.key: estimate_json(column.of(row)) for column in SCORES}
+        return {column.key: estimate_json(column.of(row)) for column in (*SCORES, *MACRO)}
 
     return {
         "method": row.method,

@@ -116,7 +116,7 @@ def _cloud_of_runs(row: Row, whole: Row) -> Cloud:
     """The cloud of ``row``, which is ``whole`` or its row of one test domain."""
     label = row.name if row.baseline else f"{row.method}, dropout {row.dropout:g}"
     mean = (row.iid, row.ood) if row.iid and row.ood else None
-    runs = [domain[~np.isnan(domain[:, 0])] for domain in row.values]
+    runs = [domain[~np.isnan(domain[:, 0]), :2] for domain in row.values]
     points = combinations(runs, most=_MOST_POINTS)
     return Cloud(label + ("" if whole.complete else " (incomplete)"), _method(row), row.dropout, points, mean)
 

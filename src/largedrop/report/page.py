@@ -18,7 +18,7 @@ from .behaviour import Behaviour
 from .columns import GAIN, OOD, Column
 from .examples import Examples
 from .html import Cells, dataset_line, embedded, filled, plain, prose, versions
-from .tables import COMPARED, ON_A_DOMAIN, best, notes
+from .tables import ON_A_DOMAIN, WITH_MACRO, best, notes
 
 __all__ = ["details", "headline", "main_rate", "write_page"]
 
@@ -32,6 +32,8 @@ _GLOSSARY = {
     "how good the model is on more of the same.",
     "o.o.d. accuracy": "The share of correct answers on the test domain, which the model never saw: how well it "
     "survives a shift of site, camera or style.",
+    "macro accuracy": "The mean over the classes of the share of correct answers on each, so that a rare class counts "
+    "as much as a frequent one.",
     "gain": "O.o.d. accuracy minus the baseline's with the same test domain and seed, in percentage points. "
     "Paired in this way, what makes one seed's split easy or hard cancels out.",
     "confidence, ECE": "The mean of the largest probability, and how far it is from the accuracy, in 15 bins (expected "
@@ -168,7 +170,7 @@ def write_page(
         trainings=len({_training(record) for record in records}),
         together=any(record.settings.get(ALSO_TESTED) for record in records),
         complete=all(row.complete for row in rows),
-        overall=_scores(rows),
+        overall=_scores(rows, WITH_MACRO),
         notes=[*notes(rows), *remarks],
         tested=tested,
         figure=figure_png
@@ -178,12 +180,15 @@ def write_page(
         else {},
         examples=examples and {**vars(examples), "png": embedded(examples.png)},
         behaviour=behaviour,
-        score_heads=[column.head for column in COMPARED],
+        score_heads=[column.head for column in WITH_MACRO],
         domain_heads=[column.head for column in ON_A_DOMAIN],
         failed=[_failed(entry) for entry in failed],
         glossary={**_GLOSSARY, **{row.method: METHODS[row.method].explanation for row in rows}},
         facts=[plain(name.replace("_", " "), shown(value)) for name, value in facts.items()],
-        record_heads=("method", "dropout", "test domain", "seed", "i.i.d. %", "o.o.d. %", "steps", "seconds"),
+        record_heads=(
+            *("method", "dropout", "test domain", "seed", "i.i.d. %", "o.o.d. %", "macro i.i.d. %", "macro o.o.d. %"),
+            *("steps", "seconds"),
+        ),
         records=[_record(record) for record in records],
     )
     write_text(Path(path), content)
@@ -242,7 +247,7 @@ def _tiles(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
     return [*tiles, ("", "gain", _said(percentage_points(row.gain)), "percentage points, paired by seed")]
 
 
-def _scores(rows: Sequence[Row], columns: Sequence[Column] = COMPARED) -> list[Cells]:
+def _scores(rows: Sequence[Row], columns: Sequence[Column]) -> list[Cells]:
     """The table of scores."""
     winners = best(rows)
     table = []
@@ -256,7 +261,7 @@ def _scores(rows: Sequence[Row], columns: Sequence[Column] = COMPARED) -> list[C
 
 
 def _record(record: Record) -> Cells:
-    known = (record.iid_accuracy, record.ood_accuracy)
+    known = (record.iid_accuracy, record.ood_accuracy, record.iid_macro_accuracy, record.ood_macro_accuracy)
     scores = ("–" if score is None else f"{100 * score:.1f}" for score in known)
     run = (f"{record.dropout:g}", record.test_domain, str(record.seed))
     method = f"{record.method}, {ALPHA} {record.settings[ALPHA]:g}" if ALPHA in record.settings else record.method

@@ -22,6 +22,7 @@ from .columns import (
     CENTRE_OOD,
     DOTS,
     DROPOUT,
+    MACRO,
     METHOD,
     MISSING,
     OOD,
@@ -39,7 +40,7 @@ from .text import Table
 
 __all__ = [
     *("COMPARED", "ON_A_DOMAIN", "across_table", "best", "chosen_table", "compared_tables", "curves_table"),
-    *("every_seed", "missing_lines", "notes", "published_table", "selected_table"),
+    *("WITH_MACRO", "every_seed", "missing_lines", "notes", "published_table", "selected_table"),
 ]
 
 RULE_TEXTS = {
@@ -49,6 +50,10 @@ RULE_TEXTS = {
     "oracle": "for each test domain the setting of best o.o.d. accuracy on that same test domain: an oracle, which "
     "selects by the accuracy that it reports, so an upper bound and not a method",
 }
+
+MACRO_TEXT = (
+    "Macro accuracy: the mean over the classes that a domain has images of, then over the domains; – in runs of before."
+)
 
 _MOST_NAMED = 3
 
@@ -67,6 +72,9 @@ ON_A_DOMAIN = (STARRED, DROPOUT, *SCORES)
 COMPARED = (*ON_A_DOMAIN, TIME)
 """The columns of a comparison."""
 
+WITH_MACRO = (*ON_A_DOMAIN, *MACRO, TIME)
+"""The columns of a comparison where there is room."""
+
 
 def best(rows: Sequence[Row]) -> set[int]:
     """Indices of the rows of highest o.o.d. accuracy, to one decimal.
@@ -78,12 +86,14 @@ def best(rows: Sequence[Row]) -> set[int]:
 
 
 def compared_tables(rows: Sequence[Row], width: int) -> list[Table]:
-    """The tables of a comparison: averages with notes, then o.o.d. accuracy by test domain.
+    """The tables of a comparison: averages with notes, macro accuracy, then o.o.d. accuracy by test domain.
 
     Test domains are divided into tables that are at most ``width`` characters wide.
     """
     strong = frozenset((index, COMPARED.index(OOD)) for index in best(rows))
     tables = [table_of("", COMPARED, rows, notes(rows), strong=strong)]
+    if any(row.iid_macro for row in rows):
+        tables.append(table_of("macro accuracy: the mean over the classes", (STARRED, DROPOUT, *MACRO), rows))
     domains = rows[0].test_domains
     for chunk in _chunks(domains, width - 28) if len(domains) > 1 else ():
         columns = [STARRED, DROPOUT, *(replace(on(OOD, domain), head=domain) for domain in chunk)]
@@ -142,10 +152,11 @@ def selected_table(rows: Sequence[Row], tuned: Sequence[str]) -> Table:
         f"Accuracy in %, mean ± standard error over n of {len(seeds)} seed{'s'[: len(seeds) != 1]}{where}.",
         "Gain: percentage points o.o.d. above plain fine-tuning (dropout 0) with the same other settings, paired by "
         "seed.",
+        MACRO_TEXT,
         f"Selection ({rule}): {RULE_TEXTS[rule]}; chosen among {listing(among) or 'nothing'}.",
         _missing_note(rows),
     ]
-    columns = [METHOD, DROPOUT, *varied(rows), *SCORES, N, *by_domain, MISSING]
+    columns = [METHOD, DROPOUT, *varied(rows), *SCORES, *MACRO, N, *by_domain, MISSING]
     return table_of("Methods, each with its selected settings", columns, rows, notes)
 
 

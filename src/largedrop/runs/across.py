@@ -81,6 +81,9 @@ class Across:
         log: a greedy soup's decision on each member, with the fields of ``Tasting``; else empty.
         steps: number of optimiser steps of all members together.
         seconds: time of all members' training and of this method.
+        iid_macro_accuracy: macro accuracy on the held-out images, fraction; None as for ``iid_accuracy``, and where an
+            older version computed it.
+        ood_macro_accuracy: macro accuracy on the test domain, fraction; None where an older version computed it.
     """
 
     method: str
@@ -95,6 +98,8 @@ class Across:
     log: tuple[Mapping[str, Any], ...]
     steps: int
     seconds: float
+    iid_macro_accuracy: float | None = None
+    ood_macro_accuracy: float | None = None
 
     @property
     def stem(self) -> str:
@@ -136,7 +141,8 @@ class Across:
                 raise UserError(f"{where}: '{content['method']}' is not a method across trajectories")
             if every != (content["iid_accuracy"] is None):
                 raise UserError(f"{where}: 'iid_accuracy' must be null for members of every seed, and for those alone")
-            known = {entry.name: content[entry.name] for entry in fields(Record)}
+            names = [entry.name for entry in fields(Record)]
+            known = {name: content[name] for name in names if name in content or "macro" not in name}
             record = Record.from_json(known | ({"seed": 0, "iid_accuracy": 0.0} if every else {}), where)
             members = content["members"]
             return cls(

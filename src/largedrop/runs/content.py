@@ -141,7 +141,7 @@ SCORES = ("iid_accuracy", "ood_accuracy")
 
 def _are_scores(found: Mapping[str, Any], tested: bool) -> bool:
     """Whether the accuracies in a line of a log or the like are fractions; o.o.d. ones need a test domain."""
-    by_domain = [found.get(name, {}) for name in ("iid_by_domain", "ood_by_domain")]
+    by_domain = [found.get(name, {}) for name in ("iid_by_domain", "ood_by_domain", "ood_macro_by_domain")]
     if not all(isinstance(each, dict) for each in by_domain):
         return False
     known = {name: value for name, value in found.items() if name.endswith(("_accuracy", "_accuracy_pooled"))}

@@ -158,9 +158,10 @@ def records_of(config: Config, result: Mapping[str, Any], protocol: int, setting
             own = {**settings, ALPHA: entry[ALPHA]} if ALPHA in entry else settings
             content = {**entry, **common, "test_domain": tested, "settings": own, "method": sys.intern(method)}
             content.pop(ALPHA, None)
-            by_domain = content.pop("ood_by_domain", None)
-            if several:
-                content["ood_accuracy"] = by_domain.get(tested) if isinstance(by_domain, dict) else None
+            for name, by_domain in (("ood_accuracy", "ood_by_domain"), ("ood_macro_accuracy", "ood_macro_by_domain")):
+                found = content.pop(by_domain, None)
+                if several:
+                    content[name] = found.get(tested) if isinstance(found, dict) else None
         try:
             records.append(Record.from_json(content, f"result.json, {method}"))
         except UserError as error:

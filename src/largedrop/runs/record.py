@@ -62,6 +62,8 @@ class Record:
         steps: number of optimiser steps.
         seconds: wall-clock time of the run.
         settings: the config's other fields (learning rate, batch size, …), as JSON types.
+        iid_macro_accuracy: as ``iid_accuracy``, the mean over classes instead of images; None in a run of before.
+        ood_macro_accuracy: as ``ood_accuracy``, the mean over classes instead of images; None in a run of before.
     """
 
     method: str
@@ -73,6 +75,8 @@ class Record:
     steps: int
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
+    iid_macro_accuracy: float | None = None
+    ood_macro_accuracy: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain JSON types; ``from_json`` reads it back."""
@@ -147,7 +151,7 @@ def _problems(content: Any) -> list[str]:
             problems.append(f"unknown field '{name}'" + (f", did you mean '{close}'?" if close else ""))
     for name, (valid, expected) in _CHECKS.items():
         if name not in content:
-            if name != "settings":
+            if name not in _OPTIONAL:
                 problems.append(f"'{name}' is missing")
         elif not valid(content[name]):
             known = f"; {one_of(content[name], METHODS)}" if name == "method" and isinstance(content[name], str) else ""
@@ -174,7 +178,13 @@ def is_fraction(value: Any) -> TypeGuard[float]:
     return _is_number(value) and 0 <= value <= 1
 
 
-_FLOATS = ("dropout", "iid_accuracy", "ood_accuracy", "seconds")
+def _is_fraction_or_none(value: Any) -> bool:
+    return value is None or is_fraction(value)
+
+
+_FLOATS = ("dropout", "iid_accuracy", "ood_accuracy", "iid_macro_accuracy", "ood_macro_accuracy", "seconds")
+
+_OPTIONAL = ("settings", "iid_macro_accuracy", "ood_macro_accuracy")
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method": (lambda value: value in METHODS, "the name of a method"),
@@ -182,8 +192,10 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "test_domain": (lambda value: isinstance(value, str), "a name, or empty"),
     "seed": (is_count, "a whole number, 0 or more"),
     "iid_accuracy": (is_fraction, "a fraction from 0 to 1 (not %)"),
-    "ood_accuracy": (lambda value: value is None or is_fraction(value), "a fraction from 0 to 1 (not %)"),
+    "ood_accuracy": (_is_fraction_or_none, "a fraction from 0 to 1 (not %)"),
     "steps": (is_count, "a whole number, 0 or more"),
     "seconds": (lambda value: _is_number(value) and 0 <= value < math.inf, "a number, 0 or more"),
     "settings": (lambda value: isinstance(value, dict), "an object"),
+    "iid_macro_accuracy": (_is_fraction_or_none, "a fraction from 0 to 1 (not %)"),
+    "ood_macro_accuracy": (_is_fraction_or_none, "a fraction from 0 to 1 (not %)"),
 }

@@ -115,7 +115,7 @@ class Run:
         Where its i.i.d. accuracy is below that of the network with the head that the run started from, the latter.
         """
         name: str = self.result.get("model", BEST_FILE)
-        return self.folder / name
+        return self.folder / Path(name).name
 
     @property
     def model_scores(self) -> tuple[float, float | None] | None:

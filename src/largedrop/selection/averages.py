@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,11 @@ from .settings import Setting, left_out, settings_of
 __all__ = ["Averages", "FloatArray", "Missing", "average", "cut", "mean_over_seeds"]
 
 FloatArray = npt.NDArray[np.float64]
+
+SCORES = ("iid_accuracy", "ood_accuracy", "iid_macro_accuracy", "ood_macro_accuracy")
+"""Names of the scores of a record, in the order of the arrays."""
+
+_scores = attrgetter(*SCORES)
 
 MOST_NAMED = 12
 
@@ -44,8 +50,8 @@ class Averages:
         settings: the K settings, in ``Setting.order``.
         domains: the D test domains, in the order of the records.
         seeds: the S seeds, ascending.
-        values: i.i.d. and o.o.d. accuracy of every run, NaN where it is missing or has no test domain, (K, D, S, 2).
-        means: mean accuracies over the seeds, NaN where a seed is missing unless allowed, (K, D, 2).
+        values: ``SCORES`` of every run, NaN where it is missing or has no such score, (K, D, S, 4).
+        means: their means over the seeds, NaN where a seed is missing unless allowed, (K, D, 4).
         missing: missing runs, by setting, test domain and seed.
         records: the averaged records.
         others: records of runs with a left-out domain, which are not averaged.
@@ -76,7 +82,7 @@ class Averages:
         return {setting: list(settings.values()) for setting, settings in found.items()}
 
     def of(self, chosen: Mapping[str, Setting], domains: Sequence[str]) -> FloatArray:
-        """Accuracies of the chosen setting on each test domain, NaN where there is none, (domains, S, 2)."""
+        """Accuracies of the chosen setting on each test domain, NaN where there is none, (domains, S, 4)."""
         values = np.full((len(domains), *self.values.shape[2:]), np.nan)
         for index, domain in enumerate(domains):
             if domain in chosen:
@@ -120,10 +126,10 @@ def average(
     tested = tuple(dict.fromkeys([*domains, *(record.test_domain for record in final)]))
     all_seeds = tuple(sorted({*seeds, *(record.seed for record in final)}))
     rows, columns, layers = ({name: index for index, name in enumerate(axis)} for axis in (settings, tested, all_seeds))
-    values = np.full((len(settings), len(tested), len(all_seeds), 2), np.nan)
+    values = np.full((len(settings), len(tested), len(all_seeds), len(SCORES)), np.nan)
     for record in final:
         at = rows[setting_of(record)], columns[record.test_domain], layers[record.seed]
-        values[at] = record.iid_accuracy, np.nan if record.ood_accuracy is None else record.ood_accuracy
+        values[at] = [np.nan if score is None else score for score in _scores(record)]
     there = ~np.isnan(values[..., 0])
     counts = there.sum(axis=2)
     usable = there.any(axis=2) if allow_missing else there.all(axis=2)

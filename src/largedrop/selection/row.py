@@ -81,7 +81,7 @@ class Row:
 
     @cached_property
     def values(self) -> FloatArray:
-        """I.i.d. and o.o.d. accuracy of the chosen candidates' runs, NaN where there is none, (D, S, 2)."""
+        """Scores (``averages.SCORES``) of the chosen candidates' runs, NaN where there is none, (D, S, 4)."""
         return self.averages.of(self.chosen, self.test_domains)
 
     @cached_property
@@ -93,6 +93,16 @@ class Row:
     def ood(self) -> Estimate | None:
         """O.o.d. accuracy; None where no seed has all test domains."""
         return mean_over_seeds(self.values[:, :, 1].mean(0))
+
+    @cached_property
+    def iid_macro(self) -> Estimate | None:
+        """I.i.d. macro accuracy; None where no seed has all test domains, or runs of before lack it."""
+        return mean_over_seeds(self.values[:, :, 2].mean(0))
+
+    @cached_property
+    def ood_macro(self) -> Estimate | None:
+        """O.o.d. macro accuracy; None where no seed has all test domains, or runs of before lack it."""
+        return mean_over_seeds(self.values[:, :, 3].mean(0))
 
     @cached_property
     def gain(self) -> Estimate | None:
@@ -118,7 +128,7 @@ class Row:
     @property
     def by_seed(self) -> dict[int, tuple[float, float | None]]:
         """(i.i.d., o.o.d.) accuracy averaged over the test domains, by seed, for the seeds with all test domains."""
-        means = zip(self.averages.seeds, self.values.mean(0).tolist(), strict=True)
+        means = zip(self.averages.seeds, self.values[:, :, :2].mean(0).tolist(), strict=True)
         return {seed: (iid, None if np.isnan(ood) else ood) for seed, (iid, ood) in means if not np.isnan(iid)}
 
     @property
@@ -150,7 +160,7 @@ class Row:
         A candidate is combined on the test domains where it has a mean; where a test domain has none there are no
         points, (0, 2).
         """
-        return combinations([self.averages.means[rows, column] for column, rows in self._in_cloud()])
+        return combinations([self.averages.means[rows, column, :2] for column, rows in self._in_cloud()])
 
     @cached_property
     def centre(self) -> tuple[Estimate, Estimate] | None:

@@ -26,6 +26,7 @@ __all__ = [
     "iid_accuracy",
     "iid_loss",
     "logits",
+    "macro_over_domains",
     "mean_over_domains",
     "outputs",
     "representations",
@@ -34,11 +35,11 @@ __all__ = [
     "scores_in",
 ]
 
-SCORES = ("iid_accuracy", "ood_accuracy")
+SCORES = ("iid_accuracy", "ood_accuracy", "iid_macro_accuracy", "ood_macro_accuracy")
 """Names of the accuracies that ``scores`` gives."""
 
-BY_DOMAIN = "ood_by_domain"
-"""Name of the o.o.d. accuracies by test domain, where there are several."""
+BY_DOMAIN = {"ood_accuracy": "ood_by_domain", "ood_macro_accuracy": "ood_macro_by_domain"}
+"""Names of the o.o.d. accuracies by test domain, where there are several."""
 
 BATCH = 64
 """Number of images in a batch; training views are drawn batch by batch, so for those it is the same on every device."""
@@ -109,6 +110,27 @@ def mean_over_domains(values: npt.NDArray[Any], domains: IntArray) -> npt.NDArra
     return np.asarray(np.round(np.mean(means, axis=0), 12), np.float64)
 
 
+def macro_over_domains(right: npt.NDArray[np.bool_], labels: IntArray, domains: IntArray) -> npt.NDArray[np.float64]:
+    """Macro accuracy: the mean over the domains of the mean over the classes that a domain has images of, of the share
+    that is right (the recall). A class with one image counts as much as one with a thousand.
+
+    Args:
+        right: whether each image is classified correctly, (n, …).
+        labels: class of each image, (n,).
+        domains: index of each image's domain, (n,).
+
+    Returns:
+        (…), rounded to 12 decimals, as by ``mean_over_domains``.
+    """
+    order = np.lexsort((labels, domains))
+    cells = np.stack([domains, labels])[:, order]
+    starts = np.flatnonzero(np.any(cells != np.roll(cells, 1, axis=1), axis=0) | (np.arange(len(order)) == 0))
+    sums = np.add.reduceat(right[order].astype(np.float64), starts, axis=0)
+    counts = np.diff([*starts, len(order)])
+    recalls = sums / counts.reshape(-1, *(1,) * (sums.ndim - 1))
+    return mean_over_domains(recalls, cells[0, starts])
+
+
 def iid_accuracy(logits: npt.NDArray[np.floating], labels: IntArray, domains: IntArray) -> float:
     """I.i.d. accuracy: the mean over the training domains of ``accuracy``.
 
@@ -153,9 +175,10 @@ class Scored(Protocol):
 
 
 def scores(logits: Mapping[str, npt.NDArray[np.floating]], labels: IntArray, split: Scored) -> dict[str, Any]:
-    """The accuracies ``SCORES`` of logits, as fractions; of several test domains also ``ood_by_domain``.
+    """The accuracies ``SCORES`` of logits, as fractions; of several test domains also those ``BY_DOMAIN``.
 
-    O.o.d. accuracy is the mean over the test domains, None where there is none.
+    Those o.o.d. are the means over the test domains, None where there is none; macro accuracies are the means over the
+    classes instead of the images of a domain (``macro_over_domains``).
 
     Args:
         logits: logits of the ``iid`` and the ``ood`` images, (n, classes) each.
@@ -163,24 +186,35 @@ def scores(logits: Mapping[str, npt.NDArray[np.floating]], labels: IntArray, spl
         split: indices of the ``iid`` and the ``ood`` images.
     """
     iid, ood = (logits[part].argmax(axis=1) == labels[own] for part, own in (("iid", split.iid), ("ood", split.ood)))
-    return scored(iid[:, None], ood[:, None], split)[0]
+    return scored(iid[:, None], ood[:, None], labels, split)[0]
 
 
-def scored(iid: npt.NDArray[np.bool_], ood: npt.NDArray[np.bool_], split: Scored) -> list[dict[str, Any]]:
+def scored(
+    iid: npt.NDArray[np.bool_], ood: npt.NDArray[np.bool_], labels: IntArray, split: Scored
+) -> list[dict[str, Any]]:
     """The scores, as of ``scores``, of K predictions: whether each is right on the i.i.d. and o.o.d. images, (n, K)."""
-    tested = split.test_domains
-    by_domain = [ood[split.ood_domains == number].mean(axis=0).tolist() for number in range(len(tested))]
-    rows = []
-    for index, accuracy in enumerate(mean_over_domains(iid, split.iid_domains).tolist()):
-        found = dict(zip(tested, (values[index] for values in by_domain), strict=True))
-        several = {BY_DOMAIN: found} if len(found) > 1 else {}
-        rows.append({"iid_accuracy": accuracy, "ood_accuracy": mean_of_domains([*found.values()]), **several})
+    own = labels[split.ood]
+    plain, macro = [], []
+    for number in range(len(split.test_domains)):
+        here = split.ood_domains == number
+        plain.append(ood[here].mean(axis=0))
+        macro.append(macro_over_domains(ood[here], own[here], split.ood_domains[here]))
+    inside = macro_over_domains(iid, labels[split.iid], split.iid_domains)
+    rows: list[dict[str, Any]] = [
+        {"iid_accuracy": one, "ood_accuracy": None, "iid_macro_accuracy": other, "ood_macro_accuracy": None}
+        for one, other in zip(mean_over_domains(iid, split.iid_domains).tolist(), inside.tolist(), strict=True)
+    ]
+    for (name, by_domain), values in zip(BY_DOMAIN.items(), (plain, macro), strict=True):
+        for row, found in zip(rows, np.array(values).T.tolist(), strict=False):  # without a test domain there is none
+            row[name] = mean_of_domains(found)
+            if len(found) > 1:
+                row[by_domain] = dict(zip(split.test_domains, found, strict=True))
     return rows
 
 
 def scores_in(entry: Mapping[str, Any], *more: str) -> dict[str, Any]:
     """What ``scores`` gave in a line of a log or the like, and values named ``more``, where they are there."""
-    return {name: entry[name] for name in (*SCORES, BY_DOMAIN, *more) if name in entry}
+    return {name: entry[name] for name in (*SCORES, *BY_DOMAIN.values(), *more) if name in entry}
 
 
 def outputs(

@@ -24,7 +24,10 @@ class LinearEvaluation:
         ood_accuracy: accuracy on the test domains, their mean, fraction; None where there is none.
         iid_loss: cross-entropy on the held-out images, mean over the training domains, in nats.
         iid_accuracy_pooled: accuracy on the held-out images of all training domains together, fraction.
+        iid_macro_accuracy: macro accuracy (``evaluation.macro_over_domains``) on the held-out images, fraction.
+        ood_macro_accuracy: macro accuracy on the test domains, their mean, fraction; None where there is none.
         ood_by_domain: accuracy on each test domain, where there are several.
+        ood_macro_by_domain: macro accuracy on each of them.
     """
 
     step: int
@@ -32,11 +35,14 @@ class LinearEvaluation:
     ood_accuracy: float | None
     iid_loss: float
     iid_accuracy_pooled: float
+    iid_macro_accuracy: float
+    ood_macro_accuracy: float | None
     ood_by_domain: Mapping[str, float] | None = None
+    ood_macro_by_domain: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, without those that are no score of this problem."""
-        return {name: value for name, value in asdict(self).items() if value is not None or name == "ood_accuracy"}
+        """The fields; those by test domain only where there are several."""
+        return {name: value for name, value in asdict(self).items() if value is not None or "by_domain" not in name}
 
 
 @dataclass(frozen=True, eq=False)

@@ -215,7 +215,7 @@ def _scored(logits: Tensor, problem: Problem) -> _Scores:
     stored = logits.to(torch.float16).to(torch.float32)  # as a run stores them
     predicted = stored.argmax(2)
     right = predicted[:held_out] == iid
-    rows = scored(right.numpy(), (predicted[held_out:] == ood).numpy(), problem)
+    rows = scored(right.numpy(), (predicted[held_out:] == ood).numpy(), problem.labels, problem)
     more = zip(
         mean_over_domains(losses.numpy(), problem.iid_domains).tolist(), right.double().mean(0).tolist(), strict=True
     )
