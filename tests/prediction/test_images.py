@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
 from tests.helpers import refusal
 
+from largedrop.data.inside import Inside
 from largedrop.prediction.images import find_images
 
 
@@ -62,3 +65,49 @@ def test_no_sources() -> None:
 def test_a_link_that_leads_nowhere_is_an_image_like_others() -> None:
     Path("dead.png").symlink_to("nowhere.png")
     assert find_images(["photos/b.jpg", "dead.png"]) == ["photos/b.jpg", "dead.png"]
+
+
+def test_a_table_gives_its_column_of_paths(tmp_path: Path) -> None:
+    Path("lists").mkdir()
+    Path("lists/some.csv").write_text("label,path\ncat,../photos/b.jpg\n,gone.jpg\ndog,../photos/b.jpg\n")
+    assert find_images(["lists/some.csv", "more"]) == ["lists/../photos/b.jpg", "lists/gone.jpg", "more/c.png"]
+    Path("lists/some.jsonl").write_text(f'{{"file_name": "{tmp_path}/[x].jpg"}}\n{{"file_name": "y.png"}}\n')
+    assert find_images(["lists/some.jsonl"]) == [f"{tmp_path}/[x].jpg", "lists/y.png"]
+    Path("lists/other.tsv").write_text("where\tsize\na.png\t3\n")
+    assert find_images(["lists/other.tsv"], columns={"path": "where"}) == ["lists/a.png"]
+    said = refusal(find_images, ["lists/other.tsv"])
+    assert said == (
+        "lists/other.tsv has no column 'path', only where, size; --column WHAT=NAME says which it is".replace(
+            "WHAT", "path"
+        )
+    )
+    said = refusal(find_images, ["lists/other.tsv"], columns={"label": "size"})
+    assert said == "of a table only the paths are read, so no column can be named for the label"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("path\n", "rows.csv has no rows"),
+        ("path,n\n,1\na.png,2\n ,3\n", "rows.csv: line 2 has no path\n  line 4 has no path"),
+        ("path\na.png,b\n", "rows.csv: line 2 has 2 values in 1 columns; a value with ',' in it needs quotes"),
+        ("", "rows.csv is empty"),
+    ],
+)
+def test_rows_without_a_path_are_told(content: str, said: str) -> None:
+    Path("rows.csv").write_text(content)
+    assert refusal(find_images, ["rows.csv"]) == said
+
+
+def test_archives_give_the_images_in_them(tmp_path: Path) -> None:
+    Path("shards").mkdir()
+    with tarfile.open("shards/0.tar", "w") as archive:
+        for name, content in (("a.png", b"pixels"), ("a.cls", b"1"), ("b.png", b"more"), ("b.cls", b"0")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    for source in ("shards/0.tar", "shards"):
+        found = find_images([source])
+        assert sorted(each.read() for each in found if isinstance(each, Inside)) == [b"more", b"pixels"]
+        assert str(found[0]).endswith("0.tar: a.png")
+    assert "there is no file" in refusal(find_images, ["none.tar"])

@@ -15,6 +15,7 @@ from tests.helpers import refusal
 
 import largedrop as ld
 from largedrop.data.images import decode
+from largedrop.data.views.host import resize
 from largedrop.models.network import Network, Spec
 from largedrop.models.sizes import representation_units
 from largedrop.prediction import predict as module
@@ -72,6 +73,25 @@ def test_the_numbers_are_those_of_load_model_for_any_batch(model: Path, photos: 
         assert (each.label, each.error, each.unsure) == (each.top[0][0], None, False)
     red = [dict(each.top)["red"] for each in found]
     assert max(red) - min(red) > 1e-3  # a hundred times the tolerance
+
+
+def test_large_photos_are_decoded_as_for_training(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reduced, with the numbers of ``load_model``'s transform of a path and of a Pillow image."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 255, (12, 15, 3), dtype=np.uint8))
+    small.resize((1500, 1200), Image.Resampling.BICUBIC).save(tmp_path / "large.jpg", quality=95)
+    shapes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(module, "resize", lambda pixels, size: shapes.append(pixels.shape) or resize(pixels, size))
+    other = save(tmp_path / "big.safetensors", 1, size=288)
+    (found,) = predict([model, other], tmp_path / "large.jpg", top=3, device="cpu")
+    assert shapes == [(320, 400, 3), (360, 450, 3)]
+    one, two = (expected(each, str(tmp_path / "large.jpg")) for each in (model, other))
+    assert dict(found.top) == pytest.approx({name: (one[name] + two[name]) / 2 for name in one}, abs=1e-5)
+    network = load_model(model)
+    with Image.open(tmp_path / "large.jpg") as image:
+        assert torch.equal(network.transform(image), network.transform(tmp_path / "large.jpg"))
+    whole = np.asarray(Image.open(tmp_path / "large.jpg"))
+    assert (network.transform(whole) - network.transform(tmp_path / "large.jpg")).abs().max() < 0.1
 
 
 def test_an_ensemble_is_the_mean_of_probabilities_each_at_its_own_size(
@@ -135,7 +155,7 @@ def test_it_abstains_below_a_probability(model: Path, photos: Path) -> None:
 
 def test_images_are_decoded_only_two_batches_ahead(model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
-    monkeypatch.setattr(module, "decode", lambda path: begun.append(1) or decode(path))
+    monkeypatch.setattr(module, "decode", lambda *place: begun.append(1) or decode(*place))
     seen: list[tuple[int, float]] = []
     predict(model, photos, batch=2, device="cpu", progress=lambda work: seen.append((len(begun), work)))
     assert [work for _, work in seen] == [2, 2, 2, 2, 2, 1]
@@ -143,7 +163,7 @@ def test_images_are_decoded_only_two_batches_ahead(model: Path, photos: Path, mo
 
 
 def test_full_memory_is_a_reason(model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def decode(path: Path) -> Any:
+    def decode(path: Path, bound: int) -> Any:
         raise ld.UserError(f"{path}: there is not enough memory to decode it")
 
     monkeypatch.setattr(module, "decode", decode)

@@ -45,6 +45,7 @@ def check(
     """What is in a dataset, what is wrong with it, and whether it can be trained on; exits with 2 where it cannot."""
     from ..analysis.check import check as diagnose
     from ..analysis.check import open_all, work
+    from ..data.images import bound_for
     from ..errors import UserError
     from ..files import fitting, write_json
     from ..report.check import check_json, render_check, verdict
@@ -55,7 +56,7 @@ def check(
 
     began = time.monotonic()
     console = Console(stderr=False)
-    bound = max(320, size * 5 // 4)
+    bound = bound_for([size])
     with ProgressBar(console, 1, f"opening {data}") as bar:
         opened = open_all(
             data,

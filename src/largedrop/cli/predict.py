@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from ..errors import UserError
-from .options import Device
+from .options import Device, columns
 
 if TYPE_CHECKING:
     from ..prediction.predict import Prediction
@@ -28,7 +28,8 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Image files, folders (with all images below them), or patterns such as 'photos/*.jpg'.",
+            help="Image files, folders (with all images below them), patterns such as 'photos/*.jpg', tables (CSV, "
+            "JSON lines, Parquet) with a column 'path', or tar archives.",
             metavar="IMAGES",
         ),
     ],
@@ -53,6 +54,14 @@ def predict(
         bool,
         typer.Option("--uncalibrated", help="The softmax of the logits themselves, not over the model's temperature."),
     ] = False,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="path=NAME where a table's column of paths is not named path or file_name.",
+            metavar="WHAT=NAME",
+            show_default=False,
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(help="Images that go through the network together.", min=1)] = 64,
     precision: Annotated[
         str,
@@ -75,7 +84,7 @@ def predict(
     counts: Counter[str] = Counter()
     try:
         passed = PassedOver()
-        paths = find_images(images, passed)
+        paths = find_images(images, passed, columns(column or ()))
         say(console, *passed.notes())
         networks = open_networks([model, *(others or [])])
         if not uncalibrated and (note := not_calibrated(networks)):

@@ -191,10 +191,10 @@ def open_images(
         options: further ones, of ``open_dataset``.
     """
     from ..data import open_dataset
+    from ..data.images import bound_for
 
-    bound = max(320, *(size * 5 // 4 for size in sizes))
     with ProgressBar(console, 1, f"opening {source}") as bar:
-        data = open_dataset(source, bound=bound, columns=columns(column or ()), progress=bar.set, **options)
+        data = open_dataset(source, bound=bound_for(sizes), columns=columns(column or ()), progress=bar.set, **options)
     if data.skipped:
         say(console, f"skipped {len(data.skipped)} images that cannot be decoded")
     say(console, *data.notes)

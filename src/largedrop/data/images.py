@@ -7,7 +7,7 @@ import stat
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +20,7 @@ from ..errors import UserError
 from .formats import formats
 from .inside import Inside, Place
 
-__all__ = ["PIXEL_LIMIT", "BadImage", "decode", "opened", "pillow_settings"]
+__all__ = ["PIXEL_LIMIT", "BadImage", "bound_for", "decode", "opened", "pillow_settings"]
 
 PIXEL_LIMIT = 500_000_000
 """Images with more pixels than this are refused: a small file can claim a size that fills the memory."""
@@ -104,10 +104,15 @@ def decode(path: Place, bound: int | None = VIEWED) -> npt.NDArray[np.uint8]:
             raise BadImage(path, _reason(error)) from error
 
 
-def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+def bound_for(sizes: Iterable[int]) -> int:
+    """The bound with which images are decoded for inputs of these sizes: that of training, and of predictions."""
+    return max(320, *(size * 5 // 4 for size in sizes))
+
+
+def to_rgb(image: Image.Image, bound: int | None = None) -> npt.NDArray[np.uint8]:
     """An opened Pillow image in the form that ``decode`` returns: RGB, upright, on white; uint8 (height, width, 3)."""
     with pillow_settings():
-        return _pixels(Path(getattr(image, "filename", "") or "the image"), image, None)
+        return _pixels(Path(getattr(image, "filename", "") or "the image"), image, bound)
 
 
 def from_array(pixels: Any) -> npt.NDArray[np.uint8]:

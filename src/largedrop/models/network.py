@@ -80,17 +80,18 @@ class Transform:
         """Turn an image into float32 (3, size, size).
 
         Args:
-            image: a Pillow image, a path, or an array as ``data.images.from_array`` takes it: uint8 (height, width, 3).
+            image: a path, a Pillow image, or an array as ``data.images.from_array`` takes it: uint8 (height, width, 3).
+                Of the first two large ones are first shrunk, as they are for training.
 
         Raises:
             UserError: the file is not a readable image, or the array is another.
         """
-        from ..data.images import decode, from_array, to_rgb
+        from ..data.images import bound_for, decode, from_array, to_rgb
 
         if isinstance(image, (str, Path)):
-            pixels = decode(Path(image))
+            pixels = decode(Path(image), bound_for([self.size]))
         elif isinstance(image, Image.Image):
-            pixels = to_rgb(image)
+            pixels = to_rgb(image, bound_for([self.size]))
         else:
             pixels = from_array(image)
         return normalise(evaluation_view([pixels], self.size), self.mean, self.std)[0]

@@ -15,6 +15,7 @@ import torch
 from ..data import open_dataset
 from ..data.classes import named
 from ..data.dataset import Dataset, IntArray
+from ..data.images import bound_for
 from ..data.views.batches import open_views
 from ..errors import UserError, one_of
 from ..measures.calibration import Calibration, calibration, softmax
@@ -29,7 +30,7 @@ from ..training.evaluation import outputs
 from .ensemble import Model, open_networks
 from .predict import ready
 
-__all__ = ["UNKNOWN", "Difference", "Evaluated", "Evaluation", "Mistake", "bound_for", "evaluate", "evaluate_networks"]
+__all__ = ["UNKNOWN", "Difference", "Evaluated", "Evaluation", "Mistake", "evaluate", "evaluate_networks"]
 
 UNKNOWN = ("wrong", "skip")
 """What is done with images of a class that a model does not know: they count as wrong, or are left out."""
@@ -124,11 +125,6 @@ class Evaluation:
         return found
 
 
-def bound_for(networks: Sequence[Network]) -> int:
-    """The bound with which training opens the images of networks of these sizes."""
-    return max(320, *(network.spec.size * 5 // 4 for network in networks))
-
-
 def evaluate(
     model: Model | Sequence[Model],
     data: Dataset | str | Path,
@@ -163,7 +159,7 @@ def evaluate(
     chosen = choose_device(device)
     if not isinstance(data, Dataset):
         networks = [network for _, found in models for network in found]
-        data = open_dataset(data, **{"bound": bound_for(networks), **options})
+        data = open_dataset(data, **{"bound": bound_for(network.spec.size for network in networks), **options})
     reporter = SILENT if progress is None else _Caller(progress)
     return evaluate_networks(models, data, unknown=unknown, device=chosen, precision=precision, reporter=reporter)
 

@@ -1,36 +1,59 @@
-"""Which images: files, folders and patterns become one list of paths."""
+"""Which images: files, folders, patterns, tables and archives become one list."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from ..data.folder import images_below
+from ..data.huggingface import HUB, is_saved
+from ..data.inside import Inside
 from ..data.passed_over import PassedOver
+from ..data.rows import TABLES, columns_in, read_rows
+from ..data.shards import is_shards
+from ..data.sources import find_source
 from ..errors import UserError
 
-__all__ = ["find_images"]
+__all__ = ["Image", "find_images"]
+
+_USUAL = ("path", "file_name")
+"""Names of a table's column of paths where none is given."""
 
 
-def find_images(sources: Iterable[str | Path], passed: PassedOver | None = None) -> list[str]:
-    """The paths of images, each once, in the order of their sources.
+Image: TypeAlias = "str | Inside"
+"""Path of an image's file, or where it is in a larger file."""
 
-    A file is taken whatever its name is; of a folder, those files in it and in the folders inside it that have an
-    image's suffix and are not hidden, sorted by name. A pattern (``photos/*.jpg``, ``photos/**/front``) stands for what
-    a shell would make of it, and need not be expanded by one.
+
+def find_images(
+    sources: Iterable[str | Path], passed: PassedOver | None = None, columns: Mapping[str, str] | None = None
+) -> list[Image]:
+    """Where images are, each once, in the order of their sources.
+
+    A file is taken whatever its name is, but for tables and archives; of a folder, those files in it and in the folders
+    inside it that have an image's suffix and are not hidden, sorted by name. A pattern (``photos/*.jpg``,
+    ``photos/**/front``) stands for what a shell would make of it, and need not be expanded by one. Of a table the paths
+    are taken in the order of its rows, and no other column; of archives and saved datasets all images.
 
     Args:
-        sources: paths of files and folders, and patterns.
+        sources: paths of files, folders, tables, tar archives and saved datasets; patterns; names of datasets on a hub.
         passed: receives what is passed over in folders.
+        columns: ``{"path": name}`` where a table's column of paths is not named ``path`` or ``file_name``.
 
     Raises:
         UserError: a source does not exist or cannot be read, or there is no image in it.
     """
-    found: dict[str, None] = {}
+    for what in columns or {}:
+        if what != "path":
+            raise UserError(f"of a table only the paths are read, so no column can be named for the {what}")
+    found: dict[Image, None] = {}
     passed = PassedOver() if passed is None else passed
-    for source in sources:
-        inside = [path for match in _matching(str(source)) for path in _images(match, passed)]
+    for source in map(str, sources):
+        if source.startswith(HUB) or (is_shards(Path(source).name) and not Path(source).is_dir()):
+            inside = _listed(source)
+        else:
+            inside = [image for match in _matching(source) for image in _images(match, passed, columns or {})]
         if not inside:
             reason = passed.unopened or "no file with an image's suffix, such as .jpg or .png"
             raise UserError(f"there is no image in {source}: {reason}")
@@ -55,5 +78,45 @@ def _matching(source: str) -> list[str]:
     return matches
 
 
-def _images(path: str, passed: PassedOver) -> list[str]:
-    return [str(image) for image in images_below(Path(path), passed)] if Path(path).is_dir() else [path]
+def _images(path: str, passed: PassedOver, columns: Mapping[str, str]) -> Sequence[Image]:
+    place = Path(path)
+    if not place.is_dir():
+        return _of_table(path, columns) if path.lower().endswith(TABLES) else [path]
+    found = [str(image) for image in images_below(place, passed)]
+    if not found and (is_saved(place) or any(is_shards(each.name) for each in place.iterdir())):
+        return _listed(path)
+    return found
+
+
+def _listed(source: str) -> list[Image]:
+    """The images of archives and of datasets, in the order in which they are listed."""
+    listed = [each.path for images in find_source(source, {}).images.values() for each in images]
+    return [str(place) if isinstance(place, Path) else place for place in listed]
+
+
+def _of_table(path: str, columns: Mapping[str, str]) -> list[Image]:
+    """The paths in a table, relative to its folder.
+
+    Raises:
+        UserError: it cannot be read, it has no column of paths, or a row has no path.
+    """
+
+    def choose(header: Sequence[str]) -> Mapping[str, str]:
+        name = columns.get("path") or next((name for name in _USUAL if name in header), _USUAL[0])
+        columns_in(path, header, {"path": name}, "--column WHAT=NAME says which it is")
+        return {"path": name}
+
+    problems: list[str] = []
+    found: list[Image] = []
+    for place, values in read_rows(Path(path), choose, problems):
+        value = values["path"]
+        if isinstance(value, str) and value.strip():
+            found.append(str(Path(path).parent / value.strip()))
+        else:
+            problems.append(f"{place} has no path")
+    if problems:
+        more = [f"… and {len(problems) - 10} more"] if len(problems) > 10 else []
+        raise UserError("\n  ".join([f"{path}: {problems[0]}", *problems[1:10], *more]))
+    if not found:
+        raise UserError(f"{path} has no rows")
+    return found

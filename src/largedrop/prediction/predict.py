@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..data.ahead import in_order
-from ..data.images import decode, pillow_settings
+from ..data.images import bound_for, decode, pillow_settings
 from ..data.views.host import normalise, resize
 from ..errors import UserError
 from ..models.fast.folding import Folding, fold_batchnorm
@@ -29,7 +29,7 @@ from ..runtime import keep_freed_memory
 from ..training.device import choose_device, choose_precision
 from ..training.evaluation import autocast
 from .ensemble import Model, not_calibrated, open_networks
-from .images import find_images
+from .images import Image, find_images
 
 __all__ = ["BATCH", "Prediction", "predict", "predictions", "probabilities", "ready"]
 
@@ -73,13 +73,16 @@ def predict(
     batch: int = BATCH,
     device: str = "auto",
     precision: str = "float32",
+    columns: Mapping[str, str] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> list[Prediction]:
     """Predict the classes of images.
 
     Args:
         model: a run, its folder or a checkpoint file; of several, the mean of their probabilities.
-        images: files, folders (with all images below them) and patterns such as ``photos/*.jpg``.
+        images: files, folders (with all images below them) and patterns such as ``photos/*.jpg``; tables (CSV, JSON
+            lines, Parquet) of which the column ``path`` is read, relative to the table; tar archives and Hugging Face's
+            datasets, as ``open_dataset`` takes them.
         top: number of classes that are given for each image.
         unsure_below: the ``label`` is None where the largest probability is below this.
         calibrated: whether logits are divided by the model's temperature, which was fitted on held-out images of the
@@ -88,6 +91,7 @@ def predict(
         batch: number of images that go through the network together; it changes nothing but time and memory.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         precision: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 where the device has it.
+        columns: ``{"path": name}`` where a table's column of paths is not named ``path`` or ``file_name``.
         progress: called with the number of images since the last call.
 
     Returns:
@@ -101,7 +105,7 @@ def predict(
     Warns:
         UserWarning: a model has no temperature, so its probabilities are not calibrated.
     """
-    paths = find_images([images] if isinstance(images, (str, Path)) else images)
+    found_images = find_images([images] if isinstance(images, (str, Path)) else images, columns=columns)
     networks = open_networks(model)
     if calibrated and (note := not_calibrated(networks)):
         warnings.warn(note, stacklevel=2)
@@ -109,7 +113,7 @@ def predict(
     chosen = choose_device(device)
     found = predictions(
         networks,
-        paths,
+        found_images,
         top=top,
         unsure_below=unsure_below,
         calibrated=calibrated,
@@ -123,7 +127,7 @@ def predict(
 
 def predictions(
     networks: Sequence[Network],
-    paths: Sequence[str],
+    images: Sequence[Image],
     *,
     top: int,
     unsure_below: float,
@@ -150,12 +154,12 @@ def predictions(
     if not 0 <= unsure_below <= 1:
         raise UserError(f"unsure_below must be in [0, 1], not {unsure_below:g}")
     precision = choose_precision(precision, device)
-    return _predictions(networks, paths, top, unsure_below, calibrated, batch, device, precision, reporter)
+    return _predictions(networks, images, top, unsure_below, calibrated, batch, device, precision, reporter)
 
 
 def _predictions(
     networks: Sequence[Network],
-    paths: Sequence[str],
+    images: Sequence[Image],
     top: int,
     unsure_below: float,
     calibrated: bool,
@@ -172,15 +176,15 @@ def _predictions(
         for network in networks:
             stack.enter_context(ready(network, device))
         stack.enter_context(pillow_settings())
-        views = stack.enter_context(closing(in_order(partial(_views, sizes), paths, ahead=2 * batch)))
-        rest = iter(paths)
+        views = stack.enter_context(closing(in_order(partial(_views, sizes), images, ahead=2 * batch)))
+        rest = iter(images)
         while chunk := list(islice(rest, batch)):
             decoded = list(islice(views, len(chunk)))
             read = [each for each in decoded if not isinstance(each, str)]
             found: Iterator[npt.NDArray[np.float64]] = iter(())
             if read:
                 found = iter(probabilities(networks, _stacked(read, sizes), device, precision, calibrated))
-            for path, each in zip(chunk, decoded, strict=True):
+            for path, each in zip(map(str, chunk), decoded, strict=True):
                 if isinstance(each, str):
                     yield Prediction(path, None, error=each)
                     continue
@@ -227,13 +231,20 @@ def probabilities(
     return (total / len(networks)).numpy()
 
 
-def _views(sizes: Sequence[int], path: str) -> Views | str:
+def _views(sizes: Sequence[int], image: Image) -> Views | str:
     """An image at each size, or the reason why it cannot be read."""
+    place = Path(image) if isinstance(image, str) else image
+    decoded: dict[int, npt.NDArray[np.uint8]] = {}
+    views = {}
     try:
-        pixels = decode(Path(path))
+        for size in sizes:
+            bound = bound_for([size])
+            if bound not in decoded:
+                decoded[bound] = decode(place, bound)
+            views[size] = resize(decoded[bound], size).permute(1, 2, 0).numpy()
     except UserError as error:
-        return str(error).removeprefix(f"{Path(path)}: ")
-    return {size: resize(pixels, size).permute(1, 2, 0).numpy() for size in sizes}
+        return str(error).removeprefix(f"{place}: ")
+    return views
 
 
 def _stacked(images: Sequence[Views], sizes: Sequence[int]) -> dict[int, Tensor]:
