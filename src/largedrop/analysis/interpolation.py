@@ -110,7 +110,7 @@ def interpolation_cost(run: Run, data: Dataset) -> float:
 
 def start_network(config: Config, data: Dataset, split: Split, features: FeatureCache) -> Network:
     """The network at the start of a run, its head random or, with a warm start, fitted on the features."""
-    network = create_network(config, data.classes).to(features.views.device)
+    network = create_network(config, data.classes, data.bits).to(features.views.device)
     if config.head == "warm":
         start_head(config, data, split, network, features)
     return network

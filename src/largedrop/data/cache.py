@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ import PIL
 from ..errors import UserError
 from ..files import read_json, write_json, write_text
 from .ahead import in_order
+from .bits import Wide, bits_of, may_be_wide, wide
 from .entries import aside, cache_errors, cache_folder, install, sweep
 from .images import BadImage, decode, opened, pillow_settings
 from .inside import Place
@@ -103,23 +104,33 @@ class Opened:
         kept: index among the files of each image, ascending, (images,).
         digests: SHA-256 of each image's file, hexadecimal, (images,).
         skipped: ``key: reason`` of each image that was skipped.
+        wide: what the values of the 16-bit images are, by index among the images.
     """
 
     images: CachedImages
     kept: tuple[int, ...]
     digests: tuple[str, ...]
     skipped: tuple[str, ...]
+    wide: Mapping[int, Wide]
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file when its contents were digested: ``settled`` unless just modified, ``bad`` where they cannot be read."""
+    """A file when its contents were digested: ``settled`` unless just modified, ``bad`` where they cannot be read, and
+    ``wide`` where it is a 16-bit image.
+    """
 
     path: Place
     stamp: str
     digest: str
     settled: bool
     bad: BadImage | None = None
+    wide: Wide | None = None
+
+    @property
+    def line(self) -> str:
+        """What is remembered of the file: its stamp, its digest, and of a 16-bit image what its values are."""
+        return " ".join([self.stamp, ":".join(map(str, (self.digest, *map(int, self.wide or ()))))])
 
 
 def open_images(
@@ -151,12 +162,14 @@ def open_images(
         raise UserError("there are no images to open")
     folder = (Path(cache).absolute() if cache is not None else cache_folder()).resolve()
     files = _digested([path.absolute() for path in paths], folder / "digests")
-    name = digest_of(keys, [file.digest for file in files], f"largedrop images {_FORMAT} bound {bound}\n")[:40]
+    bits = bits_of(file.wide for file in files if file.wide)
+    first = f"largedrop images {_FORMAT} bound {bound}\n" + (f"bits {bits}\n" if bits < 16 else "")
+    name = digest_of(keys, [file.digest for file in files], first)[:40]
     entry = folder / "images" / name
     try:
         images = CachedImages(entry)
     except (OSError, ValueError):  # there is none, or it is damaged
-        images = _build(entry, files, bound, progress)
+        images = _build(entry, files, bound, bits, progress)
     reasons = dict(images.bad)
     if reasons and not skip_bad_images:
         raise _bad_images([f"{files[index].path}: {reason}" for index, reason in images.bad], len(files))
@@ -166,6 +179,7 @@ def open_images(
         kept=kept,
         digests=tuple(files[index].digest for index in kept),
         skipped=tuple(f"{keys[index]}: {reason}" for index, reason in images.bad),
+        wide={at: found for at, index in enumerate(kept) if (found := files[index].wide)},
     )
 
 
@@ -191,7 +205,7 @@ def _digested(paths: Sequence[Place], folder: Path) -> list[_File]:
     chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
     with closing(in_order(partial(_digest_all, known), chunks)) as results:
         files = [file for chunk in results for file in chunk]
-    found = {str(file.path): f"{file.stamp} {file.digest}" for file in files if file.settled}
+    found = {str(file.path): file.line for file in files if file.settled}
     if found != known:
         # A failure costs time only; if the images cannot be written either, that raises.
         with suppress(UserError):
@@ -219,12 +233,17 @@ def _digest(path: Place, remembered: str) -> _File:
         now = time.time()
         stamp, modified = _stamp(path)
         if remembered.startswith(f"{stamp} "):
-            return _File(path, stamp, remembered.rpartition(" ")[2], settled=True)
+            known, *values = remembered.rpartition(" ")[2].split(":")
+            found = Wide(int(values[0]), values[1] == "1") if values else None
+            return _File(path, stamp, known, settled=True, wide=found)
         digest = hashlib.sha256()
+        start = b""
         with opened(path) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-        return _File(path, stamp, digest.hexdigest(), settled=now - modified > _GRANULARITY)
+                start = start or block[:32]
+        found = wide(path) if may_be_wide(start) else None
+        return _File(path, stamp, digest.hexdigest(), settled=now - modified > _GRANULARITY, wide=found)
     except BadImage as error:
         bad = error
     except OSError as error:
@@ -246,7 +265,9 @@ def _consistent(index: Any, count: int, size: int) -> bool:
     return np.array_equal(index[:, 0], np.cumsum(sizes) - sizes) and int(sizes.sum()) == size
 
 
-def _build(entry: Path, files: Sequence[_File], bound: int, progress: ProgressCallback | None) -> CachedImages:
+def _build(
+    entry: Path, files: Sequence[_File], bound: int, bits: int, progress: ProgressCallback | None
+) -> CachedImages:
     """Decode ``files`` into a temporary folder, which is then renamed to ``entry``."""
     temporary, writing = aside(entry), partial(cache_errors, "the image cache", entry.parent.parent)
     try:
@@ -256,7 +277,7 @@ def _build(entry: Path, files: Sequence[_File], bound: int, progress: ProgressCa
             temporary.mkdir()
             pixels = open(temporary / "pixels.bin", "wb", buffering=0)  # noqa: SIM115  # closed just below
         with pixels:
-            rows, bad, size = _decode_all(files, bound, pixels, writing, progress)
+            rows, bad, size = _decode_all(files, partial(_decode, bound, bits), pixels, writing, progress)
             with writing():
                 os.fsync(pixels.fileno())
         with writing():
@@ -273,7 +294,7 @@ def _build(entry: Path, files: Sequence[_File], bound: int, progress: ProgressCa
 
 def _decode_all(
     files: Sequence[_File],
-    bound: int,
+    decoder: Callable[[_File], npt.NDArray[np.uint8] | BadImage],
     pixels: FileIO,
     writing: Callable[[], AbstractContextManager[None]],
     progress: ProgressCallback | None,
@@ -282,7 +303,7 @@ def _decode_all(
     rows: list[tuple[int, int, int]] = []
     bad: list[tuple[int, str]] = []
     size = 0
-    with pillow_settings(), closing(in_order(partial(_decode, bound), files)) as results:
+    with pillow_settings(), closing(in_order(decoder, files)) as results:
         for index, image in enumerate(results):
             if isinstance(image, BadImage):
                 bad.append((index, image.reason))
@@ -296,11 +317,11 @@ def _decode_all(
     return rows, bad, size
 
 
-def _decode(bound: int, file: _File) -> npt.NDArray[np.uint8] | BadImage:
+def _decode(bound: int, bits: int, file: _File) -> npt.NDArray[np.uint8] | BadImage:
     if file.bad is not None:
         return file.bad
     try:
-        image: npt.NDArray[np.uint8] | BadImage = decode(file.path, bound)
+        image: npt.NDArray[np.uint8] | BadImage = decode(file.path, bound, **({"bits": bits} if bits < 16 else {}))
     except BadImage as error:
         image = error
     # An entry is named after the digested contents, so it must not contain others.

@@ -74,6 +74,7 @@ class Dataset:
         notes: lines for people about what was understood, and about classes that not every domain has.
         parts: index into ``PARTS`` of each image by a split that was given, -1 for an image in none, (n,); None where
             seeds split.
+        bits: how many bits the values of 16-bit greyscale images have, which were scaled by a power of two to 16.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Dataset:
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     parts: IntArray | None = None
+    bits: int = 16
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -34,9 +34,6 @@ _STRIP = 4_000_000
 _GAP = 3.0
 """How many times the final size the averages by a whole factor have at least (Pillow's ``reducing_gap``)."""
 
-VIEWED = 4096
-"""Largest length of the shorter side of an image that is decoded for a single view, in pixels."""
-
 # What undoes each EXIF orientation (1 is upright).
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,7 +67,7 @@ class BadImage(UserError):  # noqa: N818  # a verdict on a file; callers collect
         return BadImage, (self.path, self.reason)
 
 
-def decode(path: Place, bound: int | None = VIEWED) -> npt.NDArray[np.uint8]:
+def decode(path: Place, bound: int | None = None, bits: int = 16) -> npt.NDArray[np.uint8]:
     """Decode an image file to RGB, upright, on white where it is transparent, the first frame where it has several.
 
     16-bit greyscale is scaled to 8 bits by 1/257; 32-bit integers are taken as 16-bit where they fit, and floats as
@@ -78,8 +75,8 @@ def decode(path: Place, bound: int | None = VIEWED) -> npt.NDArray[np.uint8]:
 
     Args:
         path: the file, or where the image is in one; the format is recognised by its contents, not by its name.
-        bound: largest length of the shorter side, in pixels; longer ones are shrunk to it. None keeps every size; by
-            default that of ``VIEWED``, which is more than any network takes.
+        bound: largest length of the shorter side, in pixels; longer ones are shrunk to it. None keeps every size.
+        bits: how many bits 16-bit greyscale has; of less than 16, it is scaled by a power of two first.
 
     Returns:
         uint8 (height, width, 3).
@@ -91,7 +88,7 @@ def decode(path: Place, bound: int | None = VIEWED) -> npt.NDArray[np.uint8]:
     with pillow_settings(), opened(path) as file:
         try:
             with Image.open(file, formats=formats()) as image:
-                return _pixels(path, image, bound)
+                return _pixels(path, image, bound, bits)
         except UserError:
             raise
         except MemoryError as error:
@@ -109,10 +106,10 @@ def bound_for(sizes: Iterable[int]) -> int:
     return max(320, *(size * 5 // 4 for size in sizes))
 
 
-def to_rgb(image: Image.Image, bound: int | None = None) -> npt.NDArray[np.uint8]:
+def to_rgb(image: Image.Image, bound: int | None = None, bits: int = 16) -> npt.NDArray[np.uint8]:
     """An opened Pillow image in the form that ``decode`` returns: RGB, upright, on white; uint8 (height, width, 3)."""
     with pillow_settings():
-        return _pixels(Path(getattr(image, "filename", "") or "the image"), image, bound)
+        return _pixels(Path(getattr(image, "filename", "") or "the image"), image, bound, bits)
 
 
 def from_array(pixels: Any) -> npt.NDArray[np.uint8]:
@@ -143,7 +140,7 @@ def from_array(pixels: Any) -> npt.NDArray[np.uint8]:
 _TOO_LARGE = f"larger than {PIXEL_LIMIT // 1_000_000} megapixels"
 
 
-def _pixels(path: Place, image: Image.Image, bound: int | None) -> npt.NDArray[np.uint8]:
+def _pixels(path: Place, image: Image.Image, bound: int | None, bits: int = 16) -> npt.NDArray[np.uint8]:
     full = image.size
     if min(full) < 1:
         raise BadImage(path, "the image has no pixels")
@@ -159,15 +156,17 @@ def _pixels(path: Place, image: Image.Image, bound: int | None) -> npt.NDArray[n
         if bound is not None and min(full) > bound:
             shorter = min(full)
             size = (max(1, round(full[0] * bound / shorter)), max(1, round(full[1] * bound / shorter)))
-            upright = _shrunk(image, size, drafted[1] if drafted is not None else (0.0, 0.0, *image.size))
+            upright = _shrunk(image, bits, size, drafted[1] if drafted is not None else (0.0, 0.0, *image.size))
         else:
-            upright = _rgb(image)
+            upright = _rgb(image, bits)
         if orientation in _UPRIGHT:
             upright = upright.transpose(_UPRIGHT[orientation])
         return np.array(upright, dtype=np.uint8)
 
 
-def _shrunk(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+def _shrunk(
+    image: Image.Image, bits: int, size: tuple[int, int], box: tuple[float, float, float, float]
+) -> Image.Image:
     """``box`` of an image as RGB of ``size``: averaged by a whole factor, then by a filter, as Pillow does.
 
     A large image of few bits is made RGB in strips, so that it never is in memory as a whole.
@@ -175,13 +174,13 @@ def _shrunk(image: Image.Image, size: tuple[int, int], box: tuple[float, float, 
     look: dict[str, Any] = {"resample": Image.Resampling.BICUBIC}
     factors = [max(1, int((box[2 + axis] - box[axis]) / size[axis] / _GAP)) for axis in range(2)]
     if image.width * image.height <= _LARGE or max(factors) == 1 or _needs_all(image):
-        return _rgb(image).resize(size, box=box, reducing_gap=_GAP, **look)
+        return _rgb(image, bits).resize(size, box=box, reducing_gap=_GAP, **look)
     across, down = factors
     whole = Image.new("RGB", (-(-image.width // across), -(-image.height // down)))
     rows = max(1, _STRIP // (image.width * down)) * down
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        whole.paste(_rgb(strip).reduce((across, down)), (0, top // down))
+        whole.paste(_rgb(strip, bits).reduce((across, down)), (0, top // down))
     left, upper, right, lower = box
     return whole.resize(size, box=(left / across, upper / down, right / across, lower / down), **look)
 
@@ -191,9 +190,9 @@ def _needs_all(image: Image.Image) -> bool:
     return image.mode in ("I", "F")
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, bits: int) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _grey(image).convert("RGB")
+        return _grey(image, bits).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     rgba = image.convert("RGBA")
@@ -202,11 +201,11 @@ def _rgb(image: Image.Image) -> Image.Image:
     return white
 
 
-def _grey(image: Image.Image) -> Image.Image:
+def _grey(image: Image.Image, bits: int) -> Image.Image:
     """Greyscale of more than 8 bits as 8 bits, scaled where Pillow would clip."""
     values = np.asarray(image)
     if image.mode != "F" and values.min() >= 0 and values.max() <= 65535:
-        grey = (values.astype(np.uint32) + 128) // 257
+        grey = (np.minimum(values.astype(np.uint32) << (16 - bits), 65535) + 128) // 257
     else:
         numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         low, high = float(numbers.min()), float(numbers.max())

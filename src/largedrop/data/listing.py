@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import UserError, visible
+from .bits import bits_notes, bits_of
 from .cache import ProgressCallback, digest_of, open_images
 from .classes import check_choice, named, opening_notes
 from .dataset import Dataset, IntArray, check_names
@@ -240,6 +241,7 @@ def open_listing(
         _raise(listing.root, list(_empty(set(usable), listing.domains, listing.classes, what, listing.common)))
     groups = np.arange(len(keys), dtype=np.int64) if listing.groups is None else _in_order(listing.groups[kept])
     parts = None if listing.parts is None else listing.parts[kept]
+    bits = bits_of(opened.wide.values())
     dataset = Dataset(
         name=listing.name,
         classes=listing.classes,
@@ -249,12 +251,15 @@ def open_listing(
         groups=groups,
         keys=keys,
         images=opened.images,
-        fingerprint=digest_of(keys, opened.digests, _given(groups, parts)),
+        bits=bits,
+        fingerprint=digest_of(keys, opened.digests, _given(groups, parts, bits)),
         skipped=opened.skipped,
         parts=parts,
     )
     single = [f"{domain}/{name}" for (domain, name), count in sorted(usable.items()) if count == 1]
-    return replace(dataset, notes=(*listing.notes, *opening_notes(dataset.lacking, len(dataset.classes), single)))
+    notes = [*bits_notes(opened.wide, domain_ids.tolist(), listing.domains)]
+    notes += opening_notes(dataset.lacking, len(dataset.classes), single)
+    return replace(dataset, notes=(*listing.notes, *notes))
 
 
 def _in_order(groups: IntArray) -> IntArray:
@@ -262,10 +267,11 @@ def _in_order(groups: IntArray) -> IntArray:
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
-def _given(groups: IntArray, parts: IntArray | None) -> str:
-    """What a fingerprint begins with: groups of several images, and a split, where there are such."""
+def _given(groups: IntArray, parts: IntArray | None, bits: int) -> str:
+    """What a fingerprint begins with: groups of several images, a split, and scaled values, where there are such."""
     shared = f"groups {groups.tolist()}\n" if len(np.unique(groups)) < len(groups) else ""
-    return shared + ("" if parts is None else f"parts {parts.tolist()}\n")
+    scaled = f"bits {bits}\n" if bits < 16 else ""
+    return shared + ("" if parts is None else f"parts {parts.tolist()}\n") + scaled
 
 
 def _empty(

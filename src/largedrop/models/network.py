@@ -32,6 +32,7 @@ class Spec:
         std: per-channel standard deviation, by which the centred inputs are divided.
         dropout: dropout rate λ in [0, 1).
         freeze_batchnorm: whether batch norms keep their pretrained running statistics in training.
+        bits: how many bits the values of 16-bit greyscale images have, as ``data.images.decode`` takes it.
     """
 
     model: str
@@ -42,10 +43,11 @@ class Spec:
     std: tuple[float, float, float]
     dropout: float
     freeze_batchnorm: bool = True
+    bits: int = 16
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as a dictionary for JSON."""
-        return asdict(self)
+        """The fields as a dictionary for JSON; ``bits`` where they are fewer than 16."""
+        return {name: value for name, value in asdict(self).items() if name != "bits" or value < 16}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Spec:
@@ -67,6 +69,7 @@ class Spec:
             std=(deviations[0], deviations[1], deviations[2]),
             dropout=float(content["dropout"]),
             freeze_batchnorm=bool(content["freeze_batchnorm"]),
+            bits=int(content.get("bits", 16)),
         )
 
 
@@ -74,7 +77,7 @@ class Transform:
     """The evaluation view of an image: resized to a square, scaled to [0, 1], normalised as in ``spec``."""
 
     def __init__(self, spec: Spec) -> None:
-        self.size, self.mean, self.std = spec.size, spec.mean, spec.std
+        self.size, self.mean, self.std, self.bits = spec.size, spec.mean, spec.std, spec.bits
 
     def __call__(self, image: Image.Image | npt.NDArray[np.uint8] | str | Path) -> Tensor:
         """Turn an image into float32 (3, size, size).
@@ -89,9 +92,9 @@ class Transform:
         from ..data.images import bound_for, decode, from_array, to_rgb
 
         if isinstance(image, (str, Path)):
-            pixels = decode(Path(image), bound_for([self.size]))
+            pixels = decode(Path(image), bound_for([self.size]), self.bits)
         elif isinstance(image, Image.Image):
-            pixels = to_rgb(image, bound_for([self.size]))
+            pixels = to_rgb(image, bound_for([self.size]), self.bits)
         else:
             pixels = from_array(image)
         return normalise(evaluation_view([pixels], self.size), self.mean, self.std)[0]

@@ -172,11 +172,14 @@ def _predictions(
         keep_freed_memory()
     sizes = sorted({network.spec.size for network in networks})
     names = networks[0].classes
+    bits, *others = sorted({network.spec.bits for network in networks})
+    if others:
+        raise UserError(f"the models were trained on 16-bit images with values of {bits} and of {others[0]} bits")
     with ExitStack() as stack:
         for network in networks:
             stack.enter_context(ready(network, device))
         stack.enter_context(pillow_settings())
-        views = stack.enter_context(closing(in_order(partial(_views, sizes), images, ahead=2 * batch)))
+        views = stack.enter_context(closing(in_order(partial(_views, sizes, bits), images, ahead=2 * batch)))
         rest = iter(images)
         while chunk := list(islice(rest, batch)):
             decoded = list(islice(views, len(chunk)))
@@ -231,7 +234,7 @@ def probabilities(
     return (total / len(networks)).numpy()
 
 
-def _views(sizes: Sequence[int], image: Image) -> Views | str:
+def _views(sizes: Sequence[int], bits: int, image: Image) -> Views | str:
     """An image at each size, or the reason why it cannot be read."""
     place = Path(image) if isinstance(image, str) else image
     decoded: dict[int, npt.NDArray[np.uint8]] = {}
@@ -240,7 +243,7 @@ def _views(sizes: Sequence[int], image: Image) -> Views | str:
         for size in sizes:
             bound = bound_for([size])
             if bound not in decoded:
-                decoded[bound] = decode(place, bound)
+                decoded[bound] = decode(place, bound, **({"bits": bits} if bits < 16 else {}))
             views[size] = resize(decoded[bound], size).permute(1, 2, 0).numpy()
     except UserError as error:
         return str(error).removeprefix(f"{place}: ")

@@ -131,7 +131,7 @@ def _train(
 ) -> Run:
     """Train; what ``held`` undoes at its end would else keep the network in memory."""
     views = features.views
-    network = create_network(config, data.classes).to(views.device)
+    network = create_network(config, data.classes, data.bits).to(views.device)
     optimizer, averages = make_optimizer(config, network), make_averages(config)
     objective = make_objective(config.objective, config.penalty, config.penalty_after)
     objective.bind(network, optimizer)  # at the pretrained weights, which a state overwrites

@@ -24,7 +24,7 @@ from .head import HeadFit, fit_head
 __all__ = ["create_network", "make_optimizer", "start_head"]
 
 
-def create_network(config: Config, classes: tuple[str, ...]) -> Network:
+def create_network(config: Config, classes: tuple[str, ...], bits: int = 16) -> Network:
     """The pretrained backbone with a new head, drawn with the config's seed.
 
     Raises:
@@ -48,6 +48,7 @@ def create_network(config: Config, classes: tuple[str, ...]) -> Network:
             std=std,
             dropout=config.dropout,
             freeze_batchnorm=config.weights != "random",
+            bits=bits,
         )
         network = Network(backbone, units, spec, config.masks)
     if config.block_dropout:
