@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import partial
-from typing import Any, Protocol, TypeVar, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from . import valid
 from .errors import UserError, one_of
@@ -16,6 +16,7 @@ from .files import fitting
 from .names import names_in, text_of
 from .recipes import FOLLOWING, RECIPES
 from .schedule import Schedule
+from .tested import Tested
 from .valid import About, contradictions, fields_in
 
 __all__ = ["ABOUT", "RECIPES", "About", "Config", "defaults_of", "make_config"]
@@ -27,24 +28,18 @@ DEFAULT_RECIPE = "robust"
 
 FITS = ("all", "linear", "probe")
 
+SELECTED_BY = {"iid-accuracy": "iid_accuracy", "iid-macro": "iid_macro_accuracy"}
+"""Names of the scores that may select, by the values of ``select_by``."""
+
 PROTOCOL = 3
 """Version of training and selection; to be raised when the same config would train or select differently."""
-
-Split = TypeVar("Split", covariant=True)
-
-
-class Splits(Protocol[Split]):
-    """The method of ``data.dataset.Dataset`` that a config calls, without an import of either by the other."""
-
-    def split(self, test_domains: tuple[str, ...], seed: int, held_out: float, left_out: str, /) -> Split: ...
-
 
 _data, _method, _schedule, _view = (fields_in(group) for group in ("data", "method", "schedule", "view"))
 _extra = partial(_method, fine_tuning=True, later=True)
 
 
 @dataclass(frozen=True)
-class Config(Schedule):
+class Config(Schedule, Tested):
     """All settings that the result of a run depends on; ``ABOUT`` describes each field."""
 
     data: str = _data("Name of the dataset.", valid.TEXT, names="dataset", elsewhere="it is given with --data")
@@ -184,6 +179,14 @@ class Config(Schedule):
         "Share of the way back to the weights at the start that this model is moved first, in [0, 1].", valid.PART, 0.0
     )
 
+    select_by: str = _method(
+        "What selects checkpoints, and settings in reports: 'iid-accuracy', or 'iid-macro' (the mean over classes, for "
+        "when some have few images).",
+        valid.choice(*SELECTED_BY),
+        "iid-accuracy",
+        later=True,
+    )
+
     steps: int = _schedule("Optimiser steps.", valid.COUNT, 300, unit="steps")
     batch: int = _schedule("Images from each training domain in a batch.", valid.COUNT, 8, unit="images")
     optimizer: str = _schedule(
@@ -264,11 +267,16 @@ class Config(Schedule):
         """
         unknown = sorted(set(content) - set(ABOUT))
         if unknown:
-            raise UserError(f"unknown setting '{unknown[0]}'; {one_of(unknown[0], sorted(ABOUT), most=40)}")
+            raise UserError(f"unknown setting '{unknown[0]}'; {one_of(unknown[0], sorted(ABOUT), most=60)}")
         missing = [entry.name for entry in fields(cls) if entry.name not in content and entry.default is MISSING]
         if missing:
             raise UserError(f"the setting{'s'[: len(missing) > 1]} {', '.join(missing)} must be given")
         return cls(**content)
+
+    @property
+    def selecting(self) -> str:
+        """Name of the score that selects."""
+        return SELECTED_BY[self.select_by]
 
     def digest(self) -> str:
         """The config's digest, twelve hexadecimal digits."""
@@ -279,16 +287,6 @@ class Config(Schedule):
         """Name of the run's folder: dataset, test domains, rate, seed and digest (which ``runs.protocol`` reads)."""
         name = "-".join((self.data, *self.test_domains))
         return fitting(name, f"-d{self.dropout:g}-s{self.seed}-{self.digest()}")
-
-    @property
-    def test_domains(self) -> tuple[str, ...]:
-        """Names of the domains for the o.o.d. score, none of which is trained on; empty where there is no score."""
-        return tuple(filter(None, (self.test_domain, *names_in(self.also_tested))))
-
-    @property
-    def unseen(self) -> tuple[str, ...]:
-        """Names of all domains that are not trained on."""
-        return (*self.test_domains, *filter(None, (self.left_out,)))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -312,15 +310,6 @@ class Config(Schedule):
         """The fields on which features of the frozen network depend; the seed where the weights are random."""
         parts = _told({name: getattr(self, name) for name, about in ABOUT.items() if about.features})
         return {**parts, "seed": self.seed if self.weights == "random" else None}
-
-    @property
-    def split_key(self) -> tuple[tuple[str, ...], int, float, str]:
-        """The arguments of ``Dataset.split``."""
-        return self.test_domains, self.seed, self.held_out, self.left_out
-
-    def split_of(self, data: Splits[Split]) -> Split:
-        """The split of ``data`` for this run."""
-        return data.split(*self.split_key)
 
 
 ABOUT: Mapping[str, About] = {entry.name: entry.metadata["about"] for entry in fields(Config)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -282,3 +283,32 @@ def test_masks_have_gains_over_plain_fine_tuning() -> None:
         ((("masks", 1),), 0.04),
         ((("masks", 16),), 0.07),
     ]
+
+
+def test_macro_accuracy_selects_where_the_runs_or_the_rule_say_so() -> None:
+    macro = {0.1: 0.3, 0.5: 0.6}
+
+    def with_macro(**more: Any) -> list[Record]:
+        return [
+            replace(
+                each,
+                settings={**each.settings, **more},
+                iid_macro_accuracy=macro[each.settings["lr"]],
+                ood_macro_accuracy=0.5,
+            )
+            for each in TWO_SETTINGS
+        ]
+
+    def chosen(records: list[Record], rule: str = "iid") -> list[Any]:
+        (row,) = select(average(records), rule, tuned=["lr"])
+        return [dict(setting.items)["lr"] for setting in row.chosen.values()]
+
+    assert chosen(with_macro()) == [0.1, 0.5]
+    assert chosen(with_macro(), "iid-macro") == [0.5, 0.5]
+    assert chosen(with_macro(select_by="iid-accuracy")) == [0.1, 0.5]
+    assert chosen(with_macro(select_by="iid-macro")) == [0.5, 0.5]
+    (row,) = select(average(with_macro()), tuned=["lr"])
+    assert (row.iid_macro, row.ood_macro) == (Estimate(0.45, 0.0, 2), Estimate(0.5, 0.0, 2))
+    assert refusal(select, average(TWO_SETTINGS), "iid-macro") == (
+        "no run has an i.i.d. macro accuracy to select by: they are of an older version"
+    )

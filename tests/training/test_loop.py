@@ -695,3 +695,27 @@ def test_a_run_without_a_test_domain_trains_on_every_domain(data: ld.Dataset, co
     train(alone, data, tmp_path / "whole")
     step_by_step(alone, data, tmp_path / "steps")
     assert_same_run(tmp_path / "whole", tmp_path / "steps")
+
+
+def test_macro_accuracy_selects(toy: Path, config: Config, tmp_path: Path) -> None:
+    root = shutil.copytree(toy, tmp_path / "toy")
+    for domain in ("ink", "oil"):
+        for path in sorted((root / domain / "red").iterdir())[2:]:
+            path.unlink()
+    data = ld.open_dataset(root)
+    chosen = replace(config, fingerprint=data.fingerprint, hand_over="wise-ft", wise_ft=True, held_out=0.5)
+    run = train(replace(chosen, select_by="iid-macro"), data, tmp_path / "run")
+    log, key = run.result["log"], "iid_macro_accuracy"
+    assert any(each["iid_accuracy"] != each[key] for each in log)
+    best = max(log, key=lambda each: (each[key], -each["step"]))
+    assert run.result["best_step"] == best["step"]
+    assert run.result["methods"]["fine-tuning"][key] == best[key]
+    curve = run.result["methods"]["wise-ft"]
+    safest = max(curve, key=lambda each: (each[key], each["alpha"]))
+    start = log[0][key]
+    if safest[key] < start:
+        assert run.hands_over_start
+    else:
+        assert run.result["model_scores"][key] == safest[key]
+    plain = train(chosen, data, tmp_path / "plain")
+    assert [each["ood_accuracy"] for each in plain.result["log"]] == [each["ood_accuracy"] for each in log]

@@ -178,3 +178,13 @@ def test_the_best_is_the_first_of_highest_iid_accuracy(accuracies: list[float], 
         for number, accuracy in enumerate(accuracies, 1)
     ]
     assert Trajectory(log=log).best["step"] == step
+
+
+def test_what_selects_the_best() -> None:
+    scores = [(0.5, 0.9), (0.8, 0.2), (0.8, 0.9), (0.6, 0.9)]
+    log = [
+        {"step": 10 * number, "iid_accuracy": one, "iid_macro_accuracy": other}
+        for number, (one, other) in enumerate(scores)
+    ]
+    assert Trajectory(log=log).best["step"] == 10
+    assert Trajectory(log=log, selecting="iid_macro_accuracy").best["step"] == 0

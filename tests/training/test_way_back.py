@@ -249,3 +249,12 @@ def test_a_model_below_its_start_is_not_handed_over(data: ld.Dataset, wise: Conf
 def test_a_run_of_an_older_version_hands_over_its_best(config: Config) -> None:
     assert Run(Path("old"), config, {"methods": {}}).model == Path("old/best.safetensors")
     assert Run(Path("x"), config, {"model": "../elsewhere.safetensors"}).model == Path("x/elsewhere.safetensors")
+
+
+def test_the_safest_by_macro_accuracy() -> None:
+    curve = [
+        {**entry(alpha, iid, 0.0), "iid_macro_accuracy": macro}
+        for alpha, iid, macro in ((0, 0.9, 0.2), (0.5, 0.8, 0.6), (1, 0.7, 0.6))
+    ]
+    assert safest(curve)["alpha"] == 0
+    assert safest(curve, "iid_macro_accuracy")["alpha"] == 1

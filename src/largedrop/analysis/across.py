@@ -170,10 +170,11 @@ def _compute(pending: _Pending, data: Dataset, views: Views, reporter: Reporter)
                 state = _average(pending.runs, reporter)
             else:
                 candidates = [
-                    Candidate(each.folder.name, each.final, _final_scores(each)[0], _origin(each.config))
+                    Candidate(each.folder.name, each.final, _selecting_score(each), _origin(each.config))
                     for each in pending.runs
                 ]
-                soup = greedy_soup(candidates, lambda state: score("iid", state)[0])
+                macro = run.config.select_by == "iid-macro"
+                soup = greedy_soup(candidates, lambda state: score("iid", state)[macro])
                 state, log = soup.state, tuple(asdict(entry) for entry in soup.log)
             scores = {part: score(part, state) for part in pending.parts}
     seconds = sum(float(each.result["methods"]["fine-tuning"]["seconds"]) for each in pending.runs)
@@ -253,6 +254,12 @@ def _final_scores(run: Run) -> tuple[float, float]:
         return iid_accuracy_of(last), float(last["ood_accuracy"])
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{run.folder.name}: its result.json has no log of the last step") from error
+
+
+def _selecting_score(run: Run) -> float:
+    """The score after the last step that selects; macro accuracy is of protocol 3 and later."""
+    iid = _final_scores(run)[0]
+    return float(run.result["log"][-1][run.config.selecting]) if run.config.select_by == "iid-macro" else iid
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

@@ -20,6 +20,7 @@ def report(
         str,
         typer.Option(
             help="Rule that selects learning rates and weight decays: 'iid' (held-out accuracy), "
+            "'iid-macro' (its mean over classes), "
             "'leave-one-domain-out', or 'oracle' (the test domain itself; never for a fair comparison)."
         ),
     ] = "iid",

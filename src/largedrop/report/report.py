@@ -53,7 +53,7 @@ def write_report(
     Args:
         runs: runs from ``read_runs``.
         output: folder of the report.
-        selection: rule of ``select``: ``iid``, ``leave-one-domain-out`` or ``oracle``.
+        selection: rule of ``select``: ``iid``, ``iid-macro``, ``leave-one-domain-out`` or ``oracle``.
         formats: some of ``FORMATS``.
         dataset: facts from ``describe``; by default those in the runs.
         tuned: names of the tuned settings; all others are compared.

@@ -45,6 +45,8 @@ __all__ = [
 
 RULE_TEXTS = {
     "iid": "for each test domain the setting of best i.i.d. accuracy, averaged over seeds (training-domain validation)",
+    "iid-macro": "for each test domain the setting of best i.i.d. macro accuracy, averaged over seeds (training-domain "
+    "validation, every class of the same weight)",
     "leave-one-domain-out": "for each test domain the setting that does best on the other domains when trained "
     "without them and without the test domain (leave-one-domain-out validation)",
     "oracle": "for each test domain the setting of best o.o.d. accuracy on that same test domain: an oracle, which "
@@ -153,11 +155,17 @@ def selected_table(rows: Sequence[Row], tuned: Sequence[str]) -> Table:
         "Gain: percentage points o.o.d. above plain fine-tuning (dropout 0) with the same other settings, paired by "
         "seed.",
         MACRO_TEXT,
-        f"Selection ({rule}): {RULE_TEXTS[rule]}; chosen among {listing(among) or 'nothing'}.",
+        f"Selection ({rule}): {_rule_text(rows)}; chosen among {listing(among) or 'nothing'}.",
         _missing_note(rows),
     ]
     columns = [METHOD, DROPOUT, *varied(rows), *SCORES, *MACRO, N, *by_domain, MISSING]
     return table_of("Methods, each with its selected settings", columns, rows, notes)
+
+
+def _rule_text(rows: Sequence[Row]) -> str:
+    averages, rule = rows[0].averages, rows[0].rule
+    by = {each.get("select_by") for used in averages.used.values() for each in used}
+    return RULE_TEXTS["iid-macro" if rule == "iid" and by == {"iid-macro"} else rule]
 
 
 def published_table(

@@ -134,11 +134,12 @@ class Run:
     @property
     def model_name(self) -> str:
         """What ``model`` is, for people."""
+        best = "i.i.d. accuracy" if self.config.select_by == "iid-accuracy" else "i.i.d. macro accuracy"
         if self.hands_over_start:
             return "the network before the first step"
         if self.config.fit != "all":
-            return "the fit of best i.i.d. accuracy, without the network"
-        named = {"best": "the checkpoint of best i.i.d. accuracy", "average": METHODS["weight-average"].label}
+            return f"the fit of best {best}, without the network"
+        named = {"best": f"the checkpoint of best {best}", "average": METHODS["weight-average"].label}
         name = named.get(self.config.hand_over) or METHODS[self.config.hand_over].label
         return f"{name}, {self.config.way_back:g} of the way back to the start" if self.config.way_back else name
 

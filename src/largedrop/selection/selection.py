@@ -1,7 +1,8 @@
-"""Selection of settings from records, by three rules.
+"""Selection of settings from records, by four rules.
 
-The rules are those of Gulrajani & Lopez-Paz (2020, "In Search of Lost Domain Generalization", section 3):
-``iid`` (training-domain validation), ``leave-one-domain-out`` and ``oracle``. Accuracies are fractions throughout.
+The rules are those of Gulrajani & Lopez-Paz (2020, "In Search of Lost Domain Generalization", section 3), and one more:
+``iid`` (training-domain validation), ``iid-macro`` (the same, every class of one weight), ``leave-one-domain-out`` and
+``oracle``. Accuracies are fractions throughout.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..config import TUNED
 from ..errors import UserError, one_of
@@ -21,14 +23,18 @@ from .settings import FIT, Setting, candidates_of, left_out
 
 __all__ = ["RULES", "select", "summarise"]
 
-RULES = ("iid", "leave-one-domain-out", "oracle")
+SELECT_BY = "select_by"
+"""Key, in a record's settings, of what its run selects by."""
+
+RULES = ("iid", "iid-macro", "leave-one-domain-out", "oracle")
 """Rules; ``iid`` is the paper's and the default. ``oracle`` selects by the o.o.d. accuracy that it reports."""
 
 
 def select(averages: Averages, rule: str = "iid", *, tuned: Iterable[str] = TUNED) -> list[Row]:
     """Choose, for each test domain, one of the settings that differ in ``tuned`` items only.
 
-    ``iid``: the setting of best i.i.d. accuracy, averaged over seeds. ``leave-one-domain-out``: the setting of best
+    ``iid``: the setting of best i.i.d. accuracy, averaged over seeds; of macro accuracy where ``select_by`` of the runs
+    says so. ``iid-macro``: that of best i.i.d. macro accuracy. ``leave-one-domain-out``: the setting of best
     accuracy on other domains V when trained without V and the test domain, averaged over V and seeds, from records with
     ``test_domain`` V and ``settings["left_out"]`` the test domain. ``oracle``: the setting of best o.o.d. accuracy on
     the test domain itself, which is an upper bound, not a method.
@@ -53,7 +59,11 @@ def select(averages: Averages, rule: str = "iid", *, tuned: Iterable[str] = TUNE
     if rule == "leave-one-domain-out":
         scores = _left_out_scores(averages)
     else:
-        scores = averages.means[:, :, 0 if rule == "iid" else 1]
+        scores = averages.means[:, :, {"iid": 0, "oracle": 1, "iid-macro": 2}[rule]]
+        if rule == "iid-macro" and np.isnan(scores).all():
+            raise UserError("no run has an i.i.d. macro accuracy to select by: they are of an older version")
+        if rule == "iid":
+            scores = np.where(_by_macro(averages)[:, None], averages.means[:, :, 2], scores)
     candidates = candidates_of(averages.settings, tuned)
     chosen = {setting: _choose(own, scores, averages) for setting, own in candidates.items()}
     plain = {setting.common.items: found for setting, found in chosen.items() if setting.baseline}
@@ -73,6 +83,12 @@ def summarise(records: Iterable[Record], *, domains: Iterable[str] = (), seeds: 
     """
     averages = average(records, domains=domains, seeds=seeds, allow_missing=True, with_left_out=True)
     return select(averages, tuned=())
+
+
+def _by_macro(averages: Averages) -> npt.NDArray[np.bool_]:
+    """Whether the runs of each setting select by macro accuracy, (K,)."""
+    told = (averages.used[setting] for setting in averages.settings)
+    return np.array([any(each.get(SELECT_BY) == "iid-macro" for each in used) for used in told])
 
 
 def _choose(settings: Sequence[Setting], scores: FloatArray, averages: Averages) -> dict[str, Setting]:

@@ -138,7 +138,7 @@ def _train(
     watch = CollapseWatch(len(data.classes), config.dropout, config.lr, config.head == "warm")
     so_far = load_state(folder, network, optimizer, averages, watch)
     if so_far is None:
-        so_far = Trajectory(probe=start_head(config, data, split, network, features))
+        so_far = Trajectory(probe=start_head(config, data, split, network, features), selecting=config.selecting)
     else:
         if keeps_start(config):
             check_start(folder)
@@ -217,13 +217,13 @@ def _train(
         network.load_state_dict(average.result())
         further[method] = keep(average.checkpoint, score())
     if config.wise_ft:
-        further["wise-ft"] = curve = wise_ft(network, folder, so_far.log, score, reporter)
-        keep("wise-ft", safest(curve))
+        further["wise-ft"] = curve = wise_ft(network, folder, so_far.log, score, config.selecting, reporter)
+        keep("wise-ft", safest(curve, config.selecting))
     model = config.hand_over
     if config.way_back:
         move_back(network, folder, model, config.way_back)
         further["way-back"], model = keep("model", score()), "model"
-    if keeps_start(config) and kept[model]["iid_accuracy"] < kept["start"]["iid_accuracy"]:
+    if keeps_start(config) and kept[model][config.selecting] < kept["start"][config.selecting]:
         model = "start"
     so_far.seconds += time.monotonic() - saved
     handed_over = {"model": f"{model}.safetensors", "model_scores": scores_in(kept[model])}

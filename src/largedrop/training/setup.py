@@ -118,15 +118,15 @@ def start_head(config: Config, data: Dataset, split: Split, network: Network, fe
         with torch.no_grad():
             network.head.weight.copy_(fit.last.weight)
             network.head.bias.copy_(fit.last.bias)
-    return {**_probe(fit, data, split, views[0].float()), "seconds": time.monotonic() - began}
+    return {**_probe(config, fit, data, split, views[0].float()), "seconds": time.monotonic() - began}
 
 
-def _probe(fit: HeadFit, data: Dataset, split: Split, table: Tensor) -> dict[str, Any]:
+def _probe(config: Config, fit: HeadFit, data: Dataset, split: Split, table: Tensor) -> dict[str, Any]:
     found = []
     for entry in fit.rounds:
         outputs = F.linear(table, entry.weight.cpu(), entry.bias.cpu()).numpy()
         found.append(scores({"iid": outputs[split.iid], "ood": outputs[split.ood]}, data.labels, split))
-    best = max(range(len(found)), key=lambda index: (found[index]["iid_accuracy"], -index))
+    best = max(range(len(found)), key=lambda index: (found[index][config.selecting], -index))
     return {
         **found[best],
         "steps": fit.rounds[best].steps,

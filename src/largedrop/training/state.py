@@ -32,6 +32,7 @@ class Trajectory:
         losses: losses of the steps since the last evaluation, in nats.
         log: one entry per evaluation, the first before any step.
         probe: the linear probe that was fitted before the first step, as JSON.
+        selecting: name of the score in ``log`` that selects.
     """
 
     step: int = 0
@@ -39,11 +40,12 @@ class Trajectory:
     losses: list[float] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
     probe: dict[str, Any] = field(default_factory=dict)
+    selecting: str = "iid_accuracy"
 
     @property
     def best(self) -> dict[str, Any]:
-        """The evaluation of best i.i.d. accuracy; in a tie, the earliest."""
-        return max(self.log, key=lambda entry: (entry["iid_accuracy"], -entry["step"]))
+        """The evaluation of best i.i.d. score; in a tie, the earliest."""
+        return max(self.log, key=lambda entry: (entry[self.selecting], -entry["step"]))
 
 
 def save_state(

@@ -60,6 +60,7 @@ def wise_ft(
     folder: Path,
     log: Sequence[Mapping[str, Any]],
     score: Callable[[], dict[str, Any]],
+    selecting: str,
     reporter: Reporter,
 ) -> list[dict[str, Any]]:
     """WiSE-FT on a trained run: evaluate between its start and its final weights, and leave the best in ``network``.
@@ -68,7 +69,8 @@ def wise_ft(
         network: the run's network; its weights are replaced.
         folder: the run's folder, with ``START_FILE`` and ``final.safetensors``.
         log: the run's log, whose first and last evaluations are those at α = 1 and α = 0.
-        score: function that evaluates ``network``: ``iid_accuracy`` and ``ood_accuracy``.
+        score: function that evaluates ``network``, as ``evaluation.scores``.
+        selecting: name of the score that selects.
         reporter: asked before each evaluation whether to stop.
 
     Returns:
@@ -84,7 +86,7 @@ def wise_ft(
         reporter.raise_if_stopped(f"stopped after step {log[-1]['step']} of {log[-1]['step']}")
         found[alpha] = score()
     curve = [{ALPHA: alpha, **scores_in(found[alpha], TEMPERATURE)} for alpha in ALPHAS]
-    network.load_state_dict(interpolate(start, final, safest(curve)[ALPHA]))
+    network.load_state_dict(interpolate(start, final, safest(curve, selecting)[ALPHA]))
     return curve
 
 
@@ -101,9 +103,9 @@ def _weights(path: Path, network: Network) -> dict[str, Tensor]:
     return {name: tensor.to(device) for name, tensor in read_tensors(path, "model")[0].items()}
 
 
-def safest(curve: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The entry of best i.i.d. accuracy; in a tie that of the largest α.
+def safest(curve: Iterable[dict[str, Any]], selecting: str = "iid_accuracy") -> dict[str, Any]:
+    """The entry of best i.i.d. score, of the name ``selecting``; in a tie that of the largest α.
 
     Pretrained weights lose least on domains that i.i.d. accuracy knows nothing of: the nearest to them is the safest.
     """
-    return max(curve, key=lambda entry: (entry["iid_accuracy"], entry[ALPHA]))
+    return max(curve, key=lambda entry: (entry[selecting], entry[ALPHA]))

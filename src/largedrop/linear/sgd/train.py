@@ -109,7 +109,8 @@ class _Tracker:
                 continue
             entry, best = LinearEvaluation(step, **of_settings[index]), self.best[index]
             self.evaluations[index].append(entry)
-            if best is None or entry.iid_accuracy > best[0].iid_accuracy:
+            selecting = self.group.settings[index].selecting
+            if best is None or getattr(entry, selecting) > getattr(best[0], selecting):
                 self.best[index] = entry, self.group.model(index, self.group.weights)
 
     @property
