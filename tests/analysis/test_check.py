@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from tests.helpers import Watch, refusal
 
 import largedrop as ld
-from largedrop.analysis.check import work
+from largedrop.analysis.check import open_all, work
 
 NETWORK: dict[str, Any] = {"model": "test_efficientnet", "weights": "random", "size": 32, "device": "cpu"}
 
@@ -98,6 +98,22 @@ def test_what_cannot_be_opened_at_all(ill: Path, tmp_path: Path) -> None:
     said = refusal(ld.check, ill, quick=True)
     assert said.startswith("22 of 44 images cannot be decoded")
     assert "the class 'cat' has no usable images" in refusal(ld.check, ill, quick=True, skip_bad_images=True)
+
+
+def test_encodings_are_told_of_files(ill: Path) -> None:
+    with Image.open(ill / "north/cat/5.png") as image:
+        image.convert("CMYK").save(ill / "north/cat/print.jpg")
+    assert kinds(ld.check(ill, quick=True))["cmyk"] == [("north/cat/print.jpg",)]
+    data, places = open_all(ill)
+    assert [place.name for place in places] == [key.rpartition("/")[2] for key in data.keys]
+    assert "cmyk" not in kinds(ld.check(data, quick=True))
+    assert "cmyk" in kinds(ld.check(data, places=places, quick=True))
+
+
+def test_the_emoji(tmp_path: Path) -> None:
+    data, places = open_all("emoji")
+    assert places == ()
+    assert len(data) == 4155
 
 
 def test_options_of_the_source_and_mistakes(ill: Path) -> None:

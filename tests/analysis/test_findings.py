@@ -149,3 +149,12 @@ def test_groups_over_classes_and_domains() -> None:
     )
     assert found["groups-across-classes"].items == (Item((0, 1, 11), "'cat', 'dog'"),)
     assert [item.images for item in found["groups-across-domains"].items] == [(5, 21)]
+
+
+def test_encodings_are_notes() -> None:
+    data = dataset(PLAIN)
+    found = [*find.encodings(data, {"misnamed": [3], "cmyk": [1, 2]})]
+    assert [(each.kind, each.level) for each in found] == [("cmyk", "note"), ("misnamed", "note")]
+    assert found[0].text == "2 images are in colours for print (CMYK): converted, and may look off"
+    assert found[1].text == "1 image is of another format than the name says"
+    assert [item.images for item in found[0].items] == [(1,), (2,)]

@@ -5,13 +5,18 @@ docs/check.md says what it looks for, and how.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..config import ABOUT, Config
-from ..data import open_dataset
+from ..data import list_dataset, open_dataset
+from ..data.cache import ProgressCallback
 from ..data.dataset import Dataset
+from ..data.headers import oddities
+from ..data.inside import Place
+from ..data.listing import open_listing
 from ..data.views.batches import open_views
 from ..errors import UserError
 from ..linear.features import FeatureStore
@@ -22,6 +27,7 @@ from . import findings as find
 from .duplicates import identical, look_at, proposed, same_pictures
 from .findings import LEVELS, Finding, counts_of
 from .neighbours import doubts, nearest, principal_axes, projected
+from .published import against_published
 
 __all__ = ["Diagnosis", "check", "open_all", "work"]
 
@@ -58,21 +64,36 @@ class Diagnosis:
         return tuple(finding for finding in self.findings if finding.level == level)
 
 
-def open_all(source: Any, *, skip_bad_images: bool = False, **options: Any) -> Dataset:
-    """The images of ``source`` that can be decoded; ``Dataset.skipped`` has the others.
+def open_all(
+    source: Any,
+    *,
+    skip_bad_images: bool = False,
+    bound: int = 320,
+    cache: Path | None = None,
+    progress: ProgressCallback | None = None,
+    **options: Any,
+) -> tuple[Dataset, tuple[Place, ...]]:
+    """The images of a source that can be decoded, and where they are; ``Dataset.skipped`` has the others.
 
     Args:
-        source: as for ``open_dataset``, with its options.
+        source: as for ``open_dataset``, with its arguments.
         skip_bad_images: whether training would skip images that cannot be decoded.
+        options: arguments of ``list_dataset``.
 
     Raises:
         UserError: what ``open_dataset`` says, where nothing can be checked.
     """
+    listing = list_dataset(source, cache=cache, progress=progress, **options)
+    if listing is None:
+        return open_dataset(source), ()
+    opening: dict[str, Any] = {"bound": bound, "cache": cache, "progress": progress}
     try:
-        return open_dataset(source, skip_bad_images=True, **options)
+        data = open_listing(listing, skip_bad_images=True, **opening)
     except UserError:
         # Where no image of a class is left, this says which cannot be decoded.
-        return open_dataset(source, skip_bad_images=skip_bad_images, **options)
+        data = open_listing(listing, skip_bad_images=skip_bad_images, **opening)
+    places = dict(zip(listing.keys, listing.paths, strict=True))
+    return data, tuple(places[key] for key in data.keys)
 
 
 def work(data: Dataset, quick: bool) -> int:
@@ -83,6 +104,7 @@ def work(data: Dataset, quick: bool) -> int:
 def check(
     source: Any,
     *,
+    places: Sequence[Place] = (),
     skip_bad_images: bool = False,
     quick: bool = False,
     seed: int = 0,
@@ -98,6 +120,7 @@ def check(
 
     Args:
         source: a ``Dataset``, or what ``open_dataset`` takes.
+        places: where the images of a ``Dataset`` are, from ``open_all``; without, nothing is said of files' encodings.
         skip_bad_images: training will skip images that cannot be decoded; else one of them is a problem.
         quick: look at the pixels only, without a network: no label is doubted, and some copies are missed.
         seed: seed of the i.i.d. split whose sides are compared.
@@ -112,11 +135,20 @@ def check(
     Raises:
         UserError: the source cannot be opened at all, or an option is wrong.
     """
-    data = source if isinstance(source, Dataset) else open_all(source, skip_bad_images=skip_bad_images, **options)
+    if isinstance(source, Dataset):
+        data = source
+    else:
+        data, places = open_all(source, skip_bad_images=skip_bad_images, **options)
     settings: dict[str, Any] = {"model": model, "size": size, "weights": weights, "precision": precision, "seed": seed}
     on = choose_device(device)
     config = None if quick else resolve(data, on, recipe="short", fit="probe", **settings)
-    found = [*find.decoded(data, skip_bad_images), *find.listed(data, seed), *find.groups(data)]
+    found = [
+        *find.decoded(data, skip_bad_images),
+        *against_published(data),
+        *find.listed(data, seed),
+        *find.groups(data),
+    ]
+    found += find.encodings(data, _odd(places))
     looks = look_at(data.images, reporter)
     found += find.shapes(data, looks, size)
     near, doubted = None, None
@@ -135,3 +167,12 @@ def check(
     if config is not None:
         about |= {name: getattr(config, name) for name, each in ABOUT.items() if each.features and name != "seed"}
     return Diagnosis(data, tuple(sorted(found, key=lambda each: LEVELS.index(each.level))), about)
+
+
+def _odd(places: Sequence[Place]) -> dict[str, list[int]]:
+    """Indices of the images whose files have each oddity."""
+    found: dict[str, list[int]] = {}
+    for index, names in enumerate(oddities(places)):
+        for name in names:
+            found.setdefault(name, []).append(index)
+    return found

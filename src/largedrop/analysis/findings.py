@@ -19,7 +19,19 @@ from ..errors import UserError
 from .duplicates import Looks, joined
 from .neighbours import Doubts
 
-__all__ = ["LEVELS", "Finding", "Item", "copies", "counts_of", "decoded", "doubted", "groups", "listed", "shapes"]
+__all__ = [
+    "LEVELS",
+    "Finding",
+    "Item",
+    "copies",
+    "counts_of",
+    "decoded",
+    "doubted",
+    "encodings",
+    "groups",
+    "listed",
+    "shapes",
+]
 
 LEVELS = ("problem", "warning", "note")
 """What a finding means, the worst first."""
@@ -146,6 +158,25 @@ def shapes(data: Dataset, looks: Looks, size: int) -> Iterator[Finding]:
             sizes = [f"{looks.sizes[index, 1]} × {looks.sizes[index, 0]} pixels" for index in found]
             items = tuple(Item((int(index),), text) for index, text in zip(found, sizes, strict=True))
             yield Finding(kind, level, _counted(len(found), "image", one, many), items)
+
+
+def encodings(data: Dataset, odd: Mapping[str, Sequence[int]]) -> Iterator[Finding]:
+    """Files of which decoding leaves something out, or changes it.
+
+    Args:
+        odd: indices of the images of each kind in ``data.headers.ODDITIES``.
+    """
+    for kind, one, many in (
+        ("cmyk", *_be("in colours for print (CMYK): converted, and may look off")),
+        ("deep", *_be("of more than 8 bits: scaled to 8")),
+        ("transparent", "has transparency: laid on white", "have transparency: laid on white"),
+        ("animated", "has several frames: the first is taken", "have several frames: the first is taken"),
+        ("turned", *_be("turned by an orientation in the file")),
+        ("misnamed", *_be("of another format than the name says")),
+    ):
+        if found := odd.get(kind):
+            items = tuple(Item((index,), "") for index in found)
+            yield Finding(kind, "note", _counted(len(found), "image", one, many), items)
 
 
 def doubted(data: Dataset, near: npt.NDArray[np.int64], doubts: Doubts) -> Iterator[Finding]:

@@ -58,7 +58,7 @@ def check(
     console = Console(stderr=False)
     bound = bound_for([size])
     with ProgressBar(console, 1, f"opening {data}") as bar:
-        opened = open_all(
+        opened, places = open_all(
             data,
             skip_bad_images=skip_bad_images,
             bound=bound,
@@ -71,6 +71,7 @@ def check(
     with ProgressBar(console, work(opened, quick), "checking") as bar, bar.interruptible():
         found = diagnose(
             opened,
+            places=places,
             skip_bad_images=skip_bad_images,
             quick=quick,
             seed=seed,

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .cache import ProgressCallback
+    from .listing import Listing
 
-__all__ = ["SOURCES", "Dataset", "Split", "open_dataset"]
+__all__ = ["SOURCES", "Dataset", "Split", "list_dataset", "open_dataset"]
 
 SOURCES = (
     "a folder domain/class/image, a table of images (CSV, JSON lines or Parquet), tar archives in WebDataset's layout, "
@@ -69,15 +70,43 @@ def open_dataset(
             decoded, or the cache cannot be written; the message lists all errors.
     """
     # Imported late, since --help shows ``SOURCES`` and should not wait for decoders.
-    from .classes import check_choice
     from .emoji import load_emoji
-    from .listing import make_listing, open_listing
+    from .listing import open_listing
+
+    listing = list_dataset(
+        source,
+        columns=columns,
+        classes=classes,
+        group_pattern=group_pattern,
+        split=split,
+        folder=folder,
+        cache=cache,
+        progress=progress,
+    )
+    if listing is None:
+        return load_emoji()
+    return open_listing(listing, bound=bound, skip_bad_images=skip_bad_images, cache=cache, progress=progress)
+
+
+def list_dataset(
+    source: str | Path | Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    classes: str = "union",
+    group_pattern: str | None = None,
+    split: str | Path | None = None,
+    folder: str | Path | None = None,
+    cache: Path | None = None,
+    progress: ProgressCallback | None = None,
+) -> Listing | None:
+    """What ``open_dataset`` would open, by the same arguments; None for ``emoji``, whose images are no files."""
+    from .classes import check_choice
+    from .listing import make_listing
     from .sources import find_source
 
     check_choice(classes)
     if isinstance(source, str) and source == "emoji":
         if columns or folder or group_pattern is not None or split is not None:
             raise UserError("'emoji' has no columns and no folder, its groups are known, and it is split by seed")
-        return load_emoji()
-    listing = make_listing(find_source(source, columns or {}, folder, cache, progress), classes, group_pattern, split)
-    return open_listing(listing, bound=bound, skip_bad_images=skip_bad_images, cache=cache, progress=progress)
+        return None
+    return make_listing(find_source(source, columns or {}, folder, cache, progress), classes, group_pattern, split)

@@ -25,7 +25,7 @@ _SYSTEM_FOLDERS = frozenset(
 
 _SYSTEM_FILES = frozenset(["thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"])
 
-_OUTPUTS = frozenset(["largedrop-runs", "largedrop-advice"])
+_OUTPUTS = frozenset(["largedrop-runs", "largedrop-advice", "largedrop-check"])
 """Folders in which commands put their results where no other is named."""
 
 _MARKS = {
@@ -35,6 +35,7 @@ _MARKS = {
     "report.json": "largedrop",
     "inspection.json": "largedrop",
     "advice.json": "held_out_domains",
+    "check.json": "trainable",
 }
 """Files that commands put into the folders of their results, and a key of each."""
 

@@ -61,6 +61,15 @@ _TITLES = {
         "Right where a group is a place or a day; else correct one of them.",
     ),
     "groups-across-domains": ("Groups in several domains", "Right where the same things were taken in each domain."),
+    "cmyk": ("Colours for print", "Convert them to RGB by a tool that knows their colour profile."),
+    "deep": ("More than 8 bits", ""),
+    "transparent": ("Transparency", ""),
+    "animated": ("Several frames", "Take the frames apart, and make them a group, where all are wanted."),
+    "turned": ("Orientation in the file", ""),
+    "misnamed": (
+        "Another format than the name says",
+        "They are opened by their contents; other programs may go by the name.",
+    ),
     "listing": ("From listing the files", ""),
 }
 """Heading of each kind of finding, and what to do."""
