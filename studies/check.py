@@ -22,7 +22,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 import largedrop as ld
-from largedrop.analysis.duplicates import look_at, proposed, same_pictures
+from largedrop.analysis.duplicates import identical, look_at, proposed, same_pictures
 from largedrop.analysis.findings import doubted
 from largedrop.analysis.neighbours import doubts, nearest, principal_axes, projected
 from largedrop.data.dataset import Dataset
@@ -128,7 +128,8 @@ def copies_table(data: Dataset) -> dict[str, tuple[float, float]]:
         shares = []
         for values in (near, None):
             pairs = [pair for pair in proposed(looks, values) if pair in wanted]
-            shares.append(len(same_pictures(images, pairs)) / len(wanted))
+            found = {*same_pictures(images, pairs), *(wanted & {*identical(looks)})}
+            shares.append(len(found) / len(wanted))
         table[change] = shares[0], shares[1]
         print(f"{data.name}, {change}: {shares[0]:.3f} {shares[1]:.3f}", file=sys.stderr)
     return table
