@@ -30,7 +30,7 @@ def emoji_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_public_names() -> None:
-    assert largedrop.data.__all__ == ["SOURCES", "Dataset", "Split", "open_dataset"]
+    assert largedrop.data.__all__ == ["SOURCES", "Dataset", "Split", "list_dataset", "open_dataset"]
 
 
 def test_emoji_is_the_embedded_dataset(emoji_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
