@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers import FAST, TINY, one_line
+from tests.helpers import FAST, TINY, make_toy, one_line
 
 import largedrop as ld
 from largedrop.cli import main
@@ -181,8 +182,7 @@ def test_a_table_is_trained_on_and_its_domains_may_have_slashes(
         assert main(["inspect", str(run), "--data", *data, *inspected]) == 0
         assert main(["compare", *data, "--dropout", "0", "--dry-run", *FAST]) == 0
         assert one_line(capsys, "train", str(table), "--test-domain", "site/ink", *FAST) == (
-            f"{table} has no column 'path' and 'label' and 'domain', only file, species, site; --column path=NAME says "
-            "which it is"
+            f"{table} has no column 'path' and 'label', only file, species, site; --column path=NAME says which it is"
         )
     finally:
         table.unlink()
@@ -215,3 +215,69 @@ def test_a_dataset_that_was_renamed_or_moved_goes_on(
         replace(ld.open_dataset(moved), name="x"), "ink", output=tmp_path / "run", dropout=0.9, **{**TINY, "steps": 2}
     )
     assert again.config == run.config
+
+
+PRESET = """
+title = "Tiny"
+[settings]
+model = "test_efficientnet"
+weights = "random"
+size = 32
+batch = 4
+steps = 2
+eval_every = 1
+[grid]
+dropout = [0.0, 0.9]
+"""
+ONLY = "ink has only the domain 'all': testing on it leaves none to train on"
+
+
+def of_kind(kind: str, root: Path) -> list[str]:
+    """A table, classes without domains, or groups with a class that a domain lacks: its name and options."""
+    toy = make_toy(root / "toy")
+    if kind == "classes":
+        return [str(toy / "ink")]
+    if kind == "table":
+        lines = [f"toy/{path.relative_to(toy)},{path.parts[-2]},{path.parts[-3]}" for path in toy.glob("*/*/*.png")]
+        (root / "t.csv").write_text("\n".join(["file,kind,site", *lines]))
+        names = {"path": "file", "label": "kind", "domain": "site"}
+        return [str(root / "t.csv"), *(f"--column={what}={name}" for what, name in names.items())]
+    shutil.rmtree(toy / "ink" / "blue")
+    return [str(toy), "--group-pattern", r"^(\d)"]  # of every class and domain
+
+
+@pytest.mark.usefixtures("quick_heads")
+@pytest.mark.parametrize("kind", ["table", "classes", "groups"])
+def test_every_command_takes_every_kind_of_data(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, *options = of_kind(kind, tmp_path)
+    several = kind != "classes"
+    out = {name: str(tmp_path / name) for name in ("train", "compare", "advise", "sweep")}
+    test_domain = ["--test-domain", "photo"] if several else []
+    assert main(["train", source, *options, *test_domain, *FAST, "--output", out["train"]]) == 0
+    (split,) = Path(out["train"]).glob("runs/*/split.csv")
+    sides: dict[str, set[str]] = {}
+    for row in csv.DictReader(split.read_text().splitlines()):
+        sides.setdefault(Path(row["key"]).name, set()).add(row["split"])
+    assert all(len(parts) == 1 for parts in sides.values()) == (kind == "groups")
+    network = ["--model", "test_efficientnet", "--weights", "random", "--size", "32", "--device", "cpu"]
+    advise = ["advise", source, *options, "--rates", "0.5", "--seeds", "1", *network, "--output", out["advise"]]
+    assert main(advise) == 0
+    (tmp_path / "tiny.toml").write_text(PRESET)
+    compare = ["compare", source, *options, "--dropout", "0", *FAST, "--output", out["compare"]]
+    sweep = [
+        "sweep",
+        str(tmp_path / "tiny.toml"),
+        "--data",
+        source,
+        *options,
+        "--output",
+        out["sweep"],
+        "--device",
+        "cpu",
+    ]
+    if several:
+        assert main(compare) == main(sweep) == 0
+        assert len(list(Path(out["sweep"]).glob("runs/*/result.json"))) == 6
+        assert (tmp_path / "compare" / "report.html").is_file()
+    else:
+        assert one_line(capsys, *compare) == one_line(capsys, *sweep) == ONLY

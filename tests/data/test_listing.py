@@ -93,7 +93,7 @@ def test_groups_are_numbered_in_the_order_of_the_images() -> None:
     assert by_name.groups is not None
     assert by_name.groups.tolist() == [0, 1, 0, 2]
     assert refusal(make_listing, grouped(*ROWS), group_pattern="(1)") == (
-        "list says what the groups are: leave the group pattern out, or its column (group=)"
+        "list says what the groups are: leave the group pattern out, or its column (--column group=)"
     )
 
 
@@ -101,7 +101,9 @@ def test_a_split_that_is_given(tmp_path: Path) -> None:
     listing = make_listing(grouped(*ROWS))
     assert listing.parts is not None
     assert listing.parts.tolist() == [0, 1, 0, 2]
-    assert listing.notes[1] == "split: as given, not by seed: 2 train, 1 validation, 1 test"
+    assert (
+        listing.notes[1] == "split: as given, not by seed: 2 train, 1 validation, 1 test (left out in training domains)"
+    )
     astride = grouped(*ROWS[:3], ("a/y/2", "p", "test"))
     assert refusal(make_listing, astride) == (
         "list: the group 'p' is on several sides of the split: in train (a/x/1) and in test (a/y/2)"
@@ -109,7 +111,7 @@ def test_a_split_that_is_given(tmp_path: Path) -> None:
     file = tmp_path / "s.csv"
     file.write_text("key,split\na/x/1,val\na/y/1,test\n")
     assert refusal(make_listing, grouped(*ROWS), split=file) == (
-        f"list says how it is split: leave {file} out, or its column (split=)"
+        f"list says how it is split: leave {file} out, or its column (--column split=)"
     )
     plain = grouped(*((key, None, None) for key, *_ in ROWS))
     found = make_listing(plain, split=file)

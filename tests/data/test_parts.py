@@ -24,8 +24,10 @@ def test_a_word_that_is_none() -> None:
 
 
 def test_what_is_said() -> None:
-    told = "split: as given, not by seed: 2 train, 1 test, 1 not in it, which are left out"
-    assert parts_note(["train", "test", "train", ""]) == told
+    told = (
+        "split: as given, not by seed: 2 train, 1 test (left out in training domains), 1 not in it, which are left out"
+    )
+    assert parts_note(["train", "test", "train", ""]) == f"{told} out"
 
 
 def test_a_file_that_was_written_is_read(tmp_path: Path) -> None:

@@ -6,17 +6,20 @@ import builtins
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from tests.helpers import refusal
 
 import largedrop as ld
 from largedrop.data import table as tables
 from largedrop.data.listing import Listing, make_listing
+from largedrop.errors import UserError
 
 ROWS = [
     ("a/1.png", "cat", "day"),
@@ -327,3 +330,49 @@ def test_a_data_frame(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert refusal(ld.open_dataset, frame, folder=root / "none") == f"there is no folder {root}/none"
     said = "a folder is named for a data frame; the paths of t.csv need none"
     assert refusal(ld.open_dataset, "t.csv", folder=root) == said
+
+
+WORD = st.text(max_size=8) | st.sampled_from(["train", "val", "test", "cat", "a/b", "%", "ä", "ä"])
+CELLS = st.fixed_dictionaries(
+    {"path": st.sampled_from([*(row[0] for row in ROWS), "./b 4.png", "a", "x.png"]) | WORD},
+    optional=dict.fromkeys(("label", "domain", "group", "split"), WORD | st.integers() | st.none() | st.booleans()),
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cells=st.lists(CELLS, min_size=1, max_size=6))
+def test_any_table_is_a_list_or_one_message(root: Path, cells: list[dict[str, Any]]) -> None:
+    table = write(root / "t.jsonl", "\n".join(map(json.dumps, cells)))
+    keys: tuple[str, ...] = ()
+    try:
+        keys = list_table(table).keys
+    except UserError as error:
+        said = str(error)
+    else:
+        said = f"{table}: {len(set(keys))}"
+    assert said.startswith(str(table))
+    assert len(set(keys)) == len(keys)
+    assert len(keys) in (0, len(cells))
+    assert not any(character < " " for key in keys for character in key)
+
+
+GOOD = st.lists(
+    st.tuples(st.sampled_from("xy"), st.sampled_from("de"), st.sampled_from(["", "g", "h"])), min_size=5, max_size=5
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(said=GOOD, order=st.permutations(range(5)))
+def test_the_order_of_rows_changes_nothing(root: Path, said: list[tuple[str, str, str]], order: list[int]) -> None:
+    rows = [(row[0], *more) for row, more in zip(ROWS, said, strict=True)]
+    header = "path,label,domain,group"
+
+    def listed(lines: Sequence[tuple[str, ...]]) -> Any:
+        try:
+            found = list_table(write(root / "t.csv", csv_of(lines, header)))
+        except UserError as error:
+            return str(error)
+        assert found.groups is not None
+        return found.keys, found.labels.tolist(), found.domain_ids.tolist(), found.groups.tolist()
+
+    assert listed([rows[number] for number in order]) == listed(rows)

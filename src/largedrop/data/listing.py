@@ -178,7 +178,9 @@ def _groups(source: Source, images: Sequence[Listed], pattern: str | None) -> li
     if pattern is None:
         return [image.group or "" for image in images] if given else None
     if given:
-        raise UserError(f"{source.root} says what the groups are: leave the group pattern out, or its column (group=)")
+        raise UserError(
+            f"{source.root} says what the groups are: leave the group pattern out, or its column (--column group=)"
+        )
     return by_pattern(pattern, [image.key for image in images])
 
 
@@ -188,7 +190,7 @@ def _parts(source: Source, images: Sequence[Listed], split: str | Path | None) -
     if split is None:
         return [image.part or "" for image in images] if given else None
     if given:
-        raise UserError(f"{source.root} says how it is split: leave {split} out, or its column (split=)")
+        raise UserError(f"{source.root} says how it is split: leave {split} out, or its column (--column split=)")
     parts = read_split(split)
     listed = {image.key for pair in source.images.values() for image in pair}
     if unknown := [key for key in parts if key not in listed]:

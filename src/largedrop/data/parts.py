@@ -47,6 +47,8 @@ def parts_note(parts: Iterable[str]) -> str:
     """A line for people about a split that was given, by the part of each image; empty for an image in no part."""
     counts = Counter(parts)
     told = [f"{counts[part]} {part}" for part in PARTS if counts[part]]
+    if counts["test"]:
+        told[-1] += " (left out in training domains)"
     without = [f"{counts['']} not in it, which are left out"] if counts[""] else []
     return f"split: as given, not by seed: {', '.join([*told, *without])}"
 

@@ -208,7 +208,8 @@ def _system(url: str) -> tuple[Any, str]:
     try:
         system, path = url_to_fs(url)
     except ImportError as error:  # says what to install
-        raise UserError(f"{url} cannot be read: {_told(error)} (or largedrop[remote] for https)") from error
+        hint = " (or largedrop[remote])" if url.lower().startswith("http") else ""
+        raise UserError(f"{url} cannot be read: {_told(error)}{hint}") from error
     except ValueError as error:
         raise UserError(f"{url} cannot be read: {_told(error)}") from error
     return system, str(path)
