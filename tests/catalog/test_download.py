@@ -22,7 +22,7 @@ from largedrop.catalog import transfer
 from largedrop.catalog.download import download
 from largedrop.catalog.facts import Published, RemoteFile, Source, published
 from largedrop.catalog.transfer import Watcher
-from largedrop.data.cache import digest_of
+from largedrop.data.digests import digest_of
 from largedrop.errors import UserError
 
 

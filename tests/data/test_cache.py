@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 import largedrop
-from largedrop.data import cache
+from largedrop.data import cache, digests
 from largedrop.data.cache import CachedImages, Opened, open_images
 from largedrop.data.images import decode
 from largedrop.errors import UserError
@@ -114,7 +114,7 @@ def test_the_second_time_nothing_is_decoded_or_read(
     assert sorted(decoded) == store.keys
     assert calls == [(number, 6) for number in range(1, 7)]
     decoded.clear()
-    monkeypatch.setattr(cache, "opened", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(digests, "opened", lambda path: pytest.fail(f"{path} was read"))
     second = store.open(progress=lambda *done: calls.append(done))
     assert decoded == []
     assert len(calls) == 6

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import filelock
 
-from ..data.cache import digest_of
+from ..data.digests import digest_of
 from ..errors import UserError
 from .archives import members
 from .facts import Published, RemoteFile

@@ -194,7 +194,8 @@ def open_images(
     from ..data.images import bound_for
 
     with ProgressBar(console, 1, f"opening {source}") as bar:
-        data = open_dataset(source, bound=bound_for(sizes), columns=columns(column or ()), progress=bar.set, **options)
+        options = {"progress": bar.set, "note": bar.note, **options}
+        data = open_dataset(source, bound=bound_for(sizes), columns=columns(column or ()), **options)
     if data.skipped:
         say(console, f"skipped {len(data.skipped)} images that cannot be decoded")
     say(console, *data.notes)

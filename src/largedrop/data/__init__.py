@@ -12,7 +12,7 @@ from ..errors import UserError
 from .dataset import Dataset, Split
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from .cache import ProgressCallback
     from .listing import Listing
@@ -38,6 +38,7 @@ def open_dataset(
     skip_bad_images: bool = False,
     cache: Path | None = None,
     progress: ProgressCallback | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Dataset:
     """Open a dataset by name, from a folder ``domain/class/image``, from a table of images or from a pandas DataFrame.
 
@@ -64,6 +65,8 @@ def open_dataset(
         skip_bad_images: skip images that cannot be decoded, instead of raising.
         cache: folder of the decoded images; where None, $LARGEDROP_CACHE, or else largedrop in ~/.cache.
         progress: called with (images done, images in total) while images are decoded, which happens once.
+        note: called with a line where the cache has no room for all images, before they are decoded: those without room
+            are decoded whenever they are used. The disk bounds it, and $LARGEDROP_CACHE_GB, in gigabytes.
 
     Raises:
         UserError: there is no such dataset, its layout is another, a row of a table is wrong, images cannot be
@@ -72,6 +75,14 @@ def open_dataset(
     # Imported late, since --help shows ``SOURCES`` and should not wait for decoders.
     from .emoji import load_emoji
     from .listing import open_listing
+    from .remembered import Remembered
+
+    remembered = None
+    if isinstance(source, (str, Path)) and str(source) != "emoji" and not columns and folder is None and split is None:
+        how = {"bound": bound, "classes": classes, "groups": group_pattern, "skip": skip_bad_images}
+        remembered = Remembered(Path(source), cache, how)
+        if (known := remembered.read()) is not None:
+            return known
 
     listing = list_dataset(
         source,
@@ -85,7 +96,12 @@ def open_dataset(
     )
     if listing is None:
         return load_emoji()
-    return open_listing(listing, bound=bound, skip_bad_images=skip_bad_images, cache=cache, progress=progress)
+    data = open_listing(
+        listing, bound=bound, skip_bad_images=skip_bad_images, cache=cache, progress=progress, note=note
+    )
+    if remembered is not None:
+        remembered.write(data, listing.paths)
+    return data
 
 
 def list_dataset(

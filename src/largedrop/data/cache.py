@@ -1,39 +1,41 @@
 """Images decoded once into a memory-mapped uint8 file, named after a digest of the image files' contents.
 
-<cache>/digests/<folder>.json      contents' digests by path, size, times and inode, so no file is read twice
 <cache>/images/<key>/pixels.bin    the pixels of all images, one after the other
-                     index.npy     (n, 3) int64: where each image starts, its height and its width
+                     index.npy     (n, 3) int64: where each image starts, its height and its width; where the cache has
+                                   no room for all (<key>-part), those that start at -1 are decoded when they are used
                      entry.json    format version, bound, and which images could not be decoded and why
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import PIL
 
 from ..errors import UserError
-from ..files import read_json, write_json, write_text
+from ..files import read_json, write_json
 from .ahead import in_order
-from .bits import Wide, bits_of, may_be_wide, wide
-from .entries import aside, cache_errors, cache_folder, install, sweep
-from .images import BadImage, decode, opened, pillow_settings
+from .bits import Wide, bits_of
+from .digests import File, digest_of, digested, stamp_of
+from .entries import aside, cache_errors, chosen_folder, install, sweep
+from .images import BadImage, decode, pillow_settings
 from .inside import Place
+from .room import room_for
 
-__all__ = ["CachedImages", "Opened", "ProgressCallback", "digest_of", "open_images"]
+if TYPE_CHECKING:
+    from .dataset import Images
+
+__all__ = ["CachedImages", "Files", "Opened", "ProgressCallback", "fetched", "open_images"]
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (images done, images in total) while images are decoded."""
@@ -41,14 +43,23 @@ ProgressCallback = Callable[[int, int], None]
 _FORMAT = 1
 """Version of an entry's files and of ``decode``'s results; to be raised when either changes."""
 
-_GRANULARITY = 2.0
-"""Within this many seconds a file may change twice under one modification time (FAT's resolution is 2 s)."""
+ELSEWHERE = -1
+"""Where an image starts that is not in the cache."""
+
+
+class Files(NamedTuple):
+    """The files of images: where each is, its stamp when it was opened, (images,), and the bits of 16-bit ones."""
+
+    places: tuple[Place, ...] = ()
+    stamps: tuple[str, ...] = ()
+    bits: int = 16
 
 
 class CachedImages:
-    """The decoded images of one cache entry: ``images[i]`` is a read-only uint8 array (height, width, 3), RGB.
+    """The decoded images of one cache entry: ``images[i]`` is a uint8 array (height, width, 3), RGB.
 
     Attributes:
+        folder: the folder of the entry.
         bound: largest length of an image's shorter side, in pixels.
         bad: index among the files, and reason, of each file that cannot be decoded; the images are those of the other
             files, in order.
@@ -57,14 +68,17 @@ class CachedImages:
     bound: int
     bad: tuple[tuple[int, str], ...]
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Files | None = None) -> None:
         """Open the entry in ``folder``.
 
+        Args:
+            files: files of the images, for an entry that has only some of them.
+
         Raises:
-            ValueError: the entry is damaged or has another format.
+            ValueError: the entry is damaged or has another format, or it has only some images and there are no files.
             OSError: the entry does not exist or cannot be read.
         """
-        self._folder = folder
+        self.folder, self.files = folder, files
         pixels = folder / "pixels.bin"
         try:
             header = read_json(folder / "entry.json")
@@ -77,7 +91,7 @@ class CachedImages:
             whole = whole and (not self.bad or header["pillow"] == PIL.__version__)
         except (UserError, KeyError, TypeError, EOFError) as error:
             raise ValueError(f"{folder} is not a cache entry") from error
-        if not whole or pixels.stat().st_size != size:
+        if not whole or pixels.stat().st_size != size or (self.partial and files is None):
             raise ValueError(f"{folder} is damaged")
         # An empty file cannot be mapped.
         mapped = np.memmap(pixels, np.uint8, "r") if size else np.empty(0, np.uint8)
@@ -88,11 +102,48 @@ class CachedImages:
 
     def __getitem__(self, index: int, /) -> npt.NDArray[np.uint8]:
         start, height, width = self._index[index].tolist()
+        if start < 0:
+            return self._decoded(index, (height, width, 3))
         return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker process maps the same file rather than receive a copy of all pixels.
-        return CachedImages, (self._folder,)
+        return CachedImages, (self.folder, self.files)
+
+    @property
+    def partial(self) -> bool:
+        """Whether some images are not in the cache."""
+        return bool(len(self._index)) and int(self._index[:, 0].min()) < 0
+
+    @property
+    def share(self) -> float:
+        """Share of the images that are in the cache."""
+        return float((self._index[:, 0] >= 0).mean()) if len(self._index) else 1.0
+
+    def _decoded(self, index: int, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+        """An image that is not in the cache.
+
+        Raises:
+            UserError: its file has changed since it was opened.
+        """
+        assert self.files is not None
+        place = self.files.places[index]
+        try:
+            image = _pixels_of(place, self.bound, self.files.bits)
+            same = image.shape == shape and stamp_of(place)[0] == self.files.stamps[index]
+        except (BadImage, OSError):
+            same = False
+        if not same:
+            raise UserError(f"{place} has changed since the data were opened")
+        return image
+
+
+def fetched(images: Images, indices: npt.NDArray[np.int64]) -> list[npt.NDArray[np.uint8]]:
+    """The images of a batch; those that are not in the cache are decoded by threads."""
+    if isinstance(images, CachedImages) and images.partial:
+        with pillow_settings(), closing(in_order(images.__getitem__, indices.tolist())) as found:
+            return list(found)
+    return [images[index] for index in indices.tolist()]
 
 
 @dataclass(frozen=True)
@@ -114,25 +165,6 @@ class Opened:
     wide: Mapping[int, Wide]
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file when its contents were digested: ``settled`` unless just modified, ``bad`` where they cannot be read, and
-    ``wide`` where it is a 16-bit image.
-    """
-
-    path: Place
-    stamp: str
-    digest: str
-    settled: bool
-    bad: BadImage | None = None
-    wide: Wide | None = None
-
-    @property
-    def line(self) -> str:
-        """What is remembered of the file: its stamp, its digest, and of a 16-bit image what its values are."""
-        return " ".join([self.stamp, ":".join(map(str, (self.digest, *map(int, self.wide or ()))))])
-
-
 def open_images(
     keys: Sequence[str],
     paths: Sequence[Place],
@@ -141,6 +173,7 @@ def open_images(
     skip_bad_images: bool = False,
     cache: Path | None = None,
     progress: ProgressCallback | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Opened:
     """Open image files from the cache, decoding them into it where it does not have them yet.
 
@@ -151,6 +184,8 @@ def open_images(
         skip_bad_images: skip images that cannot be decoded, instead of raising.
         cache: folder of the cache; ``cache_folder()`` where None.
         progress: called with (images done, n) while images are decoded.
+        note: called with a line where the cache has no room for all images, before they are decoded; the others are
+            decoded whenever they are used.
 
     Raises:
         UserError: images cannot be decoded (the message lists them), the cache cannot be written, or a file changed
@@ -160,8 +195,8 @@ def open_images(
         raise UserError(f"the bound on an image's shorter side must be at least 1 pixel, not {bound}")
     if not paths:
         raise UserError("there are no images to open")
-    folder = (Path(cache).absolute() if cache is not None else cache_folder()).resolve()
-    files = _digested([path.absolute() for path in paths], folder / "digests")
+    folder = chosen_folder(cache)
+    files = digested([path.absolute() for path in paths], folder / "digests")
     bits = bits_of(file.wide for file in files if file.wide)
     first = f"largedrop images {_FORMAT} bound {bound}\n" + (f"bits {bits}\n" if bits < 16 else "")
     name = digest_of(keys, [file.digest for file in files], first)[:40]
@@ -169,7 +204,7 @@ def open_images(
     try:
         images = CachedImages(entry)
     except (OSError, ValueError):  # there is none, or it is damaged
-        images = _build(entry, files, bound, bits, progress)
+        images = _part_or_all(entry, files, bound, bits, progress, note)
     reasons = dict(images.bad)
     if reasons and not skip_bad_images:
         raise _bad_images([f"{files[index].path}: {reason}" for index, reason in images.bad], len(files))
@@ -189,86 +224,47 @@ def _bad_images(lines: list[str], count: int, most: int = 10) -> UserError:
     return UserError("\n  ".join([f"{first}:", *lines[:most], *more]))
 
 
-def digest_of(keys: Sequence[str], digests: Sequence[str], first: str = "") -> str:
-    """SHA-256, hexadecimal, of ``first``, and of every image's key and the digest of its file's contents."""
-    total = hashlib.sha256(first.encode())
-    for key, digest in zip(keys, digests, strict=True):
-        total.update(f"{key}\0{digest}\n".encode())
-    return total.hexdigest()
-
-
-def _digested(paths: Sequence[Place], folder: Path) -> list[_File]:
-    """Digest every file; only files that are new or have changed since the last call are read."""
-    name = hashlib.sha256(os.path.commonpath([path.parent for path in paths]).encode("utf-8", "surrogateescape"))
-    store = folder / f"{name.hexdigest()[:40]}.json"
-    known = _remembered(store)
-    chunks = [paths[start : start + 64] for start in range(0, len(paths), 64)]
-    with closing(in_order(partial(_digest_all, known), chunks)) as results:
-        files = [file for chunk in results for file in chunk]
-    found = {str(file.path): file.line for file in files if file.settled}
-    if found != known:
-        # A failure costs time only; if the images cannot be written either, that raises.
-        with suppress(UserError):
-            # JSON in ASCII: a path may contain bytes that are not UTF-8.
-            write_text(store, json.dumps({"format": 1, "files": found}))
-    return files
-
-
-def _remembered(store: Path) -> dict[str, str]:
-    try:
-        content = read_json(store)
-        known = content["files"] if content["format"] == 1 else {}
-        return {str(path): str(line) for path, line in known.items()}
-    except (UserError, KeyError, AttributeError):
-        return {}
-
-
-def _digest_all(known: dict[str, str], paths: Sequence[Place]) -> list[_File]:
-    return [_digest(path, known.get(str(path), "")) for path in paths]
-
-
-def _digest(path: Place, remembered: str) -> _File:
-    """Digest one file's contents, or take the digest from ``remembered`` where its stamp is the same."""
-    try:
-        now = time.time()
-        stamp, modified = _stamp(path)
-        if remembered.startswith(f"{stamp} "):
-            known, *values = remembered.rpartition(" ")[2].split(":")
-            found = Wide(int(values[0]), values[1] == "1") if values else None
-            return _File(path, stamp, known, settled=True, wide=found)
-        digest = hashlib.sha256()
-        start = b""
-        with opened(path) as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-                start = start or block[:32]
-        found = wide(path) if may_be_wide(start) else None
-        return _File(path, stamp, digest.hexdigest(), settled=now - modified > _GRANULARITY, wide=found)
-    except BadImage as error:
-        bad = error
-    except OSError as error:
-        bad = BadImage(path, f"cannot be read: {error.strerror or error}")
-    return _File(path, "", f"unreadable: {bad.reason}", settled=False, bad=bad)
-
-
-def _stamp(path: Place) -> tuple[str, float]:
-    status = path.stat()
-    # A file may be replaced with its size and time kept, but not with its inode or its time of change.
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino} {status.st_ctime_ns}", status.st_mtime
-
-
 def _consistent(index: Any, count: int, size: int) -> bool:
-    """Whether ``index`` describes ``count`` images, one after the other, in ``size`` bytes."""
+    """Whether ``index`` describes ``count`` images, those that are there one after the other, in ``size`` bytes."""
     if index.dtype != np.int64 or index.shape != (count, 3) or (index[:, 1:] < 1).any():
         return False
-    sizes = index[:, 1] * index[:, 2] * 3
-    return np.array_equal(index[:, 0], np.cumsum(sizes) - sizes) and int(sizes.sum()) == size
+    there = index[index[:, 0] != ELSEWHERE]
+    sizes = there[:, 1] * there[:, 2] * 3
+    return np.array_equal(there[:, 0], np.cumsum(sizes) - sizes) and int(sizes.sum()) == size
+
+
+def _part_or_all(
+    entry: Path,
+    files: Sequence[File],
+    bound: int,
+    bits: int,
+    progress: ProgressCallback | None,
+    note: Callable[[str], None] | None,
+) -> CachedImages:
+    """Decode the images, or open those that an earlier call has decoded because there was no room for all."""
+    part = entry.with_name(f"{entry.name}-part")
+    found = room_for([file.path for file in files if file.bad is None], bound, entry.parent, part.name)
+    if found.share >= 1:
+        images = _build(entry, files, bound, bits, progress, 1.0)
+        shutil.rmtree(part, ignore_errors=True)
+        return images
+    if note is not None:
+        note(found.text)
+    with suppress(OSError, ValueError):
+        bad = {index for index, _ in CachedImages(part, Files()).bad}
+        return CachedImages(part, _files(files, bad, bits))
+    return _build(part, files, bound, bits, progress, found.share)
+
+
+def _files(files: Sequence[File], bad: Collection[int], bits: int) -> Files:
+    kept = [file for index, file in enumerate(files) if index not in bad]
+    return Files(tuple(file.path for file in kept), tuple(file.stamp for file in kept), bits)
 
 
 def _build(
-    entry: Path, files: Sequence[_File], bound: int, bits: int, progress: ProgressCallback | None
+    entry: Path, files: Sequence[File], bound: int, bits: int, progress: ProgressCallback | None, share: float
 ) -> CachedImages:
-    """Decode ``files`` into a temporary folder, which is then renamed to ``entry``."""
+    """Decode ``files``, and a share of them into a temporary folder, which is then renamed to ``entry``."""
     temporary, writing = aside(entry), partial(cache_errors, "the image cache", entry.parent.parent)
     try:
         with writing():
@@ -277,7 +273,7 @@ def _build(
             temporary.mkdir()
             pixels = open(temporary / "pixels.bin", "wb", buffering=0)  # noqa: SIM115  # closed just below
         with pixels:
-            rows, bad, size = _decode_all(files, partial(_decode, bound, bits), pixels, writing, progress)
+            rows, bad, size = _decode_all(files, partial(_decode, bound, bits), share, pixels, writing, progress)
             with writing():
                 os.fsync(pixels.fileno())
         with writing():
@@ -287,19 +283,24 @@ def _build(
                 os.fsync(index.fileno())
             header = {"format": _FORMAT, "bound": bound, "pillow": PIL.__version__}
             write_json(temporary / "entry.json", {**header, "images": len(files), "bytes": size, "bad": bad})
-            return install(temporary, entry, CachedImages)
+            kept = _files(files, {index for index, _ in bad}, bits)
+            return install(temporary, entry, partial(CachedImages, files=kept))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _decode_all(
-    files: Sequence[_File],
-    decoder: Callable[[_File], npt.NDArray[np.uint8] | BadImage],
+    files: Sequence[File],
+    decoder: Callable[[File], npt.NDArray[np.uint8] | BadImage],
+    share: float,
     pixels: FileIO,
     writing: Callable[[], AbstractContextManager[None]],
     progress: ProgressCallback | None,
 ) -> tuple[list[tuple[int, int, int]], list[tuple[int, str]], int]:
-    """Append the pixels of every image to a file; return the rows of the index, the bad images, and the bytes."""
+    """Append the pixels of a share of the images to a file; return rows of the index, bad images, and bytes.
+
+    The share is spread evenly, so that the batches of every domain cost the same.
+    """
     rows: list[tuple[int, int, int]] = []
     bad: list[tuple[int, str]] = []
     size = 0
@@ -307,6 +308,8 @@ def _decode_all(
         for index, image in enumerate(results):
             if isinstance(image, BadImage):
                 bad.append((index, image.reason))
+            elif int((index + 1) * share) == int(index * share):
+                rows.append((ELSEWHERE, image.shape[0], image.shape[1]))
             else:
                 with writing():
                     _append(pixels, image)
@@ -317,21 +320,25 @@ def _decode_all(
     return rows, bad, size
 
 
-def _decode(bound: int, bits: int, file: _File) -> npt.NDArray[np.uint8] | BadImage:
+def _decode(bound: int, bits: int, file: File) -> npt.NDArray[np.uint8] | BadImage:
     if file.bad is not None:
         return file.bad
     try:
-        image: npt.NDArray[np.uint8] | BadImage = decode(file.path, bound, **({"bits": bits} if bits < 16 else {}))
+        image: npt.NDArray[np.uint8] | BadImage = _pixels_of(file.path, bound, bits)
     except BadImage as error:
         image = error
     # An entry is named after the digested contents, so it must not contain others.
     try:
-        same = _stamp(file.path)[0] == file.stamp
+        same = stamp_of(file.path)[0] == file.stamp
     except OSError:
         same = False
     if not same:
         raise UserError(f"{file.path} changed while it was being read; open the data again")
     return image
+
+
+def _pixels_of(place: Place, bound: int, bits: int) -> npt.NDArray[np.uint8]:
+    return decode(place, bound, **({"bits": bits} if bits < 16 else {}))
 
 
 def _append(file: FileIO, image: npt.NDArray[np.uint8]) -> None:

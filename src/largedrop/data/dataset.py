@@ -22,7 +22,10 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Images(Protocol):
-    """Decoded images: ``images[i]`` is a read-only uint8 array (height, width, 3), RGB; no access decodes anything."""
+    """Decoded images: ``images[i]`` is a uint8 array (height, width, 3), RGB, not to be written to.
+
+    No access decodes anything, but where the cache has no room for all images.
+    """
 
     bound: int
     """Largest length of an image's shorter side, in pixels; longer ones were shrunk to it when decoded."""

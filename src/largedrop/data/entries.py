@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from ..errors import UserError
 
-__all__ = ["aside", "cache_errors", "cache_folder", "install", "sweep"]
+__all__ = ["aside", "cache_errors", "cache_folder", "chosen_folder", "install", "sweep"]
 
 _BUILDING = ".building-"
 
@@ -38,6 +38,11 @@ def cache_folder() -> Path:
         return Path.home() / ".cache" / "largedrop"
     except RuntimeError as error:
         raise UserError("there is no home folder for the image cache; set LARGEDROP_CACHE to a folder") from error
+
+
+def chosen_folder(cache: Path | None) -> Path:
+    """The folder of the cache: ``cache``, or ``cache_folder()`` where it is None."""
+    return (Path(cache).absolute() if cache is not None else cache_folder()).resolve()
 
 
 def aside(entry: Path, name: str = "") -> Path:

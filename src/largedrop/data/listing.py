@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +12,10 @@ import numpy as np
 
 from ..errors import UserError, visible
 from .bits import bits_notes, bits_of
-from .cache import ProgressCallback, digest_of, open_images
+from .cache import ProgressCallback, open_images
 from .classes import check_choice, named, opening_notes
 from .dataset import Dataset, IntArray, check_names
+from .digests import digest_of
 from .groups import by_pattern, groups_note
 from .inside import Place
 from .parts import PARTS, parts_note, read_split
@@ -223,6 +224,7 @@ def open_listing(
     skip_bad_images: bool = False,
     cache: Path | None = None,
     progress: ProgressCallback | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Dataset:
     """Decode the images of a list, once, and make a dataset of them; the options are those of ``cache.open_images``.
 
@@ -230,7 +232,13 @@ def open_listing(
         UserError: images cannot be decoded, or the cache cannot be written; the message lists all errors.
     """
     opened = open_images(
-        listing.keys, listing.paths, bound=bound, skip_bad_images=skip_bad_images, cache=cache, progress=progress
+        listing.keys,
+        listing.paths,
+        bound=bound,
+        skip_bad_images=skip_bad_images,
+        cache=cache,
+        progress=progress,
+        note=note,
     )
     kept = np.array(opened.kept, dtype=np.int64)
     keys = tuple(listing.keys[index] for index in opened.kept)
@@ -261,6 +269,9 @@ def open_listing(
     single = [f"{domain}/{name}" for (domain, name), count in sorted(usable.items()) if count == 1]
     notes = [*bits_notes(opened.wide, domain_ids.tolist(), listing.domains)]
     notes += opening_notes(dataset.lacking, len(dataset.classes), single)
+    if opened.images.partial:
+        share = f"{opened.images.share:.0%}"
+        notes.append(f"in the cache: {share} of the images; the others are decoded when they are used")
     return replace(dataset, notes=(*listing.notes, *notes))
 
 

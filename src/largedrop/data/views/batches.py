@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ...reporter import SILENT, Reporter
+from ..cache import CachedImages, fetched
 from ..dataset import Dataset, IntArray
 from .device import ResidentImages, device_evaluation_batch, pack_draws, packed_training_batch, to_device
 from .draws import draw
@@ -69,11 +70,11 @@ class HostViews:
         return inputs
 
     def training(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
-        images = [self.data.images[int(index)] for index in indices]
+        images = fetched(self.data.images, indices)
         return self._sent(training_batch(images, spec.size, seed, step, spec.mean, spec.std))
 
     def evaluation(self, indices: IntArray, spec: InputSpec) -> Tensor:
-        images = [self.data.images[int(index)] for index in indices]
+        images = fetched(self.data.images, indices)
         return self._sent(evaluation_batch(images, spec.size, spec.mean, spec.std))
 
     def _sent(self, batch: Tensor) -> Tensor:
@@ -111,6 +112,9 @@ def open_views(data: Dataset, device: torch.device, reporter: Reporter = SILENT,
         sharing: number of processes that compute on the device, each with its own images there.
     """
     if device.type != "cuda":
+        return HostViews(data, device)
+    if isinstance(data.images, CachedImages) and data.images.partial:
+        reporter.note("views are made on the processor: some images are decoded whenever they are used")
         return HostViews(data, device)
     try:
         return ResidentViews(data, device, sharing)
