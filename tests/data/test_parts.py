@@ -27,7 +27,7 @@ def test_what_is_said() -> None:
     told = (
         "split: as given, not by seed: 2 train, 1 test (left out in training domains), 1 not in it, which are left out"
     )
-    assert parts_note(["train", "test", "train", ""]) == f"{told} out"
+    assert parts_note(["train", "test", "train", ""]) == told
 
 
 def test_a_file_that_was_written_is_read(tmp_path: Path) -> None:
