@@ -11,7 +11,7 @@ import typer
 
 from .._version import __version__
 from ..errors import Interrupted, UserError, out_of_memory, visible
-from . import advise, check, compare, datasets, demo, download, evaluate, inspect, predict, report, sweep, train
+from . import advise, check, compare, datasets, demo, download, evaluate, export, inspect, predict, report, sweep, train
 from .output import printing
 
 __all__ = ["app", "main"]
@@ -67,6 +67,8 @@ app.command(epilog="Example: largedrop inspect comparison/runs --data path/to/PA
 app.command(epilog="Example: largedrop predict runs/sketch path/to/photos --output predictions.csv")(predict.predict)
 
 app.command(epilog="Example: largedrop evaluate runs/sketch path/to/labelled --output evaluation")(evaluate.evaluate)
+
+app.command(epilog="Example: largedrop export runs/sketch --output sketch.onnx")(export.export)
 
 app.command(epilog="Example: largedrop report largedrop-runs --output report")(report.report)
 

@@ -11,7 +11,7 @@ from ..models.network import Network
 from ..runs.checkpoint import load_model
 from ..runs.run import Run
 
-__all__ = ["Model", "not_calibrated", "open_networks"]
+__all__ = ["Model", "not_calibrated", "open_networks", "test_images_of"]
 
 Model: TypeAlias = "str | Path | Run"
 """A run, its folder (of which its ``Run.model`` is taken), or a checkpoint file."""
@@ -39,6 +39,16 @@ def not_calibrated(networks: Sequence[Network]) -> str:
     lacking = sum(network.temperature is None for network in networks)
     which = "the model has" if len(networks) == 1 else f"{lacking} of the {len(networks)} models have"
     return f"{which} no temperature (of an earlier version?), so probabilities are not calibrated" if lacking else ""
+
+
+def test_images_of(model: Model) -> int | None:
+    """Number of images of the domain that a run was tested on; None where the model is no run, or does not say."""
+    path = model.folder if isinstance(model, Run) else Path(model)
+    if not path.is_dir():
+        return None
+    run = model if isinstance(model, Run) else Run.open(_folder(path))
+    count = run.dataset.get("domains", {}).get(run.config.test_domain)
+    return count if isinstance(count, int) else None
 
 
 def _name(model: Model) -> str:

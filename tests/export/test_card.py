@@ -1,0 +1,65 @@
+"""The model card: what a checkpoint says, scores with intervals, and nothing that it does not know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.helpers import refusal
+from tests.prediction.test_predict import save
+
+import largedrop as ld
+from largedrop.config import Config
+from largedrop.export.card import card_of
+from largedrop.measures.intervals import wilson
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Any:
+    found = ld.load_model(save(tmp_path / "model.safetensors", 0))
+    config = Config("PACS", "f00d" * 16, "sketch|<b>", dropout=0.9)
+    found.about = {
+        "config": config.to_json(),
+        "domains": ["art_painting", "photo", "sketch|<b>"],
+        "iid_accuracy": 0.9,
+        "ood_accuracy": 0.75,
+    }
+    return found
+
+
+def test_what_a_run_says(network: Any) -> None:
+    card = card_of(network, name="sketches", test_images=200, licence="mit", address="hf-hub:me/model")
+    assert card.startswith('---\nlicense: "mit"\nlibrary_name: timm\n')
+    assert "# sketches\n" in card
+    assert 'timm.create_model("hf-hub:me/model", pretrained=True)' in card
+    assert "torch.softmax(logits / 1.5, dim=1)" in card
+    assert "| trained on the domains | art\\_painting, photo |" in card
+    low, high = (f"{100 * limit:.1f}" for limit in wilson(150, 200))
+    assert f"sketch\\|\\<b\\>, n = 200, 95 % interval over images | 75.0 [{low}, {high}] |" in card
+    assert "(mean of the domains) | 90.0 |" in card
+    assert "the temperature 1.5, fitted on held-out images" in card
+    assert "licence: not stated" in card
+    assert "Evaluated on" not in card
+
+
+def test_what_is_not_known_is_not_said(network: Any) -> None:
+    network.about, network.temperature = {}, None
+    card = card_of(network, name="a model")
+    assert "The checkpoint says none." in card
+    assert "does not say what it was tested on" in card
+    assert "None was fitted" in card
+    assert "logits / 1, dim=1" in card
+    assert "interval" not in card
+
+
+def test_an_evaluation_is_added(network: Any, toy: Path, tmp_path: Path) -> None:
+    found = ld.evaluate(save(tmp_path / "same.safetensors", 0), toy, device="cpu")
+    card = card_of(network, name="x", evaluation=found.to_json())
+    accuracy = found.models[0].domains["ink"].accuracy
+    assert "## Evaluated on toy0\n" in card
+    assert f"| ink | 18 | {100 * accuracy.value:.1f} [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}] |" in card
+    assert refusal(card_of, network, name="x", evaluation={"models": []}).startswith("this is no evaluation.json")
+    network.spec = ld.load_model(save(tmp_path / "z.safetensors", 0, classes=("a", "b", "c"))).spec
+    said = refusal(card_of, network, name="x", evaluation=found.to_json())
+    assert said == "the evaluation is of a model with other classes"
