@@ -58,6 +58,7 @@ CHANGED_LATER: dict[str, Any] = {
     "warmup": 0.1,
     "decay_again_at": 0.9,
     "select_by": "iid-macro",
+    "balance": True,
 }
 """Of the fields that came after the first runs; some only go with others."""
 WRONG: list[tuple[str, Any, str]] = [

@@ -189,6 +189,12 @@ class Config(Schedule, Tested):
 
     steps: int = _schedule("Optimiser steps.", valid.COUNT, 300, unit="steps")
     batch: int = _schedule("Images from each training domain in a batch.", valid.COUNT, 8, unit="images")
+    balance: bool = _schedule(
+        "Draw the classes of each training domain equally often, however many images each has.",
+        valid.SWITCH,
+        False,
+        later=True,
+    )
     optimizer: str = _schedule(
         "'sgd' or 'adamw'; for probes also 'lbfgs', until it has converged.",
         valid.choice("sgd", "adamw", "lbfgs"),

@@ -126,6 +126,8 @@ def contradictions(config: Any, about: Mapping[str, About], defaults: Mapping[st
         if config.hand_over == "wise-ft" and config.way_back:
             yield f"way-back {config.way_back:g} does not go with hand-over 'wise-ft', which chooses its own share"
         return
+    if config.balance and config.optimizer == "lbfgs":
+        yield "balance is of batches, of which optimizer 'lbfgs' has none"
     required = {
         **{name: defaults[name] for name, entry in about.items() if entry.fine_tuning},
         "optimizer": "lbfgs" if (config.fit, config.optimizer) == ("probe", "lbfgs") else "sgd",

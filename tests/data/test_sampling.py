@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from largedrop.data.sampling import batch_indices
+from largedrop.data.sampling import batch_indices, batches, classes_of
 
 DOMAINS = (np.arange(100, 124), np.array([7, 3, 5]), np.arange(500, 510))
 BATCH = 4
@@ -62,3 +62,43 @@ def test_shuffling_is_uniform() -> None:
 def test_the_order_of_a_domain_does_not_hang_on_the_other_domains() -> None:
     alone = [batch_indices(DOMAINS[:1], BATCH, 0, step).tolist() for step in range(10)]
     assert alone == [batch_indices(DOMAINS, BATCH, 0, step)[:BATCH].tolist() for step in range(10)]
+
+
+LABELS = np.zeros(600, np.int64)
+LABELS[[100, 101, 3, 7]] = 1
+LABELS[[119, 509]] = 2
+CLASSES = classes_of(DOMAINS, LABELS)
+
+
+def balanced(domain: int, steps: int, batch: int = BATCH, seed: int = 0) -> npt.NDArray[np.int64]:
+    rows = [batch_indices(DOMAINS, batch, seed, step, CLASSES) for step in range(steps)]
+    return np.concatenate([row[domain * batch : (domain + 1) * batch] for row in rows])
+
+
+@pytest.mark.parametrize(("domain", "sizes"), [(0, {0: 21, 1: 2, 2: 1}), (1, {0: 1, 1: 2}), (2, {0: 9, 2: 1})])
+@pytest.mark.parametrize("batch", [1, 4, 7])
+def test_balanced_batches_draw_every_class_of_a_domain_equally_often(
+    domain: int, sizes: dict[int, int], batch: int
+) -> None:
+    drawn = balanced(domain, 600 // batch, batch)
+    classes = LABELS[drawn]
+    rounds = classes[: len(classes) // len(sizes) * len(sizes)].reshape(-1, len(sizes))
+    assert all(set(row) == set(sizes) for row in rounds.tolist())
+    assert len({tuple(row) for row in rounds.tolist()}) > 1
+    for label, count in sizes.items():
+        own = drawn[classes == label]
+        members = DOMAINS[domain][LABELS[DOMAINS[domain]] == label]
+        assert len(members) == count
+        for start in range(0, len(own) - count + 1, count):
+            assert sorted(own[start : start + count].tolist()) == sorted(members.tolist())
+
+
+def test_balanced_batches_are_a_function_of_seed_and_step_alone() -> None:
+    forward = [batch_indices(DOMAINS, BATCH, 5, step, CLASSES).tolist() for step in range(12)]
+    assert forward == [batch_indices(DOMAINS, BATCH, 5, step, CLASSES).tolist() for step in reversed(range(12))][::-1]
+    assert forward == batches(DOMAINS, BATCH, 5, 0, 12, CLASSES).tolist()
+    assert forward != [batch_indices(DOMAINS, BATCH, 6, step, CLASSES).tolist() for step in range(12)]
+
+
+def test_what_was_drawn_before_there_were_balanced_batches() -> None:
+    assert batch_indices(DOMAINS, BATCH, 3, 7).tolist() == [111, 114, 108, 102, 5, 7, 5, 3, 507, 503, 508, 503]

@@ -243,3 +243,15 @@ def test_several_test_domains_or_none(data: ld.Dataset, tmp_path: Path, fit: str
     scores = [run.model_scores or (0, 0) for run in found if isinstance(run, Run)]
     assert scores[0][1] == pytest.approx(np.mean([each.ood_accuracy for each in together[:2]]))
     assert scores[3][1] is None
+
+
+@pytest.mark.parametrize("fit", ["linear", "probe"])
+def test_a_linear_fit_on_balanced_batches(uneven: Path, tmp_path: Path, fit: str) -> None:
+    data = ld.open_dataset(uneven)
+    both = [config(data, fit, test_domain="ink", balance=balance) for balance in (False, True)]
+    runs = trained(data, tmp_path, *both)
+    models = [read_tensors(run.final, "linear")[0]["weight"] for run in runs if isinstance(run, Run)]
+    assert not torch.equal(models[0], models[1])
+    (alone,) = trained(data, tmp_path / "alone", both[1])
+    assert isinstance(alone, Run)
+    assert torch.equal(read_tensors(alone.final, "linear")[0]["weight"], models[1])

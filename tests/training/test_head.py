@@ -227,3 +227,18 @@ def test_features_of_nothing_but_zeros() -> None:
 def test_rates_out_of_range(rate: float) -> None:
     with pytest.raises(UserError, match=r"^the dropout rate must be in \[0, 1\), not "):
         fit_head(*problem((4,)), CLASSES, rate, 0.0, 0)
+
+
+def test_weights_of_images_are_in_gradient_and_loss() -> None:
+    features, labels = problem()
+    ones = [torch.ones(len(part)) for part in features]
+    plain, same = (fit_head(features, labels, CLASSES, 0.5, 1e-4, 0, rounds=2, weights=each) for each in (None, ones))
+    assert [each.loss for each in same.rounds] == pytest.approx([each.loss for each in plain.rounds], rel=1e-6)
+    assert torch.equal(same.last.weight, plain.last.weight)
+    # Ten images of one class and one of another, at the same place: weighed alike, both are guessed alike.
+    x, y = torch.ones(11, 2), torch.tensor([0] * 10 + [1])
+    balanced = torch.tensor([0.55] * 10 + [5.5])
+    for weights, share in ((None, 10 / 11), ([balanced], 0.5)):
+        fit = fit_head([x], [y], 2, 0.0, 0.0, 0, weights=weights)
+        logits = fit.last.weight.sum(1) + fit.last.bias
+        assert float(logits.softmax(0)[0]) == pytest.approx(share, abs=0.02)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 import largedrop as ld
 from largedrop.config import PROTOCOL, Config
+from largedrop.data.sampling import batch_indices
 from largedrop.data.views.batches import HostViews
 from largedrop.errors import CollapseError, Interrupted, NoMemoryError, UserError
 from largedrop.measures.calibration import fit_temperature
@@ -62,6 +63,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "vrex": {"objective": "vrex", "penalty": 1.0, "penalty_after": 2},
     "irm": {"objective": "irm", "penalty": 100.0, "penalty_after": 2},
     "mldg": {"objective": "mldg", "penalty": 1.0},
+    "balance": {"balance": True, "batch": 5},
     "masks": {"masks": 4, "dropout": 0.75},
     "mixout": {"objective": "mixout", "penalty": 0.8, "masks": 4, "dropout": 0.75},
     "l2sp": {"objective": "l2sp", "penalty": 0.1},
@@ -719,3 +721,27 @@ def test_macro_accuracy_selects(toy: Path, config: Config, tmp_path: Path) -> No
         assert run.result["model_scores"][key] == safest[key]
     plain = train(chosen, data, tmp_path / "plain")
     assert [each["ood_accuracy"] for each in plain.result["log"]] == [each["ood_accuracy"] for each in log]
+
+
+def test_balanced_batches_are_those_of_the_loop(
+    toy: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = shutil.copytree(toy, tmp_path / "toy")
+    for path in sorted((root / "ink" / "red").iterdir())[2:]:
+        path.unlink()
+    data = ld.open_dataset(root)
+    drawn: list[int] = []
+
+    def recorded(*arguments: Any) -> npt.NDArray[np.int64]:
+        chosen = batch_indices(*arguments)
+        drawn.extend(data.labels[chosen[: len(chosen) // 2]].tolist())
+        return chosen
+
+    monkeypatch.setattr(loop, "batch_indices", recorded)
+    counts = []
+    for balance in (False, True):
+        drawn.clear()
+        chosen = replace(config, fingerprint=data.fingerprint, balance=balance, steps=12, eval_every=12)
+        train(chosen, data, tmp_path / str(balance))
+        counts.append([drawn.count(label) for label in range(3)])
+    assert counts == [[22, 22, 4], [16, 16, 16]]  # of 5, 5 and 1

@@ -129,7 +129,7 @@ def test_the_probe_is_selected_by_iid_accuracy_alone(
     rounds = [
         HeadRound(100 * (number + 1), 0.5 / (number + 1), head, torch.zeros(3)) for number, head in enumerate(heads)
     ]
-    monkeypatch.setattr(setup, "fit_head", lambda *arguments: HeadFit(tuple(rounds), converged=False))
+    monkeypatch.setattr(setup, "fit_head", lambda *arguments, **more: HeadFit(tuple(rounds), converged=False))
     cold = replace(config, head="random")
     network, split = create_network(cold, data.classes), data.split("photo", 0)
     probe = start_head(cold, data, split, network, Table(data, "photo"))  # type: ignore[arg-type]
@@ -161,7 +161,7 @@ def test_only_a_warm_head_is_the_fitted_one(
 ) -> None:
     fits: list[tuple[Any, ...]] = []
 
-    def fit_head(*arguments: Any) -> HeadFit:
+    def fit_head(*arguments: Any, **more: Any) -> HeadFit:
         fits.append(arguments)
         last = HeadRound(100, 1.0, torch.full((3, 256), 7.0), torch.full((3,), 8.0))
         return HeadFit((HeadRound(50, 1.0, torch.zeros(3, 256), torch.zeros(3)), last), converged=True)

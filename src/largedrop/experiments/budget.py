@@ -17,7 +17,7 @@ import torch
 
 from ..config import Config
 from ..data.dataset import Dataset
-from ..data.sampling import batch_indices
+from ..data.sampling import batch_indices, classes_of
 from ..data.views.batches import Views, open_views
 from ..errors import UserError
 from ..files import read_json
@@ -220,10 +220,11 @@ def measure(config: Config, data: Dataset, views: Views) -> Pace:
         held.callback(take.close)
 
         together = LOOK_EVERY[device.type]
+        balanced = classes_of(split.train, data.labels) if config.balance else None
 
         def steps(number: int) -> None:
             for step in range(number * together, (number + 1) * together):
-                chosen = batch_indices(split.train, config.batch, config.seed, step)
+                chosen = batch_indices(split.train, config.batch, config.seed, step, balanced)
                 take(views.inputs(chosen, network.spec, config.seed, step), torch.from_numpy(data.labels[chosen]), step)
                 for average in averages.values():
                     average.after_step(network)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..data.dataset import Dataset, IntArray, Split
 from ..data.random import generator
-from ..data.sampling import batches
+from ..data.sampling import Classes, batches, classes_of
 from ..errors import UserError
 
 __all__ = ["Problem"]
@@ -92,13 +93,17 @@ class Problem:
             return 1, self.widths[-1]
         return (len(self.widths), self.widths[0]) if len(set(self.widths)) == 1 else (1, sum(self.widths))
 
-    def batches(self, batch: int, seed: int, first: int, last: int) -> tuple[IntArray, IntArray]:
+    @cached_property
+    def _classes(self) -> Classes:
+        return classes_of(self.train, self.labels)
+
+    def batches(self, batch: int, seed: int, first: int, last: int, balance: bool = False) -> tuple[IntArray, IntArray]:
         """The images of the steps ``first`` to ``last`` − 1, as in ``batch_indices``, and their views.
 
         Returns:
             Indices into the dataset and into ``views``, each (steps, domains × batch).
         """
-        images = batches(self.train, batch, seed, first, last)
+        images = batches(self.train, batch, seed, first, last, self._classes if balance else None)
         views = np.zeros_like(images)
         if len(self.views) > 1:
             for step in range(first, last):

@@ -74,6 +74,7 @@ def fit_head(
     seed: int,
     rounds: int = 40,
     round_steps: int = 100,
+    weights: list[Tensor] | None = None,
 ) -> HeadFit:
     """Minimise the expected cross-entropy of a linear head under dropout on its input.
 
@@ -90,12 +91,14 @@ def fit_head(
         seed: seed of the batches and masks; torch's global generator is not advanced.
         rounds: largest number of rounds.
         round_steps: number of steps in a round.
+        weights: weight of each image in the loss, float32 (n_d,), 1 on average in each domain; by default all are 1.
 
     Raises:
         UserError: the rate is not in [0, 1).
     """
     check_rate(dropout)
     everything, targets = torch.cat(features), torch.cat(labels)
+    own = None if weights is None else torch.cat(weights)
     starts = [0, *itertools.accumulate(len(domain) for domain in features)]
     device = everything.device
     scale = float(everything.square().mean().sqrt()) or 1.0  # features that are all zero have no scale
@@ -116,11 +119,12 @@ def fit_head(
                         for start, domain in zip(starts, features)  # noqa: B905
                     ]
                 )
-                weight.grad = _gradient(weight.detach(), everything[chosen], targets[chosen], dropout)
+                factors = None if own is None else own[chosen]
+                weight.grad = _gradient(weight.detach(), everything[chosen], targets[chosen], dropout, factors)
                 optimizer.step()
                 mean.add_(weight.detach(), alpha=1 / round_steps)
             mean_weight, mean_bias = mean[:, :-1].clone(), mean[:, -1].clone()
-            reached = _dropout_loss(features, labels, mean_weight, mean_bias, dropout, seed)
+            reached = _dropout_loss(features, labels, mean_weight, mean_bias, dropout, seed, weights)
             found.append(HeadRound((number + 1) * round_steps, reached, mean_weight, mean_bias))
             if reached > best * (1 - GAIN):
                 rate, halvings = rate / 2, halvings + 1
@@ -132,8 +136,11 @@ def fit_head(
 
 
 @torch.no_grad()
-def _gradient(weight: Tensor, batch: Tensor, targets: Tensor, dropout: float) -> Tensor:
-    """Gradient of the mean cross-entropy under dropout, (p − onehot)ᵀ x̃ / n; the last column is the bias's."""
+def _gradient(weight: Tensor, batch: Tensor, targets: Tensor, dropout: float, factors: Tensor | None = None) -> Tensor:
+    """Gradient of the mean cross-entropy under dropout, (p − onehot)ᵀ x̃ / n; the last column is the bias's.
+
+    ``factors`` are the images' weights in the mean, (n,).
+    """
     # Whether a unit is kept comes from 16 bits, so the rate is exact to 1/65536, and the scale is that rate's.
     dropped = min(round(dropout * 2**16), 2**16 - 1)
     scale = 2**16 / (2**16 - dropped)
@@ -143,6 +150,8 @@ def _gradient(weight: Tensor, batch: Tensor, targets: Tensor, dropout: float) ->
     error = logits.softmax(1)
     error[torch.arange(len(targets), device=error.device), targets] -= 1
     error /= len(targets)
+    if factors is not None:
+        error *= factors[:, None]
     return torch.cat([scale * (error.t() @ batch), error.sum(0)[:, None]], 1)
 
 
@@ -155,12 +164,20 @@ def _kept(shape: torch.Size, dropped: int, device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def _dropout_loss(
-    features: list[Tensor], labels: list[Tensor], weight: Tensor, bias: Tensor, dropout: float, seed: int
+    features: list[Tensor],
+    labels: list[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    dropout: float,
+    seed: int,
+    weights: list[Tensor] | None = None,
 ) -> float:
     """Mean over the domains of the cross-entropy under dropout, always on the same masks, in nats."""
     torch.manual_seed(torch_seed("head loss", seed))
-    losses = [
-        F.cross_entropy(F.linear(F.dropout(domain, dropout), weight, bias), target)
-        for domain, target in zip(features, labels, strict=True)
-    ]
+    logits = [F.linear(F.dropout(domain, dropout), weight, bias) for domain in features]
+    if weights is None:
+        losses = [F.cross_entropy(rows, target) for rows, target in zip(logits, labels, strict=True)]
+    else:
+        each = [F.cross_entropy(rows, target, reduction="none") for rows, target in zip(logits, labels, strict=True)]
+        losses = [(one * own).mean() for one, own in zip(each, weights, strict=True)]
     return float(torch.stack(losses).mean())

@@ -17,7 +17,7 @@ from .._version import __version__
 from ..config import Config
 from ..data.dataset import Dataset, Split
 from ..data.random import torch_seed
-from ..data.sampling import batch_indices
+from ..data.sampling import batch_indices, classes_of
 from ..data.views.batches import Views, open_views
 from ..errors import Interrupted, UserError
 from ..files import write_json, write_text
@@ -150,6 +150,7 @@ def _train(
         return views.finish(inputs, network.spec)
 
     domains = len(split.train)
+    balanced = classes_of(split.train, data.labels) if config.balance else None
     take = TrainingStep(network, optimizer, config.precision, finish, objective, domains, reporter.note)
     held.callback(take.close)
     size, saved = 0.0, time.monotonic()
@@ -172,7 +173,7 @@ def _train(
     for step in range(so_far.step, config.steps):
         torch.manual_seed(torch_seed("step", config.seed, step))
         lr = set_learning_rate(optimizer, config, step)
-        chosen = batch_indices(split.train, config.batch, config.seed, step)
+        chosen = batch_indices(split.train, config.batch, config.seed, step, balanced)
         take(views.inputs(chosen, network.spec, config.seed, step), torch.from_numpy(data.labels[chosen]), step)
         so_far.step = step + 1
         for average in averages.values():

@@ -17,6 +17,7 @@ from ..errors import CollapseError, UserError
 from ..models.block_dropout import set_block_dropout
 from ..models.network import Network, Spec, parameter_groups
 from ..models.pretrained import create_backbone, find_weights
+from .class_weights import balancing_weights
 from .evaluation import scores
 from .features import VIEWS, FeatureCache
 from .head import HeadFit, fit_head
@@ -108,6 +109,7 @@ def start_head(config: Config, data: Dataset, split: Split, network: Network, fe
         config.dropout,
         config.weight_decay,
         config.seed,
+        weights=_weighted(config, data, split, device),
     )
     if not math.isfinite(fit.last.loss):
         raise CollapseError(
@@ -119,6 +121,14 @@ def start_head(config: Config, data: Dataset, split: Split, network: Network, fe
             network.head.weight.copy_(fit.last.weight)
             network.head.bias.copy_(fit.last.bias)
     return {**_probe(config, fit, data, split, views[0].float()), "seconds": time.monotonic() - began}
+
+
+def _weighted(config: Config, data: Dataset, split: Split, device: torch.device) -> list[Tensor] | None:
+    """The weights of the training images for ``fit_head``, of every view; None where all are 1."""
+    if not config.balance:
+        return None
+    found = [balancing_weights(data.labels[indices]) for indices in split.train]
+    return [torch.from_numpy(weights).repeat(VIEWS).float().to(device) for weights in found]
 
 
 def _probe(config: Config, fit: HeadFit, data: Dataset, split: Split, table: Tensor) -> dict[str, Any]:

@@ -22,8 +22,8 @@ LONGEST = 16
 ROOM = 2**28
 """Largest size of the features that are prepared together, in bytes, unless one step needs more."""
 
-Source = tuple[int, str, int, int]
-"""Key of a step's features: problem, fit, seed and batch."""
+Source = tuple[int, str, int, int, bool]
+"""Key of a step's features: problem, fit, seed, batch and whether that is balanced."""
 
 Noise = tuple[int, int, int, float]
 """Key of a step's masks: seed, rows, units and rate."""
@@ -67,7 +67,7 @@ class Batches:
     def _read(self, source: Source, first: int, last: int) -> None:
         group = self._sources[source]
         problem, setting = group.problem, group.settings[0]
-        images, views = problem.batches(setting.batch, setting.seed, first, last)
+        images, views = problem.batches(setting.batch, setting.seed, first, last, setting.balance)
         features = self._features[source][: last - first]
         rows = np.empty((images.size, group.features), problem.views[0].numpy().dtype)
         for number, view in enumerate(problem.views):
@@ -87,7 +87,7 @@ class Batches:
 
 def _source(group: Group) -> Source:
     setting = group.settings[0]
-    return id(group.problem), setting.fit, setting.seed, setting.batch
+    return id(group.problem), setting.fit, setting.seed, setting.batch, setting.balance
 
 
 def _noise(group: Group) -> Noise:
