@@ -248,6 +248,26 @@ def test_long_images_make_no_other_batch_slow() -> None:
     assert training <= training_among < 1.2 * training
 
 
+def test_a_long_image_makes_no_evaluation_of_others_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = [(40, 48), (44, 40), (40, 900), (48, 44), (1200, 40)]
+    images, indices = pictures(shapes), np.array([4, 0, 2, 1, 3, 0])
+    resident = ResidentImages(images, CPU)
+    batches: list[tuple[int, tuple[int, int]]] = []
+    real = module.crop_resize
+    monkeypatch.setattr(
+        module,
+        "crop_resize",
+        lambda resident, indices, boxes, size, largest: (
+            batches.append((len(indices), largest)) or real(resident, indices, boxes, size, largest)
+        ),
+    )
+    batch = device_evaluation_batch(resident, indices, 24, MEAN, STD)
+    assert sorted(batches) == [(2, (1200, 900)), (4, (48, 48))]
+    alone = [device_evaluation_batch(resident, indices[[at]], 24, MEAN, STD) for at in range(len(indices))]
+    assert torch.equal(batch, torch.cat(alone))
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_crops_that_are_longer_than_any_that_is_drawn_are_refused() -> None:
     resident, one = ResidentImages(pictures([(30, 300)]), CPU), np.array([0])
     draws = draw([(30, 300)], 0, 0)

@@ -50,6 +50,9 @@ SCRATCH = 1 << 30
 SCRATCH_PER_PIXEL = 8 + 3 + 2 * 3 * 4
 """Bytes for each pixel of the rows being resized: its index, its three bytes, and two int32 sums per channel."""
 
+LONG = 4
+"""Images of an evaluation batch that are so many times longer than its median image are resized by themselves."""
+
 GIB = 1 << 30
 
 PRECISION, LARGEST_SHIFT = 15, 22
@@ -117,6 +120,14 @@ def device_evaluation_batch(
         ValueError: an index is out of range.
     """
     _check_indices(resident, indices)
+    longest = resident.shapes[indices].max(axis=1, initial=1)
+    long = longest > LONG * np.median(longest) if len(indices) else longest > 0
+    if long.any():  # by themselves, since each round is one of the whole batch
+        result = torch.empty((len(indices), 3, size, size), device=resident.device, memory_format=torch.channels_last)
+        for part in (np.flatnonzero(~long), np.flatnonzero(long)):
+            views = device_evaluation_batch(resident, np.asarray(indices)[part], size, mean, std)
+            result.index_copy_(0, to_device(torch.from_numpy(part), resident.device), views)
+        return result
     chosen = to_device(torch.from_numpy(np.asarray(indices, dtype=np.int64)), resident.device)
     sides = resident.index[chosen, 1:]
     boxes = torch.cat([torch.zeros_like(sides), sides], dim=1)
