@@ -125,3 +125,11 @@ def test_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "pyarrow", absent)
     said = refusal(check_output, tmp_path / "a.parquet", None, False)
     assert said == "Parquet needs the package pyarrow: pip install pyarrow (or largedrop[parquet])"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has one")
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_a_full_disk_under_standard_output_is_said(format: str) -> None:
+    with open("/dev/full", "wb", buffering=0) as full:
+        said = refusal(write_predictions, FOUND, None, format, 2, full)
+    assert said == "cannot write to standard output: No space left on device"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,9 @@ def test_a_dataset_that_was_renamed_keeps_the_name_it_was_trained_under(data: Da
     renamed = named_before(data, stored)
     assert (renamed.name, renamed.fingerprint) == ("b", data.fingerprint)
     assert named_before(replace(data, name="a"), stored).name == "a"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are text elsewhere")
+def test_a_folder_whose_name_is_not_text_is_refused_before_anything_is_trained(config: Config, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    assert refusal(folder, config) == f"the name of {folder} is not UTF-8; name another --output"

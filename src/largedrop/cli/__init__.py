@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     with printing() as output:
         code = _run(arguments)
-    if output.error is None or output.closed_early:
+    if output.error is None or output.closed_early or code:  # an error has been told
         return code
     reason = output.error.strerror or output.error
     return _complain(f"cannot write to standard output: {reason}; what is written to files is whole")

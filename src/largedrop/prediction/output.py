@@ -66,6 +66,9 @@ def write_predictions(
     Args:
         path: the file to write; None for ``standard_output``.
         format: a key of ``FORMATS``.
+
+    Raises:
+        UserError: the file or standard output cannot be written.
     """
     columns = ["path", "class", "probability"]
     columns += [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("class", "probability")]
@@ -73,7 +76,12 @@ def write_predictions(
         file = standard_output
         if path is not None:
             file = stack.enter_context(open(stack.enter_context(replacing(path)), "wb"))
-        FORMATS[format](file, [*columns, "error"], (_row(each, len(columns)) for each in found))
+        try:
+            FORMATS[format](file, [*columns, "error"], (_row(each, len(columns)) for each in found))
+        except OSError as error:
+            if path is not None or isinstance(error, BrokenPipeError):  # whoever reads it has gone
+                raise
+            raise UserError(f"cannot write to standard output: {error.strerror or error}") from error
 
 
 def _row(prediction: Prediction, width: int) -> list[Any]:

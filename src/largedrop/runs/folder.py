@@ -91,6 +91,10 @@ def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
             files, or cannot be read.
     """
     try:
+        str(folder).encode()
+    except UnicodeEncodeError:  # safetensors takes no such path
+        raise UserError(f"the name of {folder} is not UTF-8; name another --output") from None
+    try:
         if (folder / file).is_file():
             theirs = read_json(folder / file)
             refuse_older(theirs, folder)
