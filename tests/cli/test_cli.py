@@ -24,7 +24,7 @@ def test_compare_leaves_exactly_these_files_and_a_record_of_every_run(
     arguments = ["compare", str(toy), "--test-domains", "ink,oil", "--dropout", "0,0.5", "--seeds", "2"]
     assert main([*arguments, "--output", str(output), *FAST]) == 0
     assert {path.name for path in output.iterdir()} == {
-        *("comparison.json", "figure.png", "figure.svg", "report.html", "results.json", "runs"),
+        *("compare.toml", "comparison.json", "figure.png", "figure.svg", "report.html", "results.json", "runs"),
     }
     runs = sorted(re.sub("-[0-9a-f]{12}$", "", path.name) for path in (output / "runs").iterdir())
     assert runs == sorted(

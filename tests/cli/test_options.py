@@ -21,6 +21,8 @@ def test_every_field_is_on_the_command_line(name: str, command: Callable[..., No
     options = inspect.signature(command).parameters
     if ABOUT[name].option:
         assert options[name].default is None  # the recipe's is taken
+    elif name == "also_tested":  # by several --test-domain
+        assert {"test_domain", "test_domains"} & {*options}
     elif not ABOUT[name].elsewhere.startswith("it follows from") and (command, name) != (compare, "left_out"):
         assert {name, f"{name}s"} & {*options}, f"{name} cannot be set; let About.elsewhere say why"
 
