@@ -34,9 +34,7 @@ def test_the_test_domain_has_the_accuracy_of_the_run(run: ld.Run, data: ld.Datas
     assert run.model_scores is not None
     (model,) = found.models
     assert model.domains["photo"].accuracy.value == run.model_scores[1]
-    assert found.notes == (
-        f"{run.folder} was trained on images of 'ink', 'oil' here; only the other domains are new to it",
-    )
+    assert found.notes == (f"{run.folder} was trained on images of 'ink', 'oil' here; only 'photo' is new to it",)
     assert model.temperatures == (load_model(run.model).temperature,)
     assert found.dataset["fingerprint"] == data.fingerprint
     assert json.loads(json.dumps(found.to_json()))["models"][0]["confusion"]["ink"] == model.confusion["ink"].tolist()

@@ -146,3 +146,14 @@ def test_of_many_classes_the_worst_are_shown() -> None:
 def test_confusions_are_sorted_by_their_number() -> None:
     assert [entry[3:] for entry in confused(CLASSES, BAD[0], 5)] == [(10, 1.0), (2, 0.2)]
     assert confused(CLASSES, model("right", {})[0], 5) == []
+
+
+def test_of_many_domains_the_terminal_has_no_intervals() -> None:
+    parts: dict[str, Any] = {
+        name: {f"{day}": getattr(BAD[0], name)["day"] for day in range(4)}
+        for name in ("domains", "before", "after", "coverage")
+    }
+    found = Evaluation({}, CLASSES, (replace(BAD[0], **parts),), None, ())
+    _, _, classes, _ = evaluation_tables(found)
+    assert classes.rows[0] == ["cat", "80.0", "80.0", "80.0", "80.0"]
+    assert classes.notes == ["The intervals are on the page and in evaluation.json."]

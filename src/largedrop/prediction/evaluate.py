@@ -329,7 +329,9 @@ def _seen_notes(models: Sequence[tuple[str, Sequence[Network]]], data: Dataset) 
                 continue
             unseen = {config.get("test_domain"), config.get("left_out")}
             seen = [domain for domain in data.domains if domain not in unseen]
-            notes.append(f"{name} was trained on images of {named(seen)} here; only the other domains are new to it")
+            new = [domain for domain in data.domains if domain in unseen]
+            rest = f"only {named(new)} is new to it" if len(new) == 1 else f"new to it: {named(new) or 'none'}"
+            notes.append(f"{name} was trained on images of {named(seen)} here; {rest}")
     return notes
 
 

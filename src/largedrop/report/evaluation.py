@@ -27,6 +27,9 @@ MEAN = "mean"
 _CLASSES = 15
 """Classes in the terminal; of more, those of lowest accuracy."""
 
+_DOMAINS = 3
+"""Domains whose classes have intervals in the terminal; of more, there is no room."""
+
 _PAIRS = 8
 """Confusions in the terminal."""
 
@@ -172,8 +175,10 @@ def classes_table(classes: Sequence[str], model: Evaluated, of: str = "", most: 
     shown = list(there)
     if most is not None and len(shown) > most:
         shown = sorted(shown, key=lambda name: _mean(there[name]))[:most]
-    rows = [[name, *map(interval, there[name])] for name in shown]
+    narrow = most is not None and len(model.domains) > _DOMAINS
+    rows = [[name, *map(_share if narrow else interval, there[name])] for name in shown]
     notes = [f"The {len(shown)} lowest of {len(there)} classes."] if len(shown) < len(there) else []
+    notes += ["The intervals are on the page and in evaluation.json."] if narrow else []
     return Table(f"Accuracy of each class in %{of}", ["class", *model.domains], rows, notes)
 
 
@@ -203,6 +208,10 @@ def _of(letter: str, named: dict[str, Evaluated]) -> str:
 def _mean(cells: Sequence[Interval | None]) -> float:
     known = [cell.value for cell in cells if cell]
     return sum(known) / len(known)
+
+
+def _share(found: Interval | None) -> str:
+    return "–" if found is None else _percent(found)
 
 
 def _percent(found: Interval) -> str:
