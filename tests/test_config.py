@@ -59,6 +59,7 @@ CHANGED_LATER: dict[str, Any] = {
     "decay_again_at": 0.9,
     "select_by": "iid-macro",
     "balance": True,
+    "class_weights": "balanced",
 }
 """Of the fields that came after the first runs; some only go with others."""
 WRONG: list[tuple[str, Any, str]] = [
@@ -97,6 +98,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("steps", 1e4, "steps must be a whole number from 1 to 10**7, not 10000.0"),
     ("steps", 10**23, f"steps must be a whole number from 1 to 10**7, not {10**23}"),
     ("batch", 0, "batch must be a whole number from 1 to 10**7, not 0"),
+    ("class_weights", "yes", "class-weights must be 'none' or 'balanced', not 'yes'"),
     ("optimizer", "adam", "optimizer must be 'sgd', 'adamw' or 'lbfgs', not 'adam'"),
     ("lr", 0.0, "lr must be above 0, not 0.0"),
     ("lr", math.inf, "lr must be above 0, not inf"),
@@ -140,6 +142,18 @@ def test_all_problems_at_once() -> None:
     ("settings", "text"),
     [
         ({"left_out": "sketch"}, "left-out and test-domain are both 'sketch'"),
+        (
+            {"balance": True, "class_weights": "balanced"},
+            "balance and class-weights 'balanced' do the same in two ways: leave one of them out",
+        ),
+        (
+            {"fit": "probe", "optimizer": "lbfgs", "head": "random", "balance": True},
+            "balance is of batches, of which optimizer 'lbfgs' has none",
+        ),
+        (
+            {"fit": "probe", "optimizer": "sgd", "head": "random", "class_weights": "balanced"},
+            "class-weights 'balanced' does not go with fit 'probe'",
+        ),
         ({"decay_again_at": 0.4}, "decay-again-at (0.4) comes before decay-at (0.5)"),
         (
             {"wise_ft": True, "head": "random"},

@@ -157,6 +157,11 @@ class Config(Schedule, Tested):
         unit="steps",
         rival=True,
     )
+    class_weights: str = _extra(
+        "Weights of the classes in the loss: 'none', or 'balanced', inverse to their shares of the training images.",
+        valid.choice("none", "balanced"),
+        "none",
+    )
     swad: bool = _extra("Also compute SWAD's dense average of the weights (Cha et al., 2021).", valid.SWITCH, False)
     ema: float = _extra(
         "Decay, such as 0.99, of an exponential average of the weights, as one more method; 0 for none.",

@@ -108,6 +108,8 @@ def contradictions(config: Any, about: Mapping[str, About], defaults: Mapping[st
                 yield f"{name.replace('_', '-')} {getattr(config, name):g} does not go with schedule 'cosine'"
     elif config.warmup > config.decay_at:
         yield f"decay-at ({config.decay_at:g}) comes before the warm-up ends ({config.warmup:g})"
+    if config.balance and config.class_weights != "none":
+        yield f"balance and class-weights {config.class_weights!r} do the same in two ways: leave one of them out"
     if config.fit != "linear" and config.v_start != "last":
         yield f"v-start {config.v_start!r} does not go with fit '{config.fit}', which has no v"
     if config.fit == "all":

@@ -63,6 +63,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "vrex": {"objective": "vrex", "penalty": 1.0, "penalty_after": 2},
     "irm": {"objective": "irm", "penalty": 100.0, "penalty_after": 2},
     "mldg": {"objective": "mldg", "penalty": 1.0},
+    "class weights": {"class_weights": "balanced", "held_out": 0.4},
     "balance": {"balance": True, "batch": 5},
     "masks": {"masks": 4, "dropout": 0.75},
     "mixout": {"objective": "mixout", "penalty": 0.8, "masks": 4, "dropout": 0.75},
@@ -745,3 +746,15 @@ def test_balanced_batches_are_those_of_the_loop(
         train(chosen, data, tmp_path / str(balance))
         counts.append([drawn.count(label) for label in range(3)])
     assert counts == [[22, 22, 4], [16, 16, 16]]  # of 5, 5 and 1
+
+
+def test_class_weights_train_otherwise_only_where_classes_differ(toy: Path, config: Config, tmp_path: Path) -> None:
+    root = shutil.copytree(toy, tmp_path / "toy")
+    for path in sorted((root / "ink" / "red").iterdir())[2:]:
+        path.unlink()
+    for data, alike in ((ld.open_dataset(toy), True), (ld.open_dataset(root), False)):
+        chosen = replace(config, fingerprint=data.fingerprint)
+        kinds = ("none", "balanced")
+        runs = [train(replace(chosen, class_weights=kind), data, tmp_path / f"{alike}-{kind}") for kind in kinds]
+        one, other = (load_file(run.final)["head.weight"] for run in runs)
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-5) == alike

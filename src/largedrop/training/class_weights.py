@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from ..data.dataset import IntArray
 
-__all__ = ["balancing_weights"]
+__all__ = ["balancing_weights", "class_weights"]
+
+
+def class_weights(labels: IntArray, domains: Sequence[IntArray], classes: int) -> npt.NDArray[np.float64]:
+    """The weights with which classes have equal parts of the expected loss: 1 / (classes · share), as scikit-learn's
+    ``balanced``.
+
+    A batch has as many images of each training domain, so a class' share is the mean of its shares of the domains.
+
+    Args:
+        labels: class of each image of the dataset.
+        domains: indices of the training images, one array per domain.
+        classes: number of classes.
+
+    Returns:
+        (classes,); over the images of a batch the mean is 1 in expectation. Classes that no training domain has get 1.
+    """
+    counts = np.stack([np.bincount(labels[indices], minlength=classes) for indices in domains])
+    shares = (counts / counts.sum(1, keepdims=True)).mean(0)
+    weights = np.ones(classes)
+    weights[shares > 0] = 1 / (np.count_nonzero(shares) * shares[shares > 0])
+    return weights
 
 
 def balancing_weights(labels: IntArray) -> npt.NDArray[np.float64]:

@@ -31,6 +31,7 @@ from ..runs.record import describe
 from ..runs.run import SPLIT_FILE, START_FILE, Run
 from ..runtime import keep_freed_memory
 from .averages import make_averages
+from .class_weights import class_weights
 from .collapse import CollapseWatch
 from .evaluation import accuracy, iid_loss, logits, scores, scores_in
 from .features import FeatureCache
@@ -134,6 +135,9 @@ def _train(
     network = create_network(config, data.classes, data.bits).to(views.device)
     optimizer, averages = make_optimizer(config, network), make_averages(config)
     objective = make_objective(config.objective, config.penalty, config.penalty_after)
+    if config.class_weights == "balanced":
+        weights = class_weights(data.labels, split.train, len(data.classes))
+        objective.weigh(torch.from_numpy(weights).float().to(views.device))
     objective.bind(network, optimizer)  # at the pretrained weights, which a state overwrites
     watch = CollapseWatch(len(data.classes), config.dropout, config.lr, config.head == "warm")
     so_far = load_state(folder, network, optimizer, averages, watch)

@@ -17,7 +17,7 @@ from ..errors import CollapseError, UserError
 from ..models.block_dropout import set_block_dropout
 from ..models.network import Network, Spec, parameter_groups
 from ..models.pretrained import create_backbone, find_weights
-from .class_weights import balancing_weights
+from .class_weights import balancing_weights, class_weights
 from .evaluation import scores
 from .features import VIEWS, FeatureCache
 from .head import HeadFit, fit_head
@@ -125,9 +125,13 @@ def start_head(config: Config, data: Dataset, split: Split, network: Network, fe
 
 def _weighted(config: Config, data: Dataset, split: Split, device: torch.device) -> list[Tensor] | None:
     """The weights of the training images for ``fit_head``, of every view; None where all are 1."""
-    if not config.balance:
+    if config.balance:
+        found = [balancing_weights(data.labels[indices]) for indices in split.train]
+    elif config.class_weights == "balanced":
+        of_classes = class_weights(data.labels, split.train, len(data.classes))
+        found = [of_classes[data.labels[indices]] for indices in split.train]
+    else:
         return None
-    found = [balancing_weights(data.labels[indices]) for indices in split.train]
     return [torch.from_numpy(weights).repeat(VIEWS).float().to(device) for weights in found]
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from largedrop import config
 from largedrop.errors import UserError
 from largedrop.training.kinds import classes_in
-from largedrop.training.objectives import OBJECTIVES, Objective, make_objective
+from largedrop.training.objectives import OBJECTIVES, Objective, StepResult, make_objective
 
 PENALISED = ("coral", "vrex", "irm")
 
@@ -214,3 +214,52 @@ def test_the_others_have_one_weight_and_never_reset(name: str) -> None:
 )
 def test_what_makes_no_sense(arguments: Any, text: str) -> None:
     assert refusal(make_objective, *arguments) == text
+
+
+WEIGHTS = torch.tensor([0.25, 3.0, 0.5], dtype=torch.float64)
+
+
+def weighted(name: str, weights: Tensor | None, weight: float | None = None) -> tuple[StepResult, dict[str, Tensor]]:
+    """A step at the pretrained weights with weights of the classes, and its gradients."""
+    net = Tiny()
+    objective = bound(name, net, weight)
+    if weights is not None:
+        objective.weigh(weights)
+    torch.manual_seed(1)
+    result = objective.backward(net.both, *batch(), 3, 0)
+    return result, gradients(net)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_weights_of_one_change_nothing(name: str) -> None:
+    (plain, wanted), (same, found) = (weighted(name, each) for each in (None, torch.ones_like(WEIGHTS)))
+    torch.testing.assert_close((same.loss, same.penalty), (plain.loss, plain.penalty), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_loss_is_the_mean_of_the_weighted_cross_entropies(name: str) -> None:
+    result, found = weighted(name, WEIGHTS, 0.0)
+    net, (images, labels) = Tiny(), batch()
+    losses = F.cross_entropy(net.both(images)[1], labels, reduction="none")
+    loss = (losses * WEIGHTS[labels]).sum() / len(labels)
+    loss.backward()
+    torch.testing.assert_close(result.loss, loss.detach(), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(found, gradients(net), rtol=1e-10, atol=1e-12)
+
+
+def test_penalties_are_of_the_weighted_cross_entropies() -> None:
+    net, (images, labels) = Tiny(), batch()
+    logits = net.both(images)[1].detach()
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    losses = (F.cross_entropy(scale * logits, labels, reduction="none") * WEIGHTS[labels]).view(3, 6)
+    variance = losses.mean(1).var(unbiased=False)
+    torch.testing.assert_close(weighted("vrex", WEIGHTS)[0].penalty, variance.detach(), rtol=1e-12, atol=1e-14)
+    products = []
+    for part in losses:
+        even, odd = (torch.autograd.grad(part[start::2].mean(), scale, retain_graph=True)[0] for start in (0, 1))
+        products.append(even * odd)
+    wanted = torch.stack(products).mean()
+    torch.testing.assert_close(weighted("irm", WEIGHTS)[0].penalty, wanted, rtol=1e-10, atol=1e-12)
+    (first, _), (second, _) = weighted("mldg", WEIGHTS), weighted("mldg", None)
+    assert not torch.isclose(first.penalty, second.penalty)

@@ -37,8 +37,8 @@ class StepResult:
     """Detached results of a step.
 
     Attributes:
-        loss: mean cross-entropy of the batch over images and masks in nats, (); ``CollapseWatch`` compares it with
-            log(classes).
+        loss: mean cross-entropy of the batch over images and masks in nats, with the classes' weights, ();
+            ``CollapseWatch`` compares it with log(classes).
         representation: representation before dropout, (batch, units), in the order of the images.
         penalty: the objective's second term, without its weight, (); 0 where there is none.
     """
@@ -82,6 +82,11 @@ class Objective(ABC):
             raise UserError(f"{self.name} is not annealed: its annealing steps must be 0, not {anneal_steps}")
         self.weight = float(weight)
         self.anneal_steps = anneal_steps
+        self.class_weights: Tensor | None = None
+
+    def weigh(self, class_weights: Tensor) -> None:
+        """Set the weights of the classes in every cross-entropy, (classes,), on the device of the images."""
+        self.class_weights = class_weights
 
     def bind(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:  # noqa: B027  # most need neither
         """Set the network and its optimiser, for objectives that change weights; others ignore them.
@@ -147,7 +152,7 @@ class PenaltyObjective(Objective):
         self._check_batch(images, labels, domains)
         representation, outputs = forward(images)
         logits = full_precision(outputs)
-        loss = cross_entropy(logits, labels)
+        loss = cross_entropy(logits, labels, self.class_weights)
         weight = self.weight_at(step)
         penalty = torch.zeros_like(loss)
         if weight:
@@ -188,14 +193,19 @@ class AnnealedObjective(PenaltyObjective):
         return step == self.anneal_steps
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Mean cross-entropy in nats over images and masks, ().
 
     Args:
         logits: logits of n images under each of K masks, (K · n, classes), all images under the first mask first.
         labels: class of each image, (n,).
+        class_weights: factor of the losses of each class' images, (classes,); the mean is over the number of images,
+            and not, as ``F.cross_entropy`` has it, over the sum of their weights. By default all are 1.
     """
-    return F.cross_entropy(full_precision(logits), labels.repeat(len(logits) // len(labels)))
+    targets = labels.repeat(len(logits) // len(labels))
+    if class_weights is None:
+        return F.cross_entropy(full_precision(logits), targets)
+    return (F.cross_entropy(full_precision(logits), targets, reduction="none") * class_weights[targets]).mean()
 
 
 def full_precision(tensor: Tensor) -> Tensor:

@@ -27,10 +27,10 @@ class IRM(AnnealedObjective):
 
     def penalty(self, representation: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """See ``irm_penalty``."""
-        return irm_penalty(logits, labels)
+        return irm_penalty(logits, labels, self.class_weights)
 
 
-def irm_penalty(logits: Tensor, labels: Tensor) -> Tensor:
+def irm_penalty(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Mean over domains of g₁·g₂, where g is ∂/∂w at w = 1 of the cross-entropy of w · logits.
 
     g₁ is over the even and g₂ over the odd images of a domain: the product of two independent estimates is unbiased,
@@ -40,10 +40,13 @@ def irm_penalty(logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         logits: logits z, (…, domains, images, classes), two or more images; the mean is over masks as well.
         labels: class y of each image, (domains, images).
+        class_weights: factor of the cross-entropy of each class' images, (classes,); by default all are 1.
 
     Returns:
         ().
     """
     expected = (logits.softmax(-1) * logits).sum(-1)
     slope = expected - logits.gather(-1, labels.expand(expected.shape)[..., None]).squeeze(-1)
+    if class_weights is not None:
+        slope = slope * class_weights[labels]
     return (slope[..., ::2].mean(-1) * slope[..., 1::2].mean(-1)).mean()

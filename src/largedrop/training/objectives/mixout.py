@@ -50,6 +50,10 @@ class Mixout(Objective):
         self._erm = ERM()
         self._mixed: list[tuple[Tensor, Tensor]] | None = None
 
+    def weigh(self, class_weights: Tensor) -> None:
+        """See ``Objective.weigh``."""
+        self._erm.weigh(class_weights)
+
     def bind(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Set the network of ``forward``, and w⁰ by its weights."""
         head = {id(parameter) for parameter in network.get_submodule("head").parameters()}

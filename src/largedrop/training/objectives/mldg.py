@@ -65,7 +65,7 @@ class MLDG(Objective):
         for index, one in enumerate(order):
             batch, targets = batches[one]
             representation, outputs = forward(batch)
-            inner = cross_entropy(outputs, targets)
+            inner = cross_entropy(outputs, targets, self.class_weights)
             gradients = torch.autograd.grad(inner, list(parameters), allow_unused=True)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 _add_gradient(parameter, gradient, 1 / domains)
@@ -93,7 +93,7 @@ class MLDG(Objective):
                         parameter.sub_(lr * gradient)
             torch.clear_autocast_cache()  # it may contain θ in half precision
             _, outputs = forward(batch[0])
-            outer = cross_entropy(outputs, batch[1])
+            outer = cross_entropy(outputs, batch[1], self.class_weights)
             (outer * (self.weight / domains)).backward()  # type: ignore[no-untyped-call]
         finally:
             with torch.no_grad():

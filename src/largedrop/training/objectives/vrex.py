@@ -29,7 +29,10 @@ class VREx(AnnealedObjective):
         """See ``vrex_penalty``."""
         targets = labels.expand(logits.shape[:-1])
         losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
-        return vrex_penalty(losses.view(targets.shape).mean(-1))
+        losses = losses.view(targets.shape)
+        if self.class_weights is not None:
+            losses = losses * self.class_weights[targets]
+        return vrex_penalty(losses.mean(-1))
 
 
 def vrex_penalty(losses: Tensor) -> Tensor:
