@@ -40,7 +40,7 @@ def notes(root: Path) -> Iterable[str]:
         ),
         (
             ("a,b", "Training_set,Validation"),
-            "the folders 'Training_set', 'Validation' in 'a' are splits, not classes: make a folder for each class",
+            "the folders 'Training_set', 'Validation' in 'a' are splits, not classes: it is domain/class/image",
         ),
         (
             ("train,val", "sun,voc", "cat,dog"),
@@ -106,6 +106,18 @@ def test_levels_that_may_be_meant_otherwise_are_said(tmp_path: Path, levels: tup
 )
 def test_levels_that_are_right_are_not_spoken_of(tmp_path: Path, levels: tuple[str, ...]) -> None:
     assert notes(made(tmp_path / "data", *levels)) == ()
+
+
+def test_splits_beside_the_classes_that_they_hold(tmp_path: Path) -> None:
+    root = made(made(tmp_path / "data", "a,b", "cat,dog"), "b", "train,test", "cat,dog")
+    said = "the folders 'test', 'train' in 'b' are splits, not classes: put what is in them into b/cat …"
+    assert refusal(list_images, root) == f"{root}: {said}, {TABLE}"
+
+
+def test_splits_without_classes(tmp_path: Path) -> None:
+    root = made(tmp_path / "data", "train,test")
+    said = "the folders 'test', 'train' are splits, not classes: it is domain/class/image"
+    assert refusal(list_images, root) == f"{root}: {said}, {TABLE}"
 
 
 def test_one_domain_with_a_level_of_splits_is_enough(tmp_path: Path) -> None:

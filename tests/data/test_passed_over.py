@@ -104,3 +104,35 @@ def test_a_folder_of_images_to_predict_is_walked_the_same_way(toy: Path) -> None
         "passed over: 1 image in formats that are not opened: 1 .nef",
         f"passed over: folders of the system: '{toy}/$RECYCLE.BIN'",
     ]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "said"),
+    [
+        ("", "18 other files: 18 without an ending"),
+        (".NEF", "18 images in formats that are not opened: 18 .nef"),
+    ],
+)
+def test_a_folder_in_which_nothing_is_an_image_says_what_is_there(toy: Path, suffix: str, said: str) -> None:
+    for path in toy.glob("*/*/*.png"):
+        path.rename(path.with_suffix(suffix))
+    assert refusal(list_images, toy) == f"{toy}: expects domain/class/image, found no image, only {said}"
+
+
+def test_a_folder_of_classes_without_domains_passes_over_the_same(toy: Path) -> None:
+    classes = toy / "ink"
+    before = list_images(classes).keys
+    for name in ("largedrop-runs/a", "notes", "$RECYCLE.BIN"):
+        (classes / name).mkdir(parents=True)
+    (classes / "largedrop-runs" / "a" / "figure.png").write_bytes((classes / "red" / "0.png").read_bytes())
+    (classes / "red" / "a.heics").touch()
+    (classes / "red" / "b.cr2").touch()
+    listing = list_images(classes)
+    assert listing.keys == before
+    assert [note for note in listing.notes if note.startswith("passed over")] == [
+        "passed over: 1 image in formats that are not opened: 1 .cr2",
+        "passed over: 1 other file: 1 .heics",
+        "passed over: folders of the system: '$RECYCLE.BIN'",
+        "passed over: what largedrop has written: 'largedrop-runs'",
+        "passed over: folders without images: 'notes'",
+    ]

@@ -46,7 +46,7 @@ def list_images(path: str | Path) -> Source:
     """
     root = _existing(Path(path).expanduser())
     problems: list[str] = []
-    passed = PassedOver()
+    passed, everything = PassedOver(), PassedOver()
     domains = _domains(root, problems, passed)
     check_names("domain", (domain.name for domain, _ in domains))
     found: _Found = {}
@@ -58,17 +58,20 @@ def list_images(path: str | Path) -> Source:
             inside, before = PassedOver(), len(problems)
             images = list(_walk(folder.path, f"{domain.name}/{folder.name}", visited, problems, inside))
             passed.add(inside, others=bool(images))
+            everything.add(inside, others=True)
             found[domain.name, folder.name] = [Listed(image.name, image.path) for image in images]
             if inside.unopened or len(problems) > before:
                 missed |= {domain.name, folder.name}
     _drop_empty(found, missed, passed)
     has = {pair: images for pair, images in found.items() if images}
     if not has and not problems:
-        problems.append(f"{_LAYOUT}, found no image")
+        only = "; ".join(everything.counts())
+        problems.append(f"{_LAYOUT}, found no image" + (f", only {only}" if only else ""))
+        found = {}
     without = any({pair[part] for pair in found} - {pair[part] for pair in has} for part in range(2))
-    if (problems or without) and passed.unopened:
+    if has and (problems or without) and passed.unopened:
         problems.append(f"passed over: {passed.unopened}")
-    if not problems and (problem := level_problem(has)):
+    if not problems and (problem := level_problem(has, ONE_DOMAIN)):
         problems.append(problem)
         found = {}
     notes = [_NO_DOMAINS] if [domain.path for domain, _ in domains] == [root] else []

@@ -77,10 +77,14 @@ class PassedOver:
         told = _counted(found, "image", " in formats that are not opened") if found else ""
         return f"{told} ({advice})" if advice else told
 
+    def counts(self) -> Iterator[str]:
+        """How many files are images that are not opened, and how many are others, a line each where there are some."""
+        others = {suffix: count for suffix, count in self.files.items() if suffix not in UNOPENED}
+        yield from filter(None, (self.unopened, _counted(others, "other file") if others else ""))
+
     def notes(self) -> Iterator[str]:
         """Lines for people."""
-        others = {suffix: count for suffix, count in self.files.items() if suffix not in UNOPENED}
-        lines = [self.unopened, _counted(others, "other file") if others else ""]
+        lines = [*self.counts()]
         for what, paths in (
             ("images in no class folder", self.loose),
             ("folders of the system", self.system),
