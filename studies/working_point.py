@@ -25,7 +25,7 @@ import torch
 
 import largedrop as ld
 from largedrop.config import Config
-from largedrop.errors import CollapseError, Interrupted, NoMemoryError
+from largedrop.errors import Interrupted, RunError
 from largedrop.experiments.processes import train_side_by_side
 from largedrop.files import read_json, write_json, write_text
 from largedrop.reporter import Reporter
@@ -169,7 +169,7 @@ def do(options: argparse.Namespace) -> None:
             for config, outcome in together:
                 done += 1
                 at = f"{time.monotonic() - began:.0f} s, {done} of {len(tasks)}: {config.run_name}"
-                if isinstance(outcome, (CollapseError, NoMemoryError)):
+                if isinstance(outcome, RunError):
                     print(f"{at}: {outcome}", flush=True)
                     write_json(options.output / f"{config.run_name}.failed", {"failed": str(outcome)})
                 else:

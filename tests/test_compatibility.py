@@ -1,9 +1,10 @@
-"""Runs of protocol 2, as its last version left them: read, reported, loaded, and never gone on with."""
+"""Files of earlier versions: runs of protocol 2 are read, reported, loaded, never gone on with; others are opened."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from statistics import fmean
 
@@ -12,21 +13,27 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tests.helpers import FAST, make_fixture_images, one_line, refusal, store
+from tests.helpers import FAST, Watch, make_fixture_images, one_line, refusal, store
 from tests.helpers import result as result_of
 
 import largedrop as ld
 from largedrop.analysis.across import across
 from largedrop.analysis.inspection import find_runs, inspect_run
 from largedrop.config import PROTOCOL
+from largedrop.data.cache import CachedImages
+from largedrop.data.digests import _remembered
 from largedrop.data.views.batches import HostViews
 from largedrop.errors import UserError
+from largedrop.files import read_json
+from largedrop.linear.features import FeatureStore
 from largedrop.report.report import write_report
 from largedrop.runs.across import Across
-from largedrop.runs.protocol import methods_of
+from largedrop.runs.folder import claim, owned
+from largedrop.runs.protocol import methods_of, read_config
 from largedrop.runs.read import read_runs
 from largedrop.runs.run import Run
 from largedrop.training.features import FeatureCache
+from largedrop.training.loop import TRAINING_COST, train
 
 OLD = Path(__file__).parent / "fixtures" / "protocol2"
 TRAINED = "toy-ink-d0.9-s0-6c3dfb8132f9"
@@ -44,6 +51,15 @@ CHOSEN_ANEW = {
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     return make_fixture_images(tmp_path / "toy")
+
+
+@pytest.fixture(scope="module")
+def unchecked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of each kind of file that the last version without checksums wrote."""
+    folder = tmp_path_factory.mktemp("unchecked")
+    with tarfile.open(OLD.with_name("protocol3") / "files.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
 
 
 @pytest.fixture
@@ -187,3 +203,47 @@ def test_no_run_of_it_is_taken_for_a_new_one_or_gone_on_with(
     given = ["--data", str(images), "--scale", "small", "--device", "cpu", "--output", str(old / "sweep")]
     assert one_line(capsys, "sweep", "paper-figure-2", *given) == f"{old / 'sweep'} {refused}"
     assert PROTOCOL == 3
+
+
+def test_files_of_before_there_were_checksums_are_opened(unchecked: Path) -> None:
+    run = Run.open(unchecked / "finished")
+    assert run.model_scores == (0.75, 0.5)
+    expected = json.loads((unchecked / "expected.json").read_text())
+    for path in (run.best, run.final, run.model):
+        model = ld.load_model(path, run=run.digest)
+        with torch.no_grad():
+            found = model(model.transform(unchecked / "images" / expected["image"])[None])[0]
+        assert found.tolist() == pytest.approx(expected["logits"][path.stem], abs=1e-5)
+    runs = read_runs(unchecked)
+    assert [str(entry) for entry in runs.unusable] == [
+        "begun: unfinished: there is no result.json yet; run it again to resume it"
+    ]
+    assert len(runs.runs) == 5
+    assert len(runs.across) == 3
+    assert sum(each.interpolation is not None for each in runs.runs) == 2
+    claim(unchecked / "comparison", "comparison.json", "comparison", {"model": "test_resnet"})
+    assert owned(unchecked / "sweep", "sweep.json", "sweep", {}, {"data": "images"})
+    (entry,) = (unchecked / "cache" / "images").iterdir()
+    images = CachedImages(entry)
+    for index, path in enumerate(sorted((unchecked / "images").glob("*/*/*.png"))):
+        np.testing.assert_array_equal(images[index], np.asarray(Image.open(path)))
+    assert len(_remembered(next((unchecked / "cache" / "digests").iterdir()))) == 30
+
+
+def test_their_features_are_not_computed_again(unchecked: Path) -> None:
+    data = ld.open_dataset(unchecked / "images", cache=unchecked / "cache")
+    config = Run.open(unchecked / "linear").config
+    assert data.fingerprint == config.fingerprint
+    watch = Watch(advance=lambda work: pytest.fail("computed again"), note=pytest.fail)
+    found = FeatureStore(data, HostViews(data), unchecked / "cache", reporter=watch).features(config)
+    assert found.values.shape[0] == 30
+
+
+def test_a_run_without_checksums_goes_on(unchecked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ld.open_dataset(unchecked / "images", cache=unchecked / "cache")
+    config, _ = read_config(read_json(unchecked / "begun" / "config.json"), "begun")
+    steps: list[float] = []
+    watch = Watch(advance=steps.append, note=pytest.fail)
+    run = train(config, data, unchecked / "begun", reporter=watch)
+    assert [line["step"] for line in run.result["log"]] == [0, 2, 4]
+    assert steps.count(TRAINING_COST * config.batch * 2) == 1  # the last step alone

@@ -11,7 +11,7 @@ from .config import DEFAULT_RECIPE
 from .data.classes import ood_notes
 from .data.dataset import Dataset
 from .data.views.batches import open_views
-from .errors import CollapseError
+from .errors import RunError
 from .reporter import Reporter
 from .runs.folder import named_before
 from .runs.run import Run
@@ -53,7 +53,7 @@ def finetune(
 
     Raises:
         UserError: an argument is invalid.
-        CollapseError: the run has collapsed or diverged.
+        RunError: the run has collapsed or diverged.
 
     Warns:
         UserWarning: the images do not fit in the GPU's memory, so views are made on the processor; or a test domain
@@ -75,7 +75,7 @@ def finetune(
     from .linear.runs import train_linear_runs
 
     ((_, run),) = train_linear_runs([(config, folder)], data, features.views, reporter)
-    if isinstance(run, CollapseError):
+    if isinstance(run, RunError):
         raise run
     return run
 

@@ -8,8 +8,10 @@ from collections.abc import Iterable
 
 __all__ = [
     "CollapseError",
+    "DamagedError",
     "Interrupted",
     "NoMemoryError",
+    "RunError",
     "UserError",
     "nearest",
     "one_of",
@@ -25,11 +27,19 @@ class UserError(Exception):
     """
 
 
-class CollapseError(UserError):
+class DamagedError(UserError):
+    """A file that this program wrote is missing, or is not what it wrote."""
+
+
+class RunError(UserError):
+    """One run cannot be had; others can."""
+
+
+class CollapseError(RunError):
     """A fine-tuning has collapsed or diverged, so it is stopped."""
 
 
-class NoMemoryError(UserError):
+class NoMemoryError(RunError):
     """A run needs more memory than is free; what it has saved is on disk."""
 
 

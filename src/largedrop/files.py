@@ -6,28 +6,44 @@ import errno
 import hashlib
 import json
 import math
+import mmap
 import os
+import re
 import stat
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import UserError
 
 __all__ = [
+    "UNKNOWN_CRC",
     "fitting",
     "is_leftover",
     "json_text",
+    "opened",
     "parse_json",
     "read_bytes",
     "read_json",
     "replacing",
+    "tensors_crc",
     "write_bytes",
     "write_json",
+    "write_stored",
     "write_text",
 ]
+
+CHECKSUM = "checksum"
+"""Field of the checksum in JSON that is read again."""
+
+UNKNOWN_CRC = "00000000"
+"""What stands for the checksum of a file of tensors, in its header, while it is computed."""
+
+_CRC = re.compile(rb'\\"crc32\\": \\"([0-9a-f]{8})\\"')
+"""That checksum in the bytes of the file: our header is JSON in a string of safetensors' header."""
 
 MOST_BYTES = 255
 """Longest name of a file or folder on common file systems."""
@@ -99,6 +115,21 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json_text(content))
 
 
+def write_stored(path: Path, content: Mapping[str, Any], *, compact: bool = False) -> None:
+    """Write ``content`` to ``path`` whole, as JSON with a checksum of itself, which ``read_json`` checks and takes off.
+
+    Args:
+        compact: write one line in ASCII: a path may contain bytes that are not UTF-8.
+    """
+    checked = {**content, CHECKSUM: _checksum(content)}
+    write_text(path, json.dumps(checked) if compact else json_text(checked))
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """CRC-32 of JSON, eight hexadecimal digits; its layout and the order of its fields do not matter."""
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
+
+
 def json_text(content: Any) -> str:
     """``content`` as indented JSON (no NaN, so that every parser reads it)."""
     return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
@@ -133,6 +164,17 @@ def read_bytes(path: Path) -> bytes:
     """The content of a regular file.
 
     Raises:
+        OSError: see ``opened``.
+    """
+    with opened(path) as file:
+        return file.read()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading.
+
+    Raises:
         OSError: it cannot be read, or is none: a pipe would be waited for, and a device may never end.
     """
     # Without waiting for a pipe's other end.
@@ -143,7 +185,7 @@ def read_bytes(path: Path) -> bytes:
             code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
             raise OSError(code, os.strerror(code) if code == errno.EISDIR else "it is no regular file", str(path))
         with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
+            yield file
     finally:
         os.close(descriptor)
 
@@ -165,11 +207,11 @@ def read_json(path: Path, name: str = "") -> dict[str, Any]:
 
 
 def parse_json(content: bytes, name: str) -> dict[str, Any]:
-    """The JSON object in ``content``, the bytes of the file ``name``.
+    """The JSON object in ``content``, the bytes of the file ``name``; without its checksum, where it has one.
 
     Raises:
-        UserError: ``content`` is not JSON, has numbers that no largedrop writes (NaN, infinity, whole ones of more than
-            64 bits), or is not an object.
+        UserError: ``content`` is not what its checksum is of, is not JSON, has numbers that no largedrop writes (NaN,
+            infinity, whole ones of more than 64 bits), or is not an object.
     """
     try:
         parsed = json.loads(content, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
@@ -179,7 +221,27 @@ def parse_json(content: bytes, name: str) -> dict[str, Any]:
         raise UserError(f"{name} is not JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise UserError(f"{name} is not a JSON object")
+    stated = parsed.pop(CHECKSUM, None)
+    if stated is not None and stated != _checksum(parsed):
+        raise UserError(f"{name} was changed after it was written: its checksum is not that of its content")
     return parsed
+
+
+def tensors_crc(path: Path) -> tuple[str, int]:
+    """CRC-32 of a file of tensors, eight hexadecimal digits, with ``UNKNOWN_CRC`` at the place of the checksum in its
+    header; and that place, in bytes. Empty where there is none.
+
+    Any run of wrong bytes up to four is noticed for certain, any other change but for one in 2³².
+    """
+    with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = _CRC.search(content, 8, 8 + int.from_bytes(content[:8], "little"))
+        if found is None:
+            return "", 0
+        start, stop = found.span(1)
+        del found  # it keeps the file mapped
+        with memoryview(content) as view, view[:start] as before, view[stop:] as after:
+            value = zlib.crc32(after, zlib.crc32(UNKNOWN_CRC.encode(), zlib.crc32(before)))
+    return f"{value:08x}", start
 
 
 def _finite(text: str) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.helpers import TINY, Watch
+from tests.helpers import TINY, Watch, refusal
 
 import largedrop as ld
 from largedrop.analysis.across import across, across_cost
@@ -21,6 +21,7 @@ from largedrop.config import Config
 from largedrop.data.dataset import Dataset
 from largedrop.data.views.host import evaluation_view, normalise
 from largedrop.errors import Interrupted, UserError
+from largedrop.files import read_json
 from largedrop.report.report import write_report
 from largedrop.runs.across import Across, groups_of, methods_across
 from largedrop.runs.checkpoint import load_model, read_tensors, write_tensors
@@ -247,8 +248,12 @@ def test_members_that_cannot_be_used_are_named(sweep: tuple[Dataset, Path]) -> N
     assert len(written(folder)) == 4 * 3 + 2 - 4 - 2
 
 
-def test_weights_of_every_seed_are_averaged_where_they_began_from_the_same(sweep: tuple[Dataset, Path]) -> None:
+def test_weights_of_every_seed_are_averaged_where_they_began_from_the_same(
+    sweep: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, folder = sweep
+    # The files stay those of the runs that were trained.
+    monkeypatch.setattr(Run, "digest", property(lambda run: Run.open(run.folder).config.digest()))
     runs = [
         replace(run, config=replace(run.config, weights="pretrained", weights_digest="same"))
         for run in runs_of(folder)
@@ -282,7 +287,10 @@ def test_results_edited_by_hand_are_refused(sweep: tuple[Dataset, Path]) -> None
     assert (found.seed, found.iid_accuracy, len(found.members)) == (None, None, 4)
     with pytest.raises(ValueError, match="members of every seed have no"):
         _ = found.record
-    content = json.loads(path.read_text())
+    content = read_json(path)
+    path.write_text(path.read_text().replace('"method"', '"methods"'))
+    said = f"{path.name} was changed after it was written: its checksum is not that of its content"
+    assert refusal(Across.read, path) == said
     for changes, text in (
         ({"format": 99}, "written by a newer largedrop"),
         ({"iid_accuracy": 0.5}, "'iid_accuracy' must be null for members of every seed"),

@@ -118,7 +118,7 @@ def test_it_is_stored_and_not_computed_again(run: Run, data: Dataset) -> None:
     features = FeatureCache(HostViews(data))
     first = interpolate_run(run, data, features)
     path = run.folder / "interpolation.json"
-    assert Interpolation.read(path) == first
+    assert Interpolation.read(path, run.digest) == first
     content = json.loads(path.read_text())
     assert content["weights"]["ood"] == [pair[1] for pair in first.weights]
 
@@ -127,12 +127,12 @@ def test_it_is_stored_and_not_computed_again(run: Run, data: Dataset) -> None:
 
     assert interpolate_run(run, data, features, reporter=Watch(advance=never)) == first
     write_json(path, replace(first, pooled=True).to_json())
-    assert Interpolation.read(path).pooled
+    assert Interpolation.read(path, run.digest).pooled
     assert interpolate_run(run, data, features) == first  # computed again, by the mean over domains
     best = interpolate_run(run, data, features, which="best")
     line = next(each for each in run.result["log"] if each["step"] == run.result["best_step"])
     assert best.weights[0] == best.representations[0] == (line["iid_accuracy"], line["ood_accuracy"])
-    assert Interpolation.read(path) == best
+    assert Interpolation.read(path, run.digest) == best
 
 
 def test_features_are_shared(run: Run, data: Dataset) -> None:

@@ -321,7 +321,7 @@ def test_a_collapsed_run_is_explained_and_the_others_are_kept(
     assert main([*arguments, "--output", str(tmp_path / "out"), "--lr", "1e6", "--steps", "40"]) == 2
     captured = capsys.readouterr()
     assert "collapsed" in captured.out or "diverged" in captured.out
-    assert re.search(r"largedrop: \d of 2 runs collapsed and are missing from the results\n", captured.err)
+    assert re.search(r"largedrop: \d of 2 runs collapsed or are damaged: they are missing from", captured.err)
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     assert content["failed"]
     assert set(content["failed"][0]) == {"dropout", "test_domain", "seed", "error"}

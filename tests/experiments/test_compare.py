@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from largedrop.config import PROTOCOL, Config
 from largedrop.errors import CollapseError, Interrupted, NoMemoryError, UserError
 from largedrop.experiments import runner
 from largedrop.experiments.compare import Plan, compare, plan
+from largedrop.files import read_json
 from largedrop.runs.run import Run
 from largedrop.training import loop
 from largedrop.training.loop import cost, train
@@ -166,7 +166,7 @@ def test_finished_runs_are_only_read_and_more_may_join(
 def test_the_folder_of_another_comparison(data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "train", lambda config, *arguments, **options: Run(tmp_path, config, {"methods": {}}))
     compare(data, planned(data), tmp_path, device=CPU)
-    assert json.loads((tmp_path / "comparison.json").read_text()) == {"protocol": PROTOCOL} | {
+    assert read_json(tmp_path / "comparison.json") == {"protocol": PROTOCOL} | {
         name: value
         for name, value in planned(data).configs[0].to_json().items()
         if name not in ("dropout", "test_domain", "seed", "masks")

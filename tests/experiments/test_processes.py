@@ -120,7 +120,7 @@ def test_runs_side_by_side_have_the_bits_and_the_order_of_runs_one_by_one(
     assert main(command(toy, tmp_path, 2, "0,0.3,0.6,0.9")) == 2
     assert multiprocessing.active_children() == []
     said = capsys.readouterr()
-    assert said.err == "largedrop: 1 of 4 runs collapsed and are missing from the results\n"
+    assert said.err == "largedrop: 1 of 4 runs collapsed or are damaged: they are missing from the results\n"
     (result,) = results
     assert begun == [first, finished, doomed, last]
     assert [run.config for run in result.runs] == [first, finished, last]

@@ -218,17 +218,20 @@ class Breaking(HostViews):
 
 
 @pytest.mark.usefixtures("small_pieces")
-@pytest.mark.parametrize("cut", [False, True])
-def test_interrupted_work_is_taken_up(data: ld.Dataset, config: Config, tmp_path: Path, cut: bool) -> None:
+@pytest.mark.parametrize("cut", ["", "short", "changed", "other"])
+def test_interrupted_work_is_taken_up(data: ld.Dataset, config: Config, tmp_path: Path, cut: str) -> None:
     whole = opened(data, tmp_path / "whole").features(config)
     with pytest.raises(KeyboardInterrupt):
         FeatureStore(data, Breaking(data, 5), tmp_path).features(config)  # two pieces of two batches, and a half
     (building,) = (tmp_path / "features").glob(".building-*")
-    assert sorted(path.name for path in building.iterdir()) == ["000000000.npy", "000000016.npy"]
+    assert sorted(path.name for path in building.iterdir()) == ["000000000.safetensors", "000000016.safetensors"]
     assert not list((tmp_path / "features").glob("[!.]*"))
     if cut:
-        piece = building / "000000016.npy"
-        piece.write_bytes(piece.read_bytes()[:-1])
+        piece = building / "000000016.safetensors"
+        first = (building / "000000000.safetensors").read_bytes()
+        content = piece.read_bytes()
+        changed = content[:-1] + bytes([content[-1] ^ 1])
+        piece.write_bytes({"short": content[:-1], "changed": changed, "other": first}[cut])
     done, views = list[int](), Breaking(data, 99)
     found = FeatureStore(data, views, tmp_path, reporter=Watch(advance=done.append)).features(config)
     assert views.seen == [*([16, 24] if cut else []), 32, 40, 48]
@@ -244,7 +247,7 @@ def test_a_full_disk_is_one_line(
     def full(*args: Any, **settings: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for owner, call in ((np, "save"), (module, "write_json")):
+    for owner, call in ((module, "write_tensors"), (module, "write_stored")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, call, full)
             assert refusal(opened(data, tmp_path).features, config) == (

@@ -17,7 +17,7 @@ from tests.helpers import Watch
 import largedrop as ld
 from largedrop.config import Config
 from largedrop.data.views.batches import HostViews
-from largedrop.errors import CollapseError, Interrupted, UserError
+from largedrop.errors import CollapseError, Interrupted, RunError, UserError
 from largedrop.experiments.compare import compare, plan
 from largedrop.linear.features import FeatureStore
 from largedrop.linear.runs import train_linear_runs
@@ -44,7 +44,7 @@ def config(data: ld.Dataset, fit: str, **settings: Any) -> Config:
     return resolve(data, CPU, recipe="short", fit=fit, **given)
 
 
-def trained(data: ld.Dataset, folder: Path, *configs: Config, **options: Any) -> list[Run | CollapseError]:
+def trained(data: ld.Dataset, folder: Path, *configs: Config, **options: Any) -> list[Run | RunError]:
     tasks = [(each, folder / each.run_name) for each in configs]
     return [run for _, run in train_linear_runs(tasks, data, HostViews(data), **options)]
 

@@ -14,6 +14,7 @@ import pytest
 from largedrop.config import PROTOCOL, Config
 from largedrop.data.dataset import Dataset
 from largedrop.errors import UserError
+from largedrop.files import read_json
 from largedrop.runs.folder import claim, claimed, named_before, owned
 
 
@@ -29,7 +30,7 @@ def test_a_folder_is_claimed_once_and_for_one_config(config: Config, tmp_path: P
         with claimed(folder, config):
             assert sorted(entry.name for entry in folder.iterdir()) == [".lock", "config.json"]
             assert refusal(folder, config) == f"another process is using {folder}"
-        assert json.loads((folder / "config.json").read_text()) == {"protocol": PROTOCOL, **config.to_json()}
+        assert read_json(folder / "config.json") == {"protocol": PROTOCOL, **config.to_json()}
 
 
 def test_another_process_is_at_work(config: Config, tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_facts_must_be_the_same_and_what_is_said_besides_may_differ(tmp_path: Pa
     assert not folder.exists()
     claim(folder, "sweep.json", "sweep", facts, {"data": "PACS"})
     claim(folder, "sweep.json", "sweep", facts, {"data": "moved"})
-    assert json.loads((folder / "sweep.json").read_text()) == {"protocol": PROTOCOL, "data": "PACS", **facts}
+    assert read_json(folder / "sweep.json") == {"protocol": PROTOCOL, "data": "PACS", **facts}
     assert owned(folder, "sweep.json", "sweep", facts, {"data": "moved"})
     with pytest.raises(UserError) as caught:
         owned(folder, "sweep.json", "sweep", {"fingerprint": 64 * "d"}, {"data": "VLCS"})

@@ -23,6 +23,7 @@ from largedrop.config import PROTOCOL, Config
 from largedrop.data.sampling import batch_indices
 from largedrop.data.views.batches import HostViews
 from largedrop.errors import CollapseError, Interrupted, NoMemoryError, UserError
+from largedrop.files import read_json
 from largedrop.measures.calibration import fit_temperature
 from largedrop.models.network import Network
 from largedrop.runs.checkpoint import read_tensors
@@ -103,15 +104,25 @@ def network_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_a_finished_run_holds_these_files(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     run = train(config, data, tmp_path / "run")
     assert files(run.folder) == FILES
-    assert json.loads((run.folder / "config.json").read_text()) == {"protocol": PROTOCOL, **config.to_json()}
+    assert read_json(run.folder / "config.json") == {"protocol": PROTOCOL, **config.to_json()}
     assert json.loads((run.folder / "log.json").read_text()) == {"log": run.result["log"]}
-    assert json.loads((run.folder / "result.json").read_text()) == run.result
+    assert read_json(run.folder / "result.json") == run.result
     assert run == Run.open(run.folder)
 
 
 def test_the_fields_of_a_result(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     result = train(config, data, tmp_path).result
-    assert list(result) == ["largedrop", "dataset", "methods", "best_step", "model", "model_scores", "probe", "log"]
+    assert list(result) == [
+        "largedrop",
+        "run",
+        "dataset",
+        "methods",
+        "best_step",
+        "model",
+        "model_scores",
+        "probe",
+        "log",
+    ]
     assert result["dataset"]["fingerprint"] == data.fingerprint
     assert result["largedrop"] == ld.__version__
     assert list(result["methods"]) == ["fine-tuning", "ensemble", "weight-average", "linear-probe"]
@@ -231,6 +242,7 @@ def test_the_best_is_the_first_of_highest_iid_accuracy(data: ld.Dataset, config:
         np.testing.assert_array_equal(outputs, stored["ood"].numpy())
         assert header["about"] == {
             "largedrop": ld.__version__,
+            "run": changed.digest(),
             "config": changed.to_json(),
             "domains": ["ink", "oil", "photo"],
             "step": first,

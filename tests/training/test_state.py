@@ -13,13 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from largedrop.config import Config
-from largedrop.errors import UserError
 from largedrop.models.network import Network
-from largedrop.runs.checkpoint import read_tensors
+from largedrop.runs.checkpoint import read_tensors, write_tensors
 from largedrop.training.averages import make_averages
 from largedrop.training.collapse import CollapseWatch
 from largedrop.training.setup import create_network, make_optimizer
-from largedrop.training.state import STATE_FILE, Trajectory, load_state, save_state
+from largedrop.training.state import STATE_FILE, NoStateError, Trajectory, load_state, save_state
+
+RUN = "0123456789ab"
 
 
 class Run:
@@ -46,10 +47,10 @@ class Run:
         self.trajectory.losses.append(float(loss.detach()))
 
     def save(self, folder: Path) -> None:
-        save_state(folder, self.trajectory, self.network, self.optimizer, self.averages, self.watch)
+        save_state(folder, RUN, self.trajectory, self.network, self.optimizer, self.averages, self.watch)
 
     def load(self, folder: Path) -> Trajectory | None:
-        return load_state(folder, self.network, self.optimizer, self.averages, self.watch)
+        return load_state(folder, RUN, self.network, self.optimizer, self.averages, self.watch)
 
     def bits(self) -> dict[str, Any]:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
@@ -67,7 +68,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def refusal(run: Run, folder: Path) -> str:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NoStateError) as caught:
         run.load(folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -131,16 +132,24 @@ def test_a_run_that_was_not_begun(config: Config, tmp_path: Path) -> None:
 def test_a_damaged_state(config: Config, saved: Path, length: int) -> None:
     path = saved / STATE_FILE
     path.write_bytes(path.read_bytes()[:length])
-    text = refusal(Run(config), saved)
-    assert text.startswith(f"{path} is damaged or not a safetensors file: ")
-    assert text.endswith(f"; remove {saved} to start this run again")
+    assert refusal(Run(config), saved).startswith(f"{path} is damaged or not a safetensors file: ")
+
+
+def test_a_flipped_bit_and_a_state_of_another_run(config: Config, saved: Path) -> None:
+    path = saved / STATE_FILE
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert refusal(Run(config), saved) == f"{path} is damaged: its checksum is not that of its content"
+    run = Run(config)
+    save_state(saved, "ba9876543210", run.trajectory, run.network, run.optimizer, run.averages, run.watch)
+    assert refusal(run, saved) == f"{path} is of another run: of the config ba9876543210, not {RUN}"
 
 
 def test_a_state_of_another_network(config: Config, saved: Path) -> None:
     assert refusal(Run(config, classes=4), saved) == (
         f"{saved / STATE_FILE} does not fit this run (size mismatch for head.weight: copying a param with shape "
-        "torch.Size([3, 256]) from checkpoint, the shape in current model is torch.Size([4, 256]).); "
-        f"remove {saved} to start it again"
+        "torch.Size([3, 256]) from checkpoint, the shape in current model is torch.Size([4, 256]).)"
     )
 
 
@@ -158,15 +167,14 @@ def test_a_state_of_another_network(config: Config, saved: Path) -> None:
 def test_a_header_that_does_not_fit(config: Config, saved: Path, changes: dict[str, Any], reason: str) -> None:
     path = saved / STATE_FILE
     header = {name: value for name, value in {**read_tensors(path, "state")[1], **changes}.items() if value is not None}
-    save_file(load_file(path), path, metadata={"largedrop": json.dumps(header)})
-    assert refusal(Run(config), saved) == f"{path} does not fit this run ({reason}); remove {saved} to start it again"
+    write_tensors(path, load_file(path), "state", {name: header[name] for name in header if name != "crc32"})
+    assert refusal(Run(config), saved) == f"{path} does not fit this run ({reason})"
 
 
 def test_another_kind_of_file(config: Config, saved: Path) -> None:
     path = saved / STATE_FILE
     save_file(load_file(path), path, metadata={"largedrop": json.dumps({"kind": "model", "version": 1})})
-    said = f"{path} is a largedrop file of the kind 'model', not 'state'; remove {saved} to start this run again"
-    assert refusal(Run(config), saved) == said
+    assert refusal(Run(config), saved) == f"{path} is a largedrop file of the kind 'model', not 'state'"
 
 
 @pytest.mark.parametrize(

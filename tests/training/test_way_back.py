@@ -122,20 +122,25 @@ def test_a_run_stopped_between_start_and_end_goes_on_to_the_same_bits(
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_a_run_whose_start_is_damaged_stops_before_further_steps(
-    data: ld.Dataset, wise: Config, tmp_path: Path
+@pytest.mark.parametrize("file", [START_FILE, "best.safetensors", "outputs/000002.safetensors", "resume.safetensors"])
+def test_a_run_that_goes_on_without_what_it_needs_is_begun_again(
+    data: ld.Dataset, wise: Config, tmp_path: Path, file: str
 ) -> None:
     with pytest.raises(Interrupted):
-        train(wise, data, tmp_path, reporter=stopped_at(3))
-    start = tmp_path / START_FILE
-    start.write_bytes(start.read_bytes()[:500])
-    again = f"; remove {tmp_path} to start this run again"
-    watch = Watch(advance=lambda work: pytest.fail("a step"))
-    said = refusal(train, wise, data, tmp_path, reporter=watch)
-    assert said.startswith(f"{start} is damaged or not a safetensors file: ")
-    assert said.endswith(again)
-    start.unlink()
-    assert refusal(train, wise, data, tmp_path, reporter=watch) == f"no checkpoint {start}{again}"
+        train(wise, data, tmp_path / "cut", reporter=stopped_at(3))
+    path, notes = tmp_path / "cut" / file, list[str]()
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 4
+    path.write_bytes(content)
+    if file == START_FILE:
+        path.unlink()
+    train(wise, data, tmp_path / "cut", reporter=Watch(note=notes.append))
+    said = (
+        f"no checkpoint {path}" if file == START_FILE else f"{path} is damaged: its checksum is not that of its content"
+    )
+    assert notes == [f"{said}; this run is begun again"]
+    train(wise, data, tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_a_run_killed_when_it_was_finished_leaves_nothing_behind(

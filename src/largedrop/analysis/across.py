@@ -18,11 +18,12 @@ from ..config import Config
 from ..data.dataset import Dataset, Split
 from ..data.views.batches import Views, open_views
 from ..errors import UserError
-from ..files import write_json
+from ..files import write_stored
 from ..models.fast.folding import speed_up
 from ..reporter import SILENT, Reporter
 from ..runs.across import ACROSS_FOLDER, Across, RunGroup, groups_of, methods_across
 from ..runs.checkpoint import load_model, read_tensors, save_model
+from ..runs.logits import read_logits
 from ..runs.protocol import iid_accuracy_of
 from ..runs.run import Run
 from ..training.averaging import WeightAverage, check_finite, check_origins
@@ -155,7 +156,7 @@ def _compute(pending: _Pending, data: Dataset, views: Views, reporter: Reporter)
             part: _accuracies(part, _mean_logits(pending, part, data, split), data, split) for part in pending.parts
         }
     else:
-        network = load_model(run.final).to(views.device)
+        network = load_model(run.final, run=run.digest).to(views.device)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
         def score(part: str, state: Mapping[str, Tensor]) -> tuple[float, float]:
@@ -197,7 +198,7 @@ def _compute(pending: _Pending, data: Dataset, views: Views, reporter: Reporter)
     if pending.method != "ensemble-across":
         about = {"largedrop": __version__, "domains": list(data.domains), **found.to_json()}
         save_model(pending.path.with_suffix(".safetensors"), network, about, state)
-    write_json(pending.path, found.to_json())
+    write_stored(pending.path, found.to_json())
 
 
 def _accuracies(part: str, outputs: npt.NDArray[np.floating], data: Dataset, split: Split) -> tuple[float, float]:
@@ -213,12 +214,10 @@ def _mean_logits(pending: _Pending, part: str, data: Dataset, split: Split) -> n
     shape = (len(getattr(split, part)), len(data.classes))
     members = []
     for run in pending.runs:
-        tensors, _ = read_tensors(run.folder / "outputs" / f"{run.config.steps:06d}.safetensors", "outputs")
-        if part not in tensors or tensors[part].shape != shape:
-            raise UserError(f"{run.folder.name}: its logits must be those of {shape[0]} '{part}' images")
-        if not bool(tensors[part].isfinite().all()):
+        found = read_logits(run.folder, run.config.steps, run.digest, {part: shape})[part]
+        if not np.isfinite(found).all():
             raise UserError(f"{run.folder.name}: its logits contain NaN or infinity")
-        members.append(tensors[part].numpy())
+        members.append(found)
     return np.asarray(np.mean(members, axis=0, dtype=np.float32))
 
 
@@ -228,7 +227,7 @@ def _average(runs: Sequence[Run], reporter: Reporter) -> dict[str, Tensor]:
     for run in runs:
         reporter.raise_if_stopped("stopped; what is finished is kept")
         try:
-            state, _ = read_tensors(run.final, "model")
+            state, _ = read_tensors(run.final, "model", run.digest)
             check_finite(state)
             average.add(state)
         except UserError as error:

@@ -158,7 +158,7 @@ def inspect_run(
     path = _checkpoint(run, measures, checkpoint)
     config, views = run.config, features.views
     split = config.split_of(data)
-    network = load_model(path).to(views.device)
+    network = load_model(path, run=run.digest).to(views.device)
     rich: dict[str, Richness] = {}
     linear: dict[str, Linearity] = {}
     notes: tuple[str, ...] = ()
@@ -208,7 +208,7 @@ def _linearity(
 def _interpolation(run: Run, data: Dataset, features: FeatureCache, reporter: Reporter) -> Interpolation:
     """The stored interpolation, at any α; else a new one from the final weights or, where not kept, the best."""
     if (run.folder / INTERPOLATION_FILE).is_file():
-        return Interpolation.read(run.folder / INTERPOLATION_FILE)
+        return Interpolation.read(run.folder / INTERPOLATION_FILE, run.digest)
     which = "final" if run.final.is_file() else "best"
     return interpolate_run(run, data, features, which=which, reporter=reporter)
 

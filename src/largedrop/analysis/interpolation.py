@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import Config
 from ..data.dataset import Dataset, Split
 from ..errors import UserError
-from ..files import write_json
+from ..files import write_stored
 from ..models.fast.folding import speed_up
 from ..models.network import Network
 from ..reporter import SILENT, Reporter
@@ -63,7 +63,7 @@ def interpolate_run(
     path = run.folder / INTERPOLATION_FILE
     if path.is_file():
         try:
-            stored = Interpolation.read(path)
+            stored = Interpolation.read(path, run.digest)
         except UserError as error:
             raise UserError(f"{run.folder}: {error}; remove that file") from error
         if (stored.which, stored.alphas, stored.pooled) == (which, ALPHAS, False):
@@ -73,7 +73,7 @@ def interpolate_run(
     network = start_network(replace(config, head="warm"), data, split, features)
     table = features.get(config, network, 0)
     pretrained = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    saved, _ = read_tensors(checkpoint, "model")
+    saved, _ = read_tensors(checkpoint, "model", run.digest)
     fine_tuned = {name: tensor.to(views.device) for name, tensor in saved.items()}
 
     def pair(outputs: Mapping[str, npt.NDArray[np.floating]]) -> tuple[float, float]:
@@ -98,7 +98,7 @@ def interpolate_run(
                 pair({part: logits(network, views, own, config.precision, reporter) for part, own in parts.items()})
             )
     result = Interpolation(which, ALPHAS, tuple(weights), tuple(mixed))
-    write_json(path, result.to_json())
+    write_stored(path, {**result.to_json(), "run": run.digest})
     return result
 
 

@@ -144,7 +144,9 @@ def run_and_publish(
         for run in result.runs:
             say(console, *_model_of(run))
     if result.failed:
-        raise UserError(f"{len(result.failed)} of {count} runs collapsed and are missing from the results")
+        raise UserError(
+            f"{len(result.failed)} of {count} runs collapsed or are damaged: they are missing from the results"
+        )
 
 
 def _budget(text: str, jobs: int, planning: Mapping[str, Any]) -> float:

@@ -117,14 +117,14 @@ def _run(console: Console, planned: SweepPlan, data: Any, device: Any, jobs: int
         result = run_sweep(data, planned, device=device, jobs=jobs, reporter=bar)
     refused = _afterwards(console, planned, data, device)
     for config, trace in result.broken:
-        print(f"{_named(config)} failed twice:\n{trace}", file=sys.stderr)
+        print(f"{_named(config)} failed:\n{trace}", file=sys.stderr)
     files = report_sweep(planned)
     if files:
         say(console, "written:", *(f"  {path}" for path in files))
     say(console, *(f"not computed: {line}" for line in refused))
     told = [
         f"{len(runs)} of {len(planned.entries)} runs {what}"
-        for runs, what in ((result.collapsed, "collapsed"), (result.broken, "failed twice"))
+        for runs, what in ((result.collapsed, "collapsed"), (result.broken, "failed"))
         if runs
     ]
     if told:

@@ -235,12 +235,11 @@ def measure(config: Config, data: Dataset, views: Views) -> Pace:
         labels = [torch.from_numpy(data.labels[domain]) for domain in split.train]
         fit = (len(data.classes), config.dropout, config.weight_decay, config.seed)
         watch = CollapseWatch(len(data.classes), config.dropout, config.lr, warm=True)
+        parts = (network, optimizer, averages, watch)
         return Pace(
             step=_time_of(steps, 1) / together,
             image=_time_of(lambda number: logits(network, views, shown, config.precision), 1) / len(shown),
-            save=_time_of(
-                lambda number: save_state(Path(folder), Trajectory(), network, optimizer, averages, watch), 0, most=1
-            ),
+            save=_time_of(lambda number: save_state(Path(folder), config.digest(), Trajectory(), *parts), 0, most=1),
             head=ROUNDS * _time_of(lambda number: fit_head(features, labels, *fit, rounds=1), 0, most=1),
         )
 

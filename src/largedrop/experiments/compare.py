@@ -14,7 +14,7 @@ import torch
 
 from ..config import DEFAULT_RECIPE, VARIED, Config
 from ..data.dataset import Dataset, check_names
-from ..errors import CollapseError, NoMemoryError, UserError
+from ..errors import NoMemoryError, RunError, UserError
 from ..reporter import SILENT, Reporter
 from ..runs.folder import claim
 from ..runs.record import Record
@@ -58,7 +58,7 @@ class Comparison:
 
     Attributes:
         runs: the finished runs.
-        failed: settings of each collapsed run, with the reason under ``error``.
+        failed: settings of each run that collapsed or cannot be read, with the reason under ``error``.
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -147,7 +147,7 @@ def compare(
 ) -> Comparison:
     """Train the runs of a plan, each in its own folder under ``folder``/runs; finished runs are read.
 
-    A collapsed run is recorded with its reason, and the others are trained.
+    A run that collapsed or cannot be read is recorded with its reason, and the others are trained.
 
     Args:
         jobs: number of runs side by side, each in its own process; 1 trains in this process.
@@ -167,18 +167,18 @@ def compare(
     if claimed is not None:
         claimed()
     tasks = [(config, folder / "runs" / config.run_name) for config in planned.configs]
-    ended: dict[Config, Run | CollapseError] = {}
+    ended: dict[Config, Run | RunError] = {}
     with closing(train_all(tasks, data, device, jobs, reporter)) as together:
         for config, outcome in together:
             if isinstance(outcome, NoMemoryError):
                 raise outcome
             ended[config] = outcome
-            if isinstance(outcome, CollapseError):
+            if isinstance(outcome, RunError):
                 reporter.failed(config, str(outcome))
     result = Comparison()
     for config in planned.configs:  # in the order of the plan, not of ending
         outcome = ended[config]
-        if isinstance(outcome, CollapseError):
+        if isinstance(outcome, RunError):
             result.failed.append({**{name: getattr(config, name) for name in VARIED}, "error": str(outcome)})
         else:
             result.runs.append(outcome)

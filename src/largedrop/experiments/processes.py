@@ -22,7 +22,7 @@ import torch
 from ..config import Config
 from ..data.dataset import Dataset
 from ..data.views.batches import open_views
-from ..errors import CollapseError, Interrupted, NoMemoryError, UserError
+from ..errors import Interrupted, NoMemoryError, RunError, UserError
 from ..reporter import Reporter
 from ..runs.run import Run
 from ..training.features import FeatureCache
@@ -55,7 +55,7 @@ class _Worker:
 
 def train_side_by_side(
     tasks: Sequence[tuple[Config, Path]], data: Dataset, device: torch.device, jobs: int, reporter: Reporter
-) -> Generator[tuple[Config, Run | CollapseError | NoMemoryError], None, None]:
+) -> Generator[tuple[Config, Run | RunError], None, None]:
     """Train every task, ``jobs`` of them at a time, and yield each as it ends.
 
     Where the device is ``cuda`` without a number, the processes are distributed over all GPUs; threads are divided
@@ -246,12 +246,10 @@ def _received(pipe: Connection) -> Dataset:
     return data
 
 
-def _outcome(
-    config: Config, data: Dataset, folder: Path, features: FeatureCache, reporter: Reporter
-) -> Run | CollapseError | NoMemoryError:
+def _outcome(config: Config, data: Dataset, folder: Path, features: FeatureCache, reporter: Reporter) -> Run | RunError:
     try:
         return train(config, data, folder, features=features, reporter=reporter)
-    except CollapseError as error:
-        return error
     except NoMemoryError as error:
         return NoMemoryError(f"{error}, and so do fewer --jobs")
+    except RunError as error:
+        return error

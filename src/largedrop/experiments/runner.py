@@ -10,7 +10,7 @@ import torch
 from ..config import Config
 from ..data.dataset import Dataset, Split
 from ..data.views.batches import open_views
-from ..errors import CollapseError, NoMemoryError
+from ..errors import RunError
 from ..reporter import SILENT, Reporter
 from ..runs.run import Run
 from ..training.features import FeatureCache
@@ -32,7 +32,7 @@ def train_all(
     device: torch.device,
     jobs: int = 1,
     reporter: Reporter = SILENT,
-) -> Generator[tuple[Config, Run | CollapseError | NoMemoryError], None, None]:
+) -> Generator[tuple[Config, Run | RunError], None, None]:
     """Train every task (config and folder), and yield each as it ends; closing the generator ends the processes.
 
     The arguments are those of ``compare``; with one task or one job, everything happens in this process. Linear fits
@@ -57,13 +57,13 @@ def train_all(
 
 def _one_by_one(
     tasks: list[tuple[Config, Path]], data: Dataset, device: torch.device, reporter: Reporter
-) -> Generator[tuple[Config, Run | CollapseError | NoMemoryError], None, None]:
+) -> Generator[tuple[Config, Run | RunError], None, None]:
     features = FeatureCache(open_views(data, device, reporter), reporter)
     for config, folder in tasks:
         reporter.begin(config)
-        outcome: Run | CollapseError | NoMemoryError
+        outcome: Run | RunError
         try:
             outcome = train(config, data, folder, features=features, reporter=reporter)
-        except (CollapseError, NoMemoryError) as error:
+        except RunError as error:
             outcome = error.with_traceback(None)  # which would keep the run's network
         yield config, outcome

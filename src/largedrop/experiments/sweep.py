@@ -17,9 +17,10 @@ import torch
 
 from ..config import Config
 from ..data.dataset import Dataset
-from ..errors import CollapseError, Interrupted, NoMemoryError, UserError, one_of
+from ..errors import CollapseError, Interrupted, RunError, UserError, one_of
 from ..files import fitting
 from ..reporter import SILENT, Relay, Reporter
+from ..runs.content import is_finished
 from ..runs.folder import claim, owned
 from ..runs.run import Run
 from ..runtime import free_memory
@@ -105,8 +106,9 @@ class SweepPlan:
 
     @property
     def finished(self) -> list[Run]:
-        """The runs that are finished now."""
-        return [Run.open(entry.folder) for entry in self.entries if _state(entry.folder) == "finished"]
+        """The runs that are finished now and can be read."""
+        runs = [_opened(entry) for entry in self.entries if _state(entry.folder) == "finished"]
+        return [run for run in runs if isinstance(run, Run)]
 
     @property
     def report(self) -> Path:
@@ -121,7 +123,8 @@ class Sweep:
     Attributes:
         trained: configs of the runs that were trained.
         collapsed: configs of the runs that collapsed or diverged, with the reason.
-        broken: configs of the runs that failed twice, with the traceback, or found no memory, with a line.
+        broken: configs of the runs that failed twice, with the traceback, and of those that found no memory or cannot
+            be read, with a line.
     """
 
     trained: list[Config] = field(default_factory=list)
@@ -208,6 +211,11 @@ def run_sweep(
     waiting = {entry.config: entry for entry in planned.pending}
     failures: dict[Config, int] = {}
     result = Sweep()
+    for entry in planned.entries:
+        outcome = _opened(entry) if entry.state == "finished" else None
+        if isinstance(outcome, RunError):
+            result.broken.append((entry.config, str(outcome)))
+            reporter.failed(entry.config, str(outcome))
     while waiting:
         tasks = [(config, entry.folder) for config, entry in waiting.items()]
         kept = 0.0  # work of finished runs in this attempt
@@ -219,7 +227,7 @@ def run_sweep(
                     if isinstance(outcome, CollapseError):
                         result.collapsed.append((config, str(outcome)))
                         reporter.failed(config, str(outcome))
-                    elif isinstance(outcome, NoMemoryError):
+                    elif isinstance(outcome, RunError):
                         result.broken.append((config, str(outcome)))
                         reporter.failed(config, str(outcome))
                     else:
@@ -258,8 +266,15 @@ class _Attempt(Relay):
         super().begin(config)
 
 
+def _opened(entry: PlannedRun) -> Run | RunError:
+    try:
+        return Run.open(entry.folder)
+    except RunError as error:
+        return error
+
+
 def _state(folder: Path) -> str:
-    if (folder / "result.json").is_file():
+    if is_finished(folder):
         return "finished"
     return "begun" if (folder / "config.json").is_file() else "new"
 

@@ -1,7 +1,7 @@
 """Features of frozen networks on disk: computed once for each network, dataset, size and view, then memory-mapped.
 
 <cache>/features/<key>/features.bin   float16 (images, features), one image after the other
-                       entry.json     the key, the taps, and a check sum
+                       entry.json     the key, the taps, and checksums
                  .building-<key>/     the finished pieces of features that are being computed
                  .lock-<key>          lock of the process that computes them
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -30,12 +30,13 @@ from ..data.dataset import Dataset
 from ..data.entries import aside, cache_errors, cache_folder, install, sweep
 from ..data.views.batches import Views
 from ..errors import UserError
-from ..files import read_json, replacing, write_json
+from ..files import read_json, replacing, write_stored
 from ..models.fast.folding import fold_batchnorm
 from ..models.pretrained import find_weights
 from ..models.taps import REPRESENTATION, Taps, find_taps, tapped
 from ..models.tracing import evaluating
 from ..reporter import SILENT, Reporter
+from ..runs.checkpoint import read_tensors, write_tensors
 from ..training.evaluation import BATCH, outputs
 from ..training.setup import create_network
 
@@ -198,17 +199,17 @@ class FeatureStore:
         """The entry of ``key``, from memory, from disk, or from the pieces that ``fill`` writes into a folder."""
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:40]
         path = self.folder / name
-        found = self._open.get(name) or self._known(path)
+        found = self._open.get(name) or self._known(path, key)
         if found is None:
             with self._locked(name):
                 # Another process may have computed it meanwhile.
-                found = self._known(path) or self._build(path, key, fill)
+                found = self._known(path, key) or self._build(path, key, fill)
         self._open[name] = found
         return found
 
-    def _known(self, path: Path) -> Features | None:
+    def _known(self, path: Path, key: dict[str, Any]) -> Features | None:
         try:
-            return _load(path, len(self.data)) if path.exists() else None
+            return _load(path, len(self.data), key) if path.exists() else None
         except ValueError as error:
             if str(error) not in self._said:
                 self.reporter.note(f"{error}; they are computed again")
@@ -219,23 +220,23 @@ class FeatureStore:
         self._tell_outdated(key)
         building = aside(path, path.name)
         with cache_errors(_WHAT, self.folder):
-            sweep(self.folder)
+            sweep(self.folder)  # also a link of this name
             building.mkdir(exist_ok=True)
         taps = fill(building)
         with cache_errors(_WHAT, self.folder):
             self._assemble(building, key, taps)
-            return install(building, path, partial(_load, images=len(self.data)))
+            return install(building, path, partial(_load, images=len(self.data), key=key))
 
     def _assemble(self, building: Path, key: dict[str, Any], taps: Taps) -> None:
         """Make an entry from the pieces in ``building``."""
         check = 0
         with replacing(building / "features.bin") as temporary, open(temporary, "wb") as file:
             for start in range(0, len(self.data), _PIECE):
-                content = np.load(_piece_path(building, start), allow_pickle=False).tobytes()
+                content = read_tensors(_piece_path(building, start), "features")[0]["values"].numpy().tobytes()
                 check = zlib.crc32(content, check)
                 file.write(content)
         header = {"key": key, "data": self.data.name, "check": check, "rows": len(self.data)}
-        write_json(building / "entry.json", {**header, **asdict(taps)})
+        write_stored(building / "entry.json", {**header, **asdict(taps)})
         for path in building.iterdir():
             if path.name not in ("features.bin", "entry.json"):
                 path.unlink()
@@ -289,24 +290,31 @@ def _halved(values: npt.NDArray[np.float32], taps: Taps, model: str) -> Half:
 
 
 def _piece_path(folder: Path, start: int) -> Path:
-    return folder / f"{start:09d}.npy"
+    return folder / f"{start:09d}.safetensors"
+
+
+def _part(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
 
 
 def _write_piece(path: Path, values: Half) -> None:
-    with cache_errors(_WHAT, path.parent.parent), replacing(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, values, allow_pickle=False)
+    with cache_errors(_WHAT, path.parent.parent):
+        write_tensors(path, {"values": torch.from_numpy(values)}, "features", {"part": _part(path)})
 
 
 def _piece(path: Path, rows: int, width: int) -> Half | None:
-    """A piece of an interrupted computation; None where it is missing or has another shape."""
+    """A piece of an interrupted computation; None where it is missing, damaged or has another shape."""
     try:
-        values: Half = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        tensors, header = read_tensors(path, "features")
+        values: Half = tensors["values"].numpy()
+        if header["part"] != _part(path):
+            return None
+    except (UserError, KeyError):
         return None
     return values if values.shape == (rows, width) and values.dtype == np.float16 else None
 
 
-def _load(path: Path, images: int) -> Features:
+def _load(path: Path, images: int, key: Mapping[str, Any]) -> Features:
     """Open an entry.
 
     Raises:
@@ -316,7 +324,11 @@ def _load(path: Path, images: int) -> Features:
         header = read_json(path / "entry.json")
         taps = Taps(tuple(map(str, header["names"])), tuple(map(int, header["widths"])), str(header["last"]))
         size = (path / "features.bin").stat().st_size
-        if header["rows"] != images or size != 2 * images * sum(taps.widths):
+        if (
+            header["key"] != json.loads(json.dumps(key))
+            or header["rows"] != images
+            or size != 2 * images * sum(taps.widths)
+        ):
             raise ValueError("truncated")
         values = np.memmap(path / "features.bin", np.float16, "c", shape=(images, sum(taps.widths)))
         if zlib.crc32(values.data) != header["check"]:

@@ -15,11 +15,12 @@ from .._version import __version__
 from ..config import Config
 from ..data.dataset import Dataset
 from ..data.views.batches import Views
-from ..errors import CollapseError, UserError
-from ..files import write_json
+from ..errors import CollapseError, RunError, UserError
+from ..files import write_json, write_stored
 from ..reporter import SILENT, Relay, Reporter
 from ..runs.checkpoint import write_tensors
-from ..runs.folder import claimed
+from ..runs.content import is_finished
+from ..runs.folder import claimed, finished
 from ..runs.methods import checkpoint_method
 from ..runs.record import describe
 from ..runs.run import Run
@@ -42,7 +43,7 @@ Member = tuple[Config, Path, Problem]
 
 def train_linear_runs(
     tasks: Sequence[tuple[Config, Path]], data: Dataset, views: Views, reporter: Reporter = SILENT
-) -> Iterator[tuple[Config, Run | CollapseError]]:
+) -> Iterator[tuple[Config, Run | RunError]]:
     """Train linear fits, and yield each as it ends; a finished run is read.
 
     Features come from the cache on disk (``FeatureStore``), without the network where they are stored. A run's folder
@@ -69,10 +70,11 @@ def train_linear_runs(
                 reporter.begin(config)
                 if config.fit == "all":
                     raise UserError("fit must be 'linear' or 'probe', not 'all'")
-                locks.enter_context(claimed(folder, config))
-                if (folder / "result.json").is_file():
+                if not finished(folder, config):
+                    locks.enter_context(claimed(folder, config))
+                if is_finished(folder):
                     reporter.skip(cost(config, config.split_of(data)))
-                    yield config, Run.open(folder)
+                    yield config, _opened(folder)
                 else:
                     waiting.append((config, folder, _problem(config, data, store, problems)))
             if not waiting:
@@ -94,6 +96,13 @@ def train_linear_runs(
                 reporter.raise_if_stopped("stopped before a probe; the solved probes are kept")
                 yield from _solved(members, data)
                 steps_taken.advance(sum(config.steps for config, _, _ in members))
+
+
+def _opened(folder: Path) -> Run | RunError:
+    try:
+        return Run.open(folder)
+    except RunError as error:
+        return error
 
 
 def _problem(
@@ -154,15 +163,16 @@ def _finished(
             "step": entry.step,
             **scores_in(entry.to_json()),
         }
-        write_tensors(folder / f"{name}.safetensors", tensors, "linear", about)
+        write_tensors(folder / f"{name}.safetensors", tensors, "linear", {"run": config.digest(), **about})
     log = [entry.to_json() for entry in evaluations]
     content = {"largedrop": __version__, "dataset": describe(data), "methods": methods}
     write_json(folder / "log.json", {"log": log})
-    write_json(folder / "result.json", {**content, "best_step": kept["best"][1].step, "log": log})
+    best = {"run": config.digest(), "best_step": kept["best"][1].step}
+    write_stored(folder / "result.json", {**content, **best, "log": log})
     return Run.open(folder)
 
 
-def _solved(members: Sequence[Member], data: Dataset) -> Iterator[tuple[Config, Run | CollapseError]]:
+def _solved(members: Sequence[Member], data: Dataset) -> Iterator[tuple[Config, Run | RunError]]:
     """Probes of one problem and weight decay by the converged solver, with one evaluation each, and no ensemble."""
     began = time.monotonic()
     config, _, problem = members[0]

@@ -18,6 +18,9 @@ from .dropout import RepresentationDropout
 
 __all__ = ["Network", "Spec", "Transform"]
 
+MOST_PIXELS = 4096
+"""Largest side of an input, as in a config."""
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -58,8 +61,14 @@ class Spec:
         """
         red, green, blue = (float(value) for value in content["mean"])
         deviations = tuple(float(value) for value in content["std"])
-        if len(deviations) != 3:
-            raise ValueError(f"std has {len(deviations)} values, not 3")
+        if len(deviations) != 3 or not all(value > 0 for value in deviations):
+            raise ValueError(f"std must be three numbers above 0, not {str(content['std'])[:40]}")
+        if not 1 <= int(content["size"]) <= MOST_PIXELS:
+            raise ValueError(f"size must be from 1 to {MOST_PIXELS}, not {content['size']}")
+        if not 0 <= float(content["dropout"]) < 1:
+            raise ValueError(f"dropout must be in [0, 1), not {content['dropout']}")
+        if not isinstance(content["classes"], (list, tuple)) or not content["classes"]:
+            raise ValueError("classes must be a list of names")
         return cls(
             model=str(content["model"]),
             weights=str(content["weights"]),

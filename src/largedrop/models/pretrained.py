@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import UserError, one_of
+from ..files import parse_json, tensors_crc
 from .fitting import fitted_state, plain_names
 from .network import Spec
 from .sizes import build, pretrained_size, representation_units, size_settings
@@ -201,11 +201,13 @@ def _own_spec(path: Path, model: str, metadata: dict[str, str]) -> Spec | None:
     if "largedrop" not in metadata:
         return None
     try:
-        header = json.loads(metadata["largedrop"])
+        header = parse_json(metadata["largedrop"].encode(), "it")
         kind = str(header["kind"])
         spec = Spec.from_json(header["spec"]) if kind == "model" else None
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (UserError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"--weights: the header of {path} is damaged ({error})") from error
+    if "crc32" in header and tensors_crc(path)[0] != header["crc32"]:
+        raise UserError(f"--weights: {path} is damaged: its checksum is not that of its content")
     if spec is None:
         raise UserError(f"--weights: {path} is a largedrop file of the kind '{kind}', which has no network")
     if spec.model.partition(".")[0] != model.partition(".")[0]:

@@ -1,77 +1,136 @@
-"""Checkpoints: safetensors files with a JSON header, written whole, and read without unpickling."""
+"""Checkpoints: safetensors files with a JSON header and a checksum, written whole, and read without unpickling."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from ..errors import UserError
-from ..files import replacing
+from ..errors import DamagedError, UserError
+from ..files import UNKNOWN_CRC, opened, parse_json, replacing, tensors_crc
 from ..models.network import Network, Spec
 from ..models.pretrained import check_model
-from ..models.sizes import build
+from ..models.sizes import build, representation_units
 
-__all__ = ["load_model", "read_tensors", "save_model", "write_tensors"]
+__all__ = ["TEMPERATURE", "StoredTensors", "load_model", "open_tensors", "read_tensors", "save_model", "write_tensors"]
 
-VERSION = 1
+VERSION = 2
+"""Version of the files: from 2 on they have a checksum."""
 
 TEMPERATURE = "temperature"
 """Key, in what a checkpoint's header says about it, of the temperature that calibrates its probabilities."""
 
+TYPES = {
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
+}
+"""Safetensors' names of types."""
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], kind: str, header: dict[str, Any]) -> None:
-    """Write named tensors and a JSON header to ``path`` whole.
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], kind: str, header: Mapping[str, Any]) -> None:
+    """Write named tensors and a JSON header to ``path`` whole, with a checksum (CRC-32) of the whole file.
 
     Args:
         tensors: tensors by name, on any device and in any layout; stored contiguous.
         kind: kind of file, checked when it is read.
-        header: further fields of the header, as JSON types.
+        header: further fields of the header, as JSON types; ``run`` is the digest of the config of the file's run.
 
     Raises:
         UserError: the file cannot be written.
     """
-    metadata = {"largedrop": json.dumps({"kind": kind, "version": VERSION, **header}, allow_nan=False)}
+    about = {"kind": kind, "version": VERSION, "crc32": UNKNOWN_CRC, **header}
+    metadata = {"largedrop": json.dumps(about, allow_nan=False)}
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         try:
             save_file(plain, temporary, metadata=metadata)
         except SafetensorError as error:
             raise UserError(f"cannot write {path}: {error}") from error
+        found, start = tensors_crc(temporary)
+        with open(temporary, "rb+") as file:
+            file.seek(start)
+            file.write(found.encode())
 
 
-def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file from ``write_tensors``.
+@dataclass(frozen=True)
+class StoredTensors:
+    """A file from ``write_tensors``, whose bytes are those that were written; its tensors are not in memory yet.
+
+    Attributes:
+        header: the JSON header.
+        shapes: type, by safetensors' name, and shape of each tensor.
+    """
+
+    path: Path
+    header: dict[str, Any]
+    shapes: dict[str, tuple[str, tuple[int, ...]]]
+
+    def load(self) -> dict[str, Tensor]:
+        """The tensors by name, on the processor."""
+        with safe_open(self.path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in self.shapes}
+
+
+def open_tensors(path: Path, kind: str, run: str = "") -> StoredTensors:
+    """Open and check a file from ``write_tensors``; files of before there were checksums are opened without.
+
+    Args:
+        run: digest of the config of the run that it must be of; of any where empty.
 
     Raises:
-        UserError: the file is missing, damaged, of another program or kind, or of a newer version.
+        DamagedError: the file is missing, damaged, or of another program, kind or run.
+        UserError: it cannot be read, or is of a newer version.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no checkpoint {path}")
+    try:
+        with opened(path):
+            pass
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise DamagedError(f"no checkpoint {path}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+            shapes = {name: (str(part.get_dtype()), tuple(part.get_shape())) for name, part in parts.items()}
     except (SafetensorError, OSError) as error:
         if _is_pickle(path):
-            raise UserError(f"{path} is a pickle, which is not opened, since that can run code") from error
-        raise UserError(f"{path} is damaged or not a safetensors file: {error}") from error
+            raise DamagedError(f"{path} is a pickle, which is not opened, since that can run code") from error
+        raise DamagedError(f"{path} is damaged or not a safetensors file: {error}") from error
     try:
-        header = json.loads(metadata["largedrop"])
+        header = parse_json(metadata["largedrop"].encode(), "its header")
         found, version = str(header["kind"]), int(header["version"])
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path} was not written by largedrop: its header does not describe a network") from None
+    except (UserError, KeyError, TypeError, ValueError):
+        raise DamagedError(f"{path} was not written by largedrop: its header does not describe a network") from None
     if version > VERSION:
         raise UserError(f"{path} was written by a newer largedrop (format {version}, this one reads {VERSION})")
+    if ("crc32" in header or version > 1) and tensors_crc(path)[0] != header.get("crc32"):
+        raise DamagedError(f"{path} is damaged: its checksum is not that of its content")
     if found != kind:
-        raise UserError(f"{path} is a largedrop file of the kind '{found}', not '{kind}'")
-    return tensors, header
+        raise DamagedError(f"{path} is a largedrop file of the kind '{found}', not '{kind}'")
+    about = header.get("about")
+    theirs = header.get("run") or (about.get("run") if isinstance(about, dict) else None)
+    if run and theirs and theirs != run:
+        raise DamagedError(f"{path} is of another run: of the config {theirs}, not {run}")
+    return StoredTensors(path, header, shapes)
+
+
+def read_tensors(path: Path, kind: str, run: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file; arguments and errors as in ``open_tensors``."""
+    stored = open_tensors(path, kind, run)
+    return stored.load(), stored.header
 
 
 def _is_pickle(path: Path) -> bool:
@@ -87,35 +146,80 @@ def save_model(path: Path, network: Network, about: dict[str, Any], state: dict[
         about: config, step, accuracies and the like, as JSON types.
         state: weights to write; where None, the network's own.
     """
-    write_tensors(path, state or network.state_dict(), "model", {"spec": network.spec.to_json(), "about": about})
+    versions = {"torch": torch.__version__, "timm": timm.__version__}
+    header = {"spec": network.spec.to_json(), "versions": versions, "about": about}
+    write_tensors(path, state or network.state_dict(), "model", header)
 
 
-def load_model(path: str | Path) -> Network:
+def load_model(path: str | Path, *, run: str = "") -> Network:
     """Load a fine-tuned network: a plain ``nn.Module`` in evaluation mode, with ``.classes`` and ``.transform``.
 
     ``model(model.transform(image)[None])`` gives the logits, (1, classes); divided by ``.temperature``, where that is
     not None, their softmax is calibrated (on held-out images of the training domains).
 
+    The file's bytes, and the names, types and shapes of its tensors, are checked before memory is taken for them.
+
+    Args:
+        run: digest of the config of the run that it must be of (``Config.digest``); of any where empty.
+
     Raises:
-        UserError: the file is missing, damaged, of another program or kind, or of a newer version.
+        UserError: the file is missing, damaged, of another program, kind or run, or of a newer version.
     """
-    path = Path(path)
-    tensors, header = read_tensors(path, "model")
+    stored = open_tensors(Path(path), "model", run)
     try:
-        spec = Spec.from_json(header["spec"])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        spec = Spec.from_json(stored.header["spec"])
+    except KeyError as error:
         raise UserError(f"{path} is damaged: its header lacks a field of the network ({error})") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: its header does not describe a network ({error})") from error
     check_model(spec.model)  # a name such as hf-hub:… would make timm go to the network
+    about = stored.header.get("about")
+    temperature = _temperature(about.get(TEMPERATURE) if isinstance(about, dict) else None, stored.path)
     try:
-        backbone = build(spec.model, spec.size)
-        network = Network(backbone, int(tensors["head.weight"].shape[1]), spec)
-        network.load_state_dict(tensors)
-    except (RuntimeError, KeyError, IndexError) as error:
+        with on_meta():
+            expected = _built(spec).state_dict()
+        if wrong := _misfit(stored.shapes, expected):
+            raise UserError(f"the weights in {path} do not fit its network {spec.model}: {wrong}")
+        network = _built(spec)
+        network.load_state_dict(stored.load())
+    except (RuntimeError, AssertionError) as error:
         raise UserError(f"the weights in {path} do not fit its network {spec.model}: {misfit(error)}") from error
-    about = header.get("about")
     network.about = about if isinstance(about, dict) else {}
-    network.temperature = _temperature(network.about.get(TEMPERATURE), path)
+    network.temperature = temperature
     return network.eval()
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Within the block, tensors are made without memory."""
+
+    class Numbers(TorchFunctionMode):
+        """Rates that timm's older versions read off a tensor have to be numbers."""
+
+        def __torch_function__(
+            self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+        ) -> Any:
+            device = {"device": "cpu"} if function is torch.linspace else {}
+            return function(*args, **{**device, **(kwargs or {})})
+
+    with torch.device("meta"), Numbers():
+        yield
+
+
+def _built(spec: Spec) -> Network:
+    backbone = build(spec.model, spec.size)
+    return Network(backbone, representation_units(backbone), spec)
+
+
+def _misfit(stored: Mapping[str, tuple[str, tuple[int, ...]]], expected: Mapping[str, Tensor]) -> str:
+    """The first thing in which stored tensors are not those of a network; empty where there is none."""
+    for name, tensor in expected.items():
+        if name not in stored:
+            return f"there is no {name}"
+        wanted, found = (TYPES[tensor.dtype], tuple(tensor.shape)), stored[name]
+        if found != wanted:
+            return f"{name} is {found[0]} {list(found[1])}, not {wanted[0]} {list(wanted[1])}"
+    return next((f"the network has no {name}" for name in stored if name not in expected), "")
 
 
 def _temperature(value: Any, path: Path) -> float | None:

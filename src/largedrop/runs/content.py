@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..config import PROTOCOL, Config
+from ..config import PROTOCOL, Config, digest_of
 from ..errors import UserError
 from ..files import is_leftover, parse_json, read_bytes
 from .protocol import UnusableError, read_config, records_of
 from .record import Record, is_count, is_fraction
 
-__all__ = ["FILES", "Content", "check_content", "contents_of"]
+__all__ = ["FILES", "Content", "check_content", "contents_of", "is_finished"]
 
 FILES = ("config.json", "result.json")
 """A folder with one of these files is a run's."""
+
+
+RUN = "run"
+"""Field of result.json, and of the headers of a run's files: the digest of the config of their run."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,11 @@ class Content:
     result: dict[str, Any]
     protocol: int
     records: tuple[Record, ...]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether there is a result.json, of whatever kind: nothing is trained that could not be stored there."""
+    return os.path.lexists(folder / "result.json")
 
 
 def contents_of(folder: Path, names: frozenset[str] | None = None) -> dict[str, bytes | OSError]:
@@ -90,6 +100,8 @@ def check_content(
     if isinstance(theirs, str) and _numbers(theirs) > _numbers(__version__):
         raise UnusableError("newer version", f"written by largedrop {theirs}, and this is {__version__}; update it")
     config, protocol = read_config(parsed["config.json"], folder.resolve().name)
+    if result.get(RUN, run := digest_of(config.to_json(), protocol)) != run:
+        raise UnusableError("damaged", f"result.json is of another run: of the config {result[RUN]}, not {run}")
     _check_result(config, result)
     # The settings include fields that are newer than the run.
     return Content(config, result, protocol, tuple(records_of(config, result, protocol, settings_of(config))))

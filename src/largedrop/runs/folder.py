@@ -14,10 +14,11 @@ import filelock
 from ..config import LATER, PROTOCOL, Config
 from ..data.dataset import Dataset
 from ..errors import UserError
-from ..files import is_leftover, read_json, write_json
+from ..files import is_leftover, read_json, write_stored
+from .content import is_finished
 from .protocol import refuse_older
 
-__all__ = ["claim", "claimed", "named_before", "owned"]
+__all__ = ["claim", "claimed", "finished", "named_before", "owned"]
 
 LOCK = ".lock"
 
@@ -34,9 +35,13 @@ def claimed(folder: Path, config: Config) -> Iterator[None]:
     Temporary files that killed processes left are removed.
 
     Raises:
-        UserError: see ``owned``; or the folder cannot be written, or another process has locked it.
+        UserError: see ``owned``; or the folder cannot be written, has a link through which files elsewhere would be,
+            or another process has locked it.
     """
     claim(folder, "config.json", "run", config.to_json())
+    for path in (folder / LOCK, folder / "outputs"):
+        if path.is_symlink():
+            raise UserError(f"{path} is a link, and a run writes into its own folder only; remove the link")
     lock = filelock.FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()
@@ -46,10 +51,20 @@ def claimed(folder: Path, config: Config) -> Iterator[None]:
         raise UserError(f"cannot write {folder / LOCK}: {error.strerror or error}") from error
     try:
         for path in filter(is_leftover, [*folder.iterdir(), *folder.glob("outputs/.*")]):
-            path.unlink(missing_ok=True)
+            if path.is_symlink() or not path.is_dir():
+                path.unlink(missing_ok=True)
         yield
     finally:
         lock.release()
+
+
+def finished(folder: Path, config: Config) -> bool:
+    """Whether the folder of the run of ``config`` has a result: it needs no lock, and may be on a read-only disk.
+
+    Raises:
+        UserError: see ``owned``.
+    """
+    return is_finished(folder) and owned(folder, "config.json", "run", config.to_json())
 
 
 def claim(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: Mapping[str, Any] = NOTHING) -> None:
@@ -59,7 +74,7 @@ def claim(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
         UserError: see ``owned``; or the folder cannot be written.
     """
     if not owned(folder, file, owner, facts, about):
-        write_json(folder / file, {"protocol": PROTOCOL, **about, **facts})
+        write_stored(folder / file, {"protocol": PROTOCOL, **about, **facts})
 
 
 def named_before(data: Dataset, stored: Iterable[Path]) -> Dataset:

@@ -83,10 +83,13 @@ class Interpolation:
         return found
 
     @classmethod
-    def read(cls, path: Path) -> Interpolation:
-        """Read a stored interpolation.
+    def read(cls, path: Path, run: str) -> Interpolation:
+        """Read the stored interpolation of the run whose config has the digest ``run``.
 
         Raises:
-            UserError: the file cannot be read or is damaged.
+            UserError: the file cannot be read, is damaged or of another run.
         """
-        return cls.from_json(read_json(path, path.name), path.name)
+        content = read_json(path, path.name)
+        if content.get("run", run) != run:
+            raise UserError(f"{path.name}: it is of another run: of the config {content['run']}, not {run}")
+        return cls.from_json(content, path.name)

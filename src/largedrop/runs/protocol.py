@@ -16,7 +16,7 @@ from typing import Any
 
 from .._version import __version__
 from ..config import ABOUT, PROTOCOL, VARIED, Config, digest_of
-from ..errors import UserError
+from ..errors import RunError, UserError
 from .record import ALPHA, Record
 
 __all__ = ["UnusableError", "iid_accuracy_of", "methods_of", "read_config", "records_of", "refuse_older"]
@@ -27,12 +27,16 @@ OLDEST = 2
 _NAMED = re.compile(r"-d[0-9.e+-]+-s[0-9]+-([0-9a-f]{12})$")
 
 
-class UnusableError(UserError):
+class UnusableError(RunError):
     """A run that is unusable; ``kind`` is one of ``runs.stored.UNUSABLE_KINDS``."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
         self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A process sends it to another.
+        return UnusableError, (self.kind, str(self))
 
 
 def read_config(content: Mapping[str, Any], name: str) -> tuple[Config, int]:

@@ -221,7 +221,7 @@ def _run(
     if INTERPOLATION_FILE not in inside:
         return [run]
     try:
-        return [replace(run, interpolation=Interpolation.read(path / INTERPOLATION_FILE))]
+        return [replace(run, interpolation=Interpolation.read(path / INTERPOLATION_FILE, run.digest))]
     except UserError as error:  # the run itself is usable
         reason = str(error).removeprefix(INTERPOLATION_FILE).lstrip(" :")
         return [run, Unusable(f"{name}/{INTERPOLATION_FILE}", "damaged", reason)]

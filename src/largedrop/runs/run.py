@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..config import PROTOCOL, Config
+from ..config import PROTOCOL, Config, digest_of
 from ..data.classes import ood_notes
 from ..errors import UserError
 from .content import check_content, contents_of
@@ -107,6 +107,11 @@ class Run:
     config: Config
     result: dict[str, Any]
     protocol: int = PROTOCOL
+
+    @property
+    def digest(self) -> str:
+        """Digest of the config and the protocol, which is in the header of each of the run's files."""
+        return digest_of(self.config.to_json(), self.protocol)
 
     @property
     def model(self) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import Config
+from ..config import Config, digest_of
 from .content import check_content
 from .interpolation import Interpolation
 from .record import Record
@@ -64,6 +64,11 @@ class Stored:
     beats_start: bool
     hands_over_start: bool
     interpolation: Interpolation | None = None
+
+    @property
+    def digest(self) -> str:
+        """See ``Run.digest``."""
+        return digest_of(self.config.to_json(), self.protocol)
 
 
 def read_stored(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from ..data.random import torch_seed
 from ..data.sampling import batch_indices, classes_of
 from ..data.views.batches import Views, open_views
 from ..errors import Interrupted, UserError
-from ..files import write_json, write_text
+from ..files import write_json, write_stored, write_text
 from ..measures.calibration import fit_temperature
 from ..models.fast.folding import speed_up
 from ..models.network import Network
 from ..reporter import SILENT, Reporter
-from ..runs.checkpoint import TEMPERATURE, read_tensors, save_model, write_tensors
-from ..runs.folder import claimed
+from ..runs.checkpoint import TEMPERATURE, save_model
+from ..runs.content import is_finished
+from ..runs.folder import claimed, finished
+from ..runs.logits import Logits, read_logits, write_logits
 from ..runs.record import describe
 from ..runs.run import SPLIT_FILE, START_FILE, Run
 from ..runtime import keep_freed_memory
@@ -38,9 +41,9 @@ from .features import FeatureCache
 from .memory import in_memory
 from .objectives import make_objective
 from .setup import create_network, make_optimizer, set_learning_rate, start_head
-from .state import STATE_FILE, Trajectory, load_state, save_state
+from .state import STATE_FILE, NoStateError, Trajectory, check_kept, load_state, save_state
 from .step import TrainingStep
-from .way_back import check_start, evaluations_after, keeps_start, move_back, safest, wise_ft
+from .way_back import evaluations_after, keeps_start, move_back, safest, wise_ft
 
 __all__ = ["cost", "times_evaluated", "train"]
 
@@ -52,9 +55,6 @@ TRAINING_COST = 5
 
 LINEAR_COST = 3e-4
 """Time of one image in a linear fit, trained together with many others, over that of one in evaluation."""
-
-Logits = dict[str, npt.NDArray[np.float16]]
-"""Logits on the ``iid`` and the ``ood`` images, (n, classes) each."""
 
 Scores = dict[str, Any]
 """What ``scores`` gives, ``temperature`` where one could be fitted, and ``alpha`` where a method has it."""
@@ -92,8 +92,8 @@ def train(
     if config.fit != "all":
         raise UserError(f"fit '{config.fit}' is trained on cached features: see largedrop.linear")
     split = config.split_of(data)
-    with claimed(folder, config):
-        if (folder / "result.json").is_file():
+    with nullcontext() if finished(folder, config) else claimed(folder, config):
+        if is_finished(folder):
             reporter.skip(cost(config, split))
             return _tidied(Run.open(folder))
         shared = features or FeatureCache(open_views(data, device or torch.device("cpu"), reporter))
@@ -102,6 +102,13 @@ def train(
 
         def attempt(to: Reporter) -> Run:
             # Dropout and the network's other draws use torch's generator, seeded at each step and restored at the end.
+            try:
+                with torch.random.fork_rng(devices=gpus), ExitStack() as held:
+                    return _train(config, data, split, folder, shared, to, held)
+            except NoStateError as error:
+                to.note(f"{error}; this run is begun again")
+                error.with_traceback(None)  # which would keep the network
+            (folder / STATE_FILE).unlink()
             with torch.random.fork_rng(devices=gpus), ExitStack() as held:
                 return _train(config, data, split, folder, shared, to, held)
 
@@ -140,12 +147,11 @@ def _train(
         objective.weigh(torch.from_numpy(weights).float().to(views.device))
     objective.bind(network, optimizer)  # at the pretrained weights, which a state overwrites
     watch = CollapseWatch(len(data.classes), config.dropout, config.lr, config.head == "warm")
-    so_far = load_state(folder, network, optimizer, averages, watch)
+    so_far = load_state(folder, config.digest(), network, optimizer, averages, watch)
     if so_far is None:
         so_far = Trajectory(probe=start_head(config, data, split, network, features), selecting=config.selecting)
     else:
-        if keeps_start(config):
-            check_start(folder)
+        check_kept(folder, config, so_far, _shapes(data, split))
         reporter.skip(cost(config, split) * so_far.step / config.steps)
     held.enter_context(speed_up(network))
     network.train()
@@ -162,7 +168,7 @@ def _train(
     def save() -> None:
         nonlocal saved
         so_far.seconds, saved = so_far.seconds + time.monotonic() - saved, time.monotonic()
-        save_state(folder, so_far, network, optimizer, averages, watch)
+        save_state(folder, config.digest(), so_far, network, optimizer, averages, watch)
 
     if not so_far.log:
         write_text(folder / SPLIT_FILE, data.split_table(split, config.seed, config.held_out))
@@ -265,8 +271,7 @@ def _log(
     Args:
         more: further fields of the line, about training since the last evaluation.
     """
-    tensors = {name: torch.from_numpy(values) for name, values in evaluated.items()}
-    write_tensors(_output_file(folder, so_far.step), tensors, "outputs", {"step": so_far.step})
+    write_logits(folder, so_far.step, config.digest(), evaluated)
     labels = data.labels[split.iid]
     by_domain = {
         split.train_domains[number]: accuracy(evaluated["iid"][chosen], labels[chosen])
@@ -302,10 +307,11 @@ def _finish(
     common = {"steps": config.steps, "seconds": round(total, 3)}
     result = {
         "largedrop": __version__,
+        "run": config.digest(),
         "dataset": describe(data),
         "methods": {
             "fine-tuning": {**scores_in(best), **common},
-            "ensemble": {**scores(_mean_logits(config, folder), data.labels, split), **common},
+            "ensemble": {**scores(_mean_logits(config, folder, _shapes(data, split)), data.labels, split), **common},
             **{
                 method: [_entry(each, common) for each in found] if isinstance(found, list) else _entry(found, common)
                 for method, found in further.items()
@@ -321,7 +327,7 @@ def _finish(
         "probe": so_far.probe,
         "log": so_far.log,
     }
-    write_json(folder / "result.json", result)
+    write_stored(folder / "result.json", result)
     return _tidied(Run.open(folder))
 
 
@@ -332,24 +338,35 @@ def _entry(found: Scores, common: Mapping[str, float]) -> dict[str, Any]:
 
 def _tidied(run: Run) -> Run:
     """A finished run, without what only going on needs; a kill may have left that."""
-    for file in {STATE_FILE, START_FILE} - {run.model.name}:
-        (run.folder / file).unlink(missing_ok=True)
+    if os.access(run.folder, os.W_OK):  # it may be on a read-only disk
+        for path in (run.folder / file for file in (STATE_FILE, START_FILE) if file != run.model.name):
+            if path.is_file() or path.is_symlink():
+                path.unlink()
     return run
 
 
-def _mean_logits(config: Config, folder: Path) -> dict[str, npt.NDArray[np.float32]]:
+def _shapes(data: Dataset, split: Split) -> dict[str, tuple[int, int]]:
+    """Images and classes of the logits of an evaluation."""
+    return {"iid": (len(split.iid), len(data.classes)), "ood": (len(split.ood), len(data.classes))}
+
+
+def _mean_logits(
+    config: Config, folder: Path, shapes: dict[str, tuple[int, int]]
+) -> dict[str, npt.NDArray[np.float32]]:
     """The trajectory's ensemble: logits averaged over the evaluations after the first step, (n, classes)."""
     total: dict[str, Tensor] = {}
     for step in config.evaluations:
-        tensors, _ = read_tensors(_output_file(folder, step), "outputs")
-        total = {name: total.get(name, 0) + tensor.float() for name, tensor in tensors.items()}
+        found = read_logits(folder, step, config.digest(), shapes)
+        total = {name: total.get(name, 0) + torch.from_numpy(values).float() for name, values in found.items()}
     return {name: (tensor / len(config.evaluations)).numpy() for name, tensor in total.items()}
-
-
-def _output_file(folder: Path, step: int) -> Path:
-    return folder / "outputs" / f"{step:06d}.safetensors"
 
 
 def about(config: Config, data: Dataset, more: dict[str, Any]) -> dict[str, Any]:
     """The header of a checkpoint: its origin, and ``more``."""
-    return {"largedrop": __version__, "config": config.to_json(), "domains": list(data.domains), **more}
+    return {
+        "largedrop": __version__,
+        "run": config.digest(),
+        "config": config.to_json(),
+        "domains": list(data.domains),
+        **more,
+    }

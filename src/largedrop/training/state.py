@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,16 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..config import Config
+from ..errors import DamagedError
 from ..models.network import Network
-from ..runs.checkpoint import misfit, read_tensors, write_tensors
+from ..runs.checkpoint import misfit, open_tensors, read_tensors, write_tensors
+from ..runs.logits import read_logits
+from ..runs.run import BEST_FILE, START_FILE
 from .averages import Average
 from .averages.base import part_of
 from .collapse import CollapseWatch
+from .way_back import keeps_start
 
-__all__ = ["Trajectory", "load_state", "save_state"]
+__all__ = ["STATE_FILE", "NoStateError", "Trajectory", "check_kept", "load_state", "save_state"]
 
 STATE_FILE = "resume.safetensors"
+
+
+class NoStateError(DamagedError):
+    """A run cannot go on from its state, since something that it needs is missing or damaged."""
 
 
 @dataclass
@@ -50,17 +59,18 @@ class Trajectory:
 
 def save_state(
     folder: Path,
+    run: str,
     trajectory: Trajectory,
     network: Network,
     optimizer: torch.optim.Optimizer,
     averages: Mapping[str, Average],
     watch: CollapseWatch,
 ) -> None:
-    """Write the state whole: a kill at any time leaves the last state or this one."""
+    """Write the state whole: a kill at any time leaves the last state or this one; ``run`` is its config's digest."""
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for number, entries in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in entries.items() if value is not None}
-    header: dict[str, Any] = {"trajectory": asdict(trajectory), "watch": watch.state(), "averages": {}}
+    header: dict[str, Any] = {"run": run, "trajectory": asdict(trajectory), "watch": watch.state(), "averages": {}}
     for method, average in averages.items():
         header["averages"][method], held = average.state()
         tensors |= {f"average.{method}.{name}": tensor for name, tensor in held.items()}
@@ -69,21 +79,23 @@ def save_state(
 
 def load_state(
     folder: Path,
+    run: str,
     network: Network,
     optimizer: torch.optim.Optimizer,
     averages: Mapping[str, Average],
     watch: CollapseWatch,
 ) -> Trajectory | None:
-    """Load the last state of a run into its parts; None where there is none.
+    """Load the last state of the run whose config has the digest ``run`` into its parts; None where there is none.
 
     Raises:
-        UserError: the state is damaged or does not fit the network.
+        NoStateError: the state is damaged, of another run, or does not fit the network.
+        UserError: it cannot be read, or is of a newer version.
     """
     path = folder / STATE_FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
-        tensors, header = read_tensors(path, "state")
+        tensors, header = read_tensors(path, "state", run)
         trajectory = Trajectory(**header["trajectory"])
         network.load_state_dict(part_of(tensors, "network."))
         device = network.head.weight.device
@@ -93,10 +105,36 @@ def load_state(
         watch.load(header["watch"])
         _load_optimizer(optimizer, part_of(tensors, "optimizer."))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise UserError(f"{path} does not fit this run ({misfit(error)}); remove {folder} to start it again") from error
-    except UserError as error:
-        raise UserError(f"{error}; remove {folder} to start this run again") from error
+        raise NoStateError(f"{path} does not fit this run ({misfit(error)})") from error
+    except DamagedError as error:
+        raise NoStateError(str(error)) from error
     return trajectory
+
+
+def check_kept(folder: Path, config: Config, so_far: Trajectory, shapes: dict[str, tuple[int, int]]) -> None:
+    """Check, before steps are taken for nothing, that a run that goes on has what it needs at its end: the logits of
+    every evaluation, the best checkpoint, and the start where it goes back to that.
+
+    Args:
+        shapes: images and classes of the logits, as in ``read_logits``.
+
+    Raises:
+        NoStateError: something is missing, damaged or of another run.
+    """
+    try:
+        for line in so_far.log:
+            read_logits(folder, line["step"], config.digest(), shapes)
+        best = folder / BEST_FILE
+        about = open_tensors(best, "model", config.digest()).header["about"]
+        # A later one is of an evaluation after the state was saved, which will come again.
+        if about["step"] != so_far.best["step"] and about["step"] <= so_far.step:
+            raise DamagedError(f"{best} is of step {about['step']}, and the best was step {so_far.best['step']}")
+        if keeps_start(config):
+            open_tensors(folder / START_FILE, "model", config.digest())
+    except (KeyError, TypeError) as error:
+        raise NoStateError(f"the files in {folder} do not fit its state ({error})") from error
+    except DamagedError as error:
+        raise NoStateError(str(error)) from error
 
 
 def _like(tensor: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from ..config import Config
-from ..errors import UserError
 from ..models.network import Network
 from ..reporter import Reporter
 from ..runs.checkpoint import TEMPERATURE, read_tensors
@@ -18,7 +17,7 @@ from ..runs.run import START_FILE
 from .averaging import interpolate
 from .evaluation import scores_in
 
-__all__ = ["ALPHAS", "check_start", "evaluations_after", "keeps_start", "move_back", "safest", "walk", "wise_ft"]
+__all__ = ["ALPHAS", "evaluations_after", "keeps_start", "move_back", "safest", "walk", "wise_ft"]
 
 ALPHAS = tuple(number / 10 for number in range(11))
 """Shares α of the way back: at 0 the fine-tuned weights, at 1 those of the start."""
@@ -41,18 +40,6 @@ def keeps_start(config: Config) -> bool:
 def evaluations_after(config: Config) -> int:
     """Number of evaluations of ``wise_ft`` and ``move_back`` in a run of ``config``."""
     return (len(ALPHAS) - 2 if config.wise_ft else 0) + (config.way_back > 0)
-
-
-def check_start(folder: Path) -> None:
-    """Check, before steps are taken for nothing, that a run that goes on has the start that it will go back to.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    try:
-        read_tensors(folder / START_FILE, "model")
-    except UserError as error:
-        raise UserError(f"{error}; remove {folder} to start this run again") from error
 
 
 def wise_ft(
