@@ -40,6 +40,21 @@ def test_the_test_domain_has_the_accuracy_of_the_run(run: ld.Run, data: ld.Datas
     assert json.loads(json.dumps(found.to_json()))["models"][0]["confusion"]["ink"] == model.confusion["ink"].tolist()
 
 
+def test_images_that_a_split_keeps_for_tests_are_scored_alone(run: ld.Run, data: ld.Dataset) -> None:
+    parts = np.where(np.arange(len(data)) % 3 == 0, 2, 0)
+    parts[data.indices("photo")] = 0
+    kept = replace(data, parts=parts)
+    found = evaluate(run, kept, device="cpu")
+    assert kept.for_test == ("ink", "oil")
+    assert [found.models[0].domains[domain].accuracy.n for domain in data.domains] == [6, 6, 18]
+    assert found.notes == ("of 'ink', 'oil' the images in the split's test are scored, and no others",)
+    parts[data.indices("oil")] = 0
+    assert evaluate(run, replace(data, parts=parts), device="cpu").notes == (
+        "of 'ink' the images in the split's test are scored, and no others",
+        f"{run.folder} was trained on images of 'oil' here; new to it: 'ink', 'photo'",
+    )
+
+
 def test_all_of_it_by_hand(toy: Path, tmp_path: Path) -> None:
     """Two networks, whose outputs are computed here as a user would."""
     one, other = save(tmp_path / "one.safetensors", 0), save(tmp_path / "other.safetensors", 3)

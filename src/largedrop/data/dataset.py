@@ -214,6 +214,14 @@ class Dataset:
         indices = self.indices(domain)
         return indices if self.parts is None else indices[np.isin(self.parts[indices], (TRAIN, VALIDATION))]
 
+    @property
+    def for_test(self) -> tuple[str, ...]:
+        """Names of the domains of which a given split keeps images for tests."""
+        if self.parts is None:
+            return ()
+        kept = np.unique(self.domain_ids[self.parts == TEST])
+        return tuple(domain for number, domain in enumerate(self.domains) if number in kept)
+
     def tested(self, domain: str) -> IntArray:
         """Indices of the images of a test domain that are tested on, ascending."""
         indices = self.indices(domain)

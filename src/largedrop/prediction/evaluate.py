@@ -178,7 +178,9 @@ def evaluate_networks(
         raise UserError(f"unknown must be 'wrong' or 'skip', not {unknown!r}")
     places = [_matched(networks[0].classes, data, name) for name, networks in models]
     lacks = np.unique(np.concatenate([data.labels[place[data.labels] < 0] for place in places]))
-    indices = np.flatnonzero(~np.isin(data.labels, lacks)) if unknown == "skip" else np.arange(len(data))
+    indices = np.sort(np.concatenate([data.tested(domain) for domain in data.domains]))
+    if unknown == "skip":
+        indices = indices[~np.isin(data.labels[indices], lacks)]
     kept = _Kept(data, indices.astype(np.int64))
     precision = choose_precision(precision, device)
     evaluated, rights = [], []
@@ -187,7 +189,7 @@ def evaluate_networks(
         one, right = _evaluated(name, networks, found, kept, place)
         evaluated.append(one)
         rights.append(right)
-    notes = [*_unknown_notes(data, lacks, unknown), *_seen_notes(models, data), *kept.notes()]
+    notes = [*_part_notes(data), *_unknown_notes(data, lacks, unknown), *_seen_notes(models, data), *kept.notes()]
     difference = _difference(kept, *rights) if len(rights) > 1 else None
     return Evaluation(describe(data), data.classes, tuple(evaluated), difference, tuple(dict.fromkeys(notes)))
 
@@ -308,6 +310,13 @@ def _difference(kept: _Kept, first: npt.NDArray[np.bool_], second: npt.NDArray[n
     return Difference(each, mean, only, {domain: mcnemar(*counts) for domain, counts in only.items()})
 
 
+def _part_notes(data: Dataset) -> list[str]:
+    """A line about the images that a given split keeps for tests, which alone are scored where a domain has such."""
+    if not data.for_test:
+        return []
+    return [f"of {named(data.for_test)} the images in the split's test are scored, and no others"]
+
+
 def _unknown_notes(data: Dataset, lacks: IntArray, unknown: str) -> list[str]:
     if not len(lacks):
         return []
@@ -328,8 +337,10 @@ def _seen_notes(models: Sequence[tuple[str, Sequence[Network]]], data: Dataset) 
             if not isinstance(config, dict) or config.get("fingerprint") != data.fingerprint:
                 continue
             unseen = {config.get("test_domain"), config.get("left_out")}
-            seen = [domain for domain in data.domains if domain not in unseen]
-            new = [domain for domain in data.domains if domain in unseen]
+            new = [domain for domain in data.domains if domain in (*unseen, *data.for_test)]
+            seen = [domain for domain in data.domains if domain not in new]
+            if not seen:
+                continue
             rest = f"only {named(new)} is new to it" if len(new) == 1 else f"new to it: {named(new) or 'none'}"
             notes.append(f"{name} was trained on images of {named(seen)} here; {rest}")
     return notes
