@@ -116,7 +116,7 @@ def test_splits_beside_the_classes_that_they_hold(tmp_path: Path) -> None:
 
 def test_splits_without_classes(tmp_path: Path) -> None:
     root = made(tmp_path / "data", "train,test")
-    said = "the folders 'test', 'train' are splits, not classes: it is domain/class/image"
+    said = "the folders 'test', 'train' in 'all' are splits, not classes: it is domain/class/image"
     assert refusal(list_images, root) == f"{root}: {said}, {TABLE}"
 
 

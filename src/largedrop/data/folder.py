@@ -71,7 +71,7 @@ def list_images(path: str | Path) -> Source:
     without = any({pair[part] for pair in found} - {pair[part] for pair in has} for part in range(2))
     if has and (problems or without) and passed.unopened:
         problems.append(f"passed over: {passed.unopened}")
-    if not problems and (problem := level_problem(has, ONE_DOMAIN)):
+    if not problems and (problem := level_problem(has)):
         problems.append(problem)
         found = {}
     notes = [_NO_DOMAINS] if [domain.path for domain, _ in domains] == [root] else []

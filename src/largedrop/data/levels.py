@@ -33,12 +33,11 @@ _NUMBERED = re.compile(
 """Names that number domains, and seldom classes."""
 
 
-def level_problem(found: Found, alone: str = "") -> str:
+def level_problem(found: Found) -> str:
     """Why the levels of folders cannot be domains and classes, and the way out, in one line; empty where they can.
 
     Args:
         found: images by the names of the outer two levels of folders, each with at least one.
-        alone: name of the domain that stands for none.
     """
     outer, inner = ({pair[part] for pair in found} for part in range(2))
     below = {pair: _folders(images) for pair, images in found.items()}
@@ -49,8 +48,7 @@ def level_problem(found: Found, alone: str = "") -> str:
         all_of_it = len(splits) == len(classes) and any(name.casefold().startswith(("t", "v")) for name in splits)
         if all_of_it or folders & inner:
             where = f"put what is in them into {domain}/{min(folders)} …" if folders else "it is domain/class/image"
-            inside = "" if domain == alone else f" in '{domain}'"
-            return f"the folders {named(splits)}{inside} are splits, not classes: {where}, {_TABLE}"
+            return f"the folders {named(splits)} in '{domain}' are splits, not classes: {where}, {_TABLE}"
     if all(map(_is_split, outer)) and all(below.values()):
         return (
             f"the outer folders {named(sorted(outer))} are splits, and the classes lie a level deeper: put what is in "
