@@ -25,6 +25,7 @@ OTHER_TESTS = {
     "data/test_hostile.py": "a corpus of files that are odd or damaged",
     "experiments/test_presets_end_to_end.py": "presets, from the plan to the report",
     "studies/test_adviser.py": "studies/adviser.py",
+    "studies/test_families.py": "studies/families.py",
     "studies/test_peers.py": "studies/peers.py",
     "benchmarks/test_scripts.py": "benchmarks/ that measure in a precision",
 }

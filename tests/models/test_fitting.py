@@ -15,7 +15,7 @@ from torch import Tensor
 
 from largedrop.models.fitting import _resampled, plain_names
 from largedrop.models.network import Network, Spec
-from largedrop.models.pretrained import create_backbone, find_weights
+from largedrop.models.pretrained import Weights, create_backbone, find_weights
 from largedrop.models.sizes import build, representation_units
 from largedrop.runs.checkpoint import save_model, write_tensors
 
@@ -121,6 +121,15 @@ def test_a_checkpoint_goes_on_at_another_size(model: str, tmp_path: Path) -> Non
     assert changed
     assert all(torch.equal(found[key], state[key]) for key in state.keys() - changed)
     assert found.keys() == state.keys()
+
+
+def test_weights_of_the_hub_are_resampled_like_those_of_a_file(tmp_path: Path) -> None:
+    path = Path(saved(tmp_path / "model.safetensors", state_of("deit_tiny_patch16_224")))
+    hub, _ = create_backbone("deit_tiny_patch16_224", Weights("hub timm/deit", path, ""), 64)
+    file = loaded("deit_tiny_patch16_224", path, 64)
+    assert hub.state_dict().keys() == file.keys()
+    assert all(torch.equal(value, file[key]) for key, value in hub.state_dict().items())
+    assert hub(torch.zeros(1, 3, 64, 64)).shape == (1, 192)
 
 
 @pytest.mark.parametrize("kind", ["timm", "own"])

@@ -77,8 +77,9 @@ def find_taps(backbone: nn.Module, example: Tensor, count: int = 3) -> Taps:
         which allows a linear probe only.
 
     Raises:
-        UserError: the network's structure depends on the image, a block is called several times, or the output is not
-            one vector for each image; ``count`` is less than 1; or the example is not square.
+        UserError: the network's structure depends on the image, a block is called several times, the outputs of blocks
+            cannot go the way of the last one, or the output is not one vector for each image; ``count`` is less than
+            1; or the example is not square.
     """
     if count < 1:
         raise UserError(f"the number of taps must be at least 1, not {count}")
@@ -105,7 +106,17 @@ def find_taps(backbone: nn.Module, example: Tensor, count: int = 3) -> Taps:
                 )
         names = (*(block.name for block in (blocks[:-1] if through else blocks)), REPRESENTATION)
         taps = Taps(names, (0,) * len(names), blocks[-1].name if through else "")
-        return Taps(names, tuple(tap.shape[1] for tap in _tapped(backbone, example, taps)), taps.last)
+        try:
+            found = _tapped(backbone, example, taps)
+            if through and any(tap.shape != watch.shape for tap in found):
+                raise ValueError(f"{watch.shape[1]} units become {found[-1].shape[1]}")
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            # Behind the last block, the number of images is that from before it (PiT, PVT, DeepSeek's).
+            raise UserError(
+                f"the outputs of the blocks of {type(backbone).__name__} cannot go the way of the last one "
+                f"({' '.join(str(error).split())}); it can be fine-tuned, but has no linear model"
+            ) from error
+        return Taps(names, tuple(tap.shape[1] for tap in found), taps.last)
 
 
 def tapped(backbone: nn.Module, images: Tensor, taps: Taps) -> list[Tensor]:
@@ -204,6 +215,7 @@ class _Follow(Watch):
     def __init__(self, backbone: nn.Module, image: Tensor) -> None:
         super().__init__(backbone.modules())
         self.representation = 0  # the sources of the output
+        self.shape = torch.Size()  # of the output
         self.calls: list[_Call] = []
         self.times: Counter[str] = Counter()
         self.course: list[tuple[str, str, tuple[torch.Size, ...]]] = []
@@ -268,7 +280,7 @@ def _followed(backbone: nn.Module, image: Tensor) -> _Follow:
     if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(image):
         shown = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise UserError(f"the output of {type(backbone).__name__} is {shown}, not a representation (n, units)")
-    watch.representation = watch.sources.get(id(output), 0)
+    watch.representation, watch.shape = watch.sources.get(id(output), 0), output.shape
     return watch
 
 
