@@ -139,7 +139,7 @@ def labels_table(data: Dataset) -> dict[float, tuple[float, float, float]]:
     """Share of the images doubted, recall and precision, by the share of wrong labels."""
     values = features(data)
     axes = principal_axes(values)
-    near = nearest(projected(values, axes), 5)[0].numpy()
+    near = nearest(projected(values, axes), 5).indices.numpy()
     table = {}
     for share in (0.0, 0.01, 0.02, 0.05, 0.1):
         found = []

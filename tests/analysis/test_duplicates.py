@@ -81,14 +81,22 @@ def test_identical_pixels_and_their_first_in_pairs() -> None:
 
 
 def test_the_same_bytes_in_another_shape_are_another_image() -> None:
-    assert identical(look_at(Some([np.zeros((4, 6, 3), np.uint8), np.zeros((6, 4, 3), np.uint8)]))) == []
+    pixels = np.asarray(picture(0))[:24, :24].copy()
+    assert identical(look_at(Some([pixels, pixels.reshape(12, 48, 3)]))) == []
 
 
 def test_blank_images_are_no_copies_of_each_other() -> None:
     shades = [np.full((20, 20, 3), shade, np.uint8) for shade in (0, 120, 255)]
     looks = look_at(Some([*shades, np.asarray(picture(0))]))
     assert looks.blank.tolist() == [True, True, True, False]
+    assert identical(look_at(Some([*shades, *shades]))) == []
     assert proposed(looks) == []
+
+
+@pytest.mark.parametrize("box", [(0, 0, 96, 87), (9, 0, 96, 96), (0, 5, 96, 91)])
+def test_a_strip_may_be_cut_off(box: tuple[int, int, int, int]) -> None:
+    several = images(picture(0), picture(1), picture(0).crop(box))
+    assert list(same_pictures(several, [(0, 1), (0, 2), (1, 2)])) == [(0, 2)]
 
 
 def test_features_propose_what_small_images_do_not() -> None:

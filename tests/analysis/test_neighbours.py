@@ -20,7 +20,8 @@ def test_nearest_rows_whatever_the_blocks(blocks: tuple[int, int], monkeypatch: 
     monkeypatch.setattr(neighbours, "_ROWS", blocks[0])
     monkeypatch.setattr(neighbours, "_COLUMNS", blocks[1])
     rows = torch.nn.functional.normalize(torch.tensor(features().astype(np.float32)))
-    indices, values = nearest(rows, 3)
+    found = nearest(rows, 3)
+    indices, values = found.indices, found.values
     products = rows @ rows.T
     products.fill_diagonal_(-2)
     expected = products.topk(3, dim=1)
@@ -30,11 +31,12 @@ def test_nearest_rows_whatever_the_blocks(blocks: tuple[int, int], monkeypatch: 
 
 def test_nearest_of_other_rows_and_of_too_few() -> None:
     rows = torch.eye(3)
-    indices, values = nearest(rows, 5, rows.flip(0))
+    found = nearest(rows, 5, rows.flip(0))
+    indices, values = found.indices, found.values
     assert indices[0].tolist()[0] == 2  # the last of the flipped rows is the first row
     assert values[0].tolist() == [1, 0]
     assert 1 not in indices[1]  # itself
-    assert [each.shape for each in nearest(rows[:1], 5)] == [(1, 0), (1, 0)]
+    assert [each.shape for each in (nearest(rows[:1], 5).indices, nearest(rows[:1], 5).values)] == [(1, 0), (1, 0)]
 
 
 def test_axes_and_projections(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,10 +159,10 @@ def check(
         axes = principal_axes(features.representation)
         near = nearest(projected(features.representation, axes).to(on), _NEIGHBOURS, reporter=reporter)
         doubted = doubts(features.representation, data.labels, len(data.classes), axes)
-    alike = same_pictures(data.images, proposed(looks, near, on), reporter=reporter)
+    alike = same_pictures(data.images, proposed(looks, near, on))
     found += find.copies(data, identical(looks), alike, seed)
     if near is not None and doubted is not None:
-        found += find.doubted(data, near[0].numpy(), doubted)
+        found += find.doubted(data, near.indices.numpy(), doubted)
     about = {"data": data.name, "fingerprint": data.fingerprint, "seed": seed, "size": size, "quick": quick}
     if config is not None:
         about |= {name: getattr(config, name) for name, each in ABOUT.items() if each.features and name != "seed"}

@@ -24,7 +24,7 @@ from torch.nn.functional import avg_pool2d, interpolate, normalize, pad
 from ..data.ahead import in_order
 from ..data.dataset import Images
 from ..reporter import SILENT, Reporter
-from .neighbours import nearest
+from .neighbours import Neighbours, nearest
 
 __all__ = ["ALIKE", "Looks", "identical", "joined", "likeness", "look_at", "proposed", "same_pictures"]
 
@@ -46,7 +46,10 @@ _COARSE_ALIKE = 0.9
 _SHARE = 0.75
 """Side of the middle that is searched, of the image's side: shifts of an eighth either way."""
 
-_SCALES = (0.88, 0.94, 1.0, 1.06, 1.12)
+_EQUAL, _APART = (0.88, 0.94, 1.0, 1.06, 1.12), (0.9, 1.1)
+
+_SCALES = (*((each, each) for each in _EQUAL), *((each, 1.0) for each in _APART), *((1.0, each) for each in _APART))
+"""Scales of height and width at half the resolution; apart, as where a strip is cut off at one side."""
 
 _STEP = 0.03
 """Half the distance of two scales, tried at the full resolution."""
@@ -89,7 +92,6 @@ def look_at(images: Images, reporter: Reporter = SILENT) -> Looks:
             digests.append(digest)
             small[index], sizes[index] = grey, size
             reporter.advance(1)
-            reporter.raise_if_stopped("stopped while looking at the images")
     return Looks(tuple(digests), small, sizes)
 
 
@@ -108,32 +110,32 @@ def _grey(images: Images, side: int, index: int) -> Grey:
 
 
 def identical(looks: Looks) -> list[tuple[int, ...]]:
-    """Sets of images with the same pixels, each ascending; images that occur once are in none."""
+    """Sets of images with the same pixels, each ascending; images that occur once or show nothing are in none."""
     sets: dict[bytes, list[int]] = {}
-    for index, digest in enumerate(looks.digests):
-        sets.setdefault(digest, []).append(index)
+    for index, (digest, blank) in enumerate(zip(looks.digests, looks.blank.tolist(), strict=True)):
+        if not blank:
+            sets.setdefault(digest, []).append(index)
     return [tuple(found) for found in sets.values() if len(found) > 1]
 
 
-def proposed(looks: Looks, features: tuple[Tensor, Tensor] | None = None, device: Any = "cpu") -> list[tuple[int, int]]:
+def proposed(looks: Looks, features: Neighbours | None = None, device: Any = "cpu") -> list[tuple[int, int]]:
     """Pairs of images, the smaller index first, that may show the same; of identical ones only the first is in a pair.
 
     Args:
         looks: looks of the images, (n,).
-        features: neighbours by features and their similarities, as ``neighbours.nearest`` gives them, (n, k) each;
-            without them, pairs are proposed by the small images alone.
+        features: their neighbours by features; without them, pairs are proposed by the small images alone.
         device: device that compares the small images.
     """
     first = {digest: index for index, digest in reversed([*enumerate(looks.digests)])}
     of = np.array([first[digest] for digest in looks.digests], np.int64)
-    shown = np.flatnonzero((of == np.arange(len(of))) & ~looks.blank)
+    blank = looks.blank
+    shown = np.flatnonzero((of == np.arange(len(of))) & ~blank)
     grey = torch.from_numpy(looks.small[shown]).float()
     rows = _rows(grey).to(device)
     pairs = _pairs(nearest(rows, _NEIGHBOURS), _SMALL_ALIKE, shown)
     pairs |= _pairs(nearest(rows, _NEIGHBOURS, _rows(grey.flip(2)).to(device)), _SMALL_ALIKE, shown)
     if features is not None:
         pairs |= _pairs(features, _FEATURES_ALIKE, np.arange(len(of)))
-    blank = looks.blank
     unique = {(min(of[a], of[b]), max(of[a], of[b])) for a, b in pairs if not blank[a] and not blank[b]}
     return sorted((int(a), int(b)) for a, b in unique if a != b)
 
@@ -143,19 +145,17 @@ def _rows(grey: Tensor) -> Tensor:
     return normalize(flat - flat.mean(1, keepdim=True)).half()
 
 
-def _pairs(found: tuple[Tensor, Tensor], least: float, names: npt.NDArray[np.int64]) -> set[tuple[int, int]]:
-    indices, values = found
-    at, which = (values >= least).nonzero(as_tuple=True)
-    return set(zip(names[at.numpy()].tolist(), names[indices[at, which].numpy()].tolist(), strict=True))
+def _pairs(found: Neighbours, least: float, names: npt.NDArray[np.int64]) -> set[tuple[int, int]]:
+    at, which = (found.values >= least).nonzero(as_tuple=True)
+    return set(zip(names[at.numpy()].tolist(), names[found.indices[at, which].numpy()].tolist(), strict=True))
 
 
 def same_pictures(
-    images: Images, pairs: Sequence[tuple[int, int]], least: float = ALIKE, reporter: Reporter = SILENT
+    images: Images, pairs: Sequence[tuple[int, int]], least: float = ALIKE
 ) -> dict[tuple[int, int], float]:
     """The pairs that show the same, with their likeness, which is at least ``least``."""
     found: dict[tuple[int, int], float] = {}
     for start in range(0, len(pairs), _PAIRS):
-        reporter.raise_if_stopped("stopped while comparing images")
         some = pairs[start : start + _PAIRS]
         names = sorted({index for pair in some for index in pair})
         with closing(in_order(partial(_grey, images, _FINE), names)) as greys:
@@ -187,7 +187,7 @@ def likeness(some: Tensor, others: Tensor) -> Tensor:
     for number, (mirrored, scale) in enumerate(tried):
         mine = ((which == number) & (coarse >= _COARSE_ALIKE)).nonzero()[:, 0]
         if len(mine):
-            near = [_found(some[mine], others[mine], mirrored, scale + step) for step in (-_STEP, 0.0, _STEP)]
+            near = [_found(some[mine], others[mine], mirrored, each) for each in _around(scale)]
             fine[mine] = torch.stack(near).amax(0)
     return fine
 
@@ -200,32 +200,39 @@ def _blurred(pictures: Tensor) -> Tensor:
     return blurred
 
 
-def _found(some: Tensor, others: Tensor, mirrored: bool, scale: float) -> Tensor:
+def _around(scale: tuple[float, float]) -> list[tuple[float, float]]:
+    """Scales near one of ``_SCALES``, which may be that of a strip cut off where there is none, or the other way."""
+    steps = (-_STEP, 0.0, _STEP)
+    return [(scale[0] + height, scale[1] + width) for height in steps for width in steps]
+
+
+def _found(some: Tensor, others: Tensor, mirrored: bool, scale: tuple[float, float]) -> Tensor:
     """The largest correlation of the middle of ``some``, scaled, with a window of ``others``; (n, s, s) to (n,)."""
     side = some.shape[1]
     middle = round(side * _SHARE)
     edge = (side - middle) // 2
-    window = round(middle * scale)
+    height, width = (round(middle * each) for each in scale)
     part = some[:, None, edge : edge + middle, edge : edge + middle]
-    part = interpolate(part, (window, window), mode="bilinear", antialias=True, align_corners=False)[:, 0]
+    part = interpolate(part, (height, width), mode="bilinear", antialias=True, align_corners=False)[:, 0]
     part = part - part.mean((1, 2), keepdim=True)
     others = others.flip(2) if mirrored else others
     others = others - others.mean((1, 2), keepdim=True)
     spectrum = torch.fft.rfft2(others) * torch.fft.rfft2(part, s=(side, side)).conj()
-    products = torch.fft.irfft2(spectrum, s=(side, side))[:, : side - window + 1, : side - window + 1]
-    area = window * window
-    variance = _sums(others.double().square(), window) - _sums(others.double(), window).square() / area
-    norms = variance.clamp_min(area).sqrt().float() * part.square().sum((1, 2)).clamp_min(area).sqrt()[:, None, None]
+    products = torch.fft.irfft2(spectrum, s=(side, side))[:, : side - height + 1, : side - width + 1]
+    area = height * width
+    sums, squares = (_sums(each, height, width) for each in (others.double(), others.double().square()))
+    norms = (squares - sums.square() / area).clamp_min(area).sqrt().float()
+    norms = norms * part.square().sum((1, 2)).clamp_min(area).sqrt()[:, None, None]
     best: Tensor = (products / norms).flatten(1).amax(1)
     return best
 
 
-def _sums(pictures: Tensor, window: int) -> Tensor:
-    """The sum of each square of ``window`` pixels a side."""
+def _sums(pictures: Tensor, height: int, width: int) -> Tensor:
+    """The sum of each window of a height and a width."""
     total = pad(pictures.cumsum(1).cumsum(2), (1, 0, 1, 0))
-    rows = total[:, window:] - total[:, :-window]
-    squares: Tensor = rows[:, :, window:] - rows[:, :, :-window]
-    return squares
+    rows = total[:, height:] - total[:, :-height]
+    windows: Tensor = rows[:, :, width:] - rows[:, :, :-width]
+    return windows
 
 
 def joined(sets: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:

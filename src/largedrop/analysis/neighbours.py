@@ -14,7 +14,7 @@ from torch.nn.functional import normalize, one_hot
 
 from ..reporter import SILENT, Reporter
 
-__all__ = ["Axes", "Doubts", "doubts", "nearest", "principal_axes", "projected"]
+__all__ = ["Axes", "Doubts", "Neighbours", "doubts", "nearest", "principal_axes", "projected"]
 
 _ROWS, _COLUMNS = 1024, 8192
 """Rows and columns of a block of similarities: 32 MiB."""
@@ -42,6 +42,19 @@ class Axes:
     mean: Tensor
     vectors: Tensor
     squares: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """The rows that are most similar to each row, itself excluded, the most similar first.
+
+    Attributes:
+        indices: indices of their neighbours, int64 (n, k), on the processor.
+        values: scalar products with them, float32 (n, k), on the processor.
+    """
+
+    indices: Tensor
+    values: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +93,7 @@ def projected(features: Matrix, axes: Axes) -> Tensor:
     return rows
 
 
-def nearest(
-    rows: Tensor, count: int, others: Tensor | None = None, reporter: Reporter = SILENT
-) -> tuple[Tensor, Tensor]:
+def nearest(rows: Tensor, count: int, others: Tensor | None = None, reporter: Reporter = SILENT) -> Neighbours:
     """The rows that are most similar to each row, itself excluded, the most similar first.
 
     Args:
@@ -90,9 +101,6 @@ def nearest(
         count: how many; n − 1 where there are no more.
         others: the rows to compare with, in the same order, where they are not the same: (n, d).
         reporter: receives n.
-
-    Returns:
-        Their indices, int64 (n, count), and the scalar products, float32 (n, count); on the processor.
     """
     others = rows if others is None else others
     total = len(rows)
@@ -112,7 +120,7 @@ def nearest(
             who = torch.cat([who, columns + left], dim=1).gather(1, order)
         indices[start : start + len(block)], values[start : start + len(block)] = who.cpu(), best.cpu()
         reporter.advance(len(block))
-    return indices, values
+    return Neighbours(indices, values)
 
 
 def doubts(features: Matrix, labels: npt.NDArray[np.int64], classes: int, axes: Axes) -> Doubts:

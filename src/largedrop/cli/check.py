@@ -68,7 +68,7 @@ def check(
             split=split,
             progress=bar.set,
         )
-    with ProgressBar(console, work(opened, quick), "checking") as bar, bar.interruptible():
+    with ProgressBar(console, work(opened, quick), "checking") as bar:
         found = diagnose(
             opened,
             places=places,

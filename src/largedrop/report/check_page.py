@@ -32,7 +32,7 @@ _SIDE = 112
 
 _TITLES = {
     "unreadable": ("Files that cannot be decoded", "Replace them, or train with --skip-bad-images."),
-    "split": ("Domains to test on", ""),
+    "split": ("The split", ""),
     "published": ("Against the published dataset", "Scores on other images cannot be set beside published ones."),
     "tiny-classes": (
         "Tiny classes",
