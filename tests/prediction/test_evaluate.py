@@ -14,6 +14,7 @@ from tests.helpers import TINY, refusal
 from tests.prediction.test_predict import save
 
 import largedrop as ld
+from largedrop.catalog.layouts import imagenet_names
 from largedrop.measures.calibration import calibration, softmax
 from largedrop.measures.intervals import wilson
 from largedrop.prediction.evaluate import evaluate
@@ -171,3 +172,24 @@ def test_it_is_public(run: ld.Run, toy: Path) -> None:
     found = ld.evaluate(run, toy, device="cpu", progress=seen.append)
     assert isinstance(found, ld.Evaluation)
     assert sum(seen) == 54
+
+
+def test_a_shifted_imagenet_is_scored_among_its_classes(toy: Path, tmp_path: Path) -> None:
+    """Classes 6 and 11 of ImageNet are in ImageNet-A; 0, which the model knows, and 1, of other images, are not."""
+    names = [imagenet_names()[index] for index in (0, 6, 11)]
+    model, folder = save(tmp_path / "model.safetensors", 0, classes=tuple(names)), tmp_path / "images" / "ImageNet-A"
+    for colour, name in zip(("red", "blue", "green"), (names[1], names[2], imagenet_names()[1]), strict=True):
+        shutil.copytree(toy / "photo" / colour, folder / name)
+    data = ld.open_dataset(folder.parent)
+    found = evaluate(model, data, test_on="imagenet-a", device="cpu")
+    network, kept = load_model(model), np.flatnonzero(data.labels != 0)
+    with torch.inference_mode():
+        logits = network(torch.stack([network.transform(data.images[int(at)]) for at in kept])).numpy()
+    right = logits[:, 1:].argmax(1) + 1 == data.labels[kept]
+    (scored,) = found.models
+    assert scored.classes == tuple(names[1:])
+    assert (scored.mean.accuracy.value, scored.mean.accuracy.n) == (pytest.approx(right.mean()), 12)
+    assert found.notes == (f"not known to the model: '{data.classes[0]}'; 6 of 18 images are left out",)
+    plain = evaluate(model, data, unknown="skip", device="cpu")
+    assert plain.models[0].classes == tuple(names)
+    assert "is no shifted ImageNet" in refusal(evaluate, model, data, test_on="PACS", device="cpu")

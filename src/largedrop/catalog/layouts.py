@@ -13,7 +13,7 @@ from ..data.formats import suffixes
 from ..errors import UserError
 from .facts import IMAGENET, Published
 
-__all__ = ["Place", "Places", "annotated", "class_names", "places_of"]
+__all__ = ["Place", "Places", "annotated", "class_names", "imagenet_names", "places_of"]
 
 WHOLE = "full"
 """The split that repeats the images of all others, in copies of VLCS."""
@@ -44,9 +44,15 @@ To several places where it shows several classes, and to none where it is no ima
 def class_names(facts: Published) -> tuple[str, ...]:
     """Names of a published dataset's class folders, sorted; ImageNet's own (n01440764, …) where it has these."""
     if facts.imagenet:
-        name = ImageNetInfo("imagenet-1k").index_to_label_name
-        return tuple(name(index) for index in facts.imagenet)
+        names = imagenet_names()
+        return tuple(names[index] for index in facts.imagenet)
     return facts.classes or tuple(facts.classes_of)
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """Names of ImageNet-1k's class folders, n01440764 and so on, in the order of its classes."""
+    name = ImageNetInfo("imagenet-1k").index_to_label_name
+    return tuple(name(index) for index in range(IMAGENET))
 
 
 def places_of(facts: Published, annotations: Iterable[bytes] = (), removed: Iterable[str] = ()) -> Places:

@@ -37,6 +37,13 @@ def evaluate(
     unknown: Annotated[
         str, typer.Option(help="Images of a class that the model does not know: 'wrong', or 'skip' leaves them out.")
     ] = "wrong",
+    test_on: Annotated[
+        str | None,
+        typer.Option(
+            help="The shifted ImageNet that DATA is (`largedrop datasets` lists them): a model of ImageNet's classes "
+            "is scored among those that it has."
+        ),
+    ] = None,
     column: Column = None,
     classes: Classes = "union",
     group_pattern: GroupPattern = None,
@@ -73,7 +80,13 @@ def evaluate(
     total = len(opened) * sum(len(networks) for _, networks in models)
     with ProgressBar(console, total, "evaluating") as bar:
         found = evaluate_networks(
-            models, opened, unknown=unknown, device=torch_device, precision=precision, reporter=bar
+            models,
+            opened,
+            unknown=unknown,
+            test_on=test_on,
+            device=torch_device,
+            precision=precision,
+            reporter=bar,
         )
     seconds = time.monotonic() - began
     command = command_line()

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..catalog.shifted import projection
 from ..data import open_dataset
 from ..data.classes import named
 from ..data.dataset import Dataset, IntArray
@@ -131,6 +132,7 @@ def evaluate(
     *,
     against: Model | Sequence[Model] | None = None,
     unknown: str = "wrong",
+    test_on: str | None = None,
     device: str = "auto",
     precision: str = "float32",
     progress: Callable[[float], None] | None = None,
@@ -143,6 +145,8 @@ def evaluate(
         data: the images, or what ``open_dataset`` takes.
         against: a second model, compared on the same images.
         unknown: images of a class that a model does not know count as ``wrong``, or ``skip`` leaves them out.
+        test_on: name of the shifted ImageNet that the data are, such as ``ImageNet-A``: a model of ImageNet's classes
+            is scored among those that the set has; images of other classes are left out.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         precision: ``float32``, ``bfloat16``, or ``auto``, which is bfloat16 where the device has it.
         progress: called with the number of images since the last call.
@@ -161,7 +165,9 @@ def evaluate(
         networks = [network for _, found in models for network in found]
         data = open_dataset(data, **{"bound": bound_for(network.spec.size for network in networks), **options})
     reporter = SILENT if progress is None else _Caller(progress)
-    return evaluate_networks(models, data, unknown=unknown, device=chosen, precision=precision, reporter=reporter)
+    return evaluate_networks(
+        models, data, unknown=unknown, test_on=test_on, device=chosen, precision=precision, reporter=reporter
+    )
 
 
 def evaluate_networks(
@@ -169,6 +175,7 @@ def evaluate_networks(
     data: Dataset,
     *,
     unknown: str,
+    test_on: str | None = None,
     device: torch.device,
     precision: str,
     reporter: Reporter = SILENT,
@@ -176,7 +183,12 @@ def evaluate_networks(
     """As ``evaluate``, of one or two models with their names and networks, which are moved to ``device``."""
     if unknown not in UNKNOWN:
         raise UserError(f"unknown must be 'wrong' or 'skip', not {unknown!r}")
-    places = [_matched(networks[0].classes, data, name) for name, networks in models]
+    every = [networks[0].classes for _, networks in models]
+    onto = [None if test_on is None else projection(test_on, known, data.classes) for known in every]
+    if test_on is not None:
+        unknown = "skip"
+    classes = [known if each is None else each.classes for known, each in zip(every, onto, strict=True)]
+    places = [_matched(known, data, name) for known, (name, _) in zip(classes, models, strict=True)]
     lacks = np.unique(np.concatenate([data.labels[place[data.labels] < 0] for place in places]))
     indices = np.sort(np.concatenate([data.tested(domain) for domain in data.domains]))
     if unknown == "skip":
@@ -184,9 +196,11 @@ def evaluate_networks(
     kept = _Kept(data, indices.astype(np.int64))
     precision = choose_precision(precision, device)
     evaluated, rights = [], []
-    for (name, networks), place in zip(models, places, strict=True):
+    for (name, networks), place, known, each in zip(models, places, classes, onto, strict=True):
         found = _logits(networks, data, kept.indices, device, precision, reporter)
-        one, right = _evaluated(name, networks, found, kept, place)
+        if each is not None:
+            found = [each(logits) for logits in found]
+        one, right = _evaluated(name, networks, known, found, kept, place)
         evaluated.append(one)
         rights.append(right)
     notes = [*_part_notes(data), *_unknown_notes(data, lacks, unknown), *_seen_notes(models, data), *kept.notes()]
@@ -258,6 +272,7 @@ def _logits(
 def _evaluated(
     name: str,
     networks: Sequence[Network],
+    classes: tuple[str, ...],
     logits: Sequence[npt.NDArray[np.float32]],
     kept: _Kept,
     place: IntArray,
@@ -270,7 +285,7 @@ def _evaluated(
     after: Floats = np.mean([softmax(each, t or 1.0) for each, t in zip(logits, temperatures, strict=True)], axis=0)
     truth, predicted, sure = place[kept.labels], after.argmax(axis=1), after.max(axis=1)
     right = predicted == truth
-    classes, domains = networks[0].classes, range(len(kept.names))
+    domains = range(len(kept.names))
     confusion = np.zeros((len(domains), len(kept.data.classes), len(classes)), np.int64)
     np.add.at(confusion, (kept.domains, kept.labels, predicted), 1)
     each, mean = kept.scored(right)
