@@ -149,3 +149,16 @@ fine-tuning          0.9     70.0 ± 0.0     25.0 ± 0.0
 linear-probe *       0.5              –              –
 """ in rendered(summarise(new))
     assert "macro" not in rendered(summarise(RECORDS))
+
+
+def test_notes_without_a_test_domain() -> None:
+    alone = [
+        replace(record(method, 0.9, "", seed, 0.7, 0.0), ood_accuracy=None, settings=settings)
+        for seed in (0, 1)
+        for method, settings in (("fine-tuning", {"lr": 1}), ("wise-ft", {"lr": 1, "alpha": 0.5}))
+    ]
+    assert notes(summarise(alone)) == [
+        "Accuracy in %, mean ± standard error over 2 seeds; no test domain.",
+        "Time: training and evaluations of a run; methods along one training share it.",
+        "wise-ft, dropout 0.9: alpha 0.5, by i.i.d. accuracy.",
+    ]

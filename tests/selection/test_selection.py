@@ -312,3 +312,17 @@ def test_macro_accuracy_selects_where_the_runs_or_the_rule_say_so() -> None:
     assert refusal(select, average(TWO_SETTINGS), "iid-macro") == (
         "no run has an i.i.d. macro accuracy to select by: they are of an older version"
     )
+
+
+def test_runs_without_a_test_domain() -> None:
+    alone = [replace(record("", seed, 0.7, 0.0, lr=lr), ood_accuracy=None) for seed in (0, 1) for lr in (0.1, 0.5)]
+    (row,) = select(average(alone))
+    assert (row.test_domains, row.n, row.ood, row.gain) == (("",), 2, None, None)
+    assert row.iid == Estimate(0.7, 0.0, 2)
+    assert row.by_seed == {0: (0.7, None), 1: (0.7, None)}
+    for rule in ("oracle", "leave-one-domain-out"):
+        assert refusal(select, average(alone), rule) == (
+            f"{rule} selects by accuracy on test domains, and no run has one"
+        )
+    # They have no part where others have a test domain.
+    assert average([*alone, *TWO_SETTINGS]).domains == ("a", "b")

@@ -128,9 +128,12 @@ def notes(rows: Sequence[Row]) -> list[str]:
     if counts == [1]:
         lines.append("One seed gives no standard error (–).")
     for row in rows:
-        ways = [f"{found.alpha} on {domain}" for domain, found in row.chosen.items() if found.alpha]
+        ways = [
+            f"{found.alpha}{f' on {domain}' if domain else ''}" for domain, found in row.chosen.items() if found.alpha
+        ]
         if ways:
-            lines.append(f"{row.method}, dropout {row.dropout:g}: {ALPHA} {listing(ways)}, by i.i.d. accuracy.")
+            score = "macro accuracy" if _by_macro(rows) else "accuracy"
+            lines.append(f"{row.method}, dropout {row.dropout:g}: {ALPHA} {listing(ways)}, by i.i.d. {score}.")
         if not row.complete:
             missing = _seeds((run.test_domain, run.seed) for run in row.missing)
             told = listing([f"{domain} ({seeds})" for domain, seeds in missing.items()])
@@ -163,9 +166,12 @@ def selected_table(rows: Sequence[Row], tuned: Sequence[str]) -> Table:
 
 
 def _rule_text(rows: Sequence[Row]) -> str:
-    averages, rule = rows[0].averages, rows[0].rule
-    by = {each.get("select_by") for used in averages.used.values() for each in used}
-    return RULE_TEXTS["iid-macro" if rule == "iid" and by == {"iid-macro"} else rule]
+    return RULE_TEXTS["iid-macro" if rows[0].rule == "iid" and _by_macro(rows) else rows[0].rule]
+
+
+def _by_macro(rows: Sequence[Row]) -> bool:
+    """Whether all runs select by macro accuracy."""
+    return {each.get("select_by") for used in rows[0].averages.used.values() for each in used} == {"iid-macro"}
 
 
 def published_table(

@@ -56,6 +56,8 @@ def select(averages: Averages, rule: str = "iid", *, tuned: Iterable[str] = TUNE
     """
     if rule not in RULES:
         raise UserError(f"unknown selection '{rule}'; {one_of(rule, RULES)}")
+    if rule in ("leave-one-domain-out", "oracle") and not any(averages.domains):
+        raise UserError(f"{rule} selects by accuracy on test domains, and no run has one")
     if rule == "leave-one-domain-out":
         scores = _left_out_scores(averages)
     else:
