@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 from tests.helpers import refusal
 
-from largedrop.data.entries import aside, cache_errors, cache_folder, install, sweep
+from largedrop.data.entries import aside, building, cache_errors, cache_folder, install, sweep
 from largedrop.errors import UserError
 
 
@@ -71,6 +73,44 @@ def test_entries_that_are_damaged_again_and_again_end_in_an_error(
     folder = built(aside(entry), "2")
     monkeypatch.setattr("largedrop.data.entries.shutil.rmtree", lambda path, **options: built(entry, "x"))
     assert refusal(install, folder, entry, load) == f"other processes keep replacing {entry}"
+
+
+def test_what_killed_builds_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    pipe, theirs = context.Pipe()
+
+    def build() -> None:
+        with building(tmp_path / "entry") as folder:
+            (folder / "pixels").write_text("1")
+            theirs.send("")
+            signal.pause()
+
+    process = context.Process(target=build)
+    process.start()
+    pipe.recv()
+    with building(tmp_path / "other"):
+        names = sorted(path.name.rpartition(".")[2] for path in tmp_path.iterdir())
+        assert names == sorted([*(name for name in names if name.startswith("building-")), "lock", "lock"])
+        assert len(names) == 4
+    assert len(list(tmp_path.iterdir())) == 2  # of the process, which builds on
+    process.kill()
+    process.join()
+    with building(tmp_path / "entry"):
+        assert len(list(tmp_path.iterdir())) == 2  # its folder and its lock
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
+    away = built(tmp_path / "away", "1")
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / ".building-link").symlink_to(away)
+    os.utime(away, (0, 0))
+    os.utime(away / "number", (0, 0))
+    sweep(folder)
+    assert list(folder.iterdir()) == []
+    assert load(away) == "1"
 
 
 def test_a_folder_that_cannot_be_renamed_is_the_systems_error(tmp_path: Path) -> None:

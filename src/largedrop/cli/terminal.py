@@ -42,6 +42,9 @@ LEAST_SECONDS, LEAST_SHARE, SURE_SECONDS = 10.0, 0.02, 300.0
 """A time left is printed after ``LEAST_SECONDS`` and ``LEAST_SHARE`` of the work, or after ``SURE_SECONDS``."""
 
 
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 class ProgressBar(Reporter):
     """The progress of one piece of work, on a terminal or in lines; a context manager.
 
@@ -152,7 +155,7 @@ class ProgressBar(Reporter):
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Turn the first Ctrl-C (or SIGTERM) into ``stopped``, so that a run can save its state first."""
+        """Turn the first Ctrl-C, SIGTERM or SIGHUP into ``stopped``, so that a run can save its state first."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -161,9 +164,10 @@ class ProgressBar(Reporter):
             if self._asked.is_set():
                 raise KeyboardInterrupt
             self._asked.set()
-            print("\nlargedrop: stopping after this step, to save it (Ctrl-C again stops at once)", file=sys.stderr)
+            if number != getattr(signal, "SIGHUP", None):  # which says that there is no terminal any more
+                print("\nlargedrop: stopping after this step, to save it (Ctrl-C again stops at once)", file=sys.stderr)
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, ask) for number in _STOPPING}
         try:
             yield
         finally:

@@ -3,15 +3,21 @@
 <cache>/images/<key>/pixels.bin    the pixels of all images, one after the other
                      index.npy     (n, 3) int64: where each image starts, its height and its width; where the cache has
                                    no room for all (<key>-part), those that start at -1 are decoded when they are used
-                     entry.json    format version, bound, and which images could not be decoded and why
+                     checks.npy    (n,) uint32: CRC-32 of the pixels of each image that is in the cache
+                     entry.json    format version, bound, which images could not be decoded and why, and checksums
+
+The index is checked when an entry is opened, the pixels of an image when a process first reads them, so that nothing is
+read for its checksum alone. An entry that turns out to be damaged is removed, and made again by the next opening.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from io import FileIO
@@ -23,11 +29,11 @@ import numpy.typing as npt
 import PIL
 
 from ..errors import UserError
-from ..files import read_json, write_json
+from ..files import read_bytes, read_json, write_bytes, write_stored
 from .ahead import in_order
 from .bits import Wide, bits_of
 from .digests import File, digest_of, digested, stamp_of
-from .entries import aside, cache_errors, chosen_folder, install, sweep
+from .entries import building, cache_errors, chosen_folder, discard, install
 from .images import BadImage, decode, pillow_settings
 from .inside import Place
 from .room import room_for
@@ -69,7 +75,7 @@ class CachedImages:
     bad: tuple[tuple[int, str], ...]
 
     def __init__(self, folder: Path, files: Files | None = None) -> None:
-        """Open the entry in ``folder``.
+        """Open the entry in ``folder``; one of before there were checksums is not checked.
 
         Args:
             files: files of the images, for an entry that has only some of them.
@@ -82,29 +88,49 @@ class CachedImages:
         pixels = folder / "pixels.bin"
         try:
             header = read_json(folder / "entry.json")
-            self._index = np.load(folder / "index.npy", allow_pickle=False)
+            index = read_bytes(folder / "index.npy")
+            checks = read_bytes(folder / "checks.npy") if "check" in header else None
+            if checks is not None and (header["entry"], header["check"]) != (folder.name, _check(index, checks)):
+                raise ValueError(f"{folder} is damaged")
+            self._index = np.load(io.BytesIO(index), allow_pickle=False)
+            self._checks = None if checks is None else np.load(io.BytesIO(checks), allow_pickle=False)
             self.bound = int(header["bound"])
             self.bad = tuple((int(index), str(reason)) for index, reason in header["bad"])
             count, size = int(header["images"]), int(header["bytes"])
             whole = header["format"] == _FORMAT and _consistent(self._index, count - len(self.bad), size)
             # What one version of Pillow cannot decode, another may: only verdicts of this version count.
             whole = whole and (not self.bad or header["pillow"] == PIL.__version__)
-        except (UserError, KeyError, TypeError, EOFError) as error:
+        except (UserError, KeyError, TypeError, EOFError, MemoryError) as error:
             raise ValueError(f"{folder} is not a cache entry") from error
         if not whole or pixels.stat().st_size != size or (self.partial and files is None):
             raise ValueError(f"{folder} is damaged")
         # An empty file cannot be mapped.
         mapped = np.memmap(pixels, np.uint8, "r") if size else np.empty(0, np.uint8)
         self._pixels: npt.NDArray[np.uint8] = mapped.view(np.ndarray)
+        # Whether the pixels of each image are known to be those that were written.
+        self._known = np.full(len(self._index), self._checks is None)
 
     def __len__(self) -> int:
         return len(self._index)
 
     def __getitem__(self, index: int, /) -> npt.NDArray[np.uint8]:
+        """The pixels of an image.
+
+        Raises:
+            UserError: they are not those that were written, and the entry is removed, so that it is made again; or the
+                image is not in the cache, and its file has changed since it was opened.
+        """
         start, height, width = self._index[index].tolist()
         if start < 0:
             return self._decoded(index, (height, width, 3))
-        return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
+        pixels = self._pixels[start : start + height * width * 3]
+        if not self._known[index]:
+            if self._checks is not None and zlib.crc32(pixels.data) != self._checks[index]:
+                with cache_errors("anew what is damaged", self.folder):
+                    discard(self.folder)
+                raise UserError(f"the image cache {self.folder} was damaged; it is removed, and made again next time")
+            self._known[index] = True
+        return pixels.reshape(height, width, 3)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker process maps the same file rather than receive a copy of all pixels.
@@ -265,28 +291,35 @@ def _build(
     entry: Path, files: Sequence[File], bound: int, bits: int, progress: ProgressCallback | None, share: float
 ) -> CachedImages:
     """Decode ``files``, and a share of them into a temporary folder, which is then renamed to ``entry``."""
-    temporary, writing = aside(entry), partial(cache_errors, "the image cache", entry.parent.parent)
-    try:
+    writing, decoder = partial(cache_errors, "the image cache", entry.parent.parent), partial(_decode, bound, bits)
+    with ExitStack() as held:
         with writing():
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            sweep(entry.parent)
-            temporary.mkdir()
+            temporary = held.enter_context(building(entry))
             pixels = open(temporary / "pixels.bin", "wb", buffering=0)  # noqa: SIM115  # closed just below
         with pixels:
-            rows, bad, size = _decode_all(files, partial(_decode, bound, bits), share, pixels, writing, progress)
+            rows, checks, bad, size = _decode_all(files, decoder, share, pixels, writing, progress)
             with writing():
                 os.fsync(pixels.fileno())
         with writing():
-            with open(temporary / "index.npy", "wb") as index:
-                np.save(index, np.array(rows, np.int64).reshape(-1, 3), allow_pickle=False)
-                index.flush()
-                os.fsync(index.fileno())
+            parts = _npy(np.array(rows, np.int64).reshape(-1, 3)), _npy(np.array(checks, np.uint32))
+            for name, content in zip(("index.npy", "checks.npy"), parts, strict=True):
+                write_bytes(temporary / name, content)
             header = {"format": _FORMAT, "bound": bound, "pillow": PIL.__version__}
-            write_json(temporary / "entry.json", {**header, "images": len(files), "bytes": size, "bad": bad})
+            known = {"entry": entry.name, "check": _check(*parts)}
+            found = {"images": len(files), "bytes": size, "bad": bad}
+            write_stored(temporary / "entry.json", {**header, **found, **known})
             kept = _files(files, {index for index, _ in bad}, bits)
             return install(temporary, entry, partial(CachedImages, files=kept))
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _npy(values: npt.NDArray[Any]) -> bytes:
+    content = io.BytesIO()
+    np.save(content, values, allow_pickle=False)
+    return content.getvalue()
+
+
+def _check(index: bytes, checks: bytes) -> int:
+    return zlib.crc32(checks, zlib.crc32(index))
 
 
 def _decode_all(
@@ -296,12 +329,13 @@ def _decode_all(
     pixels: FileIO,
     writing: Callable[[], AbstractContextManager[None]],
     progress: ProgressCallback | None,
-) -> tuple[list[tuple[int, int, int]], list[tuple[int, str]], int]:
-    """Append the pixels of a share of the images to a file; return rows of the index, bad images, and bytes.
+) -> tuple[list[tuple[int, int, int]], list[int], list[tuple[int, str]], int]:
+    """Append the pixels of a share of the images to a file; return rows of the index, CRC-32s, bad images, and bytes.
 
     The share is spread evenly, so that the batches of every domain cost the same.
     """
     rows: list[tuple[int, int, int]] = []
+    checks: list[int] = []
     bad: list[tuple[int, str]] = []
     size = 0
     with pillow_settings(), closing(in_order(decoder, files)) as results:
@@ -310,14 +344,16 @@ def _decode_all(
                 bad.append((index, image.reason))
             elif int((index + 1) * share) == int(index * share):
                 rows.append((ELSEWHERE, image.shape[0], image.shape[1]))
+                checks.append(0)
             else:
                 with writing():
                     _append(pixels, image)
                 rows.append((size, image.shape[0], image.shape[1]))
+                checks.append(zlib.crc32(np.ascontiguousarray(image).data))
                 size += image.nbytes
             if progress is not None:
                 progress(index + 1, len(files))
-    return rows, bad, size
+    return rows, checks, bad, size
 
 
 def _decode(bound: int, bits: int, file: File) -> npt.NDArray[np.uint8] | BadImage:

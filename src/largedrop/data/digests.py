@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import time
+import zlib
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -71,20 +72,32 @@ def digested(paths: Sequence[Place], folder: Path) -> list[File]:
         with suppress(UserError), replacing(store) as path, open(path, "w", encoding="ascii") as out:
             # One by one, since all lines at once are as much memory as all else. JSON in ASCII: a path may contain
             # bytes that are not UTF-8.
-            out.write('{"format": 1, "files": {')
+            check = 0
+            out.write('{"format": 2, "files": {')
             for number, file in enumerate(settled):
-                out.write(",\n" * (number > 0) + f"{json.dumps(str(file.path))}: {json.dumps(file.line)}")
-            out.write("}}\n")
+                own, line = str(file.path), file.line
+                check = _check(own, line, check)
+                out.write(",\n" * (number > 0) + f"{json.dumps(own)}: {json.dumps(line)}")
+            out.write(f'}}, "check": {check}}}\n')
     return files
 
 
 def _remembered(store: Path) -> dict[str, str]:
     try:
         content = read_json(store)
-        known = content["files"] if content["format"] == 1 else {}
-        return {str(path): str(line) for path, line in known.items()}
+        known = {str(path): str(line) for path, line in content["files"].items()}
+        check = 0
+        for path, line in known.items() if content["format"] == 2 else ():
+            check = _check(path, line, check)
+        # Format 1 has no checksum.
+        return known if content["format"] == 1 or (content["format"], content["check"]) == (2, check) else {}
     except (UserError, KeyError, AttributeError):
         return {}
+
+
+def _check(path: str, line: str, before: int) -> int:
+    """CRC-32 of an entry and those before it."""
+    return zlib.crc32(f"{path}\0{line}\n".encode("utf-8", "surrogatepass"), before)
 
 
 def _digest_all(known: dict[str, str], paths: Sequence[Place]) -> list[File]:

@@ -7,18 +7,23 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+import filelock
+
 from ..errors import UserError
 
-__all__ = ["aside", "cache_errors", "cache_folder", "chosen_folder", "install", "sweep"]
+__all__ = ["aside", "building", "cache_errors", "cache_folder", "chosen_folder", "discard", "install", "sweep"]
 
 _BUILDING = ".building-"
 
+_LOCK = ".lock"
+"""Ending of the file beside a temporary folder that its process has locked."""
+
 _STALE = 24 * 3600.0
-"""A temporary folder unchanged for this many seconds was left by a killed process."""
+"""A temporary folder without a lock that is unchanged for this many seconds was left by a killed process."""
 
 Entry = TypeVar("Entry")
 
@@ -50,6 +55,29 @@ def aside(entry: Path, name: str = "") -> Path:
     return entry.parent / f"{_BUILDING}{name or uuid.uuid4().hex}"
 
 
+@contextmanager
+def building(entry: Path) -> Iterator[Path]:
+    """A new temporary folder in which ``entry`` is built, locked within the block and removed at its end."""
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    sweep(entry.parent)
+    folder = aside(entry)
+    try:
+        with filelock.FileLock(_lock_of(folder)):
+            folder.mkdir()
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _lock_of(folder).unlink(missing_ok=True)
+
+
+def discard(entry: Path) -> None:
+    """Remove an entry that is damaged; another process may have done so already."""
+    damaged = aside(entry)
+    with suppress(FileNotFoundError):
+        entry.rename(damaged)
+    shutil.rmtree(damaged, ignore_errors=True)
+
+
 def install(built: Path, entry: Path, load: Callable[[Path], Entry]) -> Entry:
     """Rename a finished folder to ``entry``; a damaged entry of that name is replaced, an intact one is used.
 
@@ -74,24 +102,44 @@ def install(built: Path, entry: Path, load: Callable[[Path], Entry]) -> Entry:
         try:
             return load(entry)
         except (OSError, ValueError):
-            damaged = aside(entry)
-        try:
-            entry.rename(damaged)
-        except FileNotFoundError:
-            continue  # another process has moved it
-        shutil.rmtree(damaged, ignore_errors=True)
+            discard(entry)
     raise UserError(f"other processes keep replacing {entry}")
 
 
 def sweep(folder: Path) -> None:
     """Remove the temporary folders in ``folder`` that killed processes left."""
     for path in folder.glob(f"{_BUILDING}*"):
-        try:
-            touched = max(child.stat().st_mtime for child in (path, *path.iterdir()))
-        except OSError:
-            continue  # its own process has just removed it
-        if time.time() - touched > _STALE:
+        if path.suffix == _LOCK:
+            if not path.with_suffix("").exists() and _is_free(path):
+                path.unlink(missing_ok=True)
+        elif path.is_symlink():
+            path.unlink(missing_ok=True)
+        elif _is_left(path):
             shutil.rmtree(path, ignore_errors=True)
+            _lock_of(path).unlink(missing_ok=True)
+
+
+def _is_left(folder: Path) -> bool:
+    """Whether a killed process left a temporary folder: it is not locked or, where it never was, long unchanged."""
+    try:
+        if _lock_of(folder).exists():
+            return _is_free(_lock_of(folder))
+        return time.time() - max(child.stat().st_mtime for child in (folder, *folder.iterdir())) > _STALE
+    except OSError:  # its own process has just removed it
+        return False
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + _LOCK)
+
+
+def _is_free(lock: Path) -> bool:
+    """Whether the process that had locked a file has ended."""
+    try:
+        with filelock.FileLock(lock, timeout=0):
+            return True
+    except filelock.Timeout:
+        return False
 
 
 @contextmanager

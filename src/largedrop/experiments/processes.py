@@ -130,7 +130,7 @@ def train_side_by_side(
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Within the block, started processes ignore Ctrl-C and SIGTERM; this process asks them to stop.
+    """Within the block, started processes ignore Ctrl-C, SIGTERM and SIGHUP; this process asks them to stop.
 
     The signals are blocked here and inherited, since importing torch takes a process seconds before it could ignore
     them itself.
@@ -141,7 +141,7 @@ def _deaf() -> Iterator[None]:
     from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()  # started later, it would unblock the signals
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:
