@@ -124,3 +124,4 @@ def test_control_characters_are_seen_and_no_markup_is_read(
         text = (out / "report" / name).read_text("utf-8")
         assert not [each for each in text if each != "\n" and not each.isprintable()]
         assert "北京" in text
+    assert "% Needs XeLaTeX or LuaLaTeX" in text

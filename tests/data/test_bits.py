@@ -111,6 +111,9 @@ def test_a_trained_model_takes_images_as_it_was_trained(tmp_path: Path) -> None:
     probabilities = model(expected[None]).detach().softmax(1)[0]
     (found,) = ld.predict(run.model, [str(path)], calibrated=False)
     assert found.top[0][1] == pytest.approx(float(probabilities.max()), abs=1e-5)
+    other = ld.open_dataset(make(tmp_path / "other", lambda domain: 1023), cache=tmp_path / "cache")
+    note = "16-bit images: values of 10 bits here, and of 12 where a model was trained"
+    assert [note in ld.evaluate(run.model, each).notes for each in (other, data)] == [True, False]
     dark = replace(model.spec, bits=16)
     assert "bits" not in dark.to_json()
     assert type(dark).from_json(model.spec.to_json()) == model.spec

@@ -204,6 +204,9 @@ def evaluate_networks(
         evaluated.append(one)
         rights.append(right)
     notes = [*_part_notes(data), *_unknown_notes(data, lacks, unknown), *_seen_notes(models, data), *kept.notes()]
+    trained = {network.spec.bits for _, networks in models for network in networks} - {data.bits}
+    if data.bits < 16 and trained:
+        notes.append(f"16-bit images: values of {data.bits} bits here, and of {min(trained)} where a model was trained")
     difference = _difference(kept, *rights) if len(rights) > 1 else None
     return Evaluation(describe(data), data.classes, tuple(evaluated), difference, tuple(dict.fromkeys(notes)))
 

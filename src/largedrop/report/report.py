@@ -94,7 +94,9 @@ def write_report(
         files["table.csv"] = csv_text(rows, theirs, across)
     if "tex" in formats:
         floats = [latex(table, f"tab:largedrop-{number}") for number, table in enumerate(tables, 1)]
-        files["table.tex"] = "\n".join(["% Needs \\usepackage{booktabs}.", *floats])
+        scripts = any(character > "ſ" for text in floats for character in text)  # beyond what T1 fonts have
+        fonts = ["% Needs XeLaTeX or LuaLaTeX, and a font that has the characters of its names."] * scripts
+        files["table.tex"] = "\n".join(["% Needs \\usepackage{booktabs}.", *fonts, *floats])
     if "json" in formats:
         content = {
             "largedrop": __version__,
