@@ -150,9 +150,9 @@ def test_finished_runs_are_only_read_and_more_may_join(
     made: list[Config] = []
     create = create_network
 
-    def counted(config: Config, classes: tuple[str, ...]) -> Any:
+    def counted(config: Config, *arguments: Any) -> Any:
         made.append(config)
-        return create(config, classes)
+        return create(config, *arguments)
 
     monkeypatch.setattr(loop, "create_network", counted)
     assert compare(data, planned(data), tmp_path, device=CPU) == first

@@ -126,17 +126,18 @@ def test_the_fields_of_a_result(data: ld.Dataset, config: Config, tmp_path: Path
     assert result["dataset"]["fingerprint"] == data.fingerprint
     assert result["largedrop"] == ld.__version__
     assert list(result["methods"]) == ["fine-tuning", "ensemble", "weight-average", "linear-probe"]
+    macro = ["iid_macro_accuracy", "ood_macro_accuracy"]
     for found in result["methods"].values():
-        assert list(found) == ["iid_accuracy", "ood_accuracy", "steps", "seconds"]
+        assert list(found) == ["iid_accuracy", "ood_accuracy", *macro, "steps", "seconds"]
         assert found["seconds"] > 0
         assert found["iid_accuracy"] * 6 == pytest.approx(round(found["iid_accuracy"] * 6))
         assert found["ood_accuracy"] * 18 == pytest.approx(round(found["ood_accuracy"] * 18))
     steps = {name: found["steps"] for name, found in result["methods"].items()}
     assert steps == {"fine-tuning": 6, "ensemble": 6, "weight-average": 6, "linear-probe": result["probe"]["steps"]}
     assert set(result["probe"]) == {
-        *("iid_accuracy", "ood_accuracy", "steps", "fit_steps", "fit_loss", "converged", "seconds")
+        *("iid_accuracy", "ood_accuracy", *macro, "steps", "fit_steps", "fit_loss", "converged", "seconds")
     }
-    scores = ["step", "iid_accuracy", "ood_accuracy", "temperature", "iid_accuracy_pooled", "iid_by_domain"]
+    scores = ["step", "iid_accuracy", "ood_accuracy", *macro, "temperature", "iid_accuracy_pooled", "iid_by_domain"]
     assert list(result["log"][0]) == scores
     for entry, step, rate in zip(result["log"][1:], (2, 4, 6), (1e-3, 1e-4, 1e-4), strict=True):
         assert list(entry) == [*scores, "train_loss", "lr", "representation_rms"]
@@ -248,6 +249,8 @@ def test_the_best_is_the_first_of_highest_iid_accuracy(data: ld.Dataset, config:
             "step": first,
             "iid_accuracy": max(accuracies),
             "ood_accuracy": found["ood_accuracy"],
+            "iid_macro_accuracy": found["iid_macro_accuracy"],
+            "ood_macro_accuracy": found["ood_macro_accuracy"],
             "temperature": run.result["log"][first]["temperature"],
         }
 
@@ -316,7 +319,8 @@ def test_the_test_domain_is_never_learned_from(data: ld.Dataset, changed: Config
     spoilt = different(tensors(one.folder), tensors(other.folder))
     assert spoilt == [f"{step:06d}.safetensors:ood" for step in (0, 2, 4, 6)]
     for here, there in zip(one.result["log"], other.result["log"], strict=True):
-        assert {**here, "ood_accuracy": 0} == {**there, "ood_accuracy": 0}
+        untested = {"ood_accuracy": 0, "ood_macro_accuracy": 0}
+        assert {**here, **untested} == {**there, **untested}
     assert one.result["best_step"] == other.result["best_step"]
     for key in ("iid_accuracy", "steps", "fit_steps", "fit_loss", "converged"):
         assert one.result["probe"][key] == other.result["probe"][key]
