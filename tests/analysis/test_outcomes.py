@@ -64,4 +64,12 @@ def test_pairs_are_of_seeds_that_both_have(data: ld.Dataset) -> None:
     assert found.only(dropout=True).tolist() == data.indices("photo").tolist()[1:]
     assert found.only(dropout=False).tolist() == []
     assert pairing_of(every, data, "oil", 0.9) is None
+    # Of runs that are tested on two domains, each has its own images.
+    both = replace(config, also_tested="ink")
+    marks = [domain == data.domain_index("ink") for domain in data.domain_ids[both.split_of(data).ood]]
+    together = [outcome(both, marks), outcome(replace(both, dropout=0.9), [not mark for mark in marks])]
+    for domain, dropout in (("ink", False), ("photo", True)):
+        pairing = pairing_of(together, data, domain, 0.9)
+        assert pairing is not None
+        assert pairing.only(dropout).tolist() == pairing.indices.tolist() == data.indices(domain).tolist()
     assert pairing_of(every, data, "ink", 0.9) is None

@@ -36,11 +36,26 @@ def test_what_a_run_says(network: Any) -> None:
     assert "torch.softmax(logits / 1.5, dim=1)" in card
     assert "| trained on the domains | art\\_painting, photo |" in card
     low, high = (f"{100 * limit:.1f}" for limit in wilson(150, 200))
-    assert f"sketch\\|\\<b\\>, n = 200, 95 % interval over images | 75.0 [{low}, {high}] |" in card
+    assert (
+        f"on what it had never seen, sketch\\|\\<b\\>, n = 200, 95 % interval over images | 75.0 [{low}, {high}] |"
+        in card
+    )
     assert "(mean of the domains) | 90.0 |" in card
     assert "the temperature 1.5, fitted on held-out images" in card
     assert "licence: not stated" in card
     assert "Evaluated on" not in card
+
+
+def test_several_test_domains_or_none(network: Any) -> None:
+    config = network.about["config"]
+    network.about = {**network.about, "config": {**config, "also_tested": "photo"}}
+    card = card_of(network, name="x")
+    assert "| trained on the domains | art\\_painting |" in card
+    assert "on what it had never seen, sketch\\|\\<b\\>, photo | 75.0 |" in card
+    network.about = {**network.about, "config": {**config, "test_domain": ""}, "ood_accuracy": None}
+    card = card_of(network, name="x")
+    assert "| never trained on | none of its domains |" in card
+    assert "It was tested on no domain that it had not seen" in card
 
 
 def test_what_is_not_known_is_not_said(network: Any) -> None:

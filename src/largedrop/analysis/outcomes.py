@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +84,7 @@ class Pairing:
     Attributes:
         test_domain: name of the domain.
         indices: indices of its images in the dataset, (n,).
-        plain: an outcome for each seed.
+        plain: an outcome for each seed, its ``predicted`` and ``right`` of these images alone.
         dropout: an outcome for each seed, in the same order.
     """
 
@@ -105,10 +105,18 @@ def pairing_of(outcomes: Sequence[Outcome], data: Dataset, test_domain: str, rat
     found = {
         (each.run.config.dropout, each.run.config.seed): each
         for each in outcomes
-        if each.run.config.test_domain == test_domain
+        if test_domain in each.run.config.test_domains
     }
     seeds = [seed for dropout, seed in found if dropout == 0 and (rate, seed) in found]
     if not seeds:
         return None
-    plain, other = (tuple(found[dropout, seed] for seed in seeds) for dropout in (0.0, rate))
-    return Pairing(test_domain, plain[0].run.config.split_of(data).ood, plain, other)
+    split = found[0.0, seeds[0]].run.config.split_of(data)
+    here = split.ood_domains == split.test_domains.index(test_domain)
+    plain, other = (
+        tuple(
+            replace(each, predicted=each.predicted[here], right=each.right[here])
+            for each in (found[dropout, seed] for seed in seeds)
+        )
+        for dropout in (0.0, rate)
+    )
+    return Pairing(test_domain, split.ood[here], plain, other)

@@ -13,6 +13,7 @@ from ..catalog.facts import named_like
 from ..errors import UserError
 from ..measures.intervals import Interval, wilson
 from ..models.network import Network
+from ..names import names_in
 
 __all__ = ["card_of"]
 
@@ -84,11 +85,12 @@ def _training(network: Network, config: Mapping[str, Any], about: Mapping[str, A
         ("size", f"{spec.size} × {spec.size} pixels, the whole image squashed"),
     ]
     if config:
-        domains = [each for each in about.get("domains", []) if each not in (config["test_domain"], config["left_out"])]
+        unseen = _unseen(config)
+        domains = [each for each in about.get("domains", []) if each not in (*unseen, config.get("left_out"))]
         rows += [
             ("data", f"{config['data']} (fingerprint {config['fingerprint'][:16]})"),
             ("trained on the domains", _listed(domains)),
-            ("never trained on", config["test_domain"]),
+            ("never trained on", _listed(unseen) or "none of its domains"),
             ("dropout on the representation", f"{config['dropout']:g}, {config.get('masks', 1)} masks an image"),
             (
                 "steps",
@@ -99,26 +101,28 @@ def _training(network: Network, config: Mapping[str, Any], about: Mapping[str, A
     return ["| | |", "| --- | --- |", *(f"| {_line(head)} | {_line(text)} |" for head, text in rows)]
 
 
+def _unseen(config: Mapping[str, Any]) -> list[str]:
+    """Names of the domains that the run was tested on."""
+    return [*filter(None, (config.get("test_domain"), *names_in(str(config.get("also_tested", "")))))]
+
+
 def _scores(config: Mapping[str, Any], about: Mapping[str, Any], test_images: int | None) -> list[str]:
     iid, ood = about.get("iid_accuracy"), about.get("ood_accuracy")
-    if not isinstance(iid, float) or not isinstance(ood, float) or not config:
+    if not isinstance(iid, float) or not config:
         return ["The checkpoint says none."]
-    cell = f"{100 * ood:.1f}"
-    if test_images:
-        cell = _interval(ood, *wilson(ood * test_images, test_images))
-    several = f", n = {test_images:,}, 95 % interval over images" if test_images else ""
-    return [
-        "\n".join(
-            [
-                "| accuracy in % | |",
-                "| --- | --- |",
-                f"| on the domain never seen, {_line(config['test_domain'])}{several} | {cell} |",
-                f"| on held-out images of the training domains (mean of the domains) | {100 * iid:.1f} |",
-            ]
-        ),
-        "Checkpoints and settings were chosen by the held-out images, never by the unseen domain. The interval says "
-        "how much the number depends on these images of that domain; other domains can be much better or worse.",
-    ]
+    rows = [f"| on held-out images of the training domains (mean of the domains) | {100 * iid:.1f} |"]
+    said = "It was tested on no domain that it had not seen: how it does there is not known."
+    if isinstance(ood, float):
+        cell, several = f"{100 * ood:.1f}", ""
+        if test_images:
+            cell = _interval(ood, *wilson(ood * test_images, test_images))
+            several = f", n = {test_images:,}, 95 % interval over images"
+        rows.insert(0, f"| on what it had never seen, {_line(_listed(_unseen(config)))}{several} | {cell} |")
+        said = (
+            "Checkpoints and settings were chosen by the held-out images, never by what it had not seen. An interval "
+            "says how much the number depends on these images; other domains can be much better or worse."
+        )
+    return ["\n".join(["| accuracy in % | |", "| --- | --- |", *rows]), said]
 
 
 def _evaluated(network: Network, evaluation: Mapping[str, Any]) -> str:

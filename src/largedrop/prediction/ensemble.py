@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from ..errors import UserError
 from ..models.network import Network
-from ..runs.checkpoint import load_model
+from ..runs.checkpoint import load_model, read_tensors
 from ..runs.run import Run
 
 __all__ = ["Model", "not_calibrated", "open_networks", "test_images_of"]
@@ -42,13 +42,15 @@ def not_calibrated(networks: Sequence[Network]) -> str:
 
 
 def test_images_of(model: Model) -> int | None:
-    """Number of images of the domain that a run was tested on; None where the model is no run, or does not say."""
+    """Number of images that a run was tested on; None where the model is no run, or has no or several test domains."""
     path = model.folder if isinstance(model, Run) else Path(model)
     if not path.is_dir():
         return None
     run = model if isinstance(model, Run) else Run.open(_folder(path))
-    count = run.dataset.get("domains", {}).get(run.config.test_domain)
-    return count if isinstance(count, int) else None
+    logits = run.folder / "outputs" / f"{run.config.steps:06d}.safetensors"
+    if len(run.config.test_domains) != 1 or not logits.is_file():
+        return None
+    return len(read_tensors(logits, "outputs")[0]["ood"])
 
 
 def _name(model: Model) -> str:

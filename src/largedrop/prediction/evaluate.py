@@ -23,6 +23,7 @@ from ..measures.calibration import Calibration, calibration, softmax
 from ..measures.coverage import Coverage, risk_coverage
 from ..measures.intervals import Scores, mcnemar, scored
 from ..models.network import Network
+from ..names import names_in
 from ..reporter import SILENT, Reporter
 from ..runs.record import describe
 from ..runtime import keep_freed_memory
@@ -354,7 +355,7 @@ def _seen_notes(models: Sequence[tuple[str, Sequence[Network]]], data: Dataset) 
             config = network.about.get("config")
             if not isinstance(config, dict) or config.get("fingerprint") != data.fingerprint:
                 continue
-            unseen = {config.get("test_domain"), config.get("left_out")}
+            unseen = {config.get("test_domain"), config.get("left_out"), *names_in(str(config.get("also_tested", "")))}
             new = [domain for domain in data.domains if domain in (*unseen, *data.for_test)]
             seen = [domain for domain in data.domains if domain not in new]
             if not seen:

@@ -81,7 +81,7 @@ def behaviour_of(runs: Iterable[Run], data: Dataset, test_domains: Sequence[str]
     """Compare plain fine-tuning with a dropout rate; None where no test domain has a seed of both."""
     outcomes, notes = [], []
     for run in runs:
-        if run.config.fit != "all" or run.config.dropout not in (0, rate):
+        if run.config.fit != "all" or run.config.dropout not in (0, rate) or not run.config.test_domains:
             continue
         try:
             outcomes.append(outcome_of(run, data))
