@@ -39,7 +39,7 @@ def images(count: int = 4) -> Tensor:
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("spec", [SPEC, replace(SPEC, freeze_batchnorm=False, dropout=0.0, classes=())])
+@pytest.mark.parametrize("spec", [SPEC, replace(SPEC, freeze_batchnorm=False, dropout=0.0, classes=("a",))])
 def test_spec_survives_json(spec: Spec) -> None:
     assert Spec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
