@@ -87,3 +87,26 @@ def test_a_group_that_a_given_split_trains_on_elsewhere_is_not_drawn() -> None:
     for seed in range(10):
         out = out_of(groups, [0] * 3 + [1] * 4, [0] * 7, [TRAIN, TRAIN, VALIDATION, *[TRAIN] * 4], seed=seed)
         assert (out[3], out[4:].sum()) == (False, 1)
+
+
+def drawn_stratum_by_stratum(groups: Any, domains: Any, labels: Any, classes: int, seed: int) -> Any:
+    """How it was drawn before there were groups of several classes: such data keep their bits."""
+    shared = len(np.unique(np.stack([groups, domains]), axis=1)[0]) > len(np.unique(groups))
+    strata = labels if shared else domains * classes + labels
+    out = np.zeros(len(groups), dtype=np.bool_)
+    for stratum in np.unique(strata):
+        found = np.unique(groups[strata == stratum])
+        rng = np.random.Generator(np.random.Philox(key=[seed, int(stratum)]))
+        out |= np.isin(groups, rng.permutation(found)[: min(max(1, round(0.2 * len(found))), len(found) - 1)])
+    return out
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_images_by_themselves_and_things_in_every_domain_are_drawn_as_ever(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    things, domains, classes = rng.integers(2, 60), int(rng.integers(1, 5)), int(rng.integers(2, 6))
+    labels = np.tile(rng.integers(0, classes, things), domains)
+    where = np.repeat(np.arange(domains), things)
+    for groups in (np.arange(len(labels)), np.tile(np.arange(things), domains)):
+        got = held_out(groups, where, labels, None, classes, seed, 0.2)
+        np.testing.assert_array_equal(got, drawn_stratum_by_stratum(groups, where, labels, classes, seed))
