@@ -20,7 +20,8 @@ SHARE = 1 / 5
 OTHER_TESTS = {
     "test_layout.py": "this file",
     "test_docs.py": "the pages, and what docstrings name",
-    "test_compatibility.py": "run folders of older versions",
+    "test_compatibility.py": "files of older versions",
+    "test_integrity.py": "stored files of every kind, changed in every way",
     "test_guide.py": "the code in docs/guide",
     "data/test_hostile.py": "a corpus of files that are odd or damaged",
     "experiments/test_presets_end_to_end.py": "presets, from the plan to the report",

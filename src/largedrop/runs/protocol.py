@@ -31,7 +31,7 @@ class UnusableError(RunError):
     """A run that is unusable; ``kind`` is one of ``runs.stored.UNUSABLE_KINDS``."""
 
     def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
+        super().__init__(" ".join(reason.split()))  # one line, whatever names a file has in it
         self.kind = kind
 
     def __reduce__(self) -> tuple[Any, ...]:
