@@ -158,3 +158,19 @@ def test_a_dataset_that_was_renamed_keeps_the_name_it_was_trained_under(data: Da
 def test_a_folder_whose_name_is_not_text_is_refused_before_anything_is_trained(config: Config, tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     assert refusal(folder, config) == f"the name of {folder} is not UTF-8; name another --output"
+
+
+@pytest.mark.parametrize("name", ["outputs", ".lock"])
+def test_nothing_is_written_through_a_link(tmp_path: Path, config: Config, name: str) -> None:
+    folder, away = tmp_path / "run", tmp_path / "away"
+    away.mkdir()
+    kept = away / ".000002.safetensors.x.tmp"
+    kept.write_text("someone else's")
+    claim(folder, "config.json", "run", config.to_json())
+    (folder / name).symlink_to(kept if name == ".lock" else away)
+    with pytest.raises(UserError) as caught, claimed(folder, config):
+        pass
+    assert str(caught.value) == (
+        f"{folder / name} is a link, and a run writes into its own folder only; remove the link"
+    )
+    assert kept.read_text() == "someone else's"
