@@ -77,7 +77,6 @@ def test_what_largedrop_has_written_is_no_domain(toy: Path) -> None:
         ("ink/sweeps", "sweep.json", {"protocol": 3}),
         ("oil/red/inspection", "inspection.json", {"largedrop": "0.1.0"}),
         ("advice", "advice.json", {"held_out_domains": []}),
-        ("check", "check.json", {"trainable": True}),
     ):
         (toy / folder).mkdir(parents=True)
         (toy / folder / name).write_text(json.dumps(content))
