@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
+from .._version import __version__
 from ..errors import UserError
 from ..files import replacing
 from .cache import CachedImages, Files
@@ -35,7 +36,7 @@ from .inside import Place
 __all__ = ["Remembered", "stamp_of"]
 
 _FORMAT = 1
-"""Version of the files, and of what ``listing`` and ``folder`` make of a folder; to be raised when either changes."""
+"""Version of the files; what another version of the package made of a folder is not taken for this one's."""
 
 _POSIX = os.name == "posix"
 """Whether a file's ``ctime`` is when it was changed, and not when it was made."""
@@ -55,7 +56,7 @@ class Remembered:
 
     def __init__(self, root: Path, cache: Path | None, options: Mapping[str, Any]) -> None:
         root = root.expanduser().absolute()
-        how = [_FORMAT, os.fsencode(root).hex(), dict(options), PIL.__version__, sorted(suffixes())]
+        how = [_FORMAT, __version__, os.fsencode(root).hex(), dict(options), PIL.__version__, sorted(suffixes())]
         key = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:40]
         self._file = chosen_folder(cache) / "opened" / f"{key}.npz"
         self._root = str(root)
