@@ -208,8 +208,11 @@ def test_a_split_that_was_given() -> None:
     assert [line.rpartition("/")[2] for line in lines[-6:]] == [
         "0,train,", "1,test,ood", "2,test,ood", "0,validation,", "1,train,", "2,train,"
     ]  # fmt: skip
-    gone = replace(data, parts=np.where(data.domain_ids == 0, 2, parts))
-    assert refusal(gone.split, "c", 0) == "the split that was given has no image of 'a' to train on"
+    for part in (1, 2):  # all of a domain held out, or for the test
+        gone = replace(data, parts=np.where(data.domain_ids == 0, part, parts))
+        assert refusal(gone.split, "c", 0) == "the split that was given has no image of 'a' to train on"
+    only = replace(data, parts=np.where(data.labels == 1, 1, 0))  # a class that is held out only
+    assert refusal(only.split, "c", 0) == "without 'c', toy has only the class 'class0' to train on; two are needed"
 
 
 def test_one_group_of_each_class_cannot_be_held_out() -> None:

@@ -36,7 +36,9 @@ def test_patterns_that_are_wrong() -> None:
 
 
 def test_what_is_said() -> None:
+    assert groups_note(["", ""], [0, 1]) == "groups: no image has one, so each is by itself"
     assert groups_note(["a", "a", "b"], [0, 0, 0]) == ("groups: 3 images are 2, each on one side of every i.i.d. split")
+    assert "; 1 of them occur" in groups_note(["a", "a", "a", "b"], [0, 1, 2, 0])
     assert groups_note(["a", "a", "b", ""], [0, 1, 0, 0]) == (
         "groups: 3 images are 2, each on one side of every i.i.d. split; 1 image without a group, each by itself; "
         "1 of them occur in more than one domain, so a test domain may show what was trained on"

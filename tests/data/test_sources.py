@@ -29,3 +29,9 @@ def test_a_folder_with_archives_beside_folders_is_one_of_folders(tmp_path: Path)
     toy = make_toy(tmp_path / "toy", images=2)
     archive(toy / "all.tar", {"a.png": png(1), "a.cls": "1"})
     assert len(find_source(toy, {}).images) > 1
+
+
+@pytest.mark.parametrize(("source", "kind"), [(["a.png", "b.png"], "list"), (None, "NoneType")])
+def test_what_is_no_source_is_named(source: object, kind: str) -> None:
+    expected = f"images are opened from a path, an address or a data frame, not from a {kind}"
+    assert refusal(find_source, source, {}) == expected

@@ -89,10 +89,10 @@ def run_and_publish(
     count = len(planned.configs)
     if planning.get("masks", 1) > 1 and not any(config.dropout for config in planned.configs):
         say(console, "--masks has no effect at dropout 0, where nothing is masked")
-    runs = f"{count} run{'s'[: count != 1]}"
+    runs, domains = f"{count} run{'s'[: count != 1]}", f"{len(data.domains)} domain{'s'[: len(data.domains) != 1]}"
     say(
         console,
-        f"{data.name}: {len(data)} images, {len(data.domains)} domains, {len(data.classes)} classes",
+        f"{data.name}: {len(data)} images, {domains}, {len(data.classes)} classes",
         f"{runs} of {first.steps} steps ({first.model}, {first.size} px, {first.precision}, {torch_device.type})",
     )
     if at_once:

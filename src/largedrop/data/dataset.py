@@ -157,16 +157,17 @@ class Dataset:
         if not train_domains:
             raise UserError(f"{self._without(unseen)} has no domain to train on")
         members = [self.trainable(domain) for domain in train_domains]
-        if none := [domain for domain, indices in zip(train_domains, members, strict=True) if not len(indices)]:
+        train = tuple(indices[~out[indices]] for indices in members)
+        if none := [domain for domain, indices in zip(train_domains, train, strict=True) if not len(indices)]:
             raise UserError(f"the split that was given has no image of '{none[0]}' to train on")
         iid = np.sort(np.concatenate([indices[out[indices]] for indices in members]))
         train_ids, test_ids = ([self.domains.index(domain) for domain in part] for part in (train_domains, tested))
         ood = np.sort(np.concatenate([np.empty(0, np.int64), *map(self.tested, tested)]))
-        self._check_split(np.concatenate(members), iid, tested, unseen)
+        self._check_split(np.concatenate(train), iid, tested, unseen)
         return Split(
             train_domains=train_domains,
             test_domains=tested,
-            train=tuple(indices[~out[indices]] for indices in members),
+            train=train,
             iid=iid,
             iid_domains=np.searchsorted(train_ids, self.domain_ids[iid]),
             ood=ood,

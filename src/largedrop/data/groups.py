@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from ..errors import UserError
@@ -46,11 +47,13 @@ def by_pattern(pattern: str, keys: Sequence[str]) -> list[str]:
 def groups_note(groups: Sequence[str], domain_ids: Sequence[int]) -> str:
     """A line for people about the groups of all images, empty for an image that is in none."""
     named = {group for group in groups if group}
-    where = {(group, domain) for group, domain in zip(groups, domain_ids, strict=True) if group}
+    if not named:
+        return "groups: no image has one, so each is by itself"
+    where = Counter(group for group, _ in {*zip(groups, domain_ids, strict=True)} if group)
     alone = sum(not group for group in groups)
     note = f"groups: {len(groups) - alone} images are {len(named)}, each on one side of every i.i.d. split"
     if alone:
         note += f"; {alone} image{'s' * (alone > 1)} without a group, each by itself"
-    if several := len(where) - len(named):
+    if several := sum(domains > 1 for domains in where.values()):
         note += f"; {several} of them occur in more than one domain, so a test domain may show what was trained on"
     return note

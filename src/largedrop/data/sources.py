@@ -40,6 +40,9 @@ def find_source(
     """
     store = Store(cache, progress)
     if not isinstance(source, (str, Path)):
+        if not hasattr(source, "columns"):
+            kind = type(source).__name__
+            raise UserError(f"images are opened from a path, an address or a data frame, not from a {kind}")
         return list_frame(source, folder, columns, store)
     if folder is not None:
         raise UserError(f"a folder is named for a data frame; the paths of {source} need none")
