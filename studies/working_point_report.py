@@ -116,9 +116,9 @@ def safest(entry: dict[str, float]) -> tuple[float, float]:
     return entry["iid_accuracy"], entry["alpha"]
 
 
-def interval(differences: Values) -> tuple[float, float]:
-    """Mean, and half of its 95 % interval, of paired differences, one of each of the nine test domains."""
-    return float(differences.mean()), T_95 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
+def interval(differences: Values, factor: float = T_95) -> tuple[float, float]:
+    """Mean, and half of its 95 % interval, of paired differences, one of each test domain."""
+    return float(differences.mean()), factor * float(differences.std(ddof=1)) / math.sqrt(len(differences))
 
 
 def rows(study: Study) -> Iterator[str]:
@@ -261,6 +261,50 @@ def adviser(study: Study) -> Iterator[str]:
         yield f"| {name} | {within} | {np.mean(losses):.1f} |"
 
 
+NEW_ARMS = (PLAIN, MANY, "0.5, 16 masks")
+T_95_STYLES = 2.776
+"""The same with four degrees of freedom: five styles."""
+
+
+def new_seeds(study: Study) -> list[int]:
+    """The seeds of docs/studies/confirmation.md whose runs are all done."""
+    styles = [test for name, test in study.domains if name == "emoji"]
+    found = sorted({key[3] for key in study.runs} - set(SEEDS))
+    done = {(key[1], key[3], key[4]) for key in study.runs if key[0] == "emoji"}
+    return [seed for seed in found if all((arm, seed, style) in done for arm in NEW_ARMS for style in styles)]
+
+
+def confirmed(study: Study, arm: str, method: str = "ema") -> Values:
+    """I.i.d. and o.o.d. accuracy in % on each style, mean over the new seeds, (styles, 2)."""
+    found = [
+        [score(study.runs["emoji", arm, study.lr(arm, domain), seed, domain[1]], method) for seed in new_seeds(study)]
+        for domain in study.domains
+        if domain[0] == "emoji"
+    ]
+    return np.asarray(100 * np.mean(found, axis=1), np.float64)
+
+
+def confirmation(study: Study) -> Iterator[str]:
+    """The table and the verdicts of docs/studies/confirmation.md."""
+    yield f"| arm | i.i.d. | {' | '.join(test for name, test in study.domains if name == 'emoji')} | o.o.d. |"
+    yield f"| --- | ---: |{' ---: |' * 6}"
+    for arm in NEW_ARMS:
+        for method in ("fine-tuning", "ema"):
+            both = confirmed(study, arm, method)
+            styles = " | ".join(f"{value:.1f}" for value in both[:, 1])
+            yield f"| {arm}, {METHODS[method]} | {both[:, 0].mean():.1f} | {styles} | {both[:, 1].mean():.1f} |"
+    yield ""
+    pairs = ((MANY, PLAIN), ("0.5, 16 masks", PLAIN), ("0.5, 16 masks", MANY))
+    for number, (arm, other) in enumerate(pairs, 1):
+        differences = confirmed(study, arm) - confirmed(study, other)
+        (iid, iid_half), (mean, half) = (interval(differences[:, part], T_95_STYLES) for part in range(2))
+        good, bad = ("better", "worse") if number == 3 else ("holds", "does not hold")
+        wrong = mean + half < 0 if number == 3 else mean <= 0
+        verdict = good if mean - half > 0 else bad if wrong else "open"
+        told = f"{mean:+.1f} ± {half:.1f} points o.o.d., {iid:+.1f} ± {iid_half:.1f} i.i.d."
+        yield f"{number}. {arm} minus {other}: {told}: **{verdict}**."
+
+
 def said(reached: bool) -> str:
     """A verdict in words."""
     return "reached" if reached else "**not reached**"
@@ -301,6 +345,8 @@ def figure(study: Study, path: Path) -> None:
     drawn.savefig(path, dpi=130)
 
 
+CONFIRMATION = {"confirmation": confirmation}
+
 PARTS = {
     "verdicts": verdicts,
     "methods": rows,
@@ -320,7 +366,7 @@ def main() -> None:
     if options.figure:
         figure(study, options.figure)
         return
-    for name, part in PARTS.items():
+    for name, part in {**PARTS, **CONFIRMATION}.items():
         print(f"\n{name}\n")
         print("\n".join(part(study)))
 

@@ -167,8 +167,9 @@ def test_the_study_has_the_tables_that_its_record_gives(monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(str(ROOT / "studies"))
     report: Any = importlib.import_module("working_point_report")
     study = report.Study(report.RECORD)
-    page = (ROOT / "docs" / "studies" / "working-point.md").read_text("utf-8").splitlines()
-    for part in report.PARTS.values():
-        lines = list(part(study))
-        assert len(lines) > 3
-        assert [line for line in lines if line not in page] == []
+    for name, parts in (("working-point.md", report.PARTS), ("confirmation.md", report.CONFIRMATION)):
+        page = (ROOT / "docs" / "studies" / name).read_text("utf-8").splitlines()
+        for part in parts.values():
+            lines = list(part(study))
+            assert len(lines) > 3
+            assert [line for line in lines if line not in page] == []
