@@ -52,6 +52,7 @@ def test_several_test_domains_or_none(network: Any) -> None:
     card = card_of(network, name="x")
     assert "| trained on the domains | art\\_painting |" in card
     assert "on what it had never seen, sketch\\|\\<b\\>, photo | 75.0 |" in card
+    assert "- It was tested on sketch\\|\\<b\\>, photo, which it had not seen;" in card
     network.about = {**network.about, "config": {**config, "test_domain": ""}, "ood_accuracy": None}
     card = card_of(network, name="x")
     assert "| never trained on | none of its domains |" in card

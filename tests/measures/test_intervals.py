@@ -101,6 +101,23 @@ def test_images_of_a_group_are_one_trial() -> None:
     assert sure.classes[0] == sure.accuracy
 
 
+@pytest.mark.parametrize("against", [False, True])
+def test_one_group_is_one_trial_and_never_certain(against: bool) -> None:
+    right, labels = np.array([True, False] * 4), np.repeat([0, 1], 4)
+    other = np.array([False, False, True, False] * 2) if against else None
+    (one, two), over_all = scored(right, labels, np.tile([0, 0, 1, 1], 2), np.zeros(8, np.int64), 2, other)
+    for scores in (one, two, over_all):
+        for found in (scores.accuracy, scores.macro, *filter(None, scores.classes)):
+            assert found.low < found.value - 0.2
+            assert found.high > found.value + 0.2
+    if not against:
+        assert (one.accuracy.low, one.accuracy.high) == wilson(0.5, 1)
+    sure = np.ones(8, np.bool_)
+    _, over_all = scored(sure, labels, np.tile([0, 1], 4), np.repeat(np.arange(4), 2), 2)
+    assert over_all.accuracy.value == over_all.accuracy.high == 1
+    assert over_all.accuracy.low < 0.9
+
+
 def test_groups_that_span_domains_tie_their_means() -> None:
     once = np.random.default_rng(0).random(50) < 0.7
     right, labels, groups = np.tile(once, 2), np.zeros(100, np.int64), np.tile(np.arange(50), 2)

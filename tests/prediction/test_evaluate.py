@@ -165,6 +165,7 @@ def test_mistakes(run: ld.Run, toy: Path, tmp_path: Path) -> None:
     save_model(tmp_path / "broken.safetensors", network, {})
     assert "its weights or outputs overflow" in refusal(evaluate, tmp_path / "broken.safetensors", toy, **asked)
     assert "there is no folder" in refusal(evaluate, run, tmp_path / "none", **asked)
+    assert "give classes to open_dataset" in refusal(evaluate, run, ld.open_dataset(toy), classes="common", **asked)
 
 
 def test_it_is_public(run: ld.Run, toy: Path) -> None:

@@ -60,6 +60,7 @@ def test_a_source_that_gives_nothing_is_refused(source: str, said: str) -> None:
 
 def test_no_sources() -> None:
     assert refusal(find_images, []) == "no images are named"
+    assert refusal(find_images, [""]) == "the name of a file or folder is empty"
 
 
 def test_a_link_that_leads_nowhere_is_an_image_like_others() -> None:

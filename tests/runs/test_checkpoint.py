@@ -174,7 +174,7 @@ def test_tensors_of_any_layout_come_back(tmp_path: Path) -> None:
 
 def test_a_missing_file(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none") == f"no checkpoint {tmp_path / 'none'}"
-    assert refusal(tmp_path) == f"no checkpoint {tmp_path}"
+    assert refusal(tmp_path).startswith(f"{tmp_path} is a folder, not a checkpoint")
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 200, 0.5, -1])

@@ -170,7 +170,9 @@ def _limits(config: Mapping[str, Any]) -> str:
     lines = [
         "- It always answers with one of its classes, also for an image of none of them.",
         "- The whole image is squashed to a square: long or wide images are distorted as they were in training.",
-        "- It was tested on one domain that it had not seen, or on none; a new site, camera or style is another.",
+        f"- It was tested on {unseen}, which it had not seen; a new site, camera or style is another."
+        if (unseen := _line(_listed(_unseen(config))))
+        else "- It was tested on no domain that it had not seen.",
     ]
     if not config:
         lines[-1] = "- The checkpoint does not say what it was tested on."

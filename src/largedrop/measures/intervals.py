@@ -66,7 +66,7 @@ def wilson(right: float, n: float) -> _Limits:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def newcombe(both: int, first: int, second: int, neither: int) -> _Limits:
+def newcombe(both: float, first: float, second: float, neither: float) -> _Limits:
     """The interval of the difference of two paired shares, second minus first (Newcombe, 1998, method 10).
 
     Args:
@@ -81,7 +81,7 @@ def newcombe(both: int, first: int, second: int, neither: int) -> _Limits:
     product = (both + first) * (second + neither) * (both + second) * (first + neither)
     excess = both * neither - first * second
     if excess > 0:
-        excess = max(excess - n / 2, 0)  # type: ignore[assignment]
+        excess = max(excess - n / 2, 0)
     phi = excess / math.sqrt(product) if product else 0.0
     difference = shares[1] - shares[0]
 
@@ -172,12 +172,15 @@ class _Part:
             drawn = resampled(self.values, self.labels, self.groups, self.classes)
             with np.errstate(invalid="ignore"):
                 found = drawn.sums[:, has] / drawn.counts[:, has]
-            whole = self._or_wilson(_percentiles(drawn.sums.sum(1) / drawn.counts.sum(1)), value)
+            everywhere = np.ones(len(self.labels), np.bool_)
+            whole = self._or_a_trial_a_group(_percentiles(drawn.sums.sum(1) / drawn.counts.sum(1)), everywhere)
             each = [
-                self._or_wilson(_percentiles(found[:, at]), float(shares[at]), int(label))
+                self._or_a_trial_a_group(_percentiles(found[:, at]), self.labels == label)
                 for at, label in enumerate(has)
             ]
-            macro = self._or_wilson(_percentiles(np.nanmean(found, axis=1)), mean)
+            macro = _percentiles(np.nanmean(found, axis=1))
+            if macro[0] == macro[1]:
+                macro = wilson(mean * groups, groups) if self.against is None else _combined(shares, each)
         classes: list[Interval | None] = [None] * self.classes
         for label, share, limits in zip(has, shares, each, strict=True):
             classes[label] = Interval(float(share), *limits, int(counts[label]))
@@ -188,21 +191,19 @@ class _Part:
             groups=None if groups == len(self.groups) else groups,
         )
 
-    def _limits(self, of: npt.NDArray[np.bool_]) -> _Limits:
-        """The limits over independent images."""
+    def _limits(self, of: npt.NDArray[np.bool_], trials: int | None = None) -> _Limits:
+        """The limits over independent images, or as if they were so many ``trials``."""
         right = self.right[of]
+        scale = 1.0 if trials is None else trials / len(right)
         if self.against is None:
-            return wilson(int(right.sum()), len(right))
+            return wilson(int(right.sum()) * scale, len(right) * scale)
         other = self.against[of]
-        first, second = int((other & ~right).sum()), int((right & ~other).sum())
-        return newcombe(int((right & other).sum()), first, second, int((~right & ~other).sum()))
+        counts = (right & other, other & ~right, right & ~other, ~right & ~other)
+        return newcombe(*(int(each.sum()) * scale for each in counts))
 
-    def _or_wilson(self, limits: _Limits, value: float, label: int | None = None) -> _Limits:
-        """``limits``, or where every group agrees, which no bootstrap can doubt, Wilson's with a trial a group."""
-        if limits[0] != limits[1] or self.against is not None or 0 not in (value, 1 - value):
-            return limits
-        groups = len(np.unique(self.groups if label is None else self.groups[self.labels == label]))
-        return wilson(value * groups, groups)
+    def _or_a_trial_a_group(self, limits: _Limits, of: npt.NDArray[np.bool_]) -> _Limits:
+        """``limits``, or where all groups agree or there is one, which no bootstrap can doubt, with a trial a group."""
+        return self._limits(of, len(np.unique(self.groups[of]))) if limits[0] == limits[1] else limits
 
 
 def _over_all(
@@ -218,8 +219,8 @@ def _over_all(
     grouped = distinct < len(groups)
     limits: list[_Limits] = []
     for take in _TAKES:
-        found = [take(scores) for scores in each]
-        limits.append(_combined(np.array([one.value for one in found]), [(one.low, one.high) for one in found]))
+        taken = [take(scores) for scores in each]
+        limits.append(_combined(np.array([one.value for one in taken]), [(one.low, one.high) for one in taken]))
     if grouped and number > 1:
         values = right.astype(np.float64) - (0.0 if against is None else against)
         drawn = resampled(values, domains * classes + labels, groups, number * classes)
@@ -228,10 +229,11 @@ def _over_all(
             wholes, shares = sums.sum(2) / counts.sum(2), sums / counts
         has = np.bincount(domains * classes + labels, minlength=number * classes).reshape(number, classes) > 0
         macros = np.stack([np.nanmean(shares[:, at][:, has[at]], axis=1) for at in range(number)], axis=1)
-        limits = [_percentiles(np.nanmean(part, axis=1)) for part in (wholes, macros)]
+        found = [_percentiles(np.nanmean(part, axis=1)) for part in (wholes, macros)]
+        limits = [new if new[0] < new[1] else old for new, old in zip(found, limits, strict=True)]
     accuracy, macro = (
-        Interval(float(np.mean([take(scores).value for scores in each])), *found, len(right))
-        for take, found in zip(_TAKES, limits, strict=True)
+        Interval(float(np.mean([take(scores).value for scores in each])), *pair, len(right))
+        for take, pair in zip(_TAKES, limits, strict=True)
     )
     return Scores(accuracy, macro, (), distinct if grouped else None)
 

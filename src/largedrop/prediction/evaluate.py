@@ -162,6 +162,8 @@ def evaluate(
     """
     models = [(_called(each), open_networks(each)) for each in ([model] if against is None else [model, against])]
     chosen = choose_device(device)
+    if isinstance(data, Dataset) and options:
+        raise UserError(f"the dataset is open already: give {', '.join(options)} to open_dataset")
     if not isinstance(data, Dataset):
         networks = [network for _, found in models for network in found]
         data = open_dataset(data, **{"bound": bound_for(network.spec.size for network in networks), **options})

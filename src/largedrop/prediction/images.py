@@ -50,6 +50,8 @@ def find_images(
     found: dict[Image, None] = {}
     passed = PassedOver() if passed is None else passed
     for source in map(str, sources):
+        if not source:  # of a shell's variable that is not set; it would be the current folder
+            raise UserError("the name of a file or folder is empty")
         if source.startswith(HUB) or (is_shards(Path(source).name) and not Path(source).is_dir()):
             inside = _listed(source)
         else:

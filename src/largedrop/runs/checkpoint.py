@@ -96,7 +96,9 @@ def open_tensors(path: Path, kind: str, run: str = "") -> StoredTensors:
     try:
         with opened(path):
             pass
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    except IsADirectoryError:
+        raise DamagedError(f"{path} is a folder, not a checkpoint; Run.open(a run's folder).model names one") from None
+    except (FileNotFoundError, NotADirectoryError):
         raise DamagedError(f"no checkpoint {path}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
