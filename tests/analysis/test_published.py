@@ -97,6 +97,5 @@ def test_pacs_itself() -> None:
     assert texts["published"].startswith(
         "this is PACS with its published counts: 9,991 images, each with its published"
     )
-    assert {kind for kind in texts if kind not in ("near-duplicates", "straddling", "copies-across-domains")} == {
-        "published"
-    }
+    copies = ("near-duplicates", "straddling", "copies-across-domains", "copies-across-classes")  # as docs/check.md has
+    assert [kind for kind in texts if kind not in copies] == ["published"]
