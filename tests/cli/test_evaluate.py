@@ -33,7 +33,7 @@ def test_two_models_on_a_folder(
     assert [each["name"] for each in found["models"]] == list(map(str, models))
     assert list(found["models"][0]["domains"]) == ["ink", "oil", "photo"]
     assert found["difference"]["only"].keys() == {"ink", "oil", "photo"}
-    assert found["command"].startswith("largedrop ")
+    assert found["command"].startswith("largedrop")
     said = one_line(capsys, *arguments, "--device", "cpu")
     assert said == f"{output / 'evaluation.html'} exists: name another --output, or say --overwrite"
     assert main([*arguments, "--device", "cpu", "--overwrite"]) == 0
