@@ -33,7 +33,7 @@ def test_the_outcome_of_a_run(data: ld.Dataset, config: Config, tmp_path: Path) 
     assert found.after["ood"] == calibration(softmax(logits, found.temperature or 1.0), data.labels[split.ood])
     assert found.before["iid"].n == len(split.iid)
     fewer = replace(data, labels=data.labels.copy(), classes=(*data.classes, "violet"))
-    assert refusal(outcome_of, run, fewer) == "run: its logits must be those of 6 'iid' images"
+    assert refusal(outcome_of, run, fewer).endswith(" must have the logits of 6 'iid' images and 4 classes")
     run.result["best_step"] = None
     assert refusal(outcome_of, run, data) == "run: its result.json has no best step"
 

@@ -101,8 +101,9 @@ def test_a_split_that_is_given(tmp_path: Path) -> None:
     listing = make_listing(grouped(*ROWS))
     assert listing.parts is not None
     assert listing.parts.tolist() == [0, 1, 0, 2]
-    assert (
-        listing.notes[1] == "split: as given, not by seed: 2 train, 1 validation, 1 test (left out in training domains)"
+    assert listing.notes[1] == (
+        "split: as given, not by seed: 2 train, 1 validation, 1 test (left out in training domains); no validation "
+        "image is of 'y', of which the i.i.d. score says nothing"
     )
     astride = grouped(*ROWS[:3], ("a/y/2", "p", "test"))
     assert refusal(make_listing, astride) == (

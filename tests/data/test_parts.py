@@ -27,7 +27,16 @@ def test_what_is_said() -> None:
     told = (
         "split: as given, not by seed: 2 train, 1 test (left out in training domains), 1 not in it, which are left out"
     )
-    assert parts_note(["train", "test", "train", ""]) == told
+    assert parts_note(["train", "test", "train", ""], ["cat"] * 4, "aabb") == told
+
+
+def test_classes_that_a_given_validation_part_lacks_are_said() -> None:
+    """Domain b has no validation images, so some of its training images are held out."""
+    parts = ["train", "train", "validation", "train"]
+    told = "split: as given, not by seed: 3 train, 1 validation"
+    assert parts_note(parts, ["cat", "dog", "cat", "dog"], "aaab") == told
+    alone = f"{told}; no validation image is of 'dog', of which the i.i.d. score says nothing"
+    assert parts_note(parts, ["cat", "dog", "cat", "dog"], "aaaa") == alone
 
 
 def test_a_file_that_was_written_is_read(tmp_path: Path) -> None:

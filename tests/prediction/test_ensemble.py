@@ -48,6 +48,13 @@ def test_a_run_gives_the_model_that_it_hands_over(run: Path) -> None:
     assert not network.training
 
 
+def test_another_runs_checkpoint_in_its_place_is_refused(run: Path) -> None:
+    backbone = timm.create_model(SPEC.model, pretrained=False, num_classes=0)
+    network = Network(backbone, representation_units(backbone), SPEC)
+    save_model(run / "ema.safetensors", network, {"run": "0123456789ab"})
+    assert "is of another run: of the config 0123456789ab" in refusal(open_networks, run)
+
+
 def test_a_folder_with_one_run_stands_for_it(run: Path, tmp_path: Path) -> None:
     assert bias(tmp_path / "trained") == bias(run.parent) == [2]
     store(run.parent, config(seed=1), result(0.9, 0.8))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def _compute(pending: _Pending, data: Dataset, views: Views, reporter: Reporter)
                 state = _average(pending.runs, reporter)
             else:
                 candidates = [
-                    Candidate(each.folder.name, each.final, _selecting_score(each), _origin(each.config))
+                    Candidate(each.folder.name, partial(_final, each), _selecting_score(each), _origin(each.config))
                     for each in pending.runs
                 ]
                 macro = run.config.select_by == "iid-macro"
@@ -221,13 +222,18 @@ def _mean_logits(pending: _Pending, part: str, data: Dataset, split: Split) -> n
     return np.asarray(np.mean(members, axis=0, dtype=np.float32))
 
 
+def _final(run: Run) -> dict[str, Tensor]:
+    """The weights after the last step of a run."""
+    return read_tensors(run.final, "model", run.digest)[0]
+
+
 def _average(runs: Sequence[Run], reporter: Reporter) -> dict[str, Tensor]:
     """The uniform average of the final weights of several runs, one checkpoint in memory at a time."""
     average = WeightAverage()
     for run in runs:
         reporter.raise_if_stopped("stopped; what is finished is kept")
         try:
-            state, _ = read_tensors(run.final, "model", run.digest)
+            state = _final(run)
             check_finite(state)
             average.add(state)
         except UserError as error:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..data.dataset import Dataset, IntArray
 from ..errors import UserError
 from ..measures.calibration import Calibration, calibration, fit_temperature, softmax
-from ..runs.checkpoint import read_tensors
+from ..runs.logits import read_logits
 from ..runs.run import Run
 
 __all__ = ["PARTS", "Outcome", "Pairing", "outcome_of", "pairing_of"]
@@ -55,13 +55,10 @@ def outcome_of(run: Run, data: Dataset) -> Outcome:
     step = run.result.get("best_step")
     if not isinstance(step, int):
         raise UserError(f"{run.folder.name}: its result.json has no best step")
-    tensors, _ = read_tensors(run.folder / "outputs" / f"{step:06d}.safetensors", "outputs")
-    logits, labels = {}, {}
+    labels = {part: data.labels[getattr(split, part)] for part in PARTS}
+    shapes = {part: (len(found), len(data.classes)) for part, found in labels.items()}
+    logits = read_logits(run.folder, step, run.digest, shapes)
     for part in PARTS:
-        indices = getattr(split, part)
-        if part not in tensors or tuple(tensors[part].shape) != (len(indices), len(data.classes)):
-            raise UserError(f"{run.folder.name}: its logits must be those of {len(indices)} '{part}' images")
-        logits[part], labels[part] = tensors[part].numpy(), data.labels[indices]
         if not np.isfinite(logits[part]).all():
             raise UserError(f"{run.folder.name}: its logits contain NaN or infinity")
     temperature = fit_temperature(logits["iid"], labels["iid"], split.iid_domains)

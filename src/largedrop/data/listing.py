@@ -146,7 +146,7 @@ def make_listing(
     if groups is not None:
         notes.append(groups_note(groups, domain_ids.tolist()))
     if parts is not None:
-        notes.append(parts_note(parts))
+        notes.append(parts_note(parts, [names[class_id] for _, class_id, _ in rows], domain_ids.tolist()))
     if groups is not None and parts is not None:
         _raise(root, _astride(keys, groups, parts))
     return Listing(

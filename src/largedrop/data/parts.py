@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError
+from .classes import named
 from .rows import columns_in, existing_table, read_rows, shown
 
 __all__ = ["PARTS", "is_part", "part_named", "parts_note", "read_split", "split_text"]
@@ -43,14 +44,30 @@ def part_named(text: str) -> str:
         raise ValueError(f"has the split {shown(repr(text))}, which is none of {', '.join(_SPELLINGS)}") from None
 
 
-def parts_note(parts: Iterable[str]) -> str:
-    """A line for people about a split that was given, by the part of each image; empty for an image in no part."""
+def parts_note(parts: Sequence[str], classes: Sequence[str], domains: Sequence[object]) -> str:
+    """A line for people about a split that was given.
+
+    Args:
+        parts: part of each image; empty for an image in no part.
+        classes: name of its class.
+        domains: its domain.
+    """
     counts = Counter(parts)
     told = [f"{counts[part]} {part}" for part in PARTS if counts[part]]
     if counts["test"]:
         told[-1] += " (left out in training domains)"
     without = [f"{counts['']} not in it, which are left out"] if counts[""] else []
-    return f"split: as given, not by seed: {', '.join([*told, *without])}"
+    rows = list(zip(parts, classes, domains, strict=True))
+    given = {domain for part, _, domain in rows if part == "validation"}
+    # A domain without validation images has some of its training images held out.
+    held_out = {
+        name for part, name, domain in rows if part == "validation" or (part == "train" and domain not in given)
+    }
+    unscored = sorted({name for part, name, _ in rows if part == "train"} - held_out)
+    missed = (
+        f"; no validation image is of {named(unscored)}, of which the i.i.d. score says nothing" if unscored else ""
+    )
+    return f"split: as given, not by seed: {', '.join([*told, *without])}{missed}"
 
 
 def read_split(path: str | Path) -> dict[str, str]:

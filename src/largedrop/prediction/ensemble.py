@@ -9,6 +9,7 @@ from typing import TypeAlias
 from ..errors import UserError
 from ..models.network import Network
 from ..runs.checkpoint import load_model, read_tensors
+from ..runs.logits import logits_file
 from ..runs.run import Run
 
 __all__ = ["Model", "not_calibrated", "open_networks", "test_images_of"]
@@ -28,7 +29,8 @@ def open_networks(models: Model | Sequence[Model]) -> list[Network]:
         raise UserError("no model is named")
     networks: list[Network] = []
     for member in members:
-        network = load_model(_file(member))
+        path, run = _file(member)
+        network = load_model(path, run=run)
         networks.append(network)
         _check_classes(networks[0], network, f"{_name(member)} and {_name(members[0])}")
     return networks
@@ -47,18 +49,18 @@ def test_images_of(model: Model) -> int | None:
     if not path.is_dir():
         return None
     run = model if isinstance(model, Run) else Run.open(_folder(path))
-    logits = run.folder / "outputs" / f"{run.config.steps:06d}.safetensors"
+    logits = logits_file(run.folder, run.config.steps)
     if len(run.config.test_domains) != 1 or not logits.is_file():
         return None
-    return len(read_tensors(logits, "outputs")[0]["ood"])
+    return len(read_tensors(logits, "outputs", run.digest)[0]["ood"])
 
 
 def _name(model: Model) -> str:
     return str(model.folder if isinstance(model, Run) else model)
 
 
-def _file(model: Model) -> Path:
-    """The checkpoint of a model.
+def _file(model: Model) -> tuple[Path, str]:
+    """The checkpoint of a model, and the digest of the run that it must be of; of any where empty.
 
     Raises:
         UserError: it is a folder without a finished run, or with several; or of a run that keeps no network.
@@ -70,11 +72,11 @@ def _file(model: Model) -> Path:
         if not path.exists():
             raise UserError(f"there is no run or checkpoint {path}")
         if not path.is_dir():
-            return path
+            return path, ""
         model = Run.open(_folder(path))
     if model.config.fit != "all":
         raise UserError(f"{model.folder} is a linear fit, which keeps no network to predict with")
-    return model.model
+    return model.model, model.digest
 
 
 def _folder(path: Path) -> Path:
