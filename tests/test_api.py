@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,6 @@ def test_every_domain_or_several_unseen_ones(data: ld.Dataset, tmp_path: Path) -
             ld.finetune(data, wrong, **settings)
     with pytest.raises(ld.UserError, match=r"^the test domain 'ink' is named twice$"):
         ld.finetune(data, ["ink", "ink"], **settings)
+    hidden = replace(data, unlabelled=("new",))
+    with pytest.warns(UserWarning, match=r"^No image of 'new' has a label: it is not scored\.$"):
+        assert ld.finetune(hidden, "new", output=tmp_path / "all", **settings).config == run.config

@@ -38,7 +38,8 @@ def finetune(
     Args:
         data: dataset from ``open_dataset``.
         test_domain: name of the domain for the o.o.d. score, which is never trained on or selected on; or names of
-            several, each of which is scored; or None: every domain is trained on, and there is no o.o.d. score.
+            several, each of which is scored; or None: every domain is trained on, and there is no o.o.d. score. One
+            without labels is not scored.
         output: folder of the run; by default ``Config.run_name`` in ``largedrop-runs``. A finished run in it is
             returned, an interrupted one is resumed.
         recipe: ``robust`` (minutes on a processor), ``short`` (the paper's method in minutes) or ``paper`` (its
@@ -57,16 +58,17 @@ def finetune(
 
     Warns:
         UserWarning: the images do not fit in the GPU's memory, so views are made on the processor; or a test domain
-            lacks classes, or has some that no training domain has.
+            has no labels, lacks classes, or has some that no training domain has.
     """
     torch_device = choose_device(device)
     folders = [Path(output)] if output is not None else sorted(Path("largedrop-runs").glob("*"))
     data = named_before(data, (folder / "config.json" for folder in folders))
-    config = resolve(
-        data, torch_device, recipe=recipe, test_domain=() if test_domain is None else test_domain, **settings
-    )
+    tested = () if test_domain is None else (test_domain,) if isinstance(test_domain, str) else tuple(test_domain)
+    config = resolve(data, torch_device, recipe=recipe, test_domain=tested, **settings)
     folder = Path(output) if output is not None else Path("largedrop-runs") / config.run_name
     reporter = _Caller(progress)
+    for domain in filter(data.has_no_labels, tested):
+        reporter.note(f"No image of '{domain}' has a label: it is not scored.")
     for line in ood_notes(data.lacking, data.domains, config.test_domains, config.unseen):
         reporter.note(line)
     features = FeatureCache(open_views(data, torch_device, reporter))

@@ -46,6 +46,28 @@ def test_every_domain_is_trained_on_where_none_is_tested_on(
     assert "has no test domain" in one_line(capsys, "inspect", run, "--data", toy)
 
 
+def test_a_domain_without_labels_is_not_scored_and_can_be_predicted(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a table; the run with it as its test domain is the one without a test domain."""
+    paths = sorted(toy.rglob("*.png"))
+    rows = [(path, "" if path.parts[-3] == "photo" else path.parts[-2], path.parts[-3]) for path in paths]
+    table = tmp_path / "t.csv"
+    table.write_text("path,label,domain\n" + "".join(f"{path},{label},{domain}\n" for path, label, domain in rows))
+    said = []
+    for options in (["--test-domain", "photo"], []):
+        assert main(["train", str(table), *options, *FAST, "--dry-run", "--output", str(tmp_path)]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    told = "no labels: all 18 images of 'photo', not trained on and not scored; `largedrop predict` takes such"
+    assert told in " ".join(said[0].split())
+    assert "t: 36 images, 2 domains" in said[0]
+    assert main(["train", str(table), "--test-domain", "photo,ink", *FAST, "--dry-run", "--output", str(tmp_path)]) == 0
+    assert "/t-ink-d0.9-s0-" in capsys.readouterr().out
+    refused = "no image of 'photo' has a label, so nothing can be scored on it; `largedrop predict` takes them"
+    assert one_line(capsys, "compare", table, "--test-domains", "photo", *FAST) == refused
+
+
 def test_a_single_domain_is_said_once(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(toy / "ink", tmp_path / "one" / "ink")
     command = [str(tmp_path / "one"), *FAST, "--output", str(tmp_path / "out")]

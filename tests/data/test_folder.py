@@ -241,17 +241,30 @@ def test_a_folder_of_classes_without_domains(root: Path) -> None:
 
 def test_all_problems_at_once(root: Path) -> None:
     (root / "empty").mkdir()
-    write(root / "loose" / "a.png")
+    for name in ("loose", "many", "more", "too"):
+        write(root / name / "a.png")
     (root / "art" / "emu").mkdir()
     (root / "bare" / "dog").mkdir(parents=True)
-    assert error(root) == (
-        f"{root} has 2 problems:\n"
-        "  the domain 'loose' has no class folders, but images directly in it\n"
-        "  the domain 'bare' has no images"
-    )
-    shutil.rmtree(root / "loose")
+    listed = [
+        f"  the domain '{name}' has no class folders, but images directly in it"
+        for name in ("loose", "many", "more", "too")
+    ]
+    assert error(root).splitlines()[:5] == [f"{root} has 5 problems:", *listed]
+    assert error(root).endswith("\n  the domain 'bare' has no images")
+    for name in ("loose", "many", "more", "too"):
+        shutil.rmtree(root / name)
     shutil.rmtree(root / "bare")
     assert list_images(root).notes == ("passed over: folders without images: 'empty', 'art/emu'",)
+
+
+def test_a_folder_of_images_beside_domains_has_no_labels(root: Path) -> None:
+    for name in ("a.png", "b.png"):
+        write(root / "new" / name)
+    listing = list_images(root)
+    assert (listing.domains, listing.unlabelled) == (("art", "photo"), ("new",))
+    assert listing.notes == (
+        "no labels: all 2 images of 'new', not trained on and not scored; `largedrop predict` takes such images",
+    )
 
 
 def test_only_the_first_twenty_problems_are_listed(root: Path) -> None:

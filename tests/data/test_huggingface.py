@@ -94,7 +94,12 @@ def test_names_paths_and_images_that_are_missing(tmp_path: Path) -> None:
     assert listing.groups.tolist() == [0, 1, 2, 2]
     lost = {"image": [None, images[0], images[1]], "label": [0, 1, None]}
     datasets.Dataset.from_dict(lost, features=features()).save_to_disk(str(tmp_path / "lost"))
-    assert refusal(listed, tmp_path / "lost").splitlines()[1:] == ["  row 0 has no path", "  row 2 has no label"]
+    assert refusal(listed, tmp_path / "lost") == f"{tmp_path / 'lost'}: row 0 has no path"
+    rows = {"image": images, "label": [0, -1, 1, None]}  # as the hub's hidden labels are
+    datasets.Dataset.from_dict(rows, features=features()).save_to_disk(str(tmp_path / "hidden"))
+    listing = listed(tmp_path / "hidden")
+    assert listing.classes == ("cat", "dog")
+    assert "no label: 2 of 4 images of 'all' (row 1, row 3), left out" in listing.notes
     arrow.write_bytes(arrow.read_bytes()[:300])
     assert refusal(listed, tmp_path / "pets").startswith(f"{arrow} cannot be read as Arrow: ")
 

@@ -20,6 +20,7 @@ import largedrop as ld
 from largedrop.data import table as tables
 from largedrop.data.listing import Listing, make_listing
 from largedrop.errors import UserError
+from largedrop.prediction.images import find_images
 
 ROWS = [
     ("a/1.png", "cat", "day"),
@@ -148,8 +149,6 @@ def wrong(root: Path, name: str, content: str | bytes) -> list[str]:
 
 
 LINES: dict[str, tuple[str, str]] = {
-    "no label": ("a/3.png,,day", "line 4 has no label"),
-    "spaces": ("a/3.png,  ,day", "line 4 has no label"),
     "no path": (",dog,day", "line 4 has no path"),
     "no domain": ('a/3.png,dog,""', "line 4 has no domain"),
     "missing": ("a/9.png,dog,day", "line 4: there is no file a/9.png"),
@@ -173,9 +172,8 @@ def test_a_row_that_is_wrong_is_named_by_its_line(root: Path, case: str) -> None
 
 
 def test_all_rows_that_are_wrong_are_told_at_once(root: Path) -> None:
-    rows = [("a/1.png", "", ""), *ROWS[1:3], ("c.png", "cat", "night"), ROWS[1]]
+    rows = [("a/1.png", "cat", ""), *ROWS[1:3], ("c.png", "cat", "night"), ROWS[1]]
     assert wrong(root, "t.csv", csv_of(rows, end="\r\n")) == [
-        "line 2 has no label",
         "line 2 has no domain",
         "line 5: there is no file c.png",
         "line 6 lists a/2.png, which line 3 lists already",
@@ -220,7 +218,6 @@ def test_json_lines_that_are_wrong(root: Path) -> None:
         "line 3 is not JSON: Expecting property name enclosed in double quotes",
         "line 4 has a label that is neither text nor a whole number: 1.5",
         "line 4 has a domain that is neither text nor a whole number: True",
-        "line 5 has no label",
         "line 5 has no domain",
         r"line 6 has a control character in its label: 'a\x00'",
         "line 6 has a domain that is neither text nor a whole number: ['x']",
@@ -312,6 +309,35 @@ def test_a_table_without_domains_has_one(root: Path) -> None:
     )
 
 
+def test_images_without_labels_are_a_domain_to_predict_or_are_counted(root: Path, tmp_path: Path) -> None:
+    header = "path,label,domain,group,split"
+    rows = [(*row, "b", "train") for row in ROWS[:3]] + [(path, " ", "new", "", "") for path, *_ in ROWS[3:]]
+    table = write(root / "t.csv", csv_of(rows, header))
+    listing = list_table(table)
+    assert (listing.keys, listing.domains, listing.unlabelled) == (KEYS[:3], ("day",), ("new",))
+    assert listing.notes[0] == (
+        "no labels: all 2 images of 'new', not trained on and not scored; `largedrop predict` takes such images"
+    )
+    labelled = ld.open_dataset(write(root / "u.csv", csv_of(rows[:3], header)), cache=tmp_path / "cache")
+    data = ld.open_dataset(table, cache=tmp_path / "cache")
+    assert (data.fingerprint, data.unlabelled) == (labelled.fingerprint, ("new",))
+    said = "no image of 'new' has a label, so nothing can be scored on it; `largedrop predict` takes them"
+    assert refusal(data.split, "new", 0) == said
+    assert [Path(str(each)).name for each in find_images([table])] == ["1.png", "2.png", "3.png", "b 4.png", "b,5.png"]
+    half = [(path, "" if path in ("a/2.png", "b 4.png") else label, domain) for path, label, domain in ROWS]
+    assert list_table(write(root / "v.csv", csv_of(half))).notes == (
+        "no label: 1 of 3 images of 'day' (line 3), left out",
+        "no label: 1 of 2 images of 'night' (line 5), left out",
+    )
+    assert wrong(root, "w.csv", csv_of([(path, "", "day") for path, *_ in ROWS])) == [
+        "no image has a label, so there is nothing to train on; `largedrop predict` takes such images"
+    ]
+    assert wrong(root, "x.csv", csv_of([*ROWS[:3], ("none.png", "", "new"), ("a/1.png", "", "")])) == [
+        "line 5: there is no file none.png",
+        "line 6 has no domain",
+    ]
+
+
 def test_a_data_frame(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(ROWS, columns=["path", "label", "domain"])
@@ -325,7 +351,11 @@ def test_a_data_frame(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     data = ld.open_dataset(frame, columns={"group": "burst"}, cache=tmp_path / "cache")
     assert (data.keys, data.groups.tolist()) == (KEYS, [0, 0, 1, 2, 2])
     frame.loc[3, "label"] = None
-    assert refusal(ld.open_dataset, frame) == "the data frame: row 3 has no label"
+    data = ld.open_dataset(frame, columns={"group": "burst"}, cache=tmp_path / "cache")
+    assert (data.keys, data.notes[0]) == ((*KEYS[:3], KEYS[4]), "no label: 1 of 2 images of 'night' (row 3), left out")
+    frame.loc[4, "label"] = float("nan")
+    data = ld.open_dataset(frame, cache=tmp_path / "cache")
+    assert (data.domains, data.unlabelled) == (("day",), ("night",))
     assert refusal(ld.open_dataset, frame[["path", "domain"]]).startswith("the data frame has no column 'label', only")
     assert refusal(ld.open_dataset, frame, folder=root / "none") == f"there is no folder {root}/none"
     said = "a folder is named for a data frame; the paths of t.csv need none"
@@ -352,7 +382,8 @@ def test_any_table_is_a_list_or_one_message(root: Path, cells: list[dict[str, An
         said = f"{table}: {len(set(keys))}"
     assert said.startswith(str(table))
     assert len(set(keys)) == len(keys)
-    assert len(keys) in (0, len(cells))
+    unlabelled = sum(not str(cell.get("label") if cell.get("label") is not None else "").strip() for cell in cells)
+    assert len(keys) in (0, len(cells) - unlabelled)
     assert not any(character < " " for key in keys for character in key)
 
 

@@ -73,7 +73,7 @@ def advise(
     opening = {"classes": classes, "group_pattern": group_pattern, "split": split, "skip_bad_images": skip_bad_images}
     opened = open_images(console, data, [size], column, **opening)
     say_names(console, opened)
-    tested = domains_in(test_domain or (), opened.domains)
+    tested = domains_in(test_domain or (), (*opened.domains, *opened.unlabelled))
     with ProgressBar(console, 2 * len(opened), "advising") as bar:
         found = find_advice(
             opened,

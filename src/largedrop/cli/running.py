@@ -77,7 +77,7 @@ def run_and_publish(
     data = named_before(opened, [output / FILE] if output else sorted(Path("largedrop-runs").glob(f"*/{FILE}")))
     if data is not opened:
         say(console, f"{opened.name} is '{data.name}' under another name: the images are the same")
-    named = None if test_domains is None else domains_in(test_domains, data.domains)
+    named = None if test_domains is None else domains_in(test_domains, (*data.domains, *data.unlabelled))
     planning |= {"test_domains": named, "at_once": at_once}
     folder = output
     if each is not None:

@@ -77,6 +77,7 @@ class Dataset:
         notes: lines for people about what was understood, and about classes that not every domain has.
         parts: index into ``PARTS`` of each image by a split that was given, -1 for an image in none, (n,); None where
             seeds split.
+        unlabelled: names of the domains that the source lists without any label; the dataset has none of their images.
         bits: how many bits the values of 16-bit greyscale images have, which were scaled by a power of two to 16.
     """
 
@@ -92,6 +93,7 @@ class Dataset:
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     parts: IntArray | None = None
+    unlabelled: tuple[str, ...] = ()
     bits: int = 16
 
     def __len__(self) -> int:
@@ -115,12 +117,20 @@ class Dataset:
         """Index of ``domain`` in ``domains``.
 
         Raises:
-            UserError: there is no such domain.
+            UserError: there is no such domain, or none of its images has a label.
         """
+        if self.has_no_labels(domain):
+            raise UserError(
+                f"no image of '{domain}' has a label, so nothing can be scored on it; `largedrop predict` takes them"
+            )
         if domain not in self.domains:
             swapped = "which is a class here: are the levels class/domain/image? " if domain in self.classes else ""
             raise UserError(f"no domain '{domain}' in {self.name}; {swapped}{one_of(domain, self.domains)}")
         return self.domains.index(domain)
+
+    def has_no_labels(self, domain: str) -> bool:
+        """Whether the source has images of ``domain``, none of which has a label, so that none is in the dataset."""
+        return domain in self.unlabelled and domain not in self.domains
 
     def split(self, test_domains: str | Sequence[str], seed: int, held_out: float = 0.2, left_out: str = "") -> Split:
         """Split into training images, images held out for the i.i.d. score, and the test domains.

@@ -39,7 +39,8 @@ def list_images(path: str | Path) -> Source:
     image's suffix, a system's own folders, what largedrop has written, and folders without images are passed over, with
     a line for each kind in the notes.
 
-    Folders of classes without domains, ``class/image``, are one domain, ``ONE_DOMAIN``.
+    Folders of classes without domains, ``class/image``, are one domain, ``ONE_DOMAIN``. A folder of images beside
+    domains is a domain without labels.
 
     Raises:
         UserError: there is no such folder. What is wrong with its layout is in ``problems``.
@@ -47,7 +48,8 @@ def list_images(path: str | Path) -> Source:
     root = _existing(Path(path).expanduser())
     problems: list[str] = []
     passed, everything = PassedOver(), PassedOver()
-    domains = _domains(root, problems, passed)
+    unlabelled: dict[str, list[str]] = {}
+    domains = _domains(root, problems, passed, unlabelled)
     check_names("domain", (domain.name for domain, _ in domains))
     found: _Found = {}
     missed: set[str] = set()
@@ -75,7 +77,8 @@ def list_images(path: str | Path) -> Source:
         problems.append(problem)
         found = {}
     notes = [_NO_DOMAINS] if [domain.path for domain, _ in domains] == [root] else []
-    return Source(root, found, root.name, tuple(problems), (*notes, *passed.notes(), *level_notes(has)))
+    said = (*notes, *passed.notes(), *level_notes(has))
+    return Source(root, found, root.name, tuple(problems), said, unlabelled)
 
 
 def images_below(folder: Path, passed: PassedOver) -> list[Path]:
@@ -116,8 +119,14 @@ def _existing(path: Path) -> Path:
     raise UserError(f"there is no folder {missing}; {hint}('emoji' names the dataset that comes with largedrop)")
 
 
-def _domains(root: Path, problems: list[str], passed: PassedOver) -> list[tuple[_Entry, list[_Entry]]]:
-    """Each domain and its class folders; appends what is wrong with these two levels to ``problems``."""
+def _domains(
+    root: Path, problems: list[str], passed: PassedOver, unlabelled: dict[str, list[str]]
+) -> list[tuple[_Entry, list[_Entry]]]:
+    """Each domain and its class folders; appends what is wrong with these two levels to ``problems``.
+
+    Where no more than half of the folders hold images and no folders, these are domains without labels: their images
+    are added to ``unlabelled``.
+    """
     top = _scan(root, "", problems, passed)
     if top is None:
         return []
@@ -136,7 +145,12 @@ def _domains(root: Path, problems: list[str], passed: PassedOver) -> list[tuple[
         passed.outputs += second.outputs
         return [(_Entry(ONE_DOMAIN, root), [folder for folder, _ in used])]
     passed.add(second, others=True)
+    bare = [(folder, images) for folder, (class_folders, images) in read if images and not class_folders]
+    few = len(bare) <= sum(bool(class_folders) for _, (class_folders, _) in read)
     for folder, (class_folders, images) in read:
+        if images and not class_folders and few:
+            unlabelled[folder.name] = [image.name for image in images]
+            continue
         passed.loose += [f"{folder.name}/{image.name}" for image in images]
         if images and not class_folders:
             problems.append(f"the domain '{folder.name}' has no class folders, but images directly in it")

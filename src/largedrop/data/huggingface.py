@@ -156,12 +156,16 @@ def _values(
             columns[what] = [image for chunk in table[name].chunks for image in _images(root, file, chunk, base, name)]
             continue
         classes = features.get(name, {}).get("names") or ()
-        columns[what] = [
-            classes[value] if classes and isinstance(value, int) and 0 <= value < len(classes) else value
-            for value in table[name].to_pylist()
-        ]
+        columns[what] = [_class_named(classes, value) if classes else value for value in table[name].to_pylist()]
     for values in zip(*columns.values(), strict=True):
         yield dict(zip(columns, values, strict=True))
+
+
+def _class_named(classes: Sequence[str], value: object) -> object:
+    """The class of a number; None for -1, which ``datasets`` writes where there is no label."""
+    if value == -1:
+        return None
+    return classes[value] if isinstance(value, int) and 0 <= value < len(classes) else value
 
 
 def _images(root: str | Path, file: Path, chunk: Any, base: int, name: str) -> Iterator[Inside | str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +52,7 @@ class Source:
         name: name of the dataset.
         problems: what is wrong with it, a line each.
         notes: lines for people about what was understood.
+        unlabelled: where each image without a label is, by domain; none of them is in ``images``.
     """
 
     root: Path | str
@@ -59,6 +60,7 @@ class Source:
     name: str
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unlabelled: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Listing:
         parts: index into ``PARTS`` of each image, or -1 for none, (n,); None without a given split.
         common: whether only the classes that every domain has were kept.
         notes: lines for people about what was understood, and what was not kept.
+        unlabelled: names of the domains of which no image has a label; they are not in ``domains``.
     """
 
     root: Path | str
@@ -92,6 +95,7 @@ class Listing:
     parts: IntArray | None = None
     common: bool = False
     notes: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
 
 
 def make_listing(
@@ -113,6 +117,9 @@ def make_listing(
     has = {pair for pair, images in found.items() if images}
     domains, names = (sorted({pair[part] for pair in found}) for part in range(2))
     problems = [*source.problems, *_empty(has, domains, names, "images")]
+    if source.unlabelled and not problems and not has:
+        problems.append(f"no image has a label, so there is nothing to train on; {_PREDICT}")
+    unlabelled = {visible(domain): places for domain, places in source.unlabelled.items()}
     if not problems and len(names) < 2:
         problems.append(f"has only the class '{names[0]}'; at least two are needed")
     if not problems and len(domains) > 1 and len(has) == len(names):
@@ -121,7 +128,8 @@ def make_listing(
         )
         problems.append(f"no two domains share a class ({told}): are the domains the outer folders?")
     kept = [name for name in names if all((domain, name) in has for domain in domains)]
-    notes = list(source.notes)
+    labelled = Counter(domain for domain, _ in found for _ in found[domain, _])
+    notes = [*source.notes, *_unlabelled_notes(unlabelled, labelled)]
     if classes == "common" and not problems:
         if len(kept) < 2:
             had = f"only the class '{kept[0]}'" if kept else "no class"
@@ -162,7 +170,23 @@ def make_listing(
         parts=None if parts is None else np.array([PARTS.index(part) if part else -1 for part in parts], np.int64),
         common=classes == "common",
         notes=tuple(notes),
+        unlabelled=tuple(sorted(unlabelled.keys() - set(domains))),
     )
+
+
+_PREDICT = "`largedrop predict` takes such images"
+
+
+def _unlabelled_notes(unlabelled: Mapping[str, Sequence[str]], labelled: Mapping[str, int]) -> Iterator[str]:
+    """A line for each domain that has images without a label."""
+    for domain, places in sorted(unlabelled.items()):
+        count = len(places)
+        if not labelled.get(domain):
+            images = "the only image" if count == 1 else f"all {count:,} images"
+            yield f"no labels: {images} of '{domain}', not trained on and not scored; {_PREDICT}"
+        else:
+            where = ", ".join(places) if count <= 3 else f"{', '.join(places[:3])}, …"
+            yield f"no label: {count:,} of {count + labelled[domain]:,} images of '{domain}' ({where}), left out"
 
 
 def _shown(images: Mapping[tuple[str, str], Sequence[Listed]]) -> Mapping[tuple[str, str], Sequence[Listed]]:
@@ -265,6 +289,7 @@ def open_listing(
         fingerprint=digest_of(keys, opened.digests, _given(groups, parts, bits)),
         skipped=opened.skipped,
         parts=parts,
+        unlabelled=listing.unlabelled,
     )
     single = [f"{domain}/{name}" for (domain, name), count in sorted(usable.items()) if count == 1]
     notes = [*bits_notes(opened.wide, domain_ids.tolist(), listing.domains)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
@@ -142,12 +143,16 @@ def list_rows(
         store: where images are of which a row has the address.
     """
     found: dict[tuple[str, str], list[Listed]] = {}
+    unlabelled: dict[str, list[str]] = {}
     seen: dict[str, str] = {}
     for place, values in rows:
         said = {"domain": ONE_DOMAIN}
         inside = values["path"] if isinstance(values["path"], Inside) else None
+        labelled = not _is_empty(values["label"])
         wrong = []
         for what, value in values.items():
+            if not labelled and what not in ("path", "domain"):
+                continue
             try:
                 said[what] = _text(inside.name if inside and what == "path" else value, what)
             except ValueError as error:
@@ -160,6 +165,8 @@ def list_rows(
             problems.append(f"{place} lists {path}, which {seen[path]} lists already")
         elif missing:
             problems.append(f"{place}: {missing}")
+        elif not labelled:
+            unlabelled.setdefault(said["domain"], []).append(place)
         else:
             domain, label = said["domain"], said["label"]
             key = f"{_quoted(domain)}/{_quoted(label)}/{path}"
@@ -168,10 +175,17 @@ def list_rows(
     if not seen and not problems:
         problems.append("lists no images")
     notes = [] if "domain" in columns.chosen else [_NO_DOMAINS]
-    return Source(root, found, name, tuple(problems), tuple(notes))
+    return Source(root, found, name, tuple(problems), tuple(notes), unlabelled)
 
 
 _NO_DOMAINS = f"domains: no column says, so all images are of one, '{ONE_DOMAIN}' (--column domain=NAME names one)"
+
+
+def _is_empty(value: object) -> bool:
+    """Whether a row says nothing: no value, no text, or not a number, as pandas writes it."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _text(value: object, what: str) -> str:
@@ -184,7 +198,7 @@ def _text(value: object, what: str) -> str:
         value = int(value)
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if _is_empty(value):
         if what == "group":
             return ""
         raise ValueError(f"has no {what}")

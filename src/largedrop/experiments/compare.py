@@ -101,6 +101,8 @@ def plan(
         UserError: a setting is invalid.
     """
     domains = tuple(test_domains) if test_domains is not None else data.domains
+    if at_once:
+        domains = tuple(domain for domain in domains if not data.has_no_labels(domain))
     tested = [domains] if at_once else [(domain,) for domain in domains]
     shared = () if isinstance(dropouts, Mapping) else tuple(dropouts)
     rates = [tuple(dropouts[each[0]]) if isinstance(dropouts, Mapping) else shared for each in tested]

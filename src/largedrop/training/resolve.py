@@ -35,7 +35,8 @@ def resolve(
 
     Args:
         recipe: name of the recipe for the fields that are not in ``settings``.
-        test_domain: name of the test domain, or names of several, or none.
+        test_domain: name of the test domain, or names of several, or none. One without labels is not scored, so it is
+            left out of the config.
         digests: digests of initial weights by (model, weights), which take time to compute; new ones are added.
         epochs: passes over the training images instead of ``steps``; see ``schedule_of``.
         settings: fields of ``Config``; ``precision`` may be ``auto``.
@@ -48,6 +49,7 @@ def resolve(
     precision = choose_precision(settings.pop("precision", "auto"), device)
     tested = [test_domain] if isinstance(test_domain, str) else [*test_domain]
     tested += names_in(settings.get("also_tested", ""))
+    tested = [domain for domain in tested if not data.has_no_labels(domain)]
     # In whatever order they are named, it is one run.
     first, *others = sorted(tested, key=data.domain_index) or [""]
     given = {**settings, "test_domain": first, "also_tested": text_of(others)}
