@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .data import Dataset, open_dataset
     from .errors import CollapseError, UserError
+    from .models.batchnorm import update_batchnorm
     from .models.block_dropout import set_block_dropout
     from .models.dropout import RepresentationDropout, set_dropout
     from .models.fast.folding import fold_batchnorm
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .prediction.predict import Prediction, predict
     from .runs.checkpoint import load_model
     from .runs.run import Run
+    from .training.along import TrajectoryAverage
     from .training.averaging import average_weights, interpolate
     from .training.soup import greedy_soup
 
@@ -37,6 +39,7 @@ _MODULES = {
     "Prediction": "prediction.predict",
     "RepresentationDropout": "models.dropout",
     "Run": "runs.run",
+    "TrajectoryAverage": "training.along",
     "UserError": "errors",
     "average_weights": "training.averaging",
     "check": "analysis.check",
@@ -50,6 +53,7 @@ _MODULES = {
     "predict": "prediction.predict",
     "set_block_dropout": "models.block_dropout",
     "set_dropout": "models.dropout",
+    "update_batchnorm": "models.batchnorm",
 }
 
 __all__ = [
@@ -61,6 +65,7 @@ __all__ = [
     "Prediction",
     "RepresentationDropout",
     "Run",
+    "TrajectoryAverage",
     "UserError",
     "average_weights",
     "check",
@@ -74,6 +79,7 @@ __all__ = [
     "predict",
     "set_block_dropout",
     "set_dropout",
+    "update_batchnorm",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from tests.helpers import refusal
 from torch import Tensor
 
 from largedrop.errors import UserError
-from largedrop.training.averaging import WeightAverage, average_weights, interpolate
+from largedrop.training.averaging import WeightAverage, average_weights, check_same, interpolate
 
 State = dict[str, Tensor]
 
@@ -195,3 +196,40 @@ def test_interpolation_of_other_networks() -> None:
     one, other = states(2)
     with pytest.raises(UserError, match="only one has 'batches'"):
         interpolate(one, {"weight": other["weight"]}, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("other", "text"),
+    [
+        ({"weight": torch.zeros(2, dtype=torch.float16)}, "differ in their type: 'weight' is float32 and float16"),
+        ({"weight": torch.zeros(2, dtype=torch.int64)}, "differ in their type: 'weight' is float32 and int64"),
+        ({"weight": torch.zeros(2, device="meta")}, "differ in their device: 'weight' is cpu and meta"),
+    ],
+)
+def test_other_types_and_devices_are_refused(other: State, text: str) -> None:
+    one = {"weight": torch.ones(2)}
+    wanted = f"these weights {text}; bring them to one first"
+    if not other["weight"].is_meta:  # which has no values that could be finite
+        assert refusal(average_weights, [one, other]) == wanted
+        assert refusal(interpolate, one, other, 0.5) == wanted
+    assert refusal(check_same, one, other) == wanted
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        (torch.nn.Linear(1, 1), "weights are given as a state dict, such as module.state_dict(), not as Linear"),
+        ({"weight": [1.0]}, "'weight' is a list, not a tensor, so it cannot be averaged"),
+    ],
+)
+def test_what_is_no_state_dict(state: Any, text: str) -> None:
+    assert refusal(average_weights, [state]) == text
+    assert refusal(interpolate, {"weight": torch.ones(1)}, state, 0.5) == text
+
+
+def test_a_running_average_of_half_precision_is_in_float32() -> None:
+    average = WeightAverage()
+    for value in [1.0] + [1.0078125] * 99:
+        average.add({"weight": torch.full((1,), value, dtype=torch.bfloat16)})
+    assert average.mean["weight"].dtype == torch.float32
+    assert float(average.mean["weight"]) == pytest.approx(1.0077344, abs=1e-6)

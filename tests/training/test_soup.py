@@ -107,6 +107,9 @@ def test_a_soup_of_checkpoints(tmp_path: Path) -> None:
             {"load": lambda: {"y": torch.zeros(1)}},
             "b cannot be added to this soup: these weights are of different networks",
         ),
+        ({"load": lambda: {"x": torch.zeros(1)}}, "these weights differ in their type: 'x' is float64 and float32"),
+        ({"load": lambda: {"x": torch.zeros(2, dtype=torch.float64)}}, "different networks: 'x' is (1,) and (2,)"),
+        ({"load": lambda: {"x": torch.zeros(1, dtype=torch.int64)}}, "their type: 'x' is float64 and int64"),
         ({"load": lambda: point(float("nan"))}, "b: tensor 'x' contains NaN or infinity"),
         ({"score": float("nan")}, "the score of b must be finite, not nan"),
         ({"origin": "other"}, "fine-tuned from different ones (one and other)"),
@@ -121,3 +124,18 @@ def test_candidates_that_do_not_fit(more: dict[str, Any], text: str) -> None:
 def test_no_candidates() -> None:
     with pytest.raises(UserError, match="there are no weights to make a soup of"):
         greedy_soup([], distance)
+
+
+def test_a_soup_of_half_precision_is_averaged_in_float32_and_is_of_its_type() -> None:
+    values = (1.0, *[1.0078125] * 7)
+    states = [{"x": torch.tensor(value, dtype=torch.bfloat16)} for value in values]
+    kinds = []
+
+    def score(state: Mapping[str, Tensor]) -> float:
+        kinds.append(state["x"].dtype)
+        return 1.0
+
+    soup = greedy_soup([Candidate(str(k), partial(dict, state)) for k, state in enumerate(states)], score)
+    assert soup.state["x"].dtype == torch.bfloat16
+    assert float(soup.state["x"]) == 1.0078125  # 1.0068 in float32
+    assert kinds[-1] == torch.float32

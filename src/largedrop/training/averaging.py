@@ -10,11 +10,21 @@ from torch import Tensor
 
 from ..errors import UserError
 
-__all__ = ["WeightAverage", "average_weights", "check_finite", "check_origins", "check_same", "interpolate"]
+__all__ = [
+    "WeightAverage",
+    "average_weights",
+    "check_finite",
+    "check_origins",
+    "check_same",
+    "interpolate",
+    "precise",
+]
 
 
 class WeightAverage:
-    """The running mean of state dicts, in float32; integer buffers (batch norm's counters) are those of the last."""
+    """The running mean of state dicts, in float32 or better; integer buffers (batch norm's counters) are those of the
+    last.
+    """
 
     def __init__(self, mean: Mapping[str, Tensor] | None = None, count: int = 0) -> None:
         self.mean = {name: tensor.clone() for name, tensor in (mean or {}).items()}
@@ -25,10 +35,11 @@ class WeightAverage:
         """Add a state dict.
 
         Raises:
-            UserError: names or shapes of its tensors differ from those before.
+            UserError: names, shapes or types of its tensors differ from those before.
         """
+        state = {name: precise(tensor.detach()) for name, tensor in state.items()}
         if not self.count:
-            self.mean, self.count = {name: tensor.detach().clone() for name, tensor in state.items()}, 1
+            self.mean, self.count = {name: tensor.clone() for name, tensor in state.items()}, 1
             return
         check_same(self.mean, state)
         self.count += 1
@@ -36,7 +47,7 @@ class WeightAverage:
         others = [name for name, tensor in state.items() if not tensor.is_floating_point()]
         # All tensors at once: on a GPU each alone would cost several launches at every step of a dense average.
         means = [self.mean[name] for name in floats]
-        change = torch._foreach_sub([state[name].to(self.mean[name].dtype) for name in floats], means)
+        change = torch._foreach_sub([state[name] for name in floats], means)
         torch._foreach_div_(change, self.count)
         torch._foreach_add_(means, change)
         if others:
@@ -51,17 +62,18 @@ def average_weights(
 ) -> dict[str, Tensor]:
     """The average of several state dicts of one network (Wortsman et al., 2022a; Ramé et al., 2022b).
 
-    Computed in float32 or better, and returned in the types of the first state dict; integer buffers (batch norm's
-    counters) are those of the last.
+    Computed in float32 or better, and returned in the types of the state dicts; integer buffers (batch norm's counters)
+    are those of the last. Batch norm's statistics that were learned in training are averaged as well, but are not those
+    of the averaged weights: ``update_batchnorm`` estimates them anew.
 
     Args:
-        states: state dicts with the same names and shapes.
+        states: state dicts with the same names, shapes and types.
         weights: weight of each state dict, 0 or more, divided by their sum; equal by default.
         origins: digest of the pretrained weights of each state dict, where known.
 
     Raises:
-        UserError: there are no state dicts, tensors differ in name or shape or are not finite, origins differ, or
-            ``weights`` has another length or a value that is not a number of 0 or more.
+        UserError: there are no state dicts, tensors differ in name, shape, type or device or are not finite, origins
+            differ, or ``weights`` has another length or a value that is not a number of 0 or more.
     """
     if not states:
         raise UserError("there are no weights to average")
@@ -70,13 +82,12 @@ def average_weights(
     mean: dict[str, Tensor] = {}
     total = 0.0
     for state, share in zip(states, shares, strict=True):
-        if mean:
-            check_same(mean, state)
         check_finite(state)
+        check_same(states[0], state)
         total += share
         for name, tensor in state.items():
             if name not in mean or not tensor.is_floating_point():
-                mean[name] = _precise(tensor.detach()).clone()
+                mean[name] = precise(tensor.detach()).clone()
             elif share:
                 mean[name] += (tensor.to(mean[name].dtype) - mean[name]) * share / total
     return {name: tensor.to(states[0][name].dtype) for name, tensor in mean.items()}
@@ -100,21 +111,22 @@ def interpolate(
         origins: digest of the pretrained weights of each of the two, where known.
 
     Raises:
-        UserError: α is not in [0, 1], or the tensors differ in name or shape, are not finite or of different origins.
+        UserError: α is not in [0, 1], or the tensors differ in name, shape, type or device, are not finite or of
+            different origins.
     """
     if not 0.0 <= alpha <= 1.0:
         raise UserError(f"alpha must be in [0, 1], not {alpha}: 1 gives the pretrained weights, 0 the fine-tuned ones")
     check_origins(origins, 2)
-    check_same(pretrained, fine_tuned)
     for state in (pretrained, fine_tuned):
         check_finite(state)
+    check_same(pretrained, fine_tuned)
     if alpha == 1:
         return {name: tensor.detach().clone() for name, tensor in pretrained.items()}
     mixed = {name: tensor.detach().clone() for name, tensor in fine_tuned.items()}
     if alpha > 0:
         for name, tensor in mixed.items():
             if tensor.is_floating_point():
-                mix = alpha * _precise(pretrained[name].detach()) + (1 - alpha) * _precise(tensor)
+                mix = alpha * precise(pretrained[name].detach()) + (1 - alpha) * precise(tensor)
                 mixed[name] = mix.to(tensor.dtype)
     return mixed
 
@@ -138,21 +150,27 @@ def check_origins(origins: Sequence[str] | None, count: int) -> None:
 
 
 def check_finite(state: Mapping[str, Tensor]) -> None:
-    """Check that a state dict contains no NaN or infinity.
+    """Check that a state dict is one of tensors, and contains no NaN or infinity.
 
     Raises:
-        UserError: a tensor contains one.
+        UserError: it is none, or a tensor contains one.
     """
+    if not isinstance(state, Mapping):
+        raise UserError(
+            f"weights are given as a state dict, such as module.state_dict(), not as {type(state).__name__}"
+        )
     for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise UserError(f"'{name}' is a {type(tensor).__name__}, not a tensor, so it cannot be averaged")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise UserError(f"tensor '{name}' contains NaN or infinity")
 
 
 def check_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
-    """Check that two state dicts have the same names and shapes.
+    """Check that two state dicts have the same names, shapes, types and devices.
 
     Raises:
-        UserError: a name or a shape differs.
+        UserError: one of these differs.
     """
     for name in sorted(set(one) ^ set(other)):
         raise UserError(f"these weights are of different networks: only one has '{name}'")
@@ -160,9 +178,16 @@ def check_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
         if tensor.shape != other[name].shape:
             shapes = f"{tuple(tensor.shape)} and {tuple(other[name].shape)}"
             raise UserError(f"these weights are of different networks: '{name}' is {shapes}")
+        for what, mine, theirs in (
+            ("type", tensor.dtype, other[name].dtype),
+            ("device", tensor.device, other[name].device),
+        ):
+            if mine != theirs:
+                both = f"{mine} and {theirs}".replace("torch.", "")
+                raise UserError(f"these weights differ in their {what}: '{name}' is {both}; bring them to one first")
 
 
-def _precise(tensor: Tensor) -> Tensor:
+def precise(tensor: Tensor) -> Tensor:
     """A half-precision tensor in float32; any other tensor itself."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..runs.checkpoint import read_tensors
-from .averaging import WeightAverage, check_finite, check_origins
+from .averaging import WeightAverage, check_finite, check_origins, check_same
 
 __all__ = ["Candidate", "GreedySoup", "Tasting", "greedy_soup"]
 
@@ -57,7 +57,7 @@ class GreedySoup:
     """A greedy soup.
 
     Attributes:
-        state: state dict of the average.
+        state: state dict of the average, in the types of the candidates.
         score: i.i.d. score of the average.
         log: one entry per candidate, by descending i.i.d. score.
     """
@@ -80,10 +80,11 @@ def greedy_soup(candidates: Sequence[Candidate], score: Callable[[Mapping[str, T
 
     Args:
         candidates: candidates that were fine-tuned from the same pretrained weights.
-        score: function from a state dict to its i.i.d. score (such as accuracy; higher is better), never o.o.d.
+        score: function from a state dict to its i.i.d. score (such as accuracy; higher is better), never o.o.d. Where
+            batch norm's statistics were learned in training, it has to call ``update_batchnorm`` before it scores.
 
     Raises:
-        UserError: there are no candidates, or a candidate cannot be read, is not finite, is of another network or
+        UserError: there are no candidates, or a candidate cannot be read, is not finite, is of another network, type or
             origin, or has a score that is not finite.
     """
     if not candidates:
@@ -95,12 +96,18 @@ def greedy_soup(candidates: Sequence[Candidate], score: Callable[[Mapping[str, T
     ]
     order = sorted(range(len(candidates)), key=lambda index: -own[index])
     soup, best = WeightAverage(), -math.inf
+    first: dict[str, Tensor] = {}
     log: list[Tasting] = []
     for index in order:
         candidate = candidates[index]
         trial = WeightAverage(soup.mean, soup.count)
+        state = _load(candidate)
+        # One value a tensor: names, shapes, types and devices are all that is asked of it.
+        first = first or {name: tensor.new_empty(()).expand(tensor.shape) for name, tensor in state.items()}
         try:
-            trial.add(_load(candidate))
+            check_same(first, state)
+            trial.add(state)
+            del state
         except UserError as error:
             raise UserError(f"{candidate.name} cannot be added to this soup: {error}") from error
         if not log:
@@ -113,7 +120,7 @@ def greedy_soup(candidates: Sequence[Candidate], score: Callable[[Mapping[str, T
         log.append(Tasting(candidate.name, own[index], found, taken, f"the score {change}: {best:.6g} to {found:.6g}"))
         if taken:
             soup, best = trial, found
-    return GreedySoup(soup.mean, best, tuple(log))
+    return GreedySoup({name: tensor.to(first[name].dtype) for name, tensor in soup.mean.items()}, best, tuple(log))
 
 
 def _load(candidate: Candidate) -> Mapping[str, Tensor]:

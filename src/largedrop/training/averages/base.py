@@ -6,10 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...config import Config
-from ...models.network import Network
 
 __all__ = ["Average", "part_of"]
 
@@ -32,11 +31,11 @@ class Average(ABC):
         """A new average for a run of ``config``."""
         return cls()
 
-    def after_step(self, network: Network) -> None:  # noqa: B027  (most averages are over evaluations alone)
+    def after_step(self, network: nn.Module) -> None:  # noqa: B027  (most averages are over evaluations alone)
         """Add the weights after a step; called before ``evaluated``."""
 
     @abstractmethod
-    def evaluated(self, step: int, network: Network, loss: float) -> None:
+    def evaluated(self, step: int, network: nn.Module, loss: float) -> None:
         """Add an evaluation.
 
         Args:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...config import Config
-from ...models.network import Network
+from ..averaging import precise
 from .base import Average
 
 __all__ = ["ExponentialAverage"]
@@ -24,13 +24,14 @@ class ExponentialAverage(Average):
 
     Args:
         decay: β in (0, 1); the average is over about the last 1 / (1 − β) steps.
+        stays: whether the network has the same tensors at every step, so that they are listed once.
     """
 
     method = "ema"
     checkpoint = "ema"
 
-    def __init__(self, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, decay: float, stays: bool = True) -> None:
+        self.decay, self.stays = decay, stays
         self._count = 0
         self._mean: dict[str, Tensor] = {}
         self._pairs: tuple[list[Tensor], list[Tensor]] | None = None
@@ -44,19 +45,19 @@ class ExponentialAverage(Average):
         return cls(config.ema)
 
     @torch.no_grad()
-    def after_step(self, network: Network) -> None:
-        if (
-            self._pairs is None
-        ):  # a network's tensors stay; to list them at every step would cost as much as to add them
+    def after_step(self, network: nn.Module) -> None:
+        if self._pairs is None or not self.stays:  # to list a network's tensors costs as much as to add them
             weights = network.state_dict()
-            self._mean = self._mean or {name: tensor.clone() for name, tensor in weights.items()}
+            self._mean = self._mean or {name: precise(tensor).clone() for name, tensor in weights.items()}
             names = [name for name, tensor in weights.items() if tensor.is_floating_point()]
             self._pairs = [self._mean[name] for name in names], [weights[name] for name in names]
         self._count += 1
         means, weights_now = self._pairs
+        if any(weight.dtype != mean.dtype for mean, weight in zip(means, weights_now, strict=True)):
+            weights_now = [precise(weight) for weight in weights_now]
         torch._foreach_lerp_(means, weights_now, (1 - self.decay) / (1 - self.decay**self._count))
 
-    def evaluated(self, step: int, network: Network, loss: float) -> None:
+    def evaluated(self, step: int, network: nn.Module, loss: float) -> None:
         for name, tensor in network.state_dict().items():
             if not tensor.is_floating_point():
                 self._mean[name] = tensor.clone()

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...config import Config
 from ...errors import UserError
-from ...models.network import Network
 from ..averaging import WeightAverage, check_finite, check_same
 from .base import Average, part_of
 
@@ -222,11 +221,11 @@ class DenseAverage(Average):
     def applies_to(cls, config: Config) -> bool:
         return config.swad
 
-    def after_step(self, network: Network) -> None:
+    def after_step(self, network: nn.Module) -> None:
         if not self._swad.finished:
             self._since.add(network.state_dict())
 
-    def evaluated(self, step: int, network: Network, loss: float) -> None:
+    def evaluated(self, step: int, network: nn.Module, loss: float) -> None:
         if not self._swad.finished:
             self._swad.add(step, self._since.mean, loss)
             self._since = WeightAverage()

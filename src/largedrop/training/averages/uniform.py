@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...models.network import Network
 from ..averaging import WeightAverage
 from .base import Average
 
@@ -27,7 +26,7 @@ class UniformAverage(Average):
     def __init__(self) -> None:
         self._average = WeightAverage()
 
-    def evaluated(self, step: int, network: Network, loss: float) -> None:
+    def evaluated(self, step: int, network: nn.Module, loss: float) -> None:
         self._average.add(network.state_dict())
 
     def result(self) -> dict[str, Tensor]:
