@@ -48,7 +48,7 @@ def list_images(path: str | Path) -> Source:
     root = _existing(Path(path).expanduser())
     problems: list[str] = []
     passed, everything = PassedOver(), PassedOver()
-    unlabelled: dict[str, list[str]] = {}
+    unlabelled: dict[str, list[tuple[str, Path]]] = {}
     domains = _domains(root, problems, passed, unlabelled)
     check_names("domain", (domain.name for domain, _ in domains))
     found: _Found = {}
@@ -120,7 +120,7 @@ def _existing(path: Path) -> Path:
 
 
 def _domains(
-    root: Path, problems: list[str], passed: PassedOver, unlabelled: dict[str, list[str]]
+    root: Path, problems: list[str], passed: PassedOver, unlabelled: dict[str, list[tuple[str, Path]]]
 ) -> list[tuple[_Entry, list[_Entry]]]:
     """Each domain and its class folders; appends what is wrong with these two levels to ``problems``.
 
@@ -149,7 +149,7 @@ def _domains(
     few = len(bare) <= sum(bool(class_folders) for _, (class_folders, _) in read)
     for folder, (class_folders, images) in read:
         if images and not class_folders and few:
-            unlabelled[folder.name] = [image.name for image in images]
+            unlabelled[folder.name] = [(image.name, image.path) for image in images]
             continue
         passed.loose += [f"{folder.name}/{image.name}" for image in images]
         if images and not class_folders:

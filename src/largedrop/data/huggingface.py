@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,12 @@ from ..files import read_json
 from .classes import named
 from .inside import Inside
 from .listing import Source
+from .parquet import as_arrow, image_columns
 from .parts import is_part
 from .rows import TABLES, Rows, names_in, read_rows
 from .table import Columns, list_rows
 
-__all__ = ["HUB", "is_saved", "list_described", "list_hub", "list_saved", "tables_of"]
+__all__ = ["HUB", "is_saved", "list_described", "list_hub", "list_parquet", "list_saved", "tables_of"]
 
 HUB = "hf:"
 """What the name of a dataset on the hub begins with."""
@@ -29,6 +31,9 @@ _SAVED = "dataset_info.json"
 _SEVERAL = "dataset_dict.json"
 
 _LABELS = ("label", "labels")
+
+_PARQUET = re.compile(r"(.+?)-\d+-of-\d+(-[0-9a-f]+)?")
+"""The name of one of several files of a split, without its ending."""
 
 
 def is_saved(folder: Path) -> bool:
@@ -48,6 +53,27 @@ def list_saved(folder: Path, columns: Mapping[str, str]) -> Source:
         state = read_json(folder / split / "state.json")
         files[str(split)] = [folder / split / str(each["filename"]) for each in state.get("_data_files", [])]
     return _list_arrow(folder, files, folder.name, columns)
+
+
+def list_parquet(files: Sequence[Path], root: Path, columns: Mapping[str, str], cache: Path | None = None) -> Source:
+    """List the images in Parquet files, which are copied into the cache where they are not there yet.
+
+    Files called ``train-00000-of-00002.parquet`` belong to the split ``train``, others are one by themselves.
+
+    Args:
+        files: paths of the files.
+        root: the file or the folder of the files, which gives the dataset its name.
+        columns: that of ``table.list_table``.
+        cache: folder of the cache; ``cache_folder()`` where None.
+
+    Raises:
+        UserError: a file cannot be read, a column is missing, or the cache cannot be written.
+    """
+    copies: dict[str, list[Path]] = {}
+    for file in files:
+        match = _PARQUET.fullmatch(file.stem)
+        copies.setdefault(match[1] if match else file.stem, []).append(as_arrow(file, cache))
+    return _list_arrow(root, copies, root.stem if root.suffix else root.name, columns, files[0].parent)
 
 
 def list_hub(name: str, columns: Mapping[str, str]) -> Source:
@@ -74,8 +100,14 @@ def list_hub(name: str, columns: Mapping[str, str]) -> Source:
     return _list_arrow(name, files, [owner, *rest][:2][-1], columns)
 
 
-def _list_arrow(root: str | Path, files: Mapping[str, Sequence[Path]], name: str, columns: Mapping[str, str]) -> Source:
-    """The images in Arrow files, by split.
+def _list_arrow(
+    root: str | Path,
+    files: Mapping[str, Sequence[Path]],
+    name: str,
+    columns: Mapping[str, str],
+    folder: Path = Path(),
+) -> Source:
+    """The images in Arrow files, by split; paths of images that are not in them start at ``folder``.
 
     Splits that are called as parts of a split are (train, test, …) are one if there are several; others are domains.
     """
@@ -89,7 +121,7 @@ def _list_arrow(root: str | Path, files: Mapping[str, Sequence[Path]], name: str
         raise UserError(f"{root} has no files")
     features = _features(tables[0][2])
     header = list(dict.fromkeys([*tables[0][2].schema.names, *([column] if column else [])]))
-    chosen = Columns(root, {**_usual(features), **columns})
+    chosen = Columns(root, {**_usual(features, tables[0][2].schema), **columns})
     names = {what: each for what, each in chosen(header).items() if each in tables[0][2].schema.names}
     rows = [
         (split, file, values)
@@ -108,18 +140,18 @@ def _list_arrow(root: str | Path, files: Mapping[str, Sequence[Path]], name: str
                 values["path"] = Inside(image.file, called, image.offset, image.size)
             yield f"row {number}" + (f" ({split})" if split else ""), {**({column: split} if column else {}), **values}
 
-    found = list_rows(root, each(), Path(), chosen, [], name)
+    found = list_rows(root, each(), folder, chosen, [], name)
     if column and not parts:
         used = "not used, as there is a column of domains" if column in names else "taken for domains"
         found = replace(found, notes=(*found.notes, f"the splits {named(list(files))} are {used}"))
     return found
 
 
-def _usual(features: Mapping[str, Any]) -> dict[str, str]:
+def _usual(features: Mapping[str, Any], schema: Any) -> dict[str, str]:
     """Names of columns by the kinds of their values, where that is clear."""
-    images = [name for name, kind in features.items() if kind.get("_type") == "Image"]
+    images = image_columns(schema, features)
     classes = [name for name, kind in features.items() if kind.get("_type") == "ClassLabel" and name != "domain"]
-    labels = [name for name in _LABELS if name in features] or (classes if len(classes) == 1 else [])
+    labels = [name for name in _LABELS if name in schema.names] or (classes if len(classes) == 1 else [])
     return {**({"path": images[0]} if len(images) == 1 else {}), **({"label": labels[0]} if labels else {})}
 
 

@@ -52,7 +52,8 @@ class Source:
         name: name of the dataset.
         problems: what is wrong with it, a line each.
         notes: lines for people about what was understood.
-        unlabelled: where each image without a label is, by domain; none of them is in ``images``.
+        unlabelled: the images without a label, by domain, each as messages name it and with its path; none of them is
+            in ``images``.
     """
 
     root: Path | str
@@ -60,7 +61,7 @@ class Source:
     name: str
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    unlabelled: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unlabelled: Mapping[str, Sequence[tuple[str, Place]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def make_listing(
     problems = [*source.problems, *_empty(has, domains, names, "images")]
     if source.unlabelled and not problems and not has:
         problems.append(f"no image has a label, so there is nothing to train on; {_PREDICT}")
-    unlabelled = {visible(domain): places for domain, places in source.unlabelled.items()}
+    unlabelled = {visible(domain): [where for where, _ in images] for domain, images in source.unlabelled.items()}
     if not problems and len(names) < 2:
         problems.append(f"has only the class '{names[0]}'; at least two are needed")
     if not problems and len(domains) > 1 and len(has) == len(names):

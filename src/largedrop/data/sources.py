@@ -10,8 +10,9 @@ from typing import Any
 from ..errors import UserError
 from .cache import ProgressCallback
 from .folder import list_images
-from .huggingface import HUB, is_saved, list_described, list_hub, list_saved, tables_of
+from .huggingface import HUB, is_saved, list_described, list_hub, list_parquet, list_saved, tables_of
 from .listing import Source
+from .parquet import holds_images, parquets_in
 from .remote import Store, folder_of, is_remote, named_in
 from .shards import is_shards, list_shards, shards_in
 from .table import TABLES, list_frame, list_table
@@ -48,7 +49,7 @@ def find_source(
         raise UserError(f"a folder is named for a data frame; the paths of {source} need none")
     if is_remote(str(source)):
         try:
-            return _fetched(str(source), columns, store)
+            return _fetched(str(source), columns, store, cache)
         except UserError as error:  # in words of where it was asked for, not of where it was fetched to
             raise UserError(str(error).replace(str(store.local(str(source))), str(source))) from error
     if str(source).startswith(HUB):
@@ -59,6 +60,8 @@ def find_source(
         names = shards_in(str(path))
         return list_shards(source, _files(names), Path(names[0]).name.removesuffix(".tar"), columns)
     if str(source).lower().endswith(TABLES) and not is_folder:
+        if holds_images(path, columns):
+            return list_parquet([path.absolute()], path.absolute(), columns, cache)
         return list_table(path, columns, store)
     if is_folder and is_saved(path):
         return list_saved(path.absolute(), columns)
@@ -66,12 +69,14 @@ def find_source(
         return list_described(path.absolute(), tables, columns)
     if is_folder and (shards := _shards_of(path)):
         return list_shards(path, shards, path.absolute().resolve().name, columns)
+    if is_folder and (files := parquets_in(path.absolute())):
+        return list_parquet(files, path.absolute().resolve(), columns, cache)
     if columns:
         raise UserError(f"columns are named for tables ({', '.join(TABLES)}, .tar), and {source} is none")
     return list_images(path)
 
 
-def _fetched(source: str, columns: Mapping[str, str], store: Store) -> Source:
+def _fetched(source: str, columns: Mapping[str, str], store: Store, cache: Path | None) -> Source:
     """The images of a source that is elsewhere, which are fetched."""
     name = named_in(source)
     if is_shards(name):
@@ -84,10 +89,13 @@ def _fetched(source: str, columns: Mapping[str, str], store: Store) -> Source:
         table = store.local(source)
         if not store.fetch([source]):
             raise UserError(f"there is no table {source}, or it cannot be fetched")
-        found = list_table(table, columns, store, folder_of(source))
+        if holds_images(table, columns):
+            found = list_parquet([table], table, columns, cache)
+        else:
+            found = list_table(table, columns, store, folder_of(source))
     else:
         folder, note = store.fetch_folder(source)
-        found = find_source(folder, columns)
+        found = find_source(folder, columns, cache=cache)
     return replace(found, root=source, notes=(*found.notes, *([note] if note else [])))
 
 

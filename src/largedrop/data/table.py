@@ -98,7 +98,7 @@ class Columns:
         for what, name in columns.items():
             if what not in COLUMNS:
                 raise UserError(f"a table has no {what!r} to name a column for; {one_of(what, COLUMNS)}")
-            if not name.strip() and what not in _OPTIONAL:
+            if not name.strip() and what == "path":
                 raise UserError(f"the column of the {what} is named by nothing")
         self.table = table
         self.named = {what: name.strip() for what, name in columns.items()}
@@ -143,12 +143,12 @@ def list_rows(
         store: where images are of which a row has the address.
     """
     found: dict[tuple[str, str], list[Listed]] = {}
-    unlabelled: dict[str, list[str]] = {}
+    unlabelled: dict[str, list[tuple[str, Place]]] = {}
     seen: dict[str, str] = {}
     for place, values in rows:
         said = {"domain": ONE_DOMAIN}
         inside = values["path"] if isinstance(values["path"], Inside) else None
-        labelled = not _is_empty(values["label"])
+        labelled = not _is_empty(values.get("label"))
         wrong = []
         for what, value in values.items():
             if not labelled and what not in ("path", "domain"):
@@ -166,7 +166,7 @@ def list_rows(
         elif missing:
             problems.append(f"{place}: {missing}")
         elif not labelled:
-            unlabelled.setdefault(said["domain"], []).append(place)
+            unlabelled.setdefault(said["domain"], []).append((place, image))
         else:
             domain, label = said["domain"], said["label"]
             key = f"{_quoted(domain)}/{_quoted(label)}/{path}"

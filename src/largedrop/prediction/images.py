@@ -10,6 +10,7 @@ from typing import TypeAlias
 from ..data.folder import images_below
 from ..data.huggingface import HUB, is_saved
 from ..data.inside import Inside
+from ..data.parquet import holds_images, parquets_in
 from ..data.passed_over import PassedOver
 from ..data.rows import TABLES, columns_in, read_rows
 from ..data.shards import is_shards
@@ -53,7 +54,7 @@ def find_images(
         if not source:  # of a shell's variable that is not set; it would be the current folder
             raise UserError("the name of a file or folder is empty")
         if source.startswith(HUB) or (is_shards(Path(source).name) and not Path(source).is_dir()):
-            inside = _listed(source)
+            inside = _listed(source, columns or {})
         else:
             inside = [image for match in _matching(source) for image in _images(match, passed, columns or {})]
         if not inside:
@@ -83,16 +84,22 @@ def _matching(source: str) -> list[str]:
 def _images(path: str, passed: PassedOver, columns: Mapping[str, str]) -> Sequence[Image]:
     place = Path(path)
     if not place.is_dir():
+        if holds_images(place, columns):
+            return _listed(path, columns)
         return _of_table(path, columns) if path.lower().endswith(TABLES) else [path]
     found = [str(image) for image in images_below(place, passed)]
-    if not found and (is_saved(place) or any(is_shards(each.name) for each in place.iterdir())):
-        return _listed(path)
+    if not found and (is_saved(place) or parquets_in(place) or any(is_shards(each.name) for each in place.iterdir())):
+        return _listed(path, columns)
     return found
 
 
-def _listed(source: str) -> list[Image]:
-    """The images of archives and of datasets, in the order in which they are listed."""
-    listed = [each.path for images in find_source(source, {}).images.values() for each in images]
+def _listed(source: str, columns: Mapping[str, str]) -> list[Image]:
+    """The images of archives and of datasets, labelled or not, in the order in which they are there."""
+    nothing_else = dict.fromkeys(("label", "domain", "group", "split"), "")
+    found = find_source(source, {**nothing_else, **columns})
+    if found.problems:
+        raise UserError(f"{source}: {found.problems[0]}")
+    listed = [place for images in found.unlabelled.values() for _, place in images]
     return [str(place) if isinstance(place, Path) else place for place in listed]
 
 
