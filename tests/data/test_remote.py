@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import builtins
+import hashlib
+import io
+import re
 import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from tests.data.test_shards import archive, png
@@ -19,6 +22,7 @@ import largedrop as ld
 from largedrop.data.remote import Store, address, folder_of, is_remote, named_in
 
 fsspec = pytest.importorskip("fsspec")
+from fsspec.spec import AbstractFileSystem  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +185,75 @@ def test_the_memory_file_system(memory: Any, tmp_path: Path) -> None:
     assert refusal(ld.open_dataset, "memory://box/u.csv") == (
         "there is no table memory://box/u.csv, or it cannot be fetched"
     )
+
+
+class Bucket(AbstractFileSystem):  # type: ignore[misc, unused-ignore]
+    """Objects under keys, with entity tags and no folders, as S3 and its kind have them."""
+
+    protocol = "bucket"
+    cachable = False
+    objects: ClassVar[dict[str, bytes]] = {}
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        key = self._strip_protocol(path)
+        if key in self.objects:
+            tag = hashlib.md5(self.objects[key]).hexdigest()
+            return {"name": key, "size": len(self.objects[key]), "type": "file", "ETag": f'"{tag}"'}
+        if any(each.startswith(f"{key}/") for each in self.objects):
+            return {"name": key, "size": 0, "type": "directory"}
+        raise FileNotFoundError(path)
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
+        start = self._strip_protocol(path).rstrip("/") + "/"
+        names = {start + key.removeprefix(start).partition("/")[0] for key in self.objects if key.startswith(start)}
+        if not names:
+            return [self.info(path) if detail else self._strip_protocol(path)]
+        return [self.info(name) if detail else name for name in sorted(names)]
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        return io.BytesIO(self.objects[self._strip_protocol(path)])
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    fsspec.register_implementation("bucket", Bucket, clobber=True)
+    monkeypatch.setattr(Bucket, "objects", {})
+    return Bucket.objects
+
+
+def test_a_store_of_objects(bucket: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = make_toy(tmp_path / "toy", images=2)
+    here = ld.open_dataset(toy)
+    for path in toy.rglob("*.png"):
+        bucket[f"mine/sets/toy/{path.relative_to(toy).as_posix()}"] = path.read_bytes()
+    assert ld.open_dataset("bucket://mine/sets/toy").fingerprint == here.fingerprint
+    rows = [f"toy/{key},{key.split('/')[1]},{key.split('/')[0]}\n" for key in here.keys]
+    bucket["mine/sets/toy.csv"] = f"path,label,domain\n{''.join(rows)}".encode()
+    table = ld.open_dataset("bucket://mine/sets/toy.csv")
+    assert (table.name, len(table), table.domains) == ("toy", 18, here.domains)
+    shard = archive(tmp_path / "a.tar", {"a.png": png(1), "a.cls": "1", "b.png": png(2), "b.cls": "2"})
+    bucket["mine/a.tar"] = shard.read_bytes()
+    assert len(ld.open_dataset("bucket://mine/a.tar")) == 2
+    key = here.keys[0]
+    bucket[f"mine/sets/toy/{key}"] = png(200)  # of another tag
+    again = ld.open_dataset("bucket://mine/sets/toy")
+    assert (again.keys, int(again.images[0][0, 0, 0])) == (here.keys, 200)
+    assert refusal(ld.open_dataset, "bucket://yours/toy") == "there are no images at bucket://yours/toy"
+
+    def offline(self: Any, **options: Any) -> None:
+        raise ConnectionRefusedError("refused\nby host")
+
+    monkeypatch.setattr(Bucket, "__init__", offline)
+    assert refusal(ld.open_dataset, "bucket://mine/sets/toy") == "bucket://mine/sets/toy cannot be read: refused"
+
+
+@pytest.mark.parametrize(
+    ("address", "package"), [("s3://b/toy", "s3fs"), ("gs://b/t.csv", "gcsfs"), ("az://b/t.tar", "adlfs")]
+)
+def test_a_protocol_without_its_package(monkeypatch: pytest.MonkeyPatch, address: str, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    said = refusal(ld.open_dataset, address)
+    assert re.fullmatch(rf"{address[:4]}.+ cannot be read: .*[Ii]nstall {package} .+", said)
 
 
 def test_a_download_that_breaks_off_is_said_and_gone_on_with(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:

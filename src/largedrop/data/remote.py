@@ -210,7 +210,7 @@ def _system(url: str) -> tuple[Any, str]:
     except ImportError as error:  # says what to install
         hint = " (or largedrop[remote])" if url.lower().startswith("http") else ""
         raise UserError(f"{url} cannot be read: {_told(error)}{hint}") from error
-    except ValueError as error:
+    except Exception as error:  # file systems raise anything, also when they are made
         raise UserError(f"{url} cannot be read: {_told(error)}") from error
     return system, str(path)
 
@@ -232,4 +232,5 @@ def _failed(url: str, error: Exception) -> UserError:
 
 
 def _told(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    lines = str(error).strip().splitlines()
+    return " ".join(lines[0].split()) if lines else type(error).__name__
