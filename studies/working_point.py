@@ -1,8 +1,8 @@
 """Every arm on PACS and emoji where plain fine-tuning is trained out: docs/studies/working-point.md has the rule.
 
 Runs are done in the order of ``queue``, several side by side, until all are done or ``--seconds`` are over; those that
-are finished in ``--output`` are not done again. The record working_point.jsonl beside this file has one line for each
-finished run, without its weights; ``--collect`` adds to it what it lacks.
+are finished in ``--output``, or recorded, are not done again. The record working_point.jsonl beside this file has one
+line for each finished run, without its weights; ``--collect`` adds to it what it lacks.
 
     python studies/working_point.py --data path/to/PACS --size 160 --device cuda --jobs 12 --output runs/PACS
     python studies/working_point.py --data emoji --size 96 --device cuda --jobs 12 --output runs/emoji
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -94,17 +95,34 @@ def further(domains: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
 
 
 class Tasks(Sequence[tuple[Config, Path]]):
-    """The configs of some cells and their folders; a learning rate is chosen when its run is asked for."""
+    """The configs of the cells without a record, and their folders; a learning rate is chosen when a run is asked for.
+
+    Args:
+        longest: Cells of more steps are left out.
+    """
 
     def __init__(
-        self, data: ld.Dataset, size: int, device: torch.device, output: Path, record: Path, seeds: Sequence[int] = ()
+        self,
+        data: ld.Dataset,
+        size: int,
+        device: torch.device,
+        output: Path,
+        record: Path,
+        seeds: Sequence[int] = (),
+        longest: float = math.inf,
     ) -> None:
         self.data, self.size, self.device, self.output = data, size, device, output
-        self.cells = list(further(data.domains, seeds) if seeds else queue(data.domains))
         lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
         self._recorded = {run["run"]: run["methods"] for run in map(json.loads, lines)}
         self._made: dict[int, tuple[Config, Path]] = {}
         self._digests: dict[tuple[str, str], str] = {}
+        cells = further(data.domains, seeds) if seeds else queue(data.domains)
+        self.cells = [
+            cell
+            for cell in cells
+            if cell.settings.get("steps", 0) <= longest
+            and self.config(cell, cell.lr or self.chosen(cell)).run_name not in self._recorded
+        ]
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -162,7 +180,7 @@ def do(options: argparse.Namespace) -> None:
     """Do the runs of one dataset."""
     began = time.monotonic()
     data, device = ld.open_dataset(options.data), choose_device(options.device)
-    tasks = Tasks(data, options.size, device, options.output, options.record, options.seeds)
+    tasks = Tasks(data, options.size, device, options.output, options.record, options.seeds, options.longest)
     reporter, done = Clock(options.seconds), 0
     with closing(train_side_by_side(tasks, data, device, options.jobs, reporter)) as together:
         try:
@@ -220,6 +238,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=(), help="further seeds of the arms that decide")
+    parser.add_argument("--longest", type=float, default=math.inf, help="leave out runs of more steps")
     parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--output", type=Path, default=Path("runs"))
     parser.add_argument("--keep-weights", action="store_true")
