@@ -1,0 +1,160 @@
+"""The tables and verdicts of docs/studies/figures-4-5-9.md, from the record small_figures.jsonl beside this file.
+
+python studies/small_figures.py --collect sweeps/PACS      # into the record: finished runs, without their weights
+python studies/small_figures.py                            # the tables and verdicts
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from working_point import collect
+
+RECORD = Path(__file__).with_suffix(".jsonl")
+RATES = (0.0, 0.5, 0.9, 0.95)
+NETWORKS = {"tf_efficientnet_lite0": "Lite0", "tf_efficientnet_lite1": "Lite1"}
+WAYS = {"plain": (0.0, 1.0, "fine-tuning"), "all tricks": (0.9, 10.0, "weight-average")}
+"""Figure 9's ways: rate of dropout, factor of the last layer's learning rate, which weights are scored."""
+T_95 = 3.182
+"""Two-sided 95 % point of Student's t with three degrees of freedom: four test domains."""
+
+Values = npt.NDArray[np.float64]
+Run = dict[str, Any]
+
+
+class Figures:
+    """The runs of the three figures, and what is selected of them."""
+
+    def __init__(self, record: Path) -> None:
+        lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
+        self.runs = [json.loads(line) for line in lines]
+        self.domains = sorted({run["config"]["test_domain"] for run in self.runs})
+
+    def chosen(self, method: str, lrs: Sequence[float], **settings: Any) -> Values:
+        """Accuracies in % at the learning rate of best i.i.d. accuracy, mean over seeds, (domains, [i.i.d., o.o.d.]).
+
+        The learning rate is selected for each test domain and seed, as the reports do.
+        """
+        found = []
+        for domain in self.domains:
+            scores: dict[int, list[tuple[float, float]]] = {}
+            for run in self.runs:
+                config = run["config"]
+                known = {**config, "random": config["head"] == "random"}
+                wanted = {"test_domain": domain, **settings}
+                if config["lr"] in lrs and all(known[key] == value for key, value in wanted.items()):
+                    entry = run["methods"][method]
+                    scores.setdefault(config["seed"], []).append((entry["iid_accuracy"], entry["ood_accuracy"]))
+            if not scores:
+                return np.empty((0, 2))
+            found.append(np.mean([max(each) for each in scores.values()], axis=0))
+        return np.asarray(100 * np.array(found), np.float64)
+
+    def rate(self, figure: int, dropout: float) -> Values:
+        """What a rate of dropout reaches in figure 4 or 5."""
+        lrs = (3e-4, 5e-4) if figure == 4 else (5e-4, 1e-3)
+        rest = {"random": figure == 5, "head_lr_multiplier": 1.0, "model": "tf_efficientnet_lite0"}
+        return self.chosen("fine-tuning", lrs, dropout=dropout, steps=120 if figure == 4 else 200, **rest)
+
+    def way(self, network: str, way: str) -> Values:
+        """What a network reaches plainly, or with all tricks, in figure 9."""
+        dropout, multiplier, method = WAYS[way]
+        rest = {"random": False, "steps": 120, "dropout": dropout, "head_lr_multiplier": multiplier}
+        return self.chosen(method, (1e-4, 3e-4), model=network, **rest)
+
+
+def interval(differences: Values) -> tuple[float, float]:
+    """Mean, and half of its 95 % interval, of paired differences, one of each test domain."""
+    return float(differences.mean()), T_95 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
+
+
+def told(differences: Values) -> str:
+    """A difference, and whether it holds."""
+    mean, half = interval(differences)
+    return f"{mean:+.1f} ± {half:.1f}, {'holds' if abs(mean) > half else 'open'}"
+
+
+def row(name: str, values: Values) -> str:
+    """A row of a table: i.i.d. and o.o.d. accuracy, then o.o.d. by test domain."""
+    means = " | ".join(f"{value:.1f}" for value in (*values.mean(axis=0), *values[:, 1]))
+    return f"| {name} | {means} |"
+
+
+def head(figures: Figures, first: str) -> Iterator[str]:
+    """The first two lines of a table."""
+    yield f"| {first} | i.i.d. | o.o.d. | {' | '.join(figures.domains)} |"
+    yield f"| --- | ---: | ---: |{' ---: |' * len(figures.domains)}"
+
+
+def rates(figures: Figures, figure: int) -> Iterator[str]:
+    """The table of figure 4 or 5."""
+    yield from head(figures, "dropout")
+    for dropout in RATES:
+        yield row(f"{dropout:g}", figures.rate(figure, dropout))
+
+
+def ways(figures: Figures) -> Iterator[str]:
+    """The table of figure 9."""
+    yield from head(figures, "network, way")
+    for network, name in NETWORKS.items():
+        for way in WAYS:
+            yield row(f"{name}, {way}", figures.way(network, way))
+
+
+def verdicts(figures: Figures) -> Iterator[str]:
+    """The rule's points, in its order."""
+    found = {rate: figures.rate(4, rate)[:, 1] for rate in RATES}
+    best = max(RATES, key=lambda rate: found[rate].mean())
+    pairs = ", ".join(f"{a:g} minus {b:g} {told(found[a] - found[b])}" for a, b in ((0.5, 0), (0.9, 0), (0.9, 0.5)))
+    yield f"1. Figure 4: best rate {best:g}; {pairs}."
+    both = {rate: figures.rate(5, rate) for rate in RATES}
+    pairs = "; ".join(
+        f"{rate:g}: {told((both[rate] - both[0])[:, 1])} (i.i.d. {told((both[rate] - both[0])[:, 0])})"
+        for rate in RATES[1:]
+    )
+    same = all((both[rate] - both[0]).mean(axis=0).max() < 0 for rate in (0.9, 0.95))
+    yield f"2. Figure 5, each minus rate 0: {pairs}: **{'as in the paper' if same else 'not as in the paper'}**."
+    small, large = NETWORKS
+    difference = (figures.way(large, "plain") - figures.way(small, "all tricks"))[:, 1]
+    same = int((difference >= 0).sum()) >= 3
+    tricks = (figures.way(small, "all tricks") - figures.way(small, "plain"))[:, 1]
+    more = (figures.way(large, "all tricks") - figures.way(large, "plain"))[:, 1]
+    verdict = f"**{'as in the paper' if same else 'not as in the paper'}**"
+    wins = f"at least as good on {int((difference >= 0).sum())} of {len(difference)} domains"
+    yield f"3. Figure 9: Lite1 plainly minus Lite0 with all tricks {told(difference)}, {wins}: {verdict}."
+    yield f"   All tricks minus plain: Lite0 {told(tricks)}; Lite1 {told(more)}."
+
+
+PARTS = {
+    "figure 4": lambda figures: rates(figures, 4),
+    "figure 5": lambda figures: rates(figures, 5),
+    "figure 9": ways,
+    "verdicts": verdicts,
+}
+
+
+def main() -> None:
+    """Collect, or print everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--collect", type=Path, nargs="+")
+    parser.add_argument("--machine", default="", help="what the runs were done on, for the record")
+    options = parser.parse_args()
+    if options.collect:
+        collect(options.collect, options.machine, RECORD)
+        return
+    figures = Figures(RECORD)
+    for name, part in PARTS.items():
+        print(f"\n{name}\n")
+        print("\n".join(part(figures)))
+
+
+if __name__ == "__main__":
+    main()
