@@ -41,6 +41,18 @@ TINY: dict[str, Any] = {
 """A fine-tuning of a second: 0.1 million weights, no pretrained ones, float32 so that every machine has it."""
 
 
+LIGHTNING = [
+    pytest.mark.filterwarnings(f"ignore:{text}")
+    for text in (
+        r"`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning",
+        "The `srun` command is available",
+        "The '.*_dataloader' does not have many workers",
+        "The number of training batches",
+    )
+]
+"""What Lightning warns of wherever it trains for a second."""
+
+
 def make_toy(root: Path, images: int = 6) -> Path:
     """Draw the toy dataset into ``root``: noise, coloured by class and tinted by domain."""
     rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tests.helpers import TINY, make_toy
+from tests.helpers import LIGHTNING, TINY, make_toy
 
 from largedrop.cli import main
 from largedrop.config import RECIPES
@@ -36,7 +36,11 @@ def test_there_are_pages() -> None:
 
 
 @pytest.mark.usefixtures("quick_heads")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=LIGHTNING if page.stem == "trainers" else ()) for page in PAGES],
+    ids=lambda page: page.stem,
+)
 def test_what_a_page_says_runs(page: Path, at_home: Path) -> None:
     names: dict[str, object] = {}
     for kind, code in BLOCK.findall(page.read_text(encoding="utf-8")):

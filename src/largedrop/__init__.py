@@ -15,6 +15,8 @@ from ._version import __version__ as __version__
 if TYPE_CHECKING:
     from .analysis.check import Diagnosis, check
     from .api import finetune
+    from .callbacks.lightning import LightningCallback as LightningCallback
+    from .callbacks.transformers import TransformersCallback as TransformersCallback
     from .config import Config
     from .data import Dataset, open_dataset
     from .errors import CollapseError, UserError
@@ -36,10 +38,12 @@ _MODULES = {
     "Dataset": "data",
     "Diagnosis": "analysis.check",
     "Evaluation": "prediction.evaluate",
+    "LightningCallback": "callbacks.lightning",  # this and the next needs an extra, so it is not in __all__
     "Prediction": "prediction.predict",
     "RepresentationDropout": "models.dropout",
     "Run": "runs.run",
     "TrajectoryAverage": "training.along",
+    "TransformersCallback": "callbacks.transformers",
     "UserError": "errors",
     "average_weights": "training.averaging",
     "check": "analysis.check",

@@ -356,3 +356,74 @@ def test_a_head_that_is_not_found_is_said_with_what_there_is(
     net: Callable[[], nn.Module], head: str | None, text: str
 ) -> None:
     assert refusal(set_dropout, net(), 0.5, head) == text
+
+
+class WithLoss(nn.Module):
+    """Computes its loss from the labels, as transformers' networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.classifier = nn.Linear(6, 40), nn.Linear(40, 3)
+
+    def forward(
+        self, inputs: Tensor, labels: Tensor | None = None, num_items_in_batch: int | None = None
+    ) -> tuple[Tensor | None, Tensor]:
+        logits = self.classifier(self.body(inputs))
+        if labels is None:
+            return None, logits
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum" if num_items_in_batch else "mean")
+        return loss / (num_items_in_batch or 1), logits
+
+
+class Around(nn.Module):
+    """As libraries of adapters have it: the same arguments, passed on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = WithLoss()
+
+    def forward(self, inputs: Tensor, labels: Tensor | None = None) -> Any:
+        return self.model(inputs, labels=labels)
+
+
+@pytest.mark.parametrize("make", [WithLoss, Around])
+def test_labels_are_repeated_for_a_network_that_computes_its_loss(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    net = set_dropout(make(), 0.5, "model.classifier" if make is Around else None, masks=4)
+    inputs, labels = torch.randn(6, 6), torch.tensor([0, 1, 2, 0, 1, 2])
+    losses = []
+    for given in (labels, labels.repeat(4), None):  # labels that are repeated already stay as they are
+        torch.manual_seed(1)
+        loss, logits = net(inputs, labels=given)
+        losses.append(nn.functional.cross_entropy(logits, labels.repeat(4)) if loss is None else loss)
+    assert losses[0] == losses[1] == losses[2]
+    if make is WithLoss:  # the sum of the losses over the number of the labels, which is 4 times larger now
+        torch.manual_seed(1)
+        torch.testing.assert_close(net(inputs, labels=labels, num_items_in_batch=6)[0], losses[0])
+    twin = copy.deepcopy(net)
+    assert twin(inputs, labels=labels)[1].shape == (24, 3)
+    assert net.eval()(inputs, labels=labels)[1].shape == (6, 3)
+    set_dropout(net.train(), 0.5, "model.classifier" if make is Around else None)
+    assert net(inputs, labels=labels)[1].shape == (6, 3)
+    assert not any(module._forward_pre_hooks_with_kwargs for module in net.modules())
+
+
+class DecoderForSequenceClassification(nn.Module):
+    """As transformers' decoders: the head reads all tokens, and one token's logits are taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Linear(6, 3)
+
+    def forward(self, hidden: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.score(hidden)[torch.arange(len(hidden)), -1]
+
+
+def test_a_head_that_reads_every_token_has_one_mask() -> None:
+    net = DecoderForSequenceClassification()
+    assert refusal(set_dropout, net, 0.9, masks=16) == (
+        "the head of DecoderForSequenceClassification reads every token, so it has one mask for each text: "
+        "set masks to 1"
+    )
+    assert not net.score._forward_pre_hooks
+    assert set_dropout(net, 0.9)(torch.ones(4, 5, 6)).shape == (4, 3)

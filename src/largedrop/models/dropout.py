@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +86,20 @@ def _drop_input(self: nn.Module, input: tuple[Tensor]) -> tuple[Tensor]:  # name
     return (_dropped(input[0], self._largedrop_rate, self._largedrop_masks, self.training),)  # type: ignore[arg-type]
 
 
+def _repeat_labels(self: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """A forward pre-hook of a network that is given its labels and computes its loss, as transformers' do."""
+    masks: Any = self._largedrop_masks
+    labels = kwargs.get("labels")
+    others = [value for name, value in kwargs.items() if name != "labels"]
+    batch = next((len(value) for value in (*args, *others) if isinstance(value, Tensor) and value.dim()), None)
+    if not self.training or not isinstance(labels, Tensor) or not labels.dim() or len(labels) != batch:
+        return None
+    kwargs = {**kwargs, "labels": labels.repeat(masks, *[1] * (labels.dim() - 1))}
+    if kwargs.get("num_items_in_batch") is not None:  # what transformers' Trainer has the sum of the losses divided by
+        kwargs["num_items_in_batch"] = kwargs["num_items_in_batch"] * masks
+    return args, kwargs
+
+
 def set_dropout(module: nn.Module, rate: float, head: str | Sequence[str] | None = None, masks: int = 1) -> nn.Module:
     """Put dropout at ``rate`` on the representation of any classifier, the input of its last linear layer, in place.
 
@@ -92,6 +108,8 @@ def set_dropout(module: nn.Module, rate: float, head: str | Sequence[str] | None
     name. Calling it again changes rate and masks; a rate of 0 removes the dropout. State dicts keep their names. The
     network's own dropout before the head (timm's ``head_drop``, the ``Dropout`` in torchvision's ``classifier``) is set
     to 0, so that ``rate`` is the only one. ``copy.deepcopy``, ``torch.export`` and ``torch.jit`` take the result.
+
+    A network that takes ``labels=`` and computes its own loss, as transformers' do, repeats them for the masks itself.
 
     Args:
         module: the network, changed in place.
@@ -107,7 +125,8 @@ def set_dropout(module: nn.Module, rate: float, head: str | Sequence[str] | None
 
     Raises:
         UserError: the rate is not in [0, 1), ``masks`` is not a whole number from 1 to 1024, there is no head of
-            that name, none is found, or it is not clear which layers are heads.
+            that name, none is found, or it is not clear which layers are heads; or ``masks`` is above 1, and the
+            network is one of transformers' decoders, which read one token's logits of those that the head gives.
     """
     rate, masks = check_rate(rate), check_masks(masks)
     own = [child for child in module.modules() if isinstance(child, RepresentationDropout)]
@@ -116,18 +135,44 @@ def set_dropout(module: nn.Module, rate: float, head: str | Sequence[str] | None
             child.rate, child.masks = rate, masks
         return module
     heads = find_heads(module, head)
+    layers = dict(module.named_modules())
+    several = rate > 0 and masks > 1
+    with_loss = {part for name in heads if several and (part := _with_loss(name, layers)) is not None}
     for child in own:
         child.rate = 0.0
     for target in module.modules():
         for key, hook in list(target._forward_pre_hooks.items()):
-            if hook is _drop_input:
+            if hook in (_drop_input, _repeat_labels):
                 del target._forward_pre_hooks[key]
+                target._forward_pre_hooks_with_kwargs.pop(key, None)
     for name, target in heads.items():
         _silence_own_dropout(module, name)
         if rate > 0:
             vars(target).update(_largedrop_rate=rate, _largedrop_masks=masks)  # attributes, which torch.jit reads
             target.register_forward_pre_hook(_drop_input)
+    for target in with_loss:
+        vars(target).update(_largedrop_masks=masks)
+        target.register_forward_pre_hook(_repeat_labels, with_kwargs=True)
     return module
+
+
+def _with_loss(head: str, layers: dict[str, nn.Module]) -> nn.Module | None:
+    """The innermost part around a head whose ``forward`` takes labels; None where there is none.
+
+    Raises:
+        UserError: its head reads every token, and the logits of one are taken afterwards, from as many rows as images.
+    """
+    parts = head.split(".") if head else []
+    for depth in reversed(range(len(parts))):
+        part = layers[".".join(parts[:depth])]
+        if "labels" in inspect.signature(part.forward).parameters:
+            kind = type(part).__name__
+            if parts[depth:] == ["score"] and kind.endswith("ForSequenceClassification"):
+                raise UserError(
+                    f"the head of {kind} reads every token, so it has one mask for each text: set masks to 1"
+                )
+            return part
+    return None
 
 
 def _silence_own_dropout(module: nn.Module, head: str) -> None:

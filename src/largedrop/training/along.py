@@ -109,9 +109,11 @@ class TrajectoryAverage:
         if isinstance(self._average, ExponentialAverage):
             self._average.evaluated(self.steps, self.module, 0.0)  # integer buffers are those of now
         state = _copy(now) if self._average is None else self._average.result()
-        state = {name: tensor.to(now[name].dtype, copy=True) for name, tensor in state.items()}
+        state = {name: tensor.to(now[name], copy=True) for name, tensor in state.items()}
         check_finite(state)
-        return interpolate(self._start, state, self.way_back) if self.way_back else state
+        if not self.way_back:
+            return state
+        return interpolate({name: tensor.to(now[name]) for name, tensor in self._start.items()}, state, self.way_back)
 
     def hand_over(self, inputs: Iterable[Any] | None = None) -> nn.Module:
         """Give the module the weights of ``result``; afterwards there are no more steps.

@@ -1,0 +1,1 @@
+"""Dropout and averages of the weights in other libraries' trainers."""
