@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from .data.classes import ood_notes
 from .data.dataset import Dataset
 from .data.views.batches import open_views
 from .errors import RunError
+from .fast_paths import FastPaths, chosen_paths, only
 from .reporter import Reporter
 from .runs.folder import named_before
 from .runs.run import Run
@@ -30,6 +32,7 @@ def finetune(
     output: str | Path | None = None,
     recipe: str = DEFAULT_RECIPE,
     device: str = "auto",
+    plain: bool = False,
     progress: Callable[[float], None] | None = None,
     **settings: Any,
 ) -> Run:
@@ -45,6 +48,7 @@ def finetune(
         recipe: ``robust`` (minutes on a processor), ``short`` (the paper's method in minutes) or ``paper`` (its
             protocol), changed by ``settings``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        plain: take no fast path (``fast_paths.PATHS``).
         progress: called with the work since the last call, in evaluated images.
         settings: fields of ``Config``: ``model``, ``dropout``, ``steps``, ``lr``, ``size``, ``seed``, …; ``epochs``
             instead of ``steps``, as in ``training.resolve.schedule_of``.
@@ -57,16 +61,31 @@ def finetune(
         RunError: the run has collapsed or diverged.
 
     Warns:
-        UserWarning: the images do not fit in the GPU's memory, so views are made on the processor; or a test domain
-            has no labels, lacks classes, or has some that no training domain has.
+        UserWarning: the GPU was not examined by ``largedrop doctor``, or the images do not fit in its memory, so that
+            it may be slow; or a test domain has no labels, lacks classes, or has some that no training domain has.
     """
+    with only(FastPaths()) if plain else nullcontext():
+        return _finetune(data, test_domain, output, recipe, device, _Caller(progress), settings)
+
+
+def _finetune(
+    data: Dataset,
+    test_domain: str | Sequence[str] | None,
+    output: str | Path | None,
+    recipe: str,
+    device: str,
+    reporter: Reporter,
+    settings: Mapping[str, Any],
+) -> Run:
     torch_device = choose_device(device)
     folders = [Path(output)] if output is not None else sorted(Path("largedrop-runs").glob("*"))
     data = named_before(data, (folder / "config.json" for folder in folders))
     tested = () if test_domain is None else (test_domain,) if isinstance(test_domain, str) else tuple(test_domain)
     config = resolve(data, torch_device, recipe=recipe, test_domain=tested, **settings)
     folder = Path(output) if output is not None else Path("largedrop-runs") / config.run_name
-    reporter = _Caller(progress)
+    chosen = chosen_paths(torch_device)
+    if chosen.slow:
+        reporter.note(chosen.why)
     for domain in filter(data.has_no_labels, tested):
         reporter.note(f"No image of '{domain}' has a label: it is not scored.")
     for line in ood_notes(data.lacking, data.domains, config.test_domains, config.unseen):
@@ -93,4 +112,4 @@ class _Caller(Reporter):
             self.progress(work)
 
     def note(self, text: str) -> None:
-        warnings.warn(text, stacklevel=4)
+        warnings.warn(text, stacklevel=5)

@@ -21,6 +21,7 @@ from .errors import UserError
 
 __all__ = [
     "UNKNOWN_CRC",
+    "cache_folder",
     "fitting",
     "is_leftover",
     "json_text",
@@ -65,6 +66,23 @@ def fitting(name: str, tail: str = "") -> str:
         return name + tail
     digest = f"~{hashlib.sha256(encoded).hexdigest()[:12]}"
     return encoded[: MOST_BYTES - len(digest) - len(last)].decode("utf-8", "ignore") + digest + tail
+
+
+def cache_folder() -> Path:
+    """$LARGEDROP_CACHE, or else largedrop in $XDG_CACHE_HOME or in ~/.cache.
+
+    Raises:
+        UserError: neither variable is set and there is no home folder.
+    """
+    if chosen := os.environ.get("LARGEDROP_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(base).is_absolute():  # the XDG specification has relative ones ignored
+        return Path(base) / "largedrop"
+    try:
+        return Path.home() / ".cache" / "largedrop"
+    except RuntimeError as error:
+        raise UserError("there is no home folder for the image cache; set LARGEDROP_CACHE to a folder") from error
 
 
 @contextmanager

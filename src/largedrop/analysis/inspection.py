@@ -22,6 +22,7 @@ from ..runs.estimate import estimate_json
 from ..runs.interpolation import INTERPOLATION_FILE, Interpolation
 from ..runs.read import read_runs
 from ..runs.run import Run
+from ..training.device import exact
 from ..training.evaluation import BATCH, representations
 from ..training.features import FeatureCache
 from .interpolation import interpolate_run, interpolation_cost, start_network
@@ -200,7 +201,8 @@ def _linearity(
     parts = []
     for first in range(0, len(indices), BATCH):
         chosen = indices[first : first + BATCH]
-        parts.append(linearise(network, start, network.state_dict(), views.evaluation(chosen, network.spec)))
+        with exact():
+            parts.append(linearise(network, start, network.state_dict(), views.evaluation(chosen, network.spec)))
         reporter.advance(_LINEARISED * len(chosen))
     return measure_linearity(Linearised(*map(torch.cat, zip(*parts, strict=True))), data.labels[indices])
 

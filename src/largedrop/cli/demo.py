@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..config import DEFAULT_RECIPE
-from .options import Device, DryRun, Precision
+from .options import Device, DryRun, Plain, Precision, plainly
 from .running import run_and_publish
 
 __all__ = ["DEMO", "QUICK", "demo"]
@@ -33,18 +33,20 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="A smaller comparison of the same structure.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    plain: Plain = False,
     dry_run: DryRun = False,
 ) -> None:
     """The whole comparison on the embedded emoji, in minutes on two processor cores."""
     chosen = dict(QUICK if quick else DEMO)
-    run_and_publish(
-        "emoji",
-        output or Path("largedrop-demo-quick" if quick else "largedrop-demo"),
-        title="Emoji in a style never seen: plain fine-tuning, dropout, ensembles and averages",
-        device=device,
-        skip_bad_images=False,
-        dry_run=dry_run,
-        precision=precision,
-        recipe=DEFAULT_RECIPE,
-        **chosen,
-    )
+    with plainly(plain):
+        run_and_publish(
+            "emoji",
+            output or Path("largedrop-demo-quick" if quick else "largedrop-demo"),
+            title="Emoji in a style never seen: plain fine-tuning, dropout, ensembles and averages",
+            device=device,
+            skip_bad_images=False,
+            dry_run=dry_run,
+            precision=precision,
+            recipe=DEFAULT_RECIPE,
+            **chosen,
+        )

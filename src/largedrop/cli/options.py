@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from ..errors import UserError
 from ..names import names_in
 from .settings_file import SettingsFile
 
-__all__ = ["columns", "domains_in", "listed", "option", "rates", "run_options"]
+__all__ = ["columns", "domains_in", "listed", "option", "plainly", "rates", "run_options"]
 
 
 def option(name: str) -> Any:
@@ -39,13 +40,26 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     @functools.wraps(command)
-    def with_options(**options: Any) -> None:
-        command(**{name: value for name, value in options.items() if value is not None})
+    def with_options(plain: bool = False, **options: Any) -> None:
+        with plainly(plain):
+            command(**{name: value for name, value in options.items() if value is not None})
 
     # Typer makes the command line from these attributes.
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {entry.name: entry.annotation for entry in parameters}
     return with_options
+
+
+@contextmanager
+def plainly(plain: bool) -> Iterator[None]:
+    """Take no fast path within the block, nor in the processes that it starts, where ``plain`` is set."""
+    if not plain:
+        yield
+        return
+    from ..fast_paths import FastPaths, only
+
+    with only(FastPaths()):
+        yield
 
 
 AUTO = "auto"
@@ -136,6 +150,15 @@ Jobs = Annotated[
     int, typer.Option(help="Runs side by side, each in its own process: for a GPU that one run leaves idle.", min=1)
 ]
 
+Plain = Annotated[
+    bool,
+    typer.Option(
+        "--plain",
+        help="Take no fast path: no images in a GPU's memory, no recorded steps, no folded batch norms, no kernels of "
+        "our own choice. On a GPU only those that `largedrop doctor` found to be right are taken anyway.",
+    ),
+]
+
 Budget = Annotated[
     str | None,
     typer.Option(
@@ -212,6 +235,7 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "precision": (Precision, "auto"),
     "device": (Device, "auto"),
     "jobs": (Jobs, 1),
+    "plain": (Plain, False),
     "column": (Column, None),
     "classes": (Classes, "union"),
     "group_pattern": (GroupPattern, None),

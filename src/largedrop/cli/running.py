@@ -65,7 +65,7 @@ def run_and_publish(
     from ..runs.folder import named_before
     from ..training.device import choose_device
     from ..training.features import VIEWS
-    from .terminal import ProgressBar, open_images, say, say_classes, say_names
+    from .terminal import ProgressBar, open_images, say, say_classes, say_names, say_paths
 
     began = time.monotonic()
     each = None if budget is None else _budget(budget, jobs, planning)
@@ -95,6 +95,7 @@ def run_and_publish(
         f"{data.name}: {len(data)} images, {domains}, {len(data.classes)} classes",
         f"{runs} of {first.steps} steps ({first.model}, {first.size} px, {first.precision}, {torch_device.type})",
     )
+    say_paths(console, torch_device)
     if at_once:
         tested = f"tested on {listing(planned.test_domains)}" if planned.test_domains else "without a test domain"
         title = f"{title}, {tested}"

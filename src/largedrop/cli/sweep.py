@@ -13,7 +13,7 @@ from ..config import RIVALS, Config
 from ..data import SOURCES
 from ..errors import UserError, one_of
 from ..report.text import Table, render
-from .options import Classes, Column, Device, DryRun, GroupPattern, Jobs, Precision, SkipBad, SplitFile
+from .options import Classes, Column, Device, DryRun, GroupPattern, Jobs, Plain, Precision, SkipBad, SplitFile, plainly
 
 if TYPE_CHECKING:
     from ..experiments.preset import Scale
@@ -54,6 +54,7 @@ def sweep(
     precision: Precision = "auto",
     launcher: Annotated[str, typer.Option(help="Where the runs are trained: 'local', on this machine.")] = "local",
     jobs: Jobs = 1,
+    plain: Plain = False,
     column: Column = None,
     classes: Classes = "union",
     group_pattern: GroupPattern = None,
@@ -85,20 +86,25 @@ def sweep(
     from ..experiments.sweep import SWEEP_FILE, plan_sweep
     from ..runs.folder import named_before
     from ..training.device import choose_device
-    from .terminal import open_images, say, say_classes, say_names
+    from .terminal import open_images, say, say_classes, say_names, say_paths
 
     torch_device = choose_device(device, jobs)
     opening = {"classes": classes, "group_pattern": group_pattern, "split": split, "skip_bad_images": skip_bad_images}
     opened = open_images(console, data, chosen.values("size"), column, **opening)
     opened = named_before(opened, [output / SWEEP_FILE])
-    planned = plan_sweep(read, scale, opened, output, device=torch_device, precision=precision, weights=weights or ())
+    with plainly(plain):  # the pace is measured
+        planned = plan_sweep(
+            read, scale, opened, output, device=torch_device, precision=precision, weights=weights or ()
+        )
     say(console, read.title, _summary(planned))
     say_classes(console, opened, (entry.config for entry in planned.entries))
     say_names(console, opened)
     if dry_run:
         render([_table(planned, chosen)], console)
         return
-    _run(console, planned, opened, torch_device, jobs)
+    with plainly(plain):
+        say_paths(console, torch_device)
+        _run(console, planned, opened, torch_device, jobs)
 
 
 def _run(console: Console, planned: SweepPlan, data: Any, device: Any, jobs: int) -> None:

@@ -25,9 +25,11 @@ from ..runs.estimate import duration
 from .options import columns
 
 if TYPE_CHECKING:
+    import torch
+
     from ..data.dataset import Dataset
 
-__all__ = ["ProgressBar", "open_images", "say", "say_classes", "say_names"]
+__all__ = ["ProgressBar", "open_images", "say", "say_classes", "say_names", "say_paths"]
 
 LINE_EVERY = 30.0
 """Seconds between two lines without a terminal."""
@@ -230,6 +232,14 @@ def say_names(console: Console, data: Dataset) -> None:
         listed = [f"'{_short(name)}' {count}" for name, count in zip(names, counts, strict=True)][:MOST_NAMED]
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         say(console, f"  {what}: {', '.join(listed)}{more}")
+
+
+def say_paths(console: Console, device: torch.device) -> None:
+    """Say which fast paths a device takes, where that may be news."""
+    from ..fast_paths import chosen_paths
+
+    why = chosen_paths(device).why
+    say(console, *([why] if why else []))
 
 
 def _short(name: str, most: int = 40) -> str:

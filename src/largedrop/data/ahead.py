@@ -16,16 +16,17 @@ Output = TypeVar("Output")
 
 
 def in_order(
-    work: Callable[[Item], Output], items: Iterable[Item], ahead: int | None = None
+    work: Callable[[Item], Output], items: Iterable[Item], ahead: int | None = None, workers: int | None = None
 ) -> Generator[Output, None, None]:
-    """Yield ``work(item)`` in the order of ``items``, computed by as many threads as there are processors.
+    """Yield ``work(item)`` in the order of ``items``, computed by threads.
 
     Pillow, hashlib and reading release the interpreter's lock. Close the iterator to stop early.
 
     Args:
         ahead: number of results that wait at most; by default two for each thread.
+        workers: number of threads; by default as many as there are processors.
     """
-    workers = os.cpu_count() or 1
+    workers = workers or os.cpu_count() or 1
     pending: deque[Future[Output]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="largedrop")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 import uuid
@@ -14,6 +13,7 @@ from typing import TypeVar
 import filelock
 
 from ..errors import UserError
+from ..files import cache_folder
 
 __all__ = ["aside", "building", "cache_errors", "cache_folder", "chosen_folder", "discard", "install", "sweep"]
 
@@ -26,23 +26,6 @@ _STALE = 24 * 3600.0
 """A temporary folder without a lock that is unchanged for this many seconds was left by a killed process."""
 
 Entry = TypeVar("Entry")
-
-
-def cache_folder() -> Path:
-    """$LARGEDROP_CACHE, or else largedrop in $XDG_CACHE_HOME or in ~/.cache.
-
-    Raises:
-        UserError: neither variable is set and there is no home folder.
-    """
-    if chosen := os.environ.get("LARGEDROP_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(base).is_absolute():  # the XDG specification has relative ones ignored
-        return Path(base) / "largedrop"
-    try:
-        return Path.home() / ".cache" / "largedrop"
-    except RuntimeError as error:
-        raise UserError("there is no home folder for the image cache; set LARGEDROP_CACHE to a folder") from error
 
 
 def chosen_folder(cache: Path | None) -> Path:

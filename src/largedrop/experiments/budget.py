@@ -17,15 +17,16 @@ import torch
 
 from ..config import Config
 from ..data.dataset import Dataset
-from ..data.sampling import batch_indices, classes_of
 from ..data.views.batches import Views, open_views
 from ..errors import UserError
+from ..fast_paths import fast_paths
 from ..files import read_json
 from ..models.fast.folding import speed_up
 from ..reporter import SILENT, Reporter
 from ..runs.estimate import duration
 from ..runtime import keep_freed_memory
 from ..training.averages import make_averages
+from ..training.batches import training_batches
 from ..training.collapse import CollapseWatch
 from ..training.evaluation import BATCH, logits
 from ..training.features import VIEWS
@@ -207,7 +208,8 @@ def measure(config: Config, data: Dataset, views: Views) -> Pace:
         optimizer, averages = make_optimizer(config, network), make_averages(config)
         objective = make_objective(config.objective, config.penalty, config.penalty_after)
         objective.bind(network, optimizer)
-        held.enter_context(speed_up(network))
+        paths = fast_paths(device)
+        held.enter_context(speed_up(network, paths))
         network.train()
         take = TrainingStep(
             network,
@@ -216,16 +218,17 @@ def measure(config: Config, data: Dataset, views: Views) -> Pace:
             lambda inputs: views.finish(inputs, network.spec),
             objective,
             len(split.train),
+            record=paths.recorded,
         )
         held.callback(take.close)
 
         together = LOOK_EVERY[device.type]
-        balanced = classes_of(split.train, data.labels) if config.balance else None
+        batches = training_batches(config, data, split, views, network.spec, range(10**9))
+        held.callback(batches.close)
 
         def steps(number: int) -> None:
             for step in range(number * together, (number + 1) * together):
-                chosen = batch_indices(split.train, config.batch, config.seed, step, balanced)
-                take(views.inputs(chosen, network.spec, config.seed, step), torch.from_numpy(data.labels[chosen]), step)
+                take(*next(batches), step)
                 for average in averages.values():
                     average.after_step(network)
             take.read()  # waits for the device

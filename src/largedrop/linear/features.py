@@ -31,7 +31,7 @@ from ..data.entries import aside, cache_errors, cache_folder, install, sweep
 from ..data.views.batches import Views
 from ..errors import UserError
 from ..files import read_json, replacing, write_stored
-from ..models.fast.folding import fold_batchnorm
+from ..models.fast.folding import fold_for_evaluation
 from ..models.pretrained import find_weights
 from ..models.taps import REPRESENTATION, Taps, find_taps, tapped
 from ..models.tracing import evaluating
@@ -184,7 +184,7 @@ class FeatureStore:
             return torch.cat(tapped(network.backbone, images, taps), dim=1)
 
         # In evaluation mode every batch norm can be folded, frozen or not.
-        with evaluating(network), fold_batchnorm(network.backbone, example):
+        with evaluating(network), fold_for_evaluation(network):
             for first in range(0, n, _PIECE):
                 chosen = np.arange(first, min(first + _PIECE, n), dtype=np.int64)
                 path = _piece_path(folder, first)

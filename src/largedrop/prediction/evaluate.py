@@ -269,8 +269,6 @@ def _logits(
     for network in networks:
         with ExitStack() as stack:
             stack.enter_context(ready(network, device))
-            # As in `predict`: else a GPU rounds float32 to ten bits.
-            stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
             found.append(outputs(network, network.forward, views, indices, precision, reporter).numpy())
     return found
 

@@ -22,11 +22,11 @@ from ..data.ahead import in_order
 from ..data.images import bound_for, decode, pillow_settings
 from ..data.views.host import normalise, resize
 from ..errors import UserError
-from ..models.fast.folding import Folding, fold_batchnorm
+from ..models.fast.folding import Folding, fold_for_evaluation
 from ..models.network import Network
 from ..reporter import SILENT, Reporter
 from ..runtime import keep_freed_memory
-from ..training.device import choose_device, choose_precision
+from ..training.device import choose_device, choose_precision, exact
 from ..training.evaluation import autocast
 from .ensemble import Model, not_calibrated, open_networks
 from .images import Image, find_images
@@ -204,8 +204,7 @@ def ready(network: Network, device: torch.device) -> Folding:
     """Put a network on its device, in the form in which it predicts fastest; the end of the block undoes the form."""
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.eval()
-    size = network.spec.size
-    return fold_batchnorm(network, torch.zeros((1, 3, size, size), device=device))
+    return fold_for_evaluation(network)
 
 
 def probabilities(
@@ -223,9 +222,7 @@ def probabilities(
         calibrated: whether the temperatures are used where there are some.
     """
     total = torch.zeros((), dtype=torch.float64)
-    # On a GPU torch lets convolutions round float32 to ten bits (TF32), which changes the third digit.
-    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    with torch.inference_mode(), autocast(precision, device), exact:
+    with torch.inference_mode(), autocast(precision, device), exact():
         for network in networks:
             spec = network.spec
             logits = network(normalise(views[spec.size].to(device), spec.mean, spec.std))

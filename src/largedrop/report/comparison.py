@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +11,7 @@ from rich.console import Console
 from ..data.dataset import Dataset
 from ..errors import visible
 from ..experiments.compare import Comparison, Plan
+from ..fast_paths import device_name
 from ..runs.record import describe, write_results
 from ..selection.selection import summarise
 from .behaviour import behaviour_of
@@ -83,16 +82,9 @@ def publish(
 
 def machine(device: torch.device) -> str:
     """Processor, memory and GPU in one line."""
-    parts = [_processor(), f"{os.cpu_count()} cores"]
+    parts = [device_name(torch.device("cpu")), f"{os.cpu_count()} cores"]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         parts.append(f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB")
     if device.type == "cuda":
-        parts.append(torch.cuda.get_device_name(device))
+        parts.append(device_name(device))
     return ", ".join(parts)
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines: Sequence[str] = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()

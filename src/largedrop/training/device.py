@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 
 from ..errors import UserError, one_of
 
-__all__ = ["choose_device", "choose_precision"]
+__all__ = ["choose_device", "choose_precision", "exact"]
 
 AMPERE = (8, 0)
 """Compute capability from which on a GPU multiplies in bfloat16; AMD's that torch supports report 9 and more."""
@@ -61,6 +62,12 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name == "auto":
         return "bfloat16" if has else "float32"
     return name
+
+
+def exact() -> AbstractContextManager[None]:
+    """Within the block float32 is float32: a GPU would round the inputs of its convolutions to ten bits (TF32)."""
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(enabled=True, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False)
 
 
 def _processor_has_bfloat16() -> bool:

@@ -18,6 +18,7 @@ from ..models.network import Network
 from ..models.tracing import evaluating
 from ..reporter import SILENT, Reporter
 from ..runs.record import mean_of_domains
+from .device import exact
 
 __all__ = [
     "SCORES",
@@ -241,7 +242,7 @@ def outputs(
     spec = network.spec
     parts = []
     size = BATCH if view else max(BATCH, BATCH_PIXELS[device.type] // spec.size**2)
-    with evaluating(network), torch.inference_mode(), autocast(precision, device):
+    with evaluating(network), torch.inference_mode(), autocast(precision, device), exact():
         for start in range(0, len(indices), size):
             chosen = indices[start : start + size]
             batch = views.training(chosen, spec, view, first + start) if view else views.evaluation(chosen, spec)

@@ -72,6 +72,11 @@ class GraphedStep:
         self._outputs: tuple[Tensor, ...] = ()
         self._graph: torch.cuda.CUDAGraph | None = None
 
+    @property
+    def refused(self) -> bool:
+        """Whether recording was tried and failed."""
+        return self._left == math.inf
+
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Do one step.
 

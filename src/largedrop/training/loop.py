@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from .._version import __version__
 from ..config import Config
 from ..data.dataset import Dataset, Split
 from ..data.random import torch_seed
-from ..data.sampling import batch_indices, classes_of
-from ..data.views.batches import Views, open_views
+from ..data.views.batches import ResidentViews, Views, open_views
 from ..errors import Interrupted, UserError
+from ..fast_paths import device_name, fast_paths
 from ..files import write_json, write_stored, write_text
 from ..measures.calibration import fit_temperature
 from ..models.fast.folding import speed_up
@@ -34,8 +35,10 @@ from ..runs.record import describe
 from ..runs.run import SPLIT_FILE, START_FILE, Run
 from ..runtime import keep_freed_memory
 from .averages import make_averages
+from .batches import training_batches
 from .class_weights import class_weights
 from .collapse import CollapseWatch
+from .device import exact
 from .evaluation import accuracy, iid_loss, logits, scores, scores_in
 from .features import FeatureCache
 from .memory import in_memory
@@ -74,7 +77,8 @@ def train(
     docs/differences.md lists the differences from the paper's public code.
 
     A finished run is returned without training; an interrupted run is resumed from its last state and ends with the
-    same bits (on the same hardware), since every random draw is a function of (seed, step).
+    same bits, since every random draw is a function of (seed, step), on the same processor; on a GPU it may differ in
+    the last ones, as two runs of the same config may there.
 
     Args:
         data: dataset that ``config`` names.
@@ -103,13 +107,13 @@ def train(
         def attempt(to: Reporter) -> Run:
             # Dropout and the network's other draws use torch's generator, seeded at each step and restored at the end.
             try:
-                with torch.random.fork_rng(devices=gpus), ExitStack() as held:
+                with torch.random.fork_rng(devices=gpus), exact(), ExitStack() as held:
                     return _train(config, data, split, folder, shared, to, held)
             except NoStateError as error:
                 to.note(f"{error}; this run is begun again")
                 error.with_traceback(None)  # which would keep the network
             (folder / STATE_FILE).unlink()
-            with torch.random.fork_rng(devices=gpus), ExitStack() as held:
+            with torch.random.fork_rng(devices=gpus), exact(), ExitStack() as held:
                 return _train(config, data, split, folder, shared, to, held)
 
         return in_memory(attempt, config, shared, reporter)
@@ -153,16 +157,21 @@ def _train(
     else:
         check_kept(folder, config, so_far, _shapes(data, split))
         reporter.skip(cost(config, split) * so_far.step / config.steps)
-    held.enter_context(speed_up(network))
+    paths = replace(fast_paths(views.device), resident=isinstance(views, ResidentViews))
+    paths = replace(paths, recorded=paths.recorded and objective.recordable)
+    so_far.goes_on_by(paths, reporter)
+    held.enter_context(speed_up(network, paths))
     network.train()
 
     def finish(inputs: Tensor) -> Tensor:
         return views.finish(inputs, network.spec)
 
-    domains = len(split.train)
-    balanced = classes_of(split.train, data.labels) if config.balance else None
-    take = TrainingStep(network, optimizer, config.precision, finish, objective, domains, reporter.note)
+    take = TrainingStep(
+        network, optimizer, config.precision, finish, objective, len(split.train), reporter.note, paths.recorded
+    )
     held.callback(take.close)
+    batches = training_batches(config, data, split, views, network.spec, range(so_far.step, config.steps))
+    held.callback(batches.close)
     size, saved = 0.0, time.monotonic()
 
     def save() -> None:
@@ -180,15 +189,14 @@ def _train(
             )
         _log(config, data, split, folder, network, so_far, found, {})
         save()
-    for step in range(so_far.step, config.steps):
+    for step, (inputs, labels) in enumerate(batches, so_far.step):
         torch.manual_seed(torch_seed("step", config.seed, step))
         lr = set_learning_rate(optimizer, config, step)
-        chosen = batch_indices(split.train, config.batch, config.seed, step, balanced)
-        take(views.inputs(chosen, network.spec, config.seed, step), torch.from_numpy(data.labels[chosen]), step)
+        take(inputs, labels, step)
         so_far.step = step + 1
         for average in averages.values():
             average.after_step(network)
-        reporter.advance(TRAINING_COST * len(chosen))
+        reporter.advance(TRAINING_COST * len(labels))
 
         evaluated = so_far.step in config.evaluations
         asked = reporter.stopped()
@@ -211,6 +219,8 @@ def _train(
         if asked:
             raise Interrupted(f"stopped after step {so_far.step} of {config.steps}")
 
+    if take.refused:
+        so_far.fast_paths[-1].remove("recorded")
     further: dict[str, Scores | list[Scores]] = {}
     kept = {"best": so_far.best, "start": so_far.log[0]}
 
@@ -238,7 +248,7 @@ def _train(
         model = "start"
     so_far.seconds += time.monotonic() - saved
     handed_over = {"model": f"{model}.safetensors", "model_scores": scores_in(kept[model])}
-    return _finish(config, data, split, folder, so_far, further, handed_over)
+    return _finish(config, data, split, folder, so_far, further, handed_over, device_name(views.device))
 
 
 def _logits(config: Config, views: Views, split: Split, network: Network, step: int, reporter: Reporter) -> Logits:
@@ -295,12 +305,14 @@ def _finish(
     so_far: Trajectory,
     further: Mapping[str, Scores | list[Scores]],
     chosen: Mapping[str, Any],
+    device: str,
 ) -> Run:
     """Write the result, which marks the run as finished, and remove the state.
 
     Args:
         further: accuracies of the methods after training; a list of them where a method has several, with ``alpha``.
         chosen: file and accuracies of the model that is handed over.
+        device: name of the device.
     """
     best = so_far.best
     total = so_far.seconds + so_far.probe["seconds"]
@@ -309,6 +321,8 @@ def _finish(
         "largedrop": __version__,
         "run": config.digest(),
         "dataset": describe(data),
+        "device": device,
+        "fast_paths": so_far.fast_paths,
         "methods": {
             "fine-tuning": {**scores_in(best), **common},
             "ensemble": {**scores(_mean_logits(config, folder, _shapes(data, split)), data.labels, split), **common},

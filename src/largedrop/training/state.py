@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import DamagedError
+from ..fast_paths import FastPaths
 from ..models.network import Network
+from ..reporter import Reporter
 from ..runs.checkpoint import misfit, open_tensors, read_tensors, write_tensors
 from ..runs.logits import read_logits
 from ..runs.run import BEST_FILE, START_FILE
@@ -42,6 +44,7 @@ class Trajectory:
         log: one entry per evaluation, the first before any step.
         probe: the linear probe that was fitted before the first step, as JSON.
         selecting: name of the score in ``log`` that selects.
+        fast_paths: names of the fast paths that were taken; another list where the run went on by others.
     """
 
     step: int = 0
@@ -50,11 +53,22 @@ class Trajectory:
     log: list[dict[str, Any]] = field(default_factory=list)
     probe: dict[str, Any] = field(default_factory=dict)
     selecting: str = "iid_accuracy"
+    fast_paths: list[list[str]] = field(default_factory=list)
 
     @property
     def best(self) -> dict[str, Any]:
         """The evaluation of best i.i.d. score; in a tie, the earliest."""
         return max(self.log, key=lambda entry: (entry[self.selecting], -entry["step"]))
+
+    def goes_on_by(self, paths: FastPaths, reporter: Reporter) -> None:
+        """Keep which fast paths are taken from now on; a note where they were others before."""
+        if self.fast_paths[-1:] != [paths.names]:
+            if self.fast_paths:
+                before = ", ".join(self.fast_paths[-1]) or "none"
+                reporter.note(
+                    f"fast paths: {before} up to step {self.step}, and from there {paths}: the last bits may differ"
+                )
+            self.fast_paths.append(paths.names)
 
 
 def save_state(

@@ -1,4 +1,4 @@
-"""One optimiser step: forward, objective, backward, update; recorded as a CUDA graph where the device is a GPU."""
+"""One optimiser step: forward, objective, backward, update; on a GPU it may be recorded as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class TrainingStep:
         objective: objective to minimise, bound to the network; cross-entropy by default.
         domains: number of training domains, which have equal parts of every batch.
         note: receives a line for the user where the step cannot be recorded.
+        record: whether it is recorded where that can be done.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class TrainingStep:
         objective: Objective | None = None,
         domains: int = 1,
         note: Callable[[str], None] = lambda text: None,
+        record: bool = True,
     ) -> None:
         self.network, self.optimizer, self.precision, self.finish = network, optimizer, precision, finish
         self.objective, self.domains = objective or ERM(), domains
         self.device = network.head.weight.device
         self._step = 0
-        self._graphed = GraphedStep(self._compute, self.device, note=note) if self.objective.recordable else None
+        recordable = record and self.objective.recordable
+        self._graphed = GraphedStep(self._compute, self.device, note=note) if recordable else None
         self._unread: list[Tensor] = []
 
     def __call__(self, inputs: Tensor, labels: Tensor, step: int = 0) -> None:
@@ -59,6 +62,11 @@ class TrainingStep:
         """Free what a recorded step holds on the device; no step may follow."""
         if self._graphed is not None:
             self._graphed.close()
+
+    @property
+    def refused(self) -> bool:
+        """Whether recording was tried and failed."""
+        return self._graphed is not None and self._graphed.refused
 
     @property
     def due(self) -> bool:

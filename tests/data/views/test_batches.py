@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,10 @@ import largedrop as ld
 from largedrop.data.views import batches as module
 from largedrop.data.views import device as resident
 from largedrop.data.views.batches import HostViews, ResidentViews, Views, open_views
+from largedrop.fast_paths import VARIABLE
 from largedrop.models.network import Spec
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 STD = (0.229, 0.224, 0.225)
 LEVELS = torch.tensor(STD).view(3, 1, 1) * 255
 """From normalised values to grey levels."""
@@ -24,6 +27,12 @@ LEVELS = torch.tensor(STD).view(3, 1, 1) * 255
 
 def spec(size: int = 24) -> Spec:
     return Spec("test_efficientnet", "random", ("a", "b", "c"), size, (0.485, 0.456, 0.406), STD, 0.9, False)
+
+
+@pytest.fixture
+def proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images may lie in the GPU's memory."""
+    monkeypatch.setenv(VARIABLE, "resident")
 
 
 @pytest.fixture(params=[HostViews, ResidentViews])
@@ -85,14 +94,24 @@ def test_what_the_host_prepares(data: ld.Dataset) -> None:
     assert packed[:, 0].tolist() == [3, 40]
 
 
-def test_for_a_gpu_draws_lie_in_pinned_memory(data: ld.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, pinned = ResidentViews(data, CPU), []
-    monkeypatch.setattr(Tensor, "pin_memory", lambda self: pinned.append(self) or self)
-    found = made.inputs(np.array([3, 40]), spec(), 0, 0)
+def test_for_a_gpu_inputs_lie_in_pinned_memory(views: Views, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinned for the GPU of the views, though the thread may have another current one."""
+    current: list[torch.device] = []
+    pinned: list[list[torch.device]] = []
+
+    @contextmanager
+    def within(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", within)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: pinned.append([*current]) or self)
+    found = views.inputs(np.array([3, 40]), spec(), 0, 0)
     assert pinned == []
-    made.device = CUDA
-    assert torch.equal(made.inputs(np.array([3, 40]), spec(), 0, 0), found)
-    assert len(pinned) == 1
+    views.device = CUDA
+    assert torch.equal(views.inputs(np.array([3, 40]), spec(), 0, 0), found)
+    assert pinned == [[CUDA]]
 
 
 def test_draws_hang_on_seed_step_and_position_alone(views: Views) -> None:
@@ -119,6 +138,17 @@ def test_on_the_processor_views_are_the_hosts(data: ld.Dataset) -> None:
     assert HostViews(data).device == CPU
 
 
+def test_on_a_gpu_views_are_the_hosts_unless_others_are_proven(
+    data: ld.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "recorded,folded")
+    notes: list[str] = []
+    found = open_views(data, CUDA, Watch(note=notes.append))
+    assert type(found) is HostViews
+    assert (found.device, notes) == (CUDA, [])
+
+
+@pytest.mark.usefixtures("proven")
 def test_on_a_gpu_the_images_lie_in_its_memory(data: ld.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
     monkeypatch.setattr(module, "ResidentImages", lambda *arguments: given.append(arguments))
@@ -128,6 +158,7 @@ def test_on_a_gpu_the_images_lie_in_its_memory(data: ld.Dataset, monkeypatch: py
     assert given == [(data.images, CUDA, 3)]
 
 
+@pytest.mark.usefixtures("proven")
 def test_images_that_do_not_fit_are_left_to_the_processor_and_a_note_says_why(
     data: ld.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +174,7 @@ def test_images_that_do_not_fit_are_left_to_the_processor_and_a_note_says_why(
     ]
 
 
+@pytest.mark.usefixtures("proven")
 def test_other_errors_are_no_reason_to_go_back(data: ld.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("CUDA driver error")
@@ -161,9 +193,9 @@ def test_the_hosts_views_are_sent_to_the_device(data: ld.Dataset, monkeypatch: p
 
     monkeypatch.setattr(module, "to_device", to_device)
     HostViews(data, CPU).training(np.array([1]), spec(), 0, 0)
-    assert sent == []
+    assert sent.pop() == ((1, 3, 24, 24), CPU)
     made = HostViews(data, CUDA)
+    monkeypatch.setattr(module, "pinned", lambda tensor, device: tensor)
     made.training(np.array([1]), spec(), 0, 0)
-    made.inputs(np.array([1, 2]), spec(), 0, 0)
-    made.evaluation(np.array([1, 2, 3]), spec())
-    assert sent == [((count, 3, 24, 24), CUDA) for count in (1, 2, 3)]
+    made.evaluation(np.array([1, 2]), spec())
+    assert sent == [((count, 3, 24, 24), CUDA) for count in (1, 2)]

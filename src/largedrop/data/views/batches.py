@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
+from ...fast_paths import fast_paths
 from ...reporter import SILENT, Reporter
 from ..cache import CachedImages, fetched
 from ..dataset import Dataset, IntArray
-from .device import ResidentImages, device_evaluation_batch, pack_draws, packed_training_batch, to_device
+from .device import ResidentImages, device_evaluation_batch, pack_draws, packed_training_batch, pinned, to_device
 from .draws import draw
 from .host import evaluation_batch, training_batch
 
@@ -45,6 +46,8 @@ class Views(Protocol):
 
     data: Dataset
     device: torch.device
+    ahead: int
+    """Number of steps whose inputs are worth making before they are needed, in a thread."""
 
     def inputs(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor: ...
 
@@ -61,24 +64,23 @@ class HostViews:
     def __init__(self, data: Dataset, device: torch.device | None = None) -> None:
         self.data = data
         self.device = device or torch.device("cpu")
+        # On the processor the step needs all of it.
+        self.ahead = 2 if self.device.type == "cuda" else 0
 
     def inputs(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
-        """The training views, on the device; nothing is left for ``finish``."""
-        return self.training(indices, spec, seed, step)
+        """The training views, in pinned memory where the device is a GPU; nothing is left for ``finish``."""
+        images = fetched(self.data.images, indices)
+        return pinned(training_batch(images, spec.size, seed, step, spec.mean, spec.std), self.device)
 
     def finish(self, inputs: Tensor, spec: InputSpec) -> Tensor:
         return inputs
 
     def training(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
-        images = fetched(self.data.images, indices)
-        return self._sent(training_batch(images, spec.size, seed, step, spec.mean, spec.std))
+        return to_device(self.inputs(indices, spec, seed, step), self.device)
 
     def evaluation(self, indices: IntArray, spec: InputSpec) -> Tensor:
         images = fetched(self.data.images, indices)
-        return self._sent(evaluation_batch(images, spec.size, spec.mean, spec.std))
-
-    def _sent(self, batch: Tensor) -> Tensor:
-        return batch if self.device.type == "cpu" else to_device(batch, self.device)
+        return to_device(evaluation_batch(images, spec.size, spec.mean, spec.std), self.device)
 
 
 class ResidentViews:
@@ -87,13 +89,14 @@ class ResidentViews:
     def __init__(self, data: Dataset, device: torch.device, sharing: int = 1) -> None:
         self.data = data
         self.device = device
+        self.ahead = 0
         self.images = ResidentImages(data.images, device, sharing)
 
     def inputs(self, indices: IntArray, spec: InputSpec, seed: int, step: int) -> Tensor:
         """The draws of a step, float64 (n, 15), in pinned memory where the device is a GPU."""
         shapes = self.images.shapes[indices]
         packed = pack_draws(self.images, indices, draw([(int(h), int(w)) for h, w in shapes], seed, step))
-        return packed.pin_memory() if self.device.type == "cuda" else packed
+        return pinned(packed, self.device)
 
     def finish(self, inputs: Tensor, spec: InputSpec) -> Tensor:
         return packed_training_batch(self.images, inputs, spec.size, spec.mean, spec.std)
@@ -106,12 +109,13 @@ class ResidentViews:
 
 
 def open_views(data: Dataset, device: torch.device, reporter: Reporter = SILENT, sharing: int = 1) -> Views:
-    """Views made on the GPU where the device is one and has room for the images; else on the processor, with a note.
+    """Views made on the GPU where that is a fast path of the device and there is room for the images; where there is
+    none, on the processor, with a note.
 
     Args:
         sharing: number of processes that compute on the device, each with its own images there.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or not fast_paths(device).resident:
         return HostViews(data, device)
     if isinstance(data.images, CachedImages) and data.images.partial:
         reporter.note("views are made on the processor: some images are decoded whenever they are used")

@@ -34,6 +34,7 @@ __all__ = [
     "device_evaluation_batch",
     "pack_draws",
     "packed_training_batch",
+    "pinned",
     "to_device",
 ]
 
@@ -214,13 +215,19 @@ def crop_resize(
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a small tensor from the host; to a GPU from pinned memory, so that the host does not wait for it.
+    """Copy a tensor from the host; to a GPU from pinned memory, so that the host does not wait for it.
 
     torch keeps the pinned block until the copy is done.
     """
+    return pinned(tensor, device).to(device, non_blocking=True)
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on the host in memory from which a GPU copies by itself, whatever the thread's current GPU is."""
     if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor
+    with torch.cuda.device(device):  # else a new thread would wake the first one
+        return tensor.pin_memory()
 
 
 def _normalised(images: Tensor, scale: float, mean: Sequence[float], std: Sequence[float]) -> Tensor:

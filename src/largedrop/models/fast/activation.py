@@ -25,9 +25,16 @@ def relu6(x: Tensor, inplace: bool = False) -> Tensor:
 
 
 def max_pool(x: Tensor, layer: nn.MaxPool2d) -> Tensor:
-    """``layer(x)`` of ``x``, (batch, channels, height, width), with the same values and gradients."""
+    """``layer(x)`` of ``x``, (batch, channels, height, width), with the same values and gradients.
+
+    On a GPU the layer itself: there its time counts for more than the memory of its indices.
+    """
+    result: Tensor
+    if x.device.type != "cpu":
+        result = type(layer).forward(layer, x)
+        return result
     geometry = tuple(_pair(each) for each in (layer.kernel_size, layer.stride, layer.padding, layer.dilation))
-    result: Tensor = _MaxPool.apply(x, geometry, layer.ceil_mode)  # type: ignore[no-untyped-call]
+    result = _MaxPool.apply(x, geometry, layer.ceil_mode)  # type: ignore[no-untyped-call]
     return result
 
 

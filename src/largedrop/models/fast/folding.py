@@ -19,30 +19,44 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...fast_paths import FastPaths, fast_paths
 from ..network import Network
 from ..tracing import Watch, evaluating, run_example, tensors_in
 from .activation import max_pool, relu6
 from .convolution import conv2d, folded_conv2d
 from .gradients import Geometry, is_depthwise
 
-__all__ = ["Folding", "fold_batchnorm", "geometry_of", "speed_up", "speed_up_depthwise"]
+__all__ = ["Folding", "fold_batchnorm", "fold_for_evaluation", "geometry_of", "speed_up", "speed_up_depthwise"]
 
 
-def speed_up(network: Network) -> Folding:
+def speed_up(network: Network, paths: FastPaths | None = None) -> Folding:
     """Replace layers of a network by their faster forms, in place; outputs and gradients stay the same.
 
-    Frozen batch norms are folded, and depthwise convolutions get the fast gradients.
+    Frozen batch norms are folded, and convolutions get the fast gradients.
+
+    Args:
+        paths: fast paths to take; those of the network's device by default.
 
     Returns:
         A handle whose ``remove()`` undoes it, and without which the network is freed by Python's collector alone: a
         layer's faster form refers to the layer.
     """
-    folding = Folding([], [])
-    if network.spec.freeze_batchnorm:
-        size = network.spec.size
-        folding = fold_batchnorm(network, torch.zeros((1, 3, size, size), device=network.head.weight.device))
-    folding.others += speed_up_depthwise(network)
+    paths = fast_paths(network.head.weight.device) if paths is None else paths
+    folding = fold_for_evaluation(network, paths) if network.spec.freeze_batchnorm else Folding([], [])
+    if paths.kernels:
+        folding.others += speed_up_depthwise(network)
     return folding
+
+
+def fold_for_evaluation(network: Network, paths: FastPaths | None = None) -> Folding:
+    """Fold the batch norms of a network, frozen or not, where that is one of the fast paths; arguments and result as
+    in ``speed_up``.
+    """
+    device, size = network.head.weight.device, network.spec.size
+    paths = fast_paths(device) if paths is None else paths
+    if not paths.folded:
+        return Folding([], [])
+    return fold_batchnorm(network, torch.zeros((1, 3, size, size), device=device), kernels=paths.kernels)
 
 
 class Folding:
@@ -75,7 +89,7 @@ class Folding:
         self.remove()
 
 
-def fold_batchnorm(module: nn.Module, example: Tensor | None = None) -> Folding:
+def fold_batchnorm(module: nn.Module, example: Tensor | None = None, *, kernels: bool = True) -> Folding:
     """Fold every frozen batch norm of ``module`` into the convolution whose only reader it is, in place.
 
     The pairs are found by following one forward pass, never by names, so any network of convolutions and batch norms
@@ -89,6 +103,7 @@ def fold_batchnorm(module: nn.Module, example: Tensor | None = None) -> Folding:
         module: the network, changed in place.
         example: an input to follow through it, (batch, channels, height, width); by default one black image of the size
             that the network was pretrained at (timm's ``pretrained_cfg``) or of 64 pixels.
+        kernels: whether these convolutions get the fast gradients on the processor.
 
     Returns:
         A handle whose ``remove()`` undoes it.
@@ -104,7 +119,7 @@ def fold_batchnorm(module: nn.Module, example: Tensor | None = None) -> Folding:
             inner = _ACTIVATIONS.get(type(link.norm.act), "none")
         else:
             inner = "none" if activation is None else _ACTIVATIONS[type(activation)]
-        folded = _FoldedConvolution(link.conv, link.norm, inner, activation is None)
+        folded = _FoldedConvolution(link.conv, link.norm, inner, activation is None, kernels)
         link.conv.__dict__["forward"] = folded.forward
         link.norm.__dict__["forward"] = _Remainder(folded).forward
         if activation is not None:
@@ -169,21 +184,27 @@ class _FoldedConvolution:
         norm: the batch norm after it.
         activation: ``none``, ``relu`` or ``relu6``.
         inner: whether the activation is a part of the batch norm layer (timm's), not a layer of its own.
+        kernels: whether the processor's gradients are the fast ones, with which the activation is computed.
     """
 
     conv: nn.Conv2d
     norm: nn.BatchNorm2d
     activation: str
     inner: bool
+    kernels: bool
+
+    def fast(self, device: torch.device) -> bool:
+        """Whether the convolution has the processor's fast gradients there."""
+        return self.kernels and device.type == "cpu" and _plainly_padded(self.conv)
 
     def fuses(self, device: torch.device) -> bool:
         """Whether the activation is computed with the convolution there."""
-        return self.activation != "none" and device.type == "cpu" and _plainly_padded(self.conv)
+        return self.activation != "none" and self.fast(device)
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm = self.conv, self.norm
         x = x.to(_kind(x))
-        if _plainly_padded(conv) and x.device.type == "cpu":
+        if self.fast(x.device):
             mean, inverse, scale, shift = _parts(norm)
             geometry = geometry_of(conv, x)
             return folded_conv2d(x, conv.weight, conv.bias, scale, shift, (mean, inverse), geometry, self.activation)
