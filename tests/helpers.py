@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +142,13 @@ def refusal(function: Callable[..., object], *arguments: Any, **options: Any) ->
     with pytest.raises(UserError) as caught:
         function(*arguments, **options)
     return str(caught.value)
+
+
+def without(monkeypatch: pytest.MonkeyPatch, package: str, module: str) -> str:
+    """What is said when a module is imported where a package is not installed."""
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, module)
+    return refusal(importlib.import_module, module)
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:

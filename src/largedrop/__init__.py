@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .data import Dataset, open_dataset
     from .errors import CollapseError, UserError
+    from .estimator import ImageClassifier as ImageClassifier
     from .models.batchnorm import update_batchnorm
     from .models.block_dropout import set_block_dropout
     from .models.dropout import RepresentationDropout, set_dropout
@@ -32,13 +33,15 @@ if TYPE_CHECKING:
     from .training.averaging import average_weights, interpolate
     from .training.soup import greedy_soup
 
+# Three of these need an extra, and are not in __all__: ImageClassifier, LightningCallback, TransformersCallback.
 _MODULES = {
     "CollapseError": "errors",
     "Config": "config",
     "Dataset": "data",
     "Diagnosis": "analysis.check",
     "Evaluation": "prediction.evaluate",
-    "LightningCallback": "callbacks.lightning",  # this and the next needs an extra, so it is not in __all__
+    "ImageClassifier": "estimator",
+    "LightningCallback": "callbacks.lightning",
     "Prediction": "prediction.predict",
     "RepresentationDropout": "models.dropout",
     "Run": "runs.run",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tests.helpers import LIGHTNING, refusal
+from tests.helpers import LIGHTNING, refusal, without
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
@@ -144,3 +144,8 @@ def test_what_cannot_be(loader: Any, tmp_path: Path) -> None:
     plain = tmp_path / "plain" / "epoch=0.ckpt"
     text = refusal(fit, Classifier(), loader, first, LightningCallback(), ckpt_path=plain)
     assert text == "the checkpoint to go on from was not written with a LightningCallback"
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = without(monkeypatch, "lightning.pytorch", "largedrop.callbacks.lightning")
+    assert said == 'LightningCallback needs lightning: pip install "largedrop[lightning]"'

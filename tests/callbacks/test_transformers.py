@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers import refusal
+from tests.helpers import refusal, without
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
@@ -131,3 +131,8 @@ def test_a_checkpoint_without_an_average_or_with_another_one(tmp_path: Path) -> 
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     damaged = refusal(train, classifier(), other, TransformersCallback(), resume=True, **{**more, "max_steps": 3})
     assert "is damaged: its checksum is not that of its content" in damaged
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = without(monkeypatch, "transformers", "largedrop.callbacks.transformers")
+    assert said == 'TransformersCallback needs transformers: pip install "largedrop[transformers]"'
