@@ -83,7 +83,6 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("drawn")
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 @parametrize_with_checks([OfNumbers(**settings())], expected_failed_checks=lambda each: EXPECTED)  # type: ignore[untyped-decorator]
 def test_the_checks_of_scikit_learn(estimator: Any, check: Any, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OfNumbers, "folder", drawn)
