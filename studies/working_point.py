@@ -28,6 +28,7 @@ import largedrop as ld
 from largedrop.config import Config
 from largedrop.errors import Interrupted, RunError
 from largedrop.experiments.processes import train_side_by_side
+from largedrop.experiments.tasks import Tasks as Queue
 from largedrop.files import read_json, write_json, write_text
 from largedrop.reporter import Reporter
 from largedrop.training.device import choose_device
@@ -182,7 +183,8 @@ def do(options: argparse.Namespace) -> None:
     data, device = ld.open_dataset(options.data), choose_device(options.device)
     tasks = Tasks(data, options.size, device, options.output, options.record, options.seeds, options.longest)
     reporter, done = Clock(options.seconds), 0
-    with closing(train_side_by_side(tasks, data, device, options.jobs, reporter)) as together:
+    waiting = Queue(tasks, reporter, wait=True)
+    with closing(train_side_by_side(waiting, data, device, options.jobs, reporter)) as together:
         try:
             for config, outcome in together:
                 done += 1

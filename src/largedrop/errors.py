@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 
 __all__ = [
+    "BusyError",
     "CollapseError",
     "DamagedError",
     "Interrupted",
@@ -37,6 +38,10 @@ class RunError(UserError):
 
 class CollapseError(RunError):
     """A fine-tuning has collapsed or diverged, so it is stopped."""
+
+
+class BusyError(RunError):
+    """Another process has a run, or has taken it."""
 
 
 class NoMemoryError(RunError):

@@ -164,7 +164,7 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 class TestMistakes:
     def test_an_unknown_launcher(self, capsys: pytest.CaptureFixture[str]) -> None:
         said = one_line(capsys, "sweep", "paper-figure-2", "--launcher", "locl")
-        assert said == "unknown launcher 'locl'; did you mean 'local'? (there are: local)"
+        assert said == "unknown launcher 'locl'; did you mean 'local'? (there are: local, ray, slurm, commands)"
 
     def test_no_preset(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert one_line(capsys, "sweep") == (

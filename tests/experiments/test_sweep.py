@@ -17,9 +17,11 @@ from largedrop.config import Config
 from largedrop.errors import CollapseError, Interrupted, UserError
 from largedrop.experiments import runner
 from largedrop.experiments.preset import read_preset
-from largedrop.experiments.sweep import SweepPlan, plan_sweep, run_sweep
+from largedrop.experiments.sweep import SweepPlan, begin_sweep, ended_sweep, plan_sweep, run_sweep
 from largedrop.report.report import write_report
 from largedrop.report.sweep import report_sweep
+from largedrop.runs.failure import write_failure
+from largedrop.runs.lease import take
 from largedrop.runs.read import read_runs
 from largedrop.runs.run import Run
 from largedrop.training.loop import cost, train
@@ -272,6 +274,30 @@ def test_a_sweep_that_is_stopped_goes_on(data: ld.Dataset, tmp_path: Path) -> No
     plan = planned(data, tmp_path)
     assert states(plan) == ["finished", "begun", "new", "new"]
     assert len(run_sweep(data, plan, device=CPU).trained) == 3
+
+
+def test_what_another_process_has_is_left_by_a_worker_and_waited_for_by_a_command(
+    data: ld.Dataset, tmp_path: Path
+) -> None:
+    plan = planned(data, tmp_path)
+    first, *others = plan.entries
+    begin_sweep(data, plan)
+    first.folder.mkdir(parents=True)
+    lease = take(first.folder)
+    write_failure(others[0].folder, CollapseError("it shrank"))
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        lease.give_back(ended=False)
+
+    assert run_sweep(data, plan, device=CPU, wait=False).trained == [entry.config for entry in others[1:]]
+    assert [str(error) for _, error in ended_sweep(plan).collapsed] == ["it shrank"]
+    result = run_sweep(data, planned(data, tmp_path), device=CPU, reporter=Watch(note=note))
+    assert [config.run_name for config in result.trained] == [entry.config.run_name for entry in (others[0], first)]
+    assert len(notes) == 1
+    assert ended_sweep(plan).trained == [entry.config for entry in plan.entries]
+    assert not list(plan.folder.glob("runs/*/.lease-*"))
 
 
 def test_the_folder_of_other_images(data: ld.Dataset, tmp_path: Path) -> None:

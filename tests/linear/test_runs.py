@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,11 +16,12 @@ from tests.helpers import Watch
 import largedrop as ld
 from largedrop.config import Config
 from largedrop.data.views.batches import HostViews
-from largedrop.errors import CollapseError, Interrupted, RunError, UserError
+from largedrop.errors import BusyError, CollapseError, Interrupted, RunError, UserError
 from largedrop.experiments.compare import compare, plan
 from largedrop.linear.features import FeatureStore
 from largedrop.linear.runs import train_linear_runs
 from largedrop.runs.checkpoint import load_model, read_tensors
+from largedrop.runs.lease import take
 from largedrop.runs.run import Run
 from largedrop.training.loop import cost
 from largedrop.training.resolve import resolve
@@ -67,7 +67,7 @@ def test_a_finished_run(uneven: Path, tmp_path: Path, fit: str, model: str) -> N
     assert isinstance(run, Run)
     names = {path.name for path in run.folder.iterdir()}
     assert names == {
-        *(".lock", "config.json", "log.json", "result.json"),
+        *("config.json", "log.json", "result.json"),
         *(f"{name}.safetensors" for name in ("best", "average", "final")),
     }
     main = {"linear": "linear-fine-tuning", "probe": "linear-probe"}[fit]
@@ -147,8 +147,10 @@ def test_folders_of_others(data: ld.Dataset, tmp_path: Path) -> None:
     one = config(data, "probe")
     folder = tmp_path / one.run_name
     folder.mkdir()
-    with filelock.FileLock(folder / ".lock"), pytest.raises(UserError, match="another process is using"):
-        trained(data, tmp_path, one)
+    lease = take(folder)
+    (error,) = trained(data, tmp_path, one)
+    assert isinstance(error, BusyError)
+    lease.give_back(ended=False)
     with pytest.raises(UserError, match="fit must be 'linear' or 'probe', not 'all'"):
         trained(data, tmp_path, ld.Config(data.name, data.fingerprint, "photo"))
 

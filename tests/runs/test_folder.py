@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pytest
+from tests.helpers import Watch
 
 from largedrop.config import PROTOCOL, Config
 from largedrop.data.dataset import Dataset
-from largedrop.errors import UserError
+from largedrop.errors import BusyError, CollapseError, UserError
 from largedrop.files import read_json
+from largedrop.reporter import SILENT
+from largedrop.runs.failure import write_failure
 from largedrop.runs.folder import claim, claimed, named_before, owned
+
+ME = f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def refusal(folder: Path, config: Config) -> str:
-    with pytest.raises(UserError) as caught, claimed(folder, config):
+    with pytest.raises(UserError) as caught, claimed(folder, config, SILENT):
         raise AssertionError
     return str(caught.value)
 
@@ -27,22 +32,45 @@ def refusal(folder: Path, config: Config) -> str:
 def test_a_folder_is_claimed_once_and_for_one_config(config: Config, tmp_path: Path) -> None:
     folder = tmp_path / "a" / "run"
     for _ in range(2):
-        with claimed(folder, config):
-            assert sorted(entry.name for entry in folder.iterdir()) == [".lock", "config.json"]
-            assert refusal(folder, config) == f"another process is using {folder}"
+        with claimed(folder, config, SILENT):
+            assert refusal(folder, config) == f"another process is using {folder} ({ME})"
         assert read_json(folder / "config.json") == {"protocol": PROTOCOL, **config.to_json()}
 
 
-def test_another_process_is_at_work(config: Config, tmp_path: Path) -> None:
-    with filelock.FileLock(tmp_path / ".lock"):
-        assert refusal(tmp_path, config) == f"another process is using {tmp_path}"
-    with claimed(tmp_path, config):
+def test_a_folder_in_which_another_process_writes_at_this_moment_is_no_other_ones(
+    config: Config, tmp_path: Path
+) -> None:
+    """It is looked into before the owner's file is looked for, which is written first."""
+    for name in (".lease-1", ".config.json.x.tmp", ".lock"):
+        (tmp_path / name).touch()
+    assert not owned(tmp_path, "config.json", "run", config.to_json())
+    claim(tmp_path, "config.json", "run", config.to_json())
+    (tmp_path / "log.json").touch()
+    assert owned(tmp_path, "config.json", "run", config.to_json())
+
+
+def test_a_reporter_learns_that_the_folder_was_taken(config: Config, tmp_path: Path) -> None:
+    done: list[float] = []
+    with claimed(tmp_path, config, Watch(advance=done.append)) as reporter:
+        reporter.advance(1.0)
+        assert not reporter.stopped()
+        (tmp_path / ".lease-1").unlink()
+        vars(reporter)["_lease"].renew()
+        for call in (lambda: reporter.advance(2.0), reporter.stopped):
+            with pytest.raises(
+                BusyError, match=r"^another process has taken .*, which this one left alone for too long$"
+            ):
+                call()
+    assert done == [1.0]
+
+
+def test_what_a_failure_left_is_removed_with_what_kills_left(config: Config, tmp_path: Path) -> None:
+    with claimed(tmp_path, config, SILENT):
         pass
-
-
-def test_a_folder_that_cannot_be_locked(config: Config, tmp_path: Path) -> None:
-    (tmp_path / ".lock").mkdir()
-    assert refusal(tmp_path, config).startswith(f"cannot write {tmp_path / '.lock'}: ")
+    write_failure(tmp_path, CollapseError("it collapsed"))
+    (tmp_path / ".log.json.x.tmp").touch()
+    with claimed(tmp_path, config, SILENT):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lease-2", "config.json"]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +90,7 @@ def test_a_folder_that_cannot_be_locked(config: Config, tmp_path: Path) -> None:
 def test_another_config_is_told_by_its_settings(
     config: Config, tmp_path: Path, changes: dict[str, Any], listed: str
 ) -> None:
-    with claimed(tmp_path, config):
+    with claimed(tmp_path, config, SILENT):
         pass
     assert refusal(tmp_path, replace(config, **changes)) == (
         f"{tmp_path} belongs to another run: {listed}; name another --output"
@@ -73,7 +101,7 @@ def test_what_an_older_version_did_not_know_is_as_its_default(config: Config, tm
     content = {name: value for name, value in config.to_json().items() if name not in ("held_out", "swad")}
     content["protocol"] = PROTOCOL
     (tmp_path / "config.json").write_text(json.dumps({**content, "held_out": 0.2}))
-    with claimed(tmp_path, config):
+    with claimed(tmp_path, config, SILENT):
         pass
     assert "swad False instead of True; name" in refusal(tmp_path, replace(config, swad=True))
     (tmp_path / "config.json").write_text(json.dumps(content))
@@ -100,19 +128,19 @@ def test_other_files_are_left_alone(config: Config, tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
     file = tmp_path / "thesis.tex"
     assert refusal(file, config) == f"{file} is a file; name another --output"
-    assert refusal(file / "below", config) == f"cannot write {file / 'below' / 'config.json'}: Not a directory"
+    assert refusal(file / "below", config) == f"cannot write {file / 'below'}: Not a directory"
     assert file.read_text() == "precious"
 
 
 def test_what_a_killed_process_leaves_is_removed(config: Config, tmp_path: Path) -> None:
     (tmp_path / ".config.json.x1y2.tmp").write_text("")
-    with claimed(tmp_path, config):
+    with claimed(tmp_path, config, SILENT):
         pass
     (tmp_path / "outputs").mkdir()
     for left in (".tmpAbC", "outputs/.000002.safetensors.x.tmp"):
         (tmp_path / left).write_text("")
-    with claimed(tmp_path, config):
-        assert sorted(entry.name for entry in tmp_path.rglob("*")) == [".lock", "config.json", "outputs"]
+    with claimed(tmp_path, config, SILENT):
+        assert sorted(entry.name for entry in tmp_path.rglob("*")) == [".lease-2", "config.json", "outputs"]
 
 
 def test_facts_must_be_the_same_and_what_is_said_besides_may_differ(tmp_path: Path) -> None:
@@ -160,15 +188,15 @@ def test_a_folder_whose_name_is_not_text_is_refused_before_anything_is_trained(c
     assert refusal(folder, config) == f"the name of {folder} is not UTF-8; name another --output"
 
 
-@pytest.mark.parametrize("name", ["outputs", ".lock"])
+@pytest.mark.parametrize("name", ["outputs", ".lease-3"])
 def test_nothing_is_written_through_a_link(tmp_path: Path, config: Config, name: str) -> None:
     folder, away = tmp_path / "run", tmp_path / "away"
     away.mkdir()
     kept = away / ".000002.safetensors.x.tmp"
     kept.write_text("someone else's")
     claim(folder, "config.json", "run", config.to_json())
-    (folder / name).symlink_to(kept if name == ".lock" else away)
-    with pytest.raises(UserError) as caught, claimed(folder, config):
+    (folder / name).symlink_to(kept if name == ".lease-3" else away)
+    with pytest.raises(UserError) as caught, claimed(folder, config, SILENT):
         pass
     assert str(caught.value) == (
         f"{folder / name} is a link, and a run writes into its own folder only; remove the link"

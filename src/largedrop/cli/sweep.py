@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,17 +12,20 @@ from rich.console import Console
 
 from ..config import RIVALS, Config
 from ..data import SOURCES
-from ..errors import UserError, one_of
+from ..errors import UserError
 from ..report.text import Table, render
-from .options import Classes, Column, Device, DryRun, GroupPattern, Jobs, Plain, Precision, SkipBad, SplitFile, plainly
+from .launching import Address, Cpus, Gpus, Launcher, Slurm, TimeLimit, Worker, command_of, request_of
+from .options import Classes, Column, Device, DryRun, GroupPattern, Plain, Precision, SkipBad, SplitFile, plainly
 
 if TYPE_CHECKING:
+    import torch
+
+    from ..data.dataset import Dataset
+    from ..experiments.launchers import Request
     from ..experiments.preset import Scale
-    from ..experiments.sweep import SweepPlan
+    from ..experiments.sweep import Sweep, SweepPlan
 
 __all__ = ["sweep"]
-
-LAUNCHERS = ("local",)
 
 LISTED_DOMAINS = 4
 """Number of test domains for which ``--list`` counts runs: that of all but one of the paper's datasets."""
@@ -52,8 +56,22 @@ def sweep(
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
-    launcher: Annotated[str, typer.Option(help="Where the runs are trained: 'local', on this machine.")] = "local",
-    jobs: Jobs = 1,
+    launcher: Launcher = "local",
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            help="Runs side by side, each in its own process; with another launcher, how many workers. [default: "
+            "local: one for each GPU; ray: as many as the cluster has room for]",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    address: Address = None,
+    gpus: Gpus = None,
+    cpus: Cpus = None,
+    time_limit: TimeLimit = None,
+    slurm: Slurm = None,
+    worker: Worker = None,
     plain: Plain = False,
     column: Column = None,
     classes: Classes = "union",
@@ -67,8 +85,8 @@ def sweep(
     from ..experiments.preset import preset_names, read_preset
 
     console = Console(stderr=False)
-    if launcher not in LAUNCHERS:
-        raise UserError(f"unknown launcher '{launcher}'; {one_of(launcher, LAUNCHERS)}")
+    flags = {"--address": address, "--gpus": gpus, "--cpus": cpus, "--time-limit": time_limit, "--slurm": slurm}
+    request = request_of(launcher, jobs, flags, worker=worker is not None)
     if listing:
         if preset is not None:
             raise UserError(f"--list shows every preset; leave '{preset}' out")
@@ -83,12 +101,16 @@ def sweep(
         raise UserError(f"{' and '.join(missing)} must be given")
 
     # torch and timm take seconds to import, which --help, --list and a mistake in a preset should not.
+    from ..experiments.launchers.worker import plan_id
     from ..experiments.sweep import SWEEP_FILE, plan_sweep
     from ..runs.folder import named_before
-    from ..training.device import choose_device
+    from ..training.device import choose_device, default_jobs
     from .terminal import open_images, say, say_classes, say_names, say_paths
 
-    torch_device = choose_device(device, jobs)
+    here = jobs or default_jobs(device)
+    torch_device = choose_device(device, here)
+    if request.gpus and precision == "auto" and torch_device.type == "cpu":
+        raise UserError("--precision auto is what this machine has, and it has no GPU: say float32 or bfloat16")
     opening = {"classes": classes, "group_pattern": group_pattern, "split": split, "skip_bad_images": skip_bad_images}
     opened = open_images(console, data, chosen.values("size"), column, **opening)
     opened = named_before(opened, [output / SWEEP_FILE])
@@ -102,25 +124,96 @@ def sweep(
     if dry_run:
         render([_table(planned, chosen)], console)
         return
-    with plainly(plain):
-        say_paths(console, torch_device)
-        _run(console, planned, opened, torch_device, jobs)
+    if launcher == "local":
+        sharing = math.floor(1 / request.gpus) if request.gpus and request.gpus < 1 else 1
+        with plainly(plain):
+            say_paths(console, torch_device)
+            result = _train(console, planned, opened, torch_device, here, worker, sharing)
+        if worker is not None:
+            say(console, f"{len(result.trained)} runs trained here, and nothing is left for this worker")
+            return
+    else:
+        precision = planned.entries[0].config.precision
+        on = device if device != "auto" else "cuda" if request.gpus else "cpu" if launcher == "slurm" else device
+        told: dict[str, Any] = {
+            "--scale": scale,
+            "--weights": weights,
+            "--device": on,
+            "--precision": precision,
+            "--column": column,
+        }
+        told |= {"--classes": classes, "--group-pattern": group_pattern, "--split": split and split.absolute()}
+        told |= {"--skip-bad-images": skip_bad_images, "--gpus": request.gpus, "--plain": plain}
+        name = preset if preset in preset_names() else str(read.path.absolute())
+        arguments = command_of(name, data, output, plan_id(planned), told)
+        result = _launch(console, planned, opened, launcher, arguments, request)
+        if launcher == "commands":
+            return
+    _finish(console, planned, opened, torch_device, result)
 
 
-def _run(console: Console, planned: SweepPlan, data: Any, device: Any, jobs: int) -> None:
-    """Train the pending runs and write the report.
+def _train(
+    console: Console,
+    planned: SweepPlan,
+    data: Dataset,
+    device: torch.device,
+    jobs: int,
+    worker: str | None,
+    sharing: int,
+) -> Sweep:
+    """Train the pending runs here.
+
+    Args:
+        worker: plan that this process was launched for, to take what no other process has; else None.
+    """
+    from ..experiments.launchers.worker import check_plan
+    from ..experiments.sweep import run_sweep
+    from ..training.features import VIEWS
+    from .terminal import ProgressBar
+
+    if worker is not None:
+        check_plan(planned, worker)
+    total = planned.work + VIEWS * len(data)
+    with ProgressBar(console, total, "sweep", len(planned.pending), _named) as bar, bar.interruptible():
+        return run_sweep(data, planned, device=device, jobs=jobs, wait=worker is None, sharing=sharing, reporter=bar)
+
+
+def _launch(
+    console: Console, planned: SweepPlan, data: Dataset, launcher: str, arguments: tuple[str, ...], request: Request
+) -> Sweep:
+    """Have workers train the pending runs, or write their commands."""
+    from ..experiments.launchers import launch
+    from ..experiments.launchers.commands import write_commands
+    from ..experiments.launchers.worker import Worker as Command
+    from ..experiments.sweep import begin_sweep, ended_sweep
+    from .terminal import ProgressBar, say
+
+    begin_sweep(data, planned)
+    log = planned.folder.absolute() / "workers"
+    command = Command(arguments, log)
+    if launcher == "commands":
+        assert request.jobs is not None
+        write_commands(log / "commands.txt", command, request.jobs)
+        say(
+            console,
+            f"written: {log / 'commands.txt'}, a command for each of {request.jobs} workers; this one without "
+            "--launcher trains what they leave, and reports",
+        )
+        return ended_sweep(planned)
+    with ProgressBar(console, planned.work, "sweep", len(planned.pending), _named) as bar, bar.interruptible():
+        launch(launcher, command, planned, request, bar)
+    return ended_sweep(planned)
+
+
+def _finish(console: Console, planned: SweepPlan, data: Dataset, device: torch.device, result: Sweep) -> None:
+    """Write the report on what was trained.
 
     Raises:
         UserError: runs collapsed or failed; the report on the others is written.
     """
-    from ..experiments.sweep import run_sweep
     from ..report.sweep import report_sweep
-    from ..training.features import VIEWS
-    from .terminal import ProgressBar, say
+    from .terminal import say
 
-    total = planned.work + VIEWS * len(data)
-    with ProgressBar(console, total, "sweep", len(planned.pending), _named) as bar, bar.interruptible():
-        result = run_sweep(data, planned, device=device, jobs=jobs, reporter=bar)
     refused = _afterwards(console, planned, data, device)
     for config, trace in result.broken:
         print(f"{_named(config)} failed:\n{trace}", file=sys.stderr)

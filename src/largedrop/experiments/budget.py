@@ -70,8 +70,8 @@ LEAST, MOST, PATIENCE = 3, 15, 2.0
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def seconds_of(text: str) -> float:
-    """The seconds of a budget as a user writes it.
+def seconds_of(text: str, flag: str = "--budget") -> float:
+    """The seconds of a time as a user writes it for the option ``flag``.
 
     Raises:
         UserError: it is not a time above 0, or has no unit.
@@ -81,9 +81,9 @@ def seconds_of(text: str) -> float:
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     if not found or not 0 < float(found[1]) < math.inf:
-        raise UserError(f"--budget must be a time such as 90s, 10m or 1.5h, not {text!r}")
+        raise UserError(f"{flag} must be a time such as 90s, 10m or 1.5h, not {text!r}")
     if not found[2]:
-        raise UserError(f"--budget {text} has no unit: say {text}s, {text}m or {text}h")
+        raise UserError(f"{flag} {text} has no unit: say {text}s, {text}m or {text}h")
     return float(found[1]) * UNITS[found[2]]
 
 

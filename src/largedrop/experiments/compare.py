@@ -16,6 +16,7 @@ from ..config import DEFAULT_RECIPE, VARIED, Config
 from ..data.dataset import Dataset, check_names
 from ..errors import NoMemoryError, RunError, UserError
 from ..reporter import SILENT, Reporter
+from ..runs.failure import forget_failure
 from ..runs.folder import claim
 from ..runs.record import Record
 from ..runs.run import Run, remarks
@@ -169,6 +170,8 @@ def compare(
     if claimed is not None:
         claimed()
     tasks = [(config, folder / "runs" / config.run_name) for config in planned.configs]
+    for _, path in tasks:
+        forget_failure(path)
     ended: dict[Config, Run | RunError] = {}
     with closing(train_all(tasks, data, device, jobs, reporter)) as together:
         for config, outcome in together:

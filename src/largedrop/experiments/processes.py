@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ import torch
 from ..config import Config
 from ..data.dataset import Dataset
 from ..data.views.batches import open_views
-from ..errors import Interrupted, NoMemoryError, RunError, UserError
+from ..errors import BusyError, Interrupted, NoMemoryError, RunError, UserError
 from ..reporter import Reporter
+from ..runs.failure import read_failure
 from ..runs.run import Run
 from ..training.features import FeatureCache
 from ..training.loop import train
+from .tasks import Task, Tasks
 
 __all__ = ["ProcessFailedError", "train_side_by_side"]
 
@@ -37,26 +40,26 @@ GOES_ON = "the same command resumes it"
 
 
 class ProcessFailedError(UserError):
-    """A training process has ended by itself; ``index`` is the index of its task."""
+    """A training process has ended by itself; ``config`` is that of its run."""
 
-    def __init__(self, message: str, index: int) -> None:
+    def __init__(self, message: str, config: Config) -> None:
         super().__init__(message)
-        self.index = index
+        self.config = config
 
 
 @dataclass
 class _Worker:
-    """A process, this process's end of its pipe, and the index of its task."""
+    """A process, this process's end of its pipe, and its task."""
 
     process: BaseProcess
     pipe: Connection
-    index: int = 0
+    task: Task | None = None
 
 
 def train_side_by_side(
-    tasks: Sequence[tuple[Config, Path]], data: Dataset, device: torch.device, jobs: int, reporter: Reporter
+    tasks: Tasks, data: Dataset, device: torch.device, jobs: int, reporter: Reporter
 ) -> Generator[tuple[Config, Run | RunError], None, None]:
-    """Train every task, ``jobs`` of them at a time, and yield each as it ends.
+    """Train every task that no other process has, ``jobs`` of them at a time, and yield each as it ends.
 
     Where the device is ``cuda`` without a number, the processes are distributed over all GPUs; threads are divided
     between them. The processes save and end when the reporter asks to stop, and when this process dies.
@@ -73,14 +76,8 @@ def train_side_by_side(
         Interrupted: the reporter asks to stop.
     """
     workers: list[_Worker] = []
-    indices = iter(range(len(tasks)))
+    total = len(tasks)
     asked = noted = False
-
-    def hand(worker: _Worker, index: int) -> None:
-        config, folder = tasks[index]
-        worker.index = index
-        reporter.begin(config)
-        _tell(worker, (config, folder))
 
     try:
         threads = max(1, torch.get_num_threads() // jobs)
@@ -91,10 +88,21 @@ def train_side_by_side(
                 workers.append(_started(own, threads, -(-jobs // gpus)))
         for worker in workers:
             _tell(worker, data)
-            hand(worker, next(indices))
-        busy = {worker.pipe: worker for worker in workers}
-        while busy:
-            ready = wait(list(busy), LOOK_EVERY)
+        idle, busy = list(reversed(workers)), {}
+        while True:
+            while idle and not asked and (task := tasks.take()) is not None:
+                reporter.begin(task[0])
+                if (failure := read_failure(task[1])) is not None:
+                    yield task[0], failure[0]
+                    continue
+                worker = idle.pop()
+                worker.task, busy[worker.pipe] = task, worker
+                _tell(worker, task)
+            if not busy:
+                if asked or not tasks or not tasks.wait:
+                    break
+                time.sleep(LOOK_EVERY)  # others have them all
+            ready = wait(list(busy), LOOK_EVERY) if busy else []
             if not asked and reporter.stopped():
                 asked = True
                 for worker in busy.values():
@@ -112,14 +120,14 @@ def train_side_by_side(
                 elif kind == "raised":
                     raise value
                 else:
-                    yield tasks[worker.index][0], value
-                    following = None if asked else next(indices, None)
-                    if following is None:
-                        del busy[pipe]
+                    assert worker.task is not None
+                    idle.append(busy.pop(pipe))
+                    if isinstance(value, BusyError):
+                        tasks.put_back(worker.task)
                     else:
-                        hand(worker, following)
-        if (following := next(indices, None)) is not None:
-            raise Interrupted(f"stopped before run {following + 1} of {len(tasks)}")
+                        yield worker.task[0], value
+        if asked and tasks:
+            raise Interrupted(f"stopped before run {total - len(tasks) + 1} of {total}")
     except KeyboardInterrupt:  # at once: what is on disk stays whole
         for worker in workers:
             worker.process.kill()
@@ -169,7 +177,8 @@ def _heard(worker: _Worker) -> tuple[str, Any]:
         worker.process.join()
         failed = (worker.process.exitcode or 0) > 0
         how = "failed, with the error above;" if failed else "died (out of memory?); fewer --jobs need less, and"
-        raise ProcessFailedError(f"a training process has {how} {GOES_ON}", worker.index) from None
+        assert worker.task is not None
+        raise ProcessFailedError(f"a training process has {how} {GOES_ON}", worker.task[0]) from None
     return message
 
 

@@ -21,6 +21,7 @@ from ..errors import CollapseError, Interrupted, RunError, UserError, one_of
 from ..files import fitting
 from ..reporter import SILENT, Relay, Reporter
 from ..runs.content import is_finished
+from ..runs.failure import forget_failure, read_failure, write_failure
 from ..runs.folder import claim, owned
 from ..runs.run import Run
 from ..runtime import free_memory
@@ -32,7 +33,7 @@ from .preset import Preset, with_weights
 from .processes import ProcessFailedError
 from .runner import splits_of, train_all
 
-__all__ = ["PlannedRun", "Sweep", "SweepPlan", "plan_sweep", "run_sweep"]
+__all__ = ["PlannedRun", "Sweep", "SweepPlan", "begin_sweep", "ended_sweep", "plan_sweep", "run_sweep"]
 
 SWEEP_FILE = "sweep.json"
 """File that marks the folder of a dataset's sweeps."""
@@ -190,15 +191,20 @@ def run_sweep(
     *,
     device: torch.device,
     jobs: int = 1,
+    wait: bool = True,
+    sharing: int = 1,
     reporter: Reporter = SILENT,
 ) -> Sweep:
-    """Train the runs of a plan that are not finished.
+    """Train the runs of a plan that are not finished, beside other processes that do the same in its folder.
 
     A run that collapses or finds no memory is recorded, and the others are trained. A run that fails with an unexpected
     error, or whose process dies, is resumed once; if it fails again it is recorded, and the others are trained.
 
     Args:
         jobs: number of runs side by side, each in its own process; 1 trains in this process.
+        wait: whether runs that were given up before are tried again, and runs that other processes have are waited for,
+            and taken where those die; otherwise both are left.
+        sharing: number of processes like this one that share its device (with one job).
         reporter: receives the work, each run before it is trained, and runs that collapsed or failed; see ``train``.
 
     Raises:
@@ -207,7 +213,8 @@ def run_sweep(
     """
     if jobs < 1:
         raise UserError(f"--jobs must be 1 or more, not {jobs}")
-    claim(planned.folder, SWEEP_FILE, "sweep", *_facts(data))
+    if wait:
+        begin_sweep(data, planned)
     waiting = {entry.config: entry for entry in planned.pending}
     failures: dict[Config, int] = {}
     result = Sweep()
@@ -221,7 +228,7 @@ def run_sweep(
         kept = 0.0  # work of finished runs in this attempt
         attempt = _Attempt(reporter)
         try:
-            with closing(train_all(tasks, data, device, jobs, attempt)) as together:
+            with closing(train_all(tasks, data, device, jobs, attempt, wait=wait, sharing=sharing)) as together:
                 for config, outcome in together:
                     kept += waiting.pop(config).cost
                     if isinstance(outcome, CollapseError):
@@ -232,9 +239,9 @@ def run_sweep(
                         reporter.failed(config, str(outcome))
                     else:
                         result.trained.append(config)
-            continue
+            return result
         except ProcessFailedError as error:
-            broken, line = tasks[error.index][0], str(error)
+            broken, line = error.config, str(error)
             trace = traceback.format_exc()
         except (UserError, Interrupted):
             raise
@@ -252,7 +259,36 @@ def run_sweep(
         else:
             reporter.failed(broken, f"{line}; it is given up")
             result.broken.append((broken, trace))
-            del waiting[broken]
+            write_failure(waiting.pop(broken).folder, RunError(line), trace)
+    return result
+
+
+def begin_sweep(data: Dataset, planned: SweepPlan) -> None:
+    """Mark the folder of a plan as the dataset's sweeps', and let its runs that were given up be tried again.
+
+    Raises:
+        UserError: it is another dataset's or cannot be written.
+    """
+    claim(planned.folder, SWEEP_FILE, "sweep", *_facts(data))
+    for entry in planned.pending:
+        if entry.state == "begun":
+            forget_failure(entry.folder)
+
+
+def ended_sweep(planned: SweepPlan) -> Sweep:
+    """The results of a plan that other processes have trained, by what they left in its folder."""
+    result = Sweep()
+    for entry in planned.entries:
+        outcome = _opened(entry) if is_finished(entry.folder) else None
+        failure = read_failure(entry.folder) if outcome is None else None
+        if isinstance(outcome, RunError):
+            result.broken.append((entry.config, str(outcome)))
+        elif failure is not None and isinstance(failure[0], CollapseError):
+            result.collapsed.append((entry.config, str(failure[0])))
+        elif failure is not None:
+            result.broken.append((entry.config, failure[1] or str(failure[0])))
+        elif outcome is not None and entry.state != "finished":
+            result.trained.append(entry.config)
     return result
 
 

@@ -15,7 +15,7 @@ from .._version import __version__
 from ..config import Config
 from ..data.dataset import Dataset
 from ..data.views.batches import Views
-from ..errors import CollapseError, RunError, UserError
+from ..errors import BusyError, CollapseError, RunError, UserError
 from ..files import write_json, write_stored
 from ..reporter import SILENT, Relay, Reporter
 from ..runs.checkpoint import write_tensors
@@ -44,7 +44,8 @@ Member = tuple[Config, Path, Problem]
 def train_linear_runs(
     tasks: Sequence[tuple[Config, Path]], data: Dataset, views: Views, reporter: Reporter = SILENT
 ) -> Iterator[tuple[Config, Run | RunError]]:
-    """Train linear fits, and yield each as it ends; a finished run is read.
+    """Train linear fits, and yield each as it ends; a finished run is read, and one that another process has not waited
+    for.
 
     Features come from the cache on disk (``FeatureStore``), without the network where they are stored. A run's folder
     is like a fine-tuning's, but ``best``, ``average`` and ``final.safetensors`` contain V, b and (of a linear
@@ -57,8 +58,7 @@ def train_linear_runs(
             notes about the features.
 
     Raises:
-        UserError: a folder is another config's or cannot be written, another process is using it, or the features are
-            not available.
+        UserError: a folder is another config's or cannot be written, or the features are not available.
         Interrupted: the reporter asks to stop.
     """
     store = FeatureStore(data, views, reporter=reporter)
@@ -70,8 +70,12 @@ def train_linear_runs(
                 reporter.begin(config)
                 if config.fit == "all":
                     raise UserError("fit must be 'linear' or 'probe', not 'all'")
-                if not finished(folder, config):
-                    locks.enter_context(claimed(folder, config))
+                try:
+                    if not finished(folder, config):
+                        locks.enter_context(claimed(folder, config, reporter))
+                except BusyError as error:
+                    yield config, error
+                    continue
                 if is_finished(folder):
                     reporter.skip(cost(config, config.split_of(data)))
                     yield config, _opened(folder)

@@ -1,4 +1,7 @@
-"""Ownership of folders: each belongs to one run, comparison or dataset's sweeps, and to one process at a time."""
+"""Ownership of folders: each belongs to one run, comparison or dataset's sweeps, and to one process at a time.
+
+A comparison's and a sweep's are worked on by several processes, each of which takes runs that no other has.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from ..config import LATER, PROTOCOL, Config
 from ..data.dataset import Dataset
 from ..errors import UserError
 from ..files import is_leftover, read_json, write_stored
+from ..reporter import Relay, Reporter
 from .content import is_finished
+from .failure import forget_failure
+from .lease import Lease, holder_of, is_lease, settle, take
 from .protocol import refuse_older
 
 __all__ = ["claim", "claimed", "finished", "named_before", "owned"]
 
 LOCK = ".lock"
+"""A file that versions before leases locked."""
 
 MOST_NAMED = 4
 """Number of differences in a message."""
@@ -29,33 +34,62 @@ NOTHING: Mapping[str, Any] = {}
 
 
 @contextmanager
-def claimed(folder: Path, config: Config) -> Iterator[None]:
-    """Within the block, ``folder`` belongs to the run of ``config`` and is locked against other processes.
+def claimed(folder: Path, config: Config, reporter: Reporter) -> Iterator[Reporter]:
+    """Within the block, ``folder`` belongs to the run of ``config``, and this process alone has it.
 
-    Temporary files that killed processes left are removed.
+    Temporary files that killed processes left are removed, and so is what a failure left.
+
+    Args:
+        reporter: asked whether to stop while nobody can know whether a process of another machine has the folder.
+
+    Yields:
+        A reporter that passes all on to ``reporter``, and raises BusyError once another process has taken the folder.
 
     Raises:
-        UserError: see ``owned``; or the folder cannot be written, has a link through which files elsewhere would be,
-            or another process has locked it.
+        UserError: see ``owned``; or the folder cannot be written, or has a link through which files elsewhere would be.
+        BusyError: another process has the folder.
     """
-    claim(folder, "config.json", "run", config.to_json())
-    for path in (folder / LOCK, folder / "outputs"):
-        if path.is_symlink():
-            raise UserError(f"{path} is a link, and a run writes into its own folder only; remove the link")
-    lock = filelock.FileLock(folder / LOCK, timeout=0)
+    owned(folder, "config.json", "run", config.to_json())
+    lease = _taken(folder, reporter)
     try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise UserError(f"another process is using {folder}") from None
-    except OSError as error:
-        raise UserError(f"cannot write {folder / LOCK}: {error.strerror or error}") from error
-    try:
+        claim(folder, "config.json", "run", config.to_json())
+        forget_failure(folder)
         for path in filter(is_leftover, [*folder.iterdir(), *folder.glob("outputs/.*")]):
             if path.is_symlink() or not path.is_dir():
                 path.unlink(missing_ok=True)
-        yield
+        yield _Having(reporter, lease)
     finally:
-        lock.release()
+        lease.give_back(ended=is_finished(folder))
+
+
+class _Having(Relay):
+    """Looks whether the lease is still this process's."""
+
+    def __init__(self, to: Reporter, lease: Lease) -> None:
+        super().__init__(to)
+        self._lease = lease
+
+    def advance(self, work: float) -> None:
+        self._lease.check()
+        super().advance(work)
+
+    def stopped(self) -> bool:
+        self._lease.check()
+        return super().stopped()
+
+
+def _taken(folder: Path, reporter: Reporter) -> Lease:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (folder / "outputs", *filter(is_lease, folder.iterdir())):
+            if path.is_symlink():
+                raise UserError(f"{path} is a link, and a run writes into its own folder only; remove the link")
+        if (holder := holder_of(folder)) is not None and holder.lives is None:
+            reporter.note(f"{holder} may be using {folder}: looking for up to two minutes whether it is")
+            settle(folder, reporter.stopped)
+        return take(folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
 def finished(folder: Path, config: Config) -> bool:
@@ -110,17 +144,20 @@ def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
     except UnicodeEncodeError:  # safetensors takes no such path
         raise UserError(f"the name of {folder} is not UTF-8; name another --output") from None
     try:
+        inside = list(folder.iterdir()) if folder.exists() else []  # first: another process may be writing the file
         if (folder / file).is_file():
             theirs = read_json(folder / file)
             refuse_older(theirs, folder)
             _compare(folder, theirs, owner, facts, about)
             return True
-        inside = list(folder.iterdir()) if folder.exists() else []
     except NotADirectoryError:
         raise UserError(f"{folder} is a file; name another --output") from None
     except OSError as error:
         raise UserError(f"cannot read {folder}: {error.strerror or error}") from error
-    others = sorted(entry.name for entry in inside if entry.name != LOCK and not is_leftover(entry))
+    own = (LOCK, file)
+    others = sorted(
+        entry.name for entry in inside if entry.name not in own and not (is_leftover(entry) or is_lease(entry))
+    )
     if others:
         raise UserError(f"{folder} contains other files ({others[0]}, …) and no {owner}; name another --output")
     return False

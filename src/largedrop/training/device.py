@@ -9,7 +9,7 @@ import torch
 
 from ..errors import UserError, one_of
 
-__all__ = ["choose_device", "choose_precision", "exact"]
+__all__ = ["choose_device", "choose_precision", "default_jobs", "exact"]
 
 AMPERE = (8, 0)
 """Compute capability from which on a GPU multiplies in bfloat16; AMD's that torch supports report 9 and more."""
@@ -45,6 +45,11 @@ def choose_device(name: str = "auto", jobs: int = 1) -> torch.device:
         device = torch.device("cuda", torch.cuda.current_device()) if name == kind else device
         torch.cuda.set_device(device)
     return device
+
+
+def default_jobs(name: str) -> int:
+    """The number of runs side by side on a device as in ``choose_device``: one for each GPU, else one."""
+    return max(1, torch.cuda.device_count()) if name in ("auto", "cuda") else 1
 
 
 def choose_precision(name: str, device: torch.device) -> str:

@@ -20,7 +20,7 @@ from ..config import Config
 from ..data.dataset import Dataset, Split
 from ..data.random import torch_seed
 from ..data.views.batches import ResidentViews, Views, open_views
-from ..errors import Interrupted, UserError
+from ..errors import CollapseError, Interrupted, UserError
 from ..fast_paths import device_name, fast_paths
 from ..files import write_json, write_stored, write_text
 from ..measures.calibration import fit_temperature
@@ -29,6 +29,7 @@ from ..models.network import Network
 from ..reporter import SILENT, Reporter
 from ..runs.checkpoint import TEMPERATURE, save_model
 from ..runs.content import is_finished
+from ..runs.failure import write_failure
 from ..runs.folder import claimed, finished
 from ..runs.logits import Logits, read_logits, write_logits
 from ..runs.record import describe
@@ -88,7 +89,8 @@ def train(
             state and raises ``Interrupted``.
 
     Raises:
-        UserError: the folder is another config's or cannot be written, or another process is using it.
+        UserError: the folder is another config's or cannot be written.
+        BusyError: another process has the run, or has taken it.
         CollapseError: the run has collapsed or diverged.
         NoMemoryError: too little memory is free.
         Interrupted: the reporter asks to stop.
@@ -96,7 +98,7 @@ def train(
     if config.fit != "all":
         raise UserError(f"fit '{config.fit}' is trained on cached features: see largedrop.linear")
     split = config.split_of(data)
-    with nullcontext() if finished(folder, config) else claimed(folder, config):
+    with nullcontext(reporter) if finished(folder, config) else claimed(folder, config, reporter) as reporter:
         if is_finished(folder):
             reporter.skip(cost(config, split))
             return _tidied(Run.open(folder))
@@ -116,7 +118,11 @@ def train(
             with torch.random.fork_rng(devices=gpus), exact(), ExitStack() as held:
                 return _train(config, data, split, folder, shared, to, held)
 
-        return in_memory(attempt, config, shared, reporter)
+        try:
+            return in_memory(attempt, config, shared, reporter)
+        except CollapseError as error:
+            write_failure(folder, error)
+            raise
 
 
 def cost(config: Config, split: Split) -> float:

@@ -1,0 +1,302 @@
+"""The lease on a folder: one process at a time works in it, on whichever machine of a shared file system.
+
+A lease is a file ``.lease-N`` that names its holder and is renewed while the holder lives. The next holder makes number
+N + 1, which only one process can (``O_EXCL``, on NFS as well, where locks may be no locks); the highest number counts,
+and goes down only once the run is finished. So a holder that was slow, and whose lease another took, finds its own
+gone, and no two processes take the same one. Clocks are not compared: a lease of another machine has lapsed when it was
+seen unchanged for ``LAPSES`` of one's own seconds; of a process of this machine it is known whether it lives.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import BusyError, visible
+from ..files import opened
+
+__all__ = ["LOOK", "Holder", "Lease", "holder_of", "is_lease", "settle", "take"]
+
+RENEWED = 10.0
+"""Seconds between two renewals."""
+
+LAPSES = 120.0
+"""Seconds without a renewal after which another machine takes a lease: twelve were missed."""
+
+MOST_TRIES = 100
+"""Number of processes that may be faster in taking a folder."""
+
+LOOK = 1.0
+"""Seconds between two looks at what another process has."""
+
+_NAME = re.compile(r"\.lease-([0-9]{1,9})$")
+
+_GIVEN_BACK = b"{"
+"""Content of a lease that its holder has given back: what is left when it is cut, which needs no room on a disk."""
+
+_WRITTEN = {"host": str, "system": str, "process": int, "started": str}
+"""Fields of a holder in the file, and their types."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds a lease.
+
+    Attributes:
+        host: name of its machine, for people.
+        system: the running system that its number is of; empty where that is unknown.
+        process: its number.
+        started: when it was started, in the system's unit; empty where that is unknown.
+        renewed: when its lease was, by the clock of the file system; in no file.
+    """
+
+    host: str = ""
+    system: str = ""
+    process: int = 0
+    started: str = ""
+    renewed: int = 0
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {visible(self.host)}" if self.host else "another process"
+
+    @property
+    def lives(self) -> bool | None:
+        """Whether it lives; None where this machine cannot know."""
+        if not self.system or self.system != _system():
+            return None
+        started = _started(self.process)
+        return started is not None and started == self.started
+
+
+_seen: dict[Path, tuple[Holder, float]] = {}
+"""Of each lease of another machine that was looked at: its holder, and since when this process has seen it so."""
+
+
+class Lease:
+    """A lease that this process holds, renewed by a thread until it is given back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lost = False
+        self._renewed = _now()
+        _pulse.add(self)
+
+    def check(self) -> None:
+        """
+        Raises:
+            BusyError: another process has taken the folder, since this one did not renew its lease for too long; or the
+                folder was removed.
+        """
+        if (
+            not self._lost and _now() - self._renewed > LAPSES / 2
+        ):  # this process was stopped; the thread has yet to run
+            self.renew()
+        if self._lost:
+            raise BusyError(f"another process has taken {self.path.parent}, which this one left alone for too long")
+
+    def renew(self) -> None:
+        """Say that this process lives; what keeps it from that for long loses the lease."""
+        try:
+            os.utime(self.path)
+            self._renewed = _now()
+        except OSError as error:
+            self._lost |= error.errno in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
+
+    def give_back(self, *, ended: bool) -> None:
+        """Let others take it.
+
+        Args:
+            ended: whether nobody needs to (the run is finished); the file is then removed.
+        """
+        _pulse.remove(self)
+        try:
+            if ended:
+                self.path.unlink(missing_ok=True)
+            else:
+                os.truncate(self.path, len(_GIVEN_BACK))
+        except FileNotFoundError:
+            pass  # another has taken it
+
+
+class _Pulse:
+    """Renews the leases of this process, in a thread that lives while there are any."""
+
+    def __init__(self) -> None:
+        self._leases: set[Lease] = set()
+        self._changing = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def add(self, lease: Lease) -> None:
+        with self._changing:
+            self._leases.add(lease)
+            if self._thread is None or not self._thread.is_alive():  # it ended, or this process was forked
+                self._thread = threading.Thread(target=self._beat, name="largedrop-leases", daemon=True)
+                self._thread.start()
+
+    def remove(self, lease: Lease) -> None:
+        with self._changing:
+            self._leases.discard(lease)
+            if not self._leases:
+                self._thread = None
+                self._changing.notify_all()
+
+    def _beat(self) -> None:
+        while True:
+            with self._changing:
+                self._changing.wait(RENEWED)
+                if self._thread is not threading.current_thread():
+                    return
+                leases = list(self._leases)
+            for lease in leases:
+                lease.renew()
+
+
+_pulse = _Pulse()
+
+
+def take(folder: Path) -> Lease:
+    """Take the lease on a folder that is there.
+
+    Raises:
+        BusyError: another process holds it, or may: a machine that is not this one has yet to be seen idle for long
+            enough.
+        OSError: the folder cannot be read or written.
+    """
+    number = _highest(folder)
+    for _ in range(MOST_TRIES):
+        if number and (holder := _holder(folder / f".lease-{number}")) is not None:
+            raise BusyError(f"another process is using {folder} ({holder})")
+        path = folder / f".lease-{number + 1}"
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:  # another was faster; it is asked by number, since a list may be an old one
+            number += 1
+            continue
+        try:
+            os.write(descriptor, json.dumps({name: getattr(_myself(), name) for name in _WRITTEN}).encode())
+        except OSError:
+            path.unlink()
+            raise
+        finally:
+            os.close(descriptor)
+        if (now := _highest(folder)) != number + 1:  # the list that ``number`` is from was an old one
+            path.unlink(missing_ok=True)
+            number = now
+            continue
+        for older in (entry for entry in _leases(folder) if _number(entry) <= number):
+            older.unlink(missing_ok=True)  # whoever held it and is only slow sees it gone
+        return Lease(path)
+    raise BusyError(f"other processes keep taking {folder}")
+
+
+def settle(folder: Path, stopped: Callable[[], bool]) -> None:
+    """Wait while nobody can know whether the holder of a folder lives: until it renews its lease, or that has lapsed.
+
+    Args:
+        stopped: asked often whether to wait no longer.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    first = holder = holder_of(folder)
+    while first is not None and first.lives is None and holder == first and not stopped():
+        time.sleep(LOOK)
+        holder = holder_of(folder)
+
+
+def holder_of(folder: Path) -> Holder | None:
+    """Who holds a folder; None where it can be taken.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    number = _highest(folder)
+    return _holder(folder / f".lease-{number}") if number else None
+
+
+def is_lease(path: Path) -> bool:
+    """Whether a file's name is that of a lease."""
+    return _NAME.match(path.name) is not None
+
+
+def _leases(folder: Path) -> list[Path]:
+    return [Path(entry.path) for entry in os.scandir(folder) if _NAME.match(entry.name)]
+
+
+def _highest(folder: Path) -> int:
+    return max(map(_number, _leases(folder)), default=0)
+
+
+def _number(lease: Path) -> int:
+    return int(lease.name.rpartition("-")[2])
+
+
+def _holder(path: Path) -> Holder | None:
+    """Who holds a lease; None where it was given back, its holder has died, or it has lapsed."""
+    try:
+        with opened(path) as file:
+            content, state = file.read(4096), os.fstat(file.fileno())
+    except FileNotFoundError:
+        return None
+    if content == _GIVEN_BACK:
+        return None
+    holder = _read(content, state.st_mtime_ns)
+    lives = holder.lives
+    if lives is not None:
+        return holder if lives else None
+    now = time.monotonic()
+    before, since = _seen.get(path, (holder, now))
+    _seen[path] = holder, since if holder == before else now
+    return holder if holder != before or now - since <= LAPSES else None
+
+
+def _read(content: bytes, renewed: int) -> Holder:
+    """A holder from a lease's content; an unknown one where it is still being written, or is damaged."""
+    try:
+        found = json.loads(content)
+        values = {name: found[name] for name in _WRITTEN}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        values = {}
+    right = all(type(value) is _WRITTEN[name] for name, value in values.items())
+    return Holder(**(values if right else {}), renewed=renewed)
+
+
+def _myself() -> Holder:
+    started = _started(os.getpid())
+    # Without knowing when processes started, a number that was given again would hold a lease for ever.
+    return Holder(socket.gethostname(), _system() if started else "", os.getpid(), started or "")
+
+
+@cache
+def _system() -> str:
+    """The running system and its numbers of processes, which containers have of their own; empty where unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _started(process: int) -> str | None:
+    """When a process of this system was started, in clock ticks since the boot; None where it does not live."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _now() -> float:
+    """Seconds, also those that this machine slept."""
+    clock: Any = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
