@@ -205,7 +205,7 @@ def ray(root: Path, runs: int) -> None:
     say("  killed a node with its workers")
     known = len(finished(sweep.folder))
     sweep.wait("another run is finished", lambda: len(finished(sweep.folder)) > known)
-    cluster.head_node.kill_gcs(check_alive=False)
+    cluster.head_node.kill_gcs_server(check_alive=False)
     cluster.head_node.kill_raylet(check_alive=False)
     say("  killed the head")
     began = time.monotonic()

@@ -108,9 +108,9 @@ def request_of(launcher: str, jobs: int | None, options: Mapping[str, Any], *, w
     from ..experiments.launchers import Request
 
     gpus = given.get("--gpus")
-    if gpus is not None and not (0 <= gpus <= 1 or gpus == int(gpus) > 0):
+    if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus % 1 == 0)):
         raise UserError(f"--gpus must be a share from 0 to 1 or a whole number, not {gpus:g}")
-    if launcher == "slurm" and gpus is not None and gpus != int(gpus):
+    if launcher == "slurm" and gpus is not None and gpus % 1:
         raise UserError(f"--gpus {gpus:g}: Slurm gives whole GPUs")
     further = {
         "address": given.get("--address"),
