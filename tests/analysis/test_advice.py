@@ -17,13 +17,14 @@ from tests.helpers import Watch
 import largedrop as ld
 from largedrop.analysis import advice_curves as module
 from largedrop.analysis.advice import Advice, advise, interval_text, recommend
-from largedrop.analysis.advice_curves import Curves, measure
+from largedrop.analysis.advice_curves import Curves, Weighing, measure
 from largedrop.config import Config
 from largedrop.errors import UserError
 from largedrop.linear.solver.solve import solve_probes
 from largedrop.report.advice import advice_figure, advice_json, auto_lines, heading, render_advice
 from largedrop.runs.estimate import Estimate
 from largedrop.runs.record import Record
+from largedrop.training.class_weights import class_weights
 
 UNITS = 12
 CPU = torch.device("cpu")
@@ -98,6 +99,47 @@ def test_the_curves_are_those_of_heads_fitted_one_by_one() -> None:
                 logits = torch.from_numpy(features[indices]) @ fit.weight.T + fit.bias
                 right = float((logits.argmax(1).numpy() == data.labels[indices]).mean())
                 assert measured[line, place, column] == pytest.approx(right)
+
+
+@pytest.mark.parametrize("classes", [3, 50])
+def test_classes_weigh_in_the_heads_and_in_the_accuracies(classes: int) -> None:
+    counts = {domain: {0: 60, 1: 8, 2: 8} for domain in ("ink", "oil")}
+    data, features = made(counts)
+    data = replace(data, classes=(*data.classes, *map(str, range(classes - 3))))
+
+    def found(**asked: Any) -> Curves:
+        return measure(data, features, rates=(0.5,), seeds=(0,), weighing=Weighing(**asked))
+
+    plain, macro = found(), found(select_by="iid-macro")
+    assert (macro.ood < plain.ood).all()  # the frequent class is what plain heads are right on
+    assert macro.notes[0] == "Accuracies are macro accuracies, means over the classes."
+    for asked in ({"balance": True}, {"class_weights": "balanced"}):
+        both = found(select_by="iid-macro", **asked)
+        assert (both.ood.mean(), both.iid.mean()) > (macro.ood.mean(), macro.iid.mean())
+        assert both.notes[0] == "The heads are fitted with the classes weighed equally, as the training would be."
+        assert (found(**asked).ood != plain.ood).any()
+
+
+def test_heads_of_weighed_classes_are_those_fitted_one_by_one() -> None:
+    data, features = made({"ink": {0: 40, 1: 8, 2: 12}, "oil": {0: 10, 1: 20, 2: 12}, "photo": {0: 9, 1: 9, 2: 9}})
+    found = measure(data, features, rates=(0.5,), seeds=(0,), weighing=Weighing(class_weights="balanced"))
+    split = data.split("oil", 0)
+    every = [data.split(domain, 0, left_out="").train for domain in ("photo", "ink")]
+    parts = [every[0][0], every[0][1], every[1][1]]  # ink and oil, then photo
+    weights = class_weights(data.labels, [parts[0], parts[2]], 3)
+    fits = solve_probes(
+        [torch.from_numpy(features[rows]) for rows in parts],
+        [torch.from_numpy(data.labels[rows]) for rows in parts],
+        3,
+        [0.5],
+        Config.weight_decay,
+        [(0, 2)],
+        weights=[[torch.from_numpy(weights[data.labels[parts[n]]]) for n in (0, 2)]],
+        tolerance=module.TOLERANCE,
+    )
+    logits = torch.from_numpy(features[split.ood]) @ fits[0].weight.T + fits[0].bias
+    right = float((logits.argmax(1).numpy() == data.labels[split.ood]).mean())
+    assert found.ood[1, 1, 0] == pytest.approx(right)
 
 
 def test_the_test_domain_is_never_looked_at() -> None:

@@ -173,6 +173,8 @@ def test_iid_accuracy_and_loss_by_hand() -> None:
     assert iid_accuracy(outputs, labels, domains) == (1 / 4 + 2 / 2) / 2
     right, wrong = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
     assert iid_loss(outputs, labels, domains) == pytest.approx(((right + 3 * wrong) / 4 + right) / 2, rel=1e-11)
+    weights = np.array([2.0, 1, 1, 1, 0, 1])
+    assert iid_loss(outputs, labels, domains, weights) == pytest.approx(((2 * right + 2 * wrong) / 4 + right) / 2)
     outputs[3, 1] = np.inf
     assert iid_loss(outputs, labels, domains) == math.inf
 

@@ -451,6 +451,22 @@ def test_swad_averages_every_step_of_its_evaluations(data: ld.Dataset, config: C
     assert different(tensors(plain.folder), rest) == []
 
 
+def test_swad_follows_the_weighed_loss(
+    data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses: list[float] = []
+    real = Swad.add
+
+    def add(self: Swad, step: int, state: Any, loss: float) -> None:
+        losses.append(loss)
+        real(self, step, state, loss)
+
+    monkeypatch.setattr(Swad, "add", add)
+    monkeypatch.setattr(loop, "held_out_weights", lambda config, labels, split, classes: np.zeros(len(split.iid)))
+    train(replace(config, swad=True, steps=2), data, tmp_path / "run")
+    assert losses == [0.0]
+
+
 def test_the_exponential_average_is_over_every_step(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     averaged = replace(config, ema=0.7)
     states = [network_of(state) for state in step_by_step(averaged, data, tmp_path / "averaged")]

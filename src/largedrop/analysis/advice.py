@@ -11,7 +11,7 @@ The standard errors are over the held-out domains, paired, since the rate is for
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from ..linear.features import FeatureStore
 from ..reporter import SILENT, Relay, Reporter
 from ..runs.estimate import Estimate, percentage_points
 from ..training.resolve import resolve
-from .advice_curves import RATES, SEEDS, Curves, Point, check_rates, measure
+from .advice_curves import RATES, SEEDS, Curves, Point, Weighing, check_rates, measure
 
 __all__ = ["DEFAULT_RATE", "Advice", "advise", "interval_text", "recommend"]
 
@@ -66,6 +66,9 @@ def advise(
     precision: str = "auto",
     rates: Iterable[float] = RATES,
     seeds: Iterable[int] = SEEDS,
+    balance: bool = Config.balance,
+    class_weights: str = Config.class_weights,
+    select_by: str = Config.select_by,
     device: torch.device,
     reporter: Reporter = SILENT,
 ) -> Advice:
@@ -82,6 +85,9 @@ def advise(
         precision: precision, as in ``Config.precision``, or ``auto``.
         rates: dropout rates λ; 0 is added.
         seeds: seeds of the i.i.d. splits.
+        balance: whether the classes of each domain count equally in the heads' loss, as in ``Config.balance``.
+        class_weights: weights of the classes in it, as in ``Config.class_weights``.
+        select_by: which accuracy is measured, as in ``Config.select_by``.
         device: device that computes the features.
         reporter: receives the work, 2 · len(data) in total, and notes about the features.
 
@@ -89,6 +95,8 @@ def advise(
         UserError: unknown domains, rates out of range, features that cannot be computed, or too few images.
     """
     chosen = check_rates(rates)
+    weighing = Weighing(balance, class_weights, select_by)
+    weighing.check()
     config = resolve(
         data,
         device,
@@ -104,10 +112,18 @@ def advise(
     seen = Relay(reporter)
     features = FeatureStore(data, open_views(data, device, reporter), reporter=seen).features(config, count=1)
     reporter.skip(len(data) - seen.done)  # the features that were on disk
-    curves = measure(data, features.representation, unseen=config.unseen, rates=chosen, seeds=seeds, reporter=reporter)
+    curves = measure(
+        data,
+        features.representation,
+        unseen=config.unseen,
+        rates=chosen,
+        seeds=seeds,
+        weighing=weighing,
+        reporter=reporter,
+    )
     depends = [name for name, about in ABOUT.items() if about.group == "data" or about.features]
     about = {name: getattr(config, name) for name in depends if name != "seed"}  # the splits have their own seeds
-    return recommend(curves, about)
+    return recommend(curves, about | (asdict(weighing) if weighing != Weighing() else {}))
 
 
 def recommend(curves: Curves, about: Mapping[str, Any] | None = None) -> Advice:

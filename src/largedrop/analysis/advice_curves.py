@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,10 @@ from ..linear.solver.solve import MOST_CLASSES, solve_probes
 from ..models.dropout import check_rate
 from ..reporter import SILENT, Reporter
 from ..runs.estimate import Estimate, listing
-from ..training.evaluation import mean_over_domains
+from ..training.class_weights import balancing_weights, class_weights
+from ..training.evaluation import macro_over_domains, mean_over_domains
 
-__all__ = ["RATES", "SEEDS", "Curves", "Point", "check_rates", "measure"]
+__all__ = ["RATES", "SEEDS", "Curves", "Point", "Weighing", "check_rates", "measure"]
 
 RATES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95)
 
@@ -43,6 +44,45 @@ TOLERANCE = 1e-5
 were 2 to 8 percentage points worse on held-out domains of PACS, which would have looked like a gain from dropout."""
 
 FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """How classes count; the fields are those of ``Config``."""
+
+    balance: bool = Config.balance
+    class_weights: str = Config.class_weights
+    select_by: str = Config.select_by
+
+    @property
+    def macro(self) -> bool:
+        """Whether accuracies are macro accuracies."""
+        return self.select_by == "iid-macro"
+
+    def check(self) -> None:
+        """Raise UserError where a value is invalid, or two say the same."""
+        make_config(**_NO_DATA, **asdict(self))
+
+    def of(self, labels: Sequence[IntArray], classes: int) -> list[npt.NDArray[np.float64]] | None:
+        """The weight of each image in the loss, from the labels of each training domain; None where all are 1."""
+        if self.balance:
+            return [balancing_weights(own) for own in labels]
+        if self.class_weights == "none":
+            return None
+        ends = np.cumsum([len(own) for own in labels])
+        spans = [np.arange(end - len(own), end, dtype=np.int64) for end, own in zip(ends, labels, strict=True)]
+        weights = class_weights(np.concatenate(labels), spans, classes)
+        return [weights[own] for own in labels]
+
+    def notes(self) -> Iterator[str]:
+        """Lines about it for readers."""
+        if self.balance or self.class_weights != "none":
+            yield "The heads are fitted with the classes weighed equally, as the training would be."
+        if self.macro:
+            yield "Accuracies are macro accuracies, means over the classes."
+
+
+_NO_DATA = {"data": "", "fingerprint": "", "test_domain": ""}
 
 
 @dataclass(frozen=True)
@@ -118,6 +158,7 @@ def measure(
     unseen: Sequence[str] = (),
     rates: Iterable[float] = RATES,
     seeds: Iterable[int] = SEEDS,
+    weighing: Weighing = Weighing(),
     reporter: Reporter = SILENT,
 ) -> Curves:
     """The i.i.d. and the leave-one-domain-out accuracy of linear heads under dropout.
@@ -132,6 +173,7 @@ def measure(
         unseen: names of domains whose features and labels are not read.
         rates: dropout rates λ; 0 is added.
         seeds: seeds of the i.i.d. splits, at least one.
+        weighing: how classes count in the heads' loss and in the accuracies.
         reporter: receives the work, len(data) in total.
 
     Raises:
@@ -152,6 +194,7 @@ def measure(
         raise UserError(f"without {listing(unseen)}, {data.name} has no domain to learn from")
     domains = tuple(members)
     held, notes = _can_be_held_out(known, members)
+    notes += weighing.notes()
     if any(len(indices) > MOST_IMAGES for indices in members.values()):
         notes.append(f"Of each domain, {MOST_IMAGES:,} images at most were trained on and scored on, drawn by seed.")
     if len(rows) > LARGE:
@@ -174,18 +217,18 @@ def measure(
         inner = [_some(indices[out[indices]], seed) for indices in members.values()]
         if not all(any(len(inner[n]) for n in subset) for subset in subsets):
             raise UserError(f"{data.name} has too few images: none could be held out for the i.i.d. accuracy")
-        heads, more = _heads([read(part) for part in train], subsets, chosen, seed, len(data.classes))
+        heads, more = _heads([read(part) for part in train], subsets, chosen, seed, len(data.classes), weighing)
         notes += more
         for index, subset in enumerate(subsets):
             own = heads[index * len(chosen) : (index + 1) * len(chosen)]
             inside = read(np.concatenate([inner[n] for n in subset]))
             domain_of = np.repeat(subset, [len(inner[n]) for n in subset])
-            iid[:, index, column] = [mean_over_domains(_right(head, *inside), domain_of) for head in own]
+            iid[:, index, column] = [_accuracy(head, *inside, domain_of, weighing.macro) for head in own]
             if held:
                 classes = np.unique(np.concatenate([known.labels[train[n]] for n in subset]))
                 indices = members[held[index]]
                 outside = read(_some(indices[np.isin(known.labels[indices], classes)], seed))
-                ood[:, index, column] = [_right(head, *outside).mean() for head in own]
+                ood[:, index, column] = [_accuracy(head, *outside, None, weighing.macro) for head in own]
         reporter.advance(len(data) / len(seeds))
     return Curves(chosen, domains, held, seeds, iid, ood, tuple(dict.fromkeys(notes)))
 
@@ -234,6 +277,7 @@ def _heads(
     rates: tuple[float, ...],
     seed: int,
     classes: int,
+    weighing: Weighing,
 ) -> tuple[list[LinearModel], list[str]]:
     """Heads, subset by subset and rate by rate, and lines about them for readers.
 
@@ -243,25 +287,28 @@ def _heads(
         rates: dropout rates λ.
         seed: seed of the fits.
         classes: number of classes.
+        weighing: how classes count.
     """
     inputs, labels = ([part[which] for part in parts] for which in range(2))
     decay = Config.weight_decay
     if classes <= MOST_CLASSES:
-        fits = solve_probes(inputs, labels, classes, rates, decay, subsets, tolerance=TOLERANCE, seed=seed)
+        weights = [weighing.of([labels[n].numpy() for n in subset], classes) or [] for subset in subsets]
+        own = [list(map(torch.from_numpy, each)) for each in weights] if all(weights) else None
+        fits = solve_probes(inputs, labels, classes, rates, decay, subsets, weights=own, tolerance=TOLERANCE, seed=seed)
         cut = sorted({f"{fit.rate:g}" for fit in fits if fit.stopped == "limit"})
         notes = [f"Heads at {listing(cut)} did not converge; their accuracies are inexact."] if cut else []
         return [LinearModel(fit.weight, fit.bias) for fit in fits], notes
     ends = np.cumsum([len(part) for part in labels])
     spans = [np.arange(end - len(part), end, dtype=np.int64) for end, part in zip(ends, labels, strict=True)]
-    no_data = {"data": "", "fingerprint": "", "test_domain": ""}
-    config = make_config(**no_data, fit="probe", weight_decay=decay, seed=seed)
+    balance = weighing.balance or weighing.class_weights != "none"
+    config = make_config(**_NO_DATA, fit="probe", weight_decay=decay, seed=seed, balance=balance)
     table, targets = torch.cat(inputs), torch.cat(labels).numpy()
     tasks = []
     for subset in subsets:
         train = tuple(spans[n] for n in subset)
         some, none = train[0][:1], train[0][:0]  # nothing is selected here
-        own = np.zeros_like(some)
-        problem = Problem((table,), (table.shape[1],), targets, train, some, own, none, none, (), classes)
+        first = np.zeros_like(some)
+        problem = Problem((table,), (table.shape[1],), targets, train, some, first, none, none, (), classes)
         tasks += [(problem, replace(config, dropout=rate, eval_every=config.steps)) for rate in rates]
     results = train_linear(tasks)
     if any(result.diverged_at is not None for result in results):
@@ -273,7 +320,10 @@ def _heads(
     return [result.last_model for result in results], [note]
 
 
-def _right(head: LinearModel, features: Tensor, labels: Tensor) -> npt.NDArray[np.bool_]:
-    """Whether each image is classified correctly, (n,)."""
-    found: npt.NDArray[np.bool_] = (head(features).argmax(1) == labels).numpy()
-    return found
+def _accuracy(head: LinearModel, features: Tensor, labels: Tensor, domains: IntArray | None, macro: bool) -> float:
+    """The accuracy, or the macro accuracy, mean over the domains; where None are given the images are of one."""
+    right: npt.NDArray[np.bool_] = (head(features).argmax(1) == labels).numpy()
+    if macro:
+        one = np.zeros(len(right), np.int64)
+        return float(macro_over_domains(right, labels.numpy(), one if domains is None else domains))
+    return float(right.mean() if domains is None else mean_over_domains(right, domains))

@@ -264,6 +264,9 @@ def _advised(
                 size=settings["size"],
                 weights=settings["weights"],
                 precision=settings["precision"],
+                balance=settings["balance"],
+                class_weights=settings["class_weights"],
+                select_by=settings["select_by"],
                 device=device,
                 reporter=bar,
             )

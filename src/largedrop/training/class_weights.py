@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..data.dataset import IntArray
+from ..config import Config
+from ..data.dataset import IntArray, Split
 
-__all__ = ["balancing_weights", "class_weights"]
+__all__ = ["balancing_weights", "class_weights", "held_out_weights"]
 
 
 def class_weights(labels: IntArray, domains: Sequence[IntArray], classes: int) -> npt.NDArray[np.float64]:
@@ -44,3 +45,19 @@ def balancing_weights(labels: IntArray) -> npt.NDArray[np.float64]:
     """
     classes, own, counts = np.unique(labels, return_inverse=True, return_counts=True)
     return np.asarray(len(labels) / (len(classes) * counts[own]), np.float64)
+
+
+def held_out_weights(config: Config, labels: IntArray, split: Split, classes: int) -> npt.NDArray[np.float64] | None:
+    """The weight of each image in ``split.iid`` in the loss that SWAD follows, (n_iid,); None where all are 1.
+
+    Where macro accuracy selects or batches are balanced, each class of a domain weighs the same; else it is the weight
+    of its class in training.
+    """
+    own = labels[split.iid]
+    if config.balance or config.select_by == "iid-macro":
+        found = np.ones(len(own))
+        for domain in np.unique(split.iid_domains):
+            here = split.iid_domains == domain
+            found[here] = balancing_weights(own[here])
+        return found
+    return class_weights(labels, split.train, classes)[own] if config.class_weights == "balanced" else None

@@ -143,16 +143,26 @@ def iid_accuracy(logits: npt.NDArray[np.floating], labels: IntArray, domains: In
     return float(mean_over_domains(logits.argmax(axis=1) == labels, domains))
 
 
-def iid_loss(logits: npt.NDArray[np.floating], labels: IntArray, domains: IntArray) -> float:
+def iid_loss(
+    logits: npt.NDArray[np.floating],
+    labels: IntArray,
+    domains: IntArray,
+    weights: npt.NDArray[np.float64] | None = None,
+) -> float:
     """The mean over the training domains of the mean cross-entropy, in nats; infinite where a logit is not finite.
 
-    The arguments are those of ``iid_accuracy``.
+    Args:
+        logits: as of ``iid_accuracy``, and so the next two.
+        labels: class of each image, (n,).
+        domains: index of each image's domain, (n,).
+        weights: factor of each image's loss, (n,); by default all are 1.
     """
     if not np.isfinite(logits).all():
         return math.inf
     rows = logits.astype(np.float64)
     rows -= rows.max(axis=1, keepdims=True)
     losses = np.log(np.exp(rows).sum(axis=1)) - rows[np.arange(len(labels)), labels]
+    losses = losses if weights is None else losses * weights
     return float(mean_over_domains(losses, domains))
 
 

@@ -37,7 +37,7 @@ from ..runs.run import SPLIT_FILE, START_FILE, Run
 from ..runtime import keep_freed_memory
 from .averages import make_averages
 from .batches import training_batches
-from .class_weights import class_weights
+from .class_weights import class_weights, held_out_weights
 from .collapse import CollapseWatch
 from .device import exact
 from .evaluation import accuracy, iid_loss, logits, scores, scores_in
@@ -172,6 +172,7 @@ def _train(
     def finish(inputs: Tensor) -> Tensor:
         return views.finish(inputs, network.spec)
 
+    weighed = held_out_weights(config, data.labels, split, len(data.classes))
     take = TrainingStep(
         network, optimizer, config.precision, finish, objective, len(split.train), reporter.note, paths.recorded
     )
@@ -217,7 +218,7 @@ def _train(
             train_loss, so_far.losses = sum(so_far.losses) / len(so_far.losses), []
             more = {"train_loss": train_loss, "lr": lr, "representation_rms": size}
             _log(config, data, split, folder, network, so_far, found, more)
-            held_out_loss = iid_loss(found["iid"], data.labels[split.iid], split.iid_domains)
+            held_out_loss = iid_loss(found["iid"], data.labels[split.iid], split.iid_domains, weighed)
             for average in averages.values():
                 average.evaluated(so_far.step, network, held_out_loss)
         if leaving:

@@ -60,7 +60,7 @@ def test_they_are_right_for_little_noise_and_not_safe_for_few_units_at_a_large_r
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("scale", [0.3, 3.0])
 def test_values_and_gradients_are_the_automatic_ones(dtype: torch.dtype, scale: float) -> None:
-    """Of settings side by side: rates, weight decays and training domains."""
+    """Of settings side by side: rates, weight decays, training domains and weights of the images."""
     parts = [problem(50, 10, seed=seed, scale=scale) for seed in (0, 1)]
     domains = {number: (x.to(dtype), y) for number, (x, y, *_) in enumerate(parts)}
     basis = contrasts(CLASSES)
@@ -69,8 +69,11 @@ def test_values_and_gradients_are_the_automatic_ones(dtype: torch.dtype, scale: 
         ProbeObjective(0.0, 0.1, (0, 1), inverse),
         ProbeObjective(0.8, 0.0, (0, 1), inverse),
         ProbeObjective(0.8, 0.2, (1,), inverse),
+        ProbeObjective(0.8, 0.2, (0, 1), inverse, {1: torch.linspace(0.2, 1.8, 50, dtype=dtype)}),
     ]
-    points = [torch.cat([basis @ w, (basis @ b)[:, None]], 1) for _, _, w, b in (parts[0], parts[1], parts[0])]
+    points = [
+        torch.cat([basis @ w, (basis @ b)[:, None]], 1) for _, _, w, b in (parts[0], parts[1], parts[0], parts[1])
+    ]
     answers = Passes(domains, CLASSES, 3).evaluate(settings, [point.to(dtype) for point in points])
     for setting, point, (value, slope) in zip(settings, points, answers, strict=True):
         point = point.requires_grad_()
@@ -79,8 +82,8 @@ def test_values_and_gradients_are_the_automatic_ones(dtype: torch.dtype, scale: 
         for domain in setting.domains:
             head = (whole[:, :-1], whole[:, -1])
             seed = torch_seed("probe", 3, domain)
-            loss = gaussian_loss(*parts[domain][:2], *head, setting.rate, SAMPLES, seed).mean()
-            wanted = wanted + loss / len(setting.domains)
+            losses = gaussian_loss(*parts[domain][:2], *head, setting.rate, SAMPLES, seed)
+            wanted = wanted + (losses * setting.weights.get(domain, 1)).mean() / len(setting.domains)
         tolerance = 1e-4 if dtype == torch.float32 else 1e-7
         assert value == pytest.approx(float(wanted.detach()), rel=tolerance)
         (expected,) = torch.autograd.grad(wanted, point)

@@ -49,12 +49,17 @@ def only(*arguments: Any, **settings: Any) -> ProbeFit:
     return fit
 
 
-def test_without_dropout_it_is_logistic_regression() -> None:
+@pytest.mark.parametrize("weighed", [False, True])
+def test_without_dropout_it_is_logistic_regression(weighed: bool) -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")
     features, labels = problem()
     decay = 0.01
-    fit = only(features, labels, CLASSES, [0.0], decay, tolerance=1e-14)
-    weights = torch.cat([torch.full((len(y),), 1 / len(y) / 2) for y in labels]).numpy()
+    factors = [
+        torch.tensor([0.4, 1.6, 0.7, 1.3], dtype=torch.float64)[y] if weighed else torch.ones(len(y)) for y in labels
+    ]
+    given = {"weights": [factors]} if weighed else {}
+    fit = only(features, labels, CLASSES, [0.0], decay, tolerance=1e-14, **given)
+    weights = torch.cat([each / len(each) / 2 for each in factors]).numpy()
     reference = linear_model.LogisticRegression(C=1 / decay, tol=1e-10, max_iter=10_000).fit(
         torch.cat(features).numpy(), torch.cat(labels).numpy(), sample_weight=weights
     )

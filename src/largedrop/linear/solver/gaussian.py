@@ -43,7 +43,12 @@ def antithetic_normals(examples: int, dimensions: int, samples: int, seed: int) 
 
 @torch.no_grad()
 def expected_loss(
-    mean: Tensor, covariance: Tensor | None, labels: Tensor, normals: Tensor, basis: Tensor
+    mean: Tensor,
+    covariance: Tensor | None,
+    labels: Tensor,
+    normals: Tensor,
+    basis: Tensor,
+    weights: Tensor | None = None,
 ) -> tuple[float, list[Tensor]]:
     """Mean over examples of the cross-entropy expected under Gaussian logits, in contrast coordinates.
 
@@ -55,6 +60,7 @@ def expected_loss(
         labels: class of each example, int64 (n,).
         normals: normals from ``antithetic_normals``, (n, k, half the samples).
         basis: basis from ``contrasts``, (k, classes).
+        weights: factor of each example's loss, (n,); by default all are 1.
 
     Returns:
         The loss in nats, and its gradients by the mean (k, n) and by the covariance's lower triangle (k(k+1)/2, n),
@@ -72,10 +78,13 @@ def expected_loss(
         shift = basis.T @ factor @ normals
         logits = torch.cat([logits + shift, logits - shift], 2)
     log_p = logits.log_softmax(1)
-    loss = -log_p.mean(2).gather(1, labels[:, None]).mean(dtype=torch.float64)
+    losses = -log_p.mean(2).gather(1, labels[:, None])
+    loss = (losses if weights is None else losses * weights[:, None]).mean(dtype=torch.float64)
     error = log_p.exp_() / (n * log_p.shape[2])  # the gradient by the logits, without the labels' constant part
+    if weights is not None:
+        error *= weights[:, None, None]
     by_logits = error.sum(2)
-    by_logits[torch.arange(n), labels] -= 1 / n
+    by_logits[torch.arange(n), labels] -= 1 / n if weights is None else weights / n
     slopes = [basis @ by_logits.T]
     if factor is not None:
         up, down = error.chunk(2, 2)

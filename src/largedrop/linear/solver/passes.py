@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 
 import torch
@@ -31,12 +32,14 @@ class ProbeObjective:
         decay: weight decay, 0 or more; the bias has none.
         domains: indices of the training domains.
         inverse: inverse Hessian at equal probabilities, for one contrast, (units + 1, units + 1).
+        weights: factor of each image's loss, (n,), by index of the domain; in domains without one all are 1.
     """
 
     rate: float
     decay: float
     domains: tuple[int, ...]
     inverse: Tensor
+    weights: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 class Passes:
@@ -84,7 +87,8 @@ class Passes:
             spreads = dict(zip(noisy, (pairs @ self.powers[domain].T).unbind(), strict=True))
             same = map(repeat, (labels, self.normals[domain], self.basis))
             with one_thread(), ThreadPoolExecutor(threads) as pool:
-                found = list(pool.map(expected_loss, means, map(spreads.get, here), *same))
+                own = [objectives[index].weights.get(domain) for index in here]
+                found = list(pool.map(expected_loss, means, map(spreads.get, here), *same, own))
             moments, slopes = [], []
             for index, mean, (loss, by_moments) in zip(here, means, found, strict=True):
                 share = 1 / len(objectives[index].domains)

@@ -75,6 +75,7 @@ def solve_probes(
     weight_decay: float,
     subsets: Sequence[Sequence[int]] | None = None,
     *,
+    weights: Sequence[Sequence[Tensor]] | None = None,
     tolerance: float = 1e-4,
     seed: int = 0,
 ) -> list[ProbeFit]:
@@ -96,6 +97,8 @@ def solve_probes(
         rates: dropout rates λ in [0, 1).
         weight_decay: L2 coefficient, 0 or more.
         subsets: sets of domain indices to train on; by default one set with all domains.
+        weights: for each subset, the factor of each image's loss in each of its domains, (n_d,), 1 on average; by
+            default all are 1.
         tolerance: relative tolerance of convergence, above 0.
         seed: seed of the sampled logits; torch's global generator is not advanced.
 
@@ -117,11 +120,18 @@ def solve_probes(
     moments = [_second_moment(table) for table in tables]
     chosen = [tuple(sorted(subset)) for subset in subsets or [range(len(tables))]]
     present = {subset: _present(labels, subset) for subset in chosen}
+    factors: dict[tuple[int, ...], dict[int, Tensor]] = {
+        tuple(sorted(subset)): {n: each.to(tables[n]) for n, each in zip(subset, own, strict=True)}
+        for subset, own in zip(subsets or [range(len(tables))], weights or (), strict=False)
+    }
     fits: dict[tuple[tuple[int, ...], float], ProbeFit] = {}
     for kept in dict.fromkeys(present.values()):
         # One pass over the features serves all objectives with the same classes.
         objectives = [
-            _objective(moments, subset, rate, weight_decay, len(kept), tables[0].dtype)
+            replace(
+                _objective(moments, subset, rate, weight_decay, len(kept), tables[0].dtype),
+                weights=factors.get(subset, {}),
+            )
             for subset, rate in product(chosen, dict.fromkeys(rates))
             if present[subset] == kept
         ]

@@ -41,7 +41,7 @@ class Average(ABC):
         Args:
             step: number of steps taken, 1 or more.
             network: network with the weights after the step.
-            loss: ``iid_loss`` of the network.
+            loss: ``iid_loss`` of the network, its images weighed by ``class_weights.held_out_weights``.
         """
 
     @abstractmethod
