@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.helpers import Watch
 
 from largedrop.analysis import neighbours
 from largedrop.analysis.neighbours import doubts, nearest, principal_axes, projected
@@ -37,6 +38,36 @@ def test_nearest_of_other_rows_and_of_too_few() -> None:
     assert values[0].tolist() == [1, 0]
     assert 1 not in indices[1]  # itself
     assert [each.shape for each in (nearest(rows[:1], 5).indices, nearest(rows[:1], 5).values)] == [(1, 0), (1, 0)]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_many_rows_are_compared_with_those_in_nearby_cells(mirrored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    kinds = torch.randn(60, 1, 16, generator=draw)
+    rows = torch.nn.functional.normalize((kinds + 0.4 * torch.randn(60, 15, 16, generator=draw)).flatten(0, 1))
+    others = torch.nn.functional.normalize(rows + 0.05 * torch.randn(900, 16, generator=draw)) if mirrored else None
+    exact = nearest(rows, 5, others)
+    monkeypatch.setattr(neighbours, "_EXACT", 899)
+    monkeypatch.setattr(neighbours, "_NEAR", 2)
+    works: list[float] = []
+    found = nearest(rows, 5, others, Watch(advance=works.append))
+    there = (exact.indices[:, :, None] == found.indices[:, None]).any(2)
+    assert there[exact.values > 0.95].float().mean() > 0.99
+    assert there.float().mean() > 0.99
+    assert not torch.equal(exact.indices, found.indices)  # else nothing was left out
+    assert (found.indices != torch.arange(900)[:, None]).all()
+    compared = rows if others is None else others
+    torch.testing.assert_close(found.values, (rows[:, None] * compared[found.indices]).sum(2))
+    assert sum(works) == pytest.approx(900)
+    assert torch.equal(nearest(rows, 5, others).indices, found.indices)
+    # Where the cells near a row hold too few, it is compared with all.
+    monkeypatch.setattr(neighbours, "_NEAR", 1)
+    assert torch.equal(nearest(rows, 400, others).values, exact_values(rows, compared, 400))
+
+
+def exact_values(rows: torch.Tensor, others: torch.Tensor, count: int) -> torch.Tensor:
+    products = rows @ others.T
+    return products.fill_diagonal_(-torch.inf).topk(count, dim=1).values
 
 
 def test_axes_and_projections(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,7 +156,7 @@ def test_folders_of_others(data: ld.Dataset, tmp_path: Path) -> None:
 
 
 def test_a_network_without_residual_blocks(data: ld.Dataset, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^test_efficientnet does not have several residual blocks .*'probe'$"):
+    with pytest.raises(UserError, match=r"^test_efficientnet does not have several residual blocks, .*'probe'$"):
         trained(data, tmp_path, config(data, "linear", model="test_efficientnet"))
 
 

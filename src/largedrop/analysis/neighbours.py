@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,15 @@ __all__ = ["Axes", "Doubts", "Neighbours", "doubts", "nearest", "principal_axes"
 
 _ROWS, _COLUMNS = 1024, 8192
 """Rows and columns of a block of similarities: 32 MiB."""
+
+_EXACT = 40_000
+"""Rows up to which each is compared with all: 17 seconds of a processor core."""
+
+_NEAR = 32
+"""Cells near a row, with whose rows it is compared."""
+
+_DRAWN, _ROUNDS = 32, 8
+"""Rows drawn for each cell's centre, and rounds of k-means on them."""
 
 _WIDTH = 256
 """Principal axes that similarities are computed on; with all 1,280 of a network, copies are found no better."""
@@ -96,6 +106,10 @@ def projected(features: Matrix, axes: Axes) -> Tensor:
 def nearest(rows: Tensor, count: int, others: Tensor | None = None, reporter: Reporter = SILENT) -> Neighbours:
     """The rows that are most similar to each row, itself excluded, the most similar first.
 
+    Of up to 40,000 rows they are exact. Of more, rows are first put into cells (spherical k-means), and each is
+    compared with those in the 32 cells nearest to it alone: what is very similar is found, and of the rest most
+    (docs/check.md).
+
     Args:
         rows: rows of length 1, float16 or float32 (n, d), on the device to compute on.
         count: how many; n − 1 where there are no more.
@@ -105,22 +119,62 @@ def nearest(rows: Tensor, count: int, others: Tensor | None = None, reporter: Re
     others = rows if others is None else others
     total = len(rows)
     count = max(0, min(count, total - 1))
-    indices, values = torch.empty((total, count), dtype=torch.int64), torch.empty((total, count))
-    for start in range(0, total if count else 0, _ROWS):
-        block = rows[start : start + _ROWS].float()
-        here = torch.arange(start, start + len(block), device=rows.device)
-        best = torch.full((len(block), count), -torch.inf, device=rows.device)
-        who = torch.zeros((len(block), count), dtype=torch.int64, device=rows.device)
-        for left in range(0, total, _COLUMNS):
-            found = block @ others[left : left + _COLUMNS].float().T
-            itself = (here >= left) & (here < left + found.shape[1])
-            found[itself, here[itself] - left] = -torch.inf
-            top, columns = found.topk(min(count, found.shape[1]), dim=1)
-            best, order = torch.cat([best, top], dim=1).topk(count, dim=1)
-            who = torch.cat([who, columns + left], dim=1).gather(1, order)
-        indices[start : start + len(block)], values[start : start + len(block)] = who.cpu(), best.cpu()
-        reporter.advance(len(block))
-    return Neighbours(indices, values)
+    best = torch.full((total, count), -torch.inf, device=rows.device)
+    who = torch.zeros((total, count), dtype=torch.int64, device=rows.device)
+    everything = torch.arange(total, device=rows.device)
+
+    def compare(mine: Tensor, candidates: Tensor, work: float) -> None:
+        for some in torch.split(mine, _ROWS):
+            block = rows[some].float()
+            for part in torch.split(candidates, _COLUMNS):
+                found = block @ others[part].float().T
+                place = torch.searchsorted(part, some).clamp_max(len(part) - 1)
+                itself = part[place] == some
+                found[itself, place[itself]] = -torch.inf
+                top, columns = found.topk(min(count, found.shape[1]), dim=1)
+                best[some], order = torch.cat([best[some], top], dim=1).topk(count, dim=1)
+                who[some] = torch.cat([who[some], part[columns]], dim=1).gather(1, order)
+            reporter.advance(work * len(some))
+
+    if total <= _EXACT:
+        compare(everything, everything, 1.0)
+    else:
+        for mine, candidates in _cells(rows, others):
+            compare(mine, candidates, 1 / _NEAR)
+        few = best.isinf().any(1).nonzero()[:, 0]
+        best[few] = -torch.inf
+        compare(few, everything, 0.0)
+    return Neighbours(who.cpu(), best.cpu())
+
+
+def _cells(rows: Tensor, others: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each cell the rows that it is near to, and the others that are in it: indices, ascending."""
+    cells = max(_NEAR, 2 * math.isqrt(len(rows)))
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: _DRAWN * cells]
+    sample = rows[drawn.to(rows.device)].float()
+    centres = sample[:cells].clone()
+    for _ in range(_ROUNDS):
+        of = _cells_of(sample, centres, 1)[:, 0].long()
+        sums = torch.zeros_like(centres).index_add_(0, of, sample)
+        there = sums.any(1)
+        centres[there] = normalize(sums[there])
+    near, inside = (_members(_cells_of(each, centres, count), cells) for each, count in ((rows, _NEAR), (others, 1)))
+    for mine, members in zip(near, inside, strict=True):
+        if len(members):
+            yield mine, members
+
+
+def _cells_of(rows: Tensor, centres: Tensor, count: int) -> Tensor:
+    """The cells whose centres are most similar to each row, int16 (n, count)."""
+    found = [(block.float() @ centres.T).topk(count, dim=1).indices.short() for block in torch.split(rows, _ROWS)]
+    return torch.cat(found)
+
+
+def _members(cells_of: Tensor, cells: int) -> tuple[Tensor, ...]:
+    """The indices of the rows that have each cell among theirs, ascending."""
+    flat = cells_of.flatten()
+    rows = flat.argsort(stable=True).div_(cells_of.shape[1], rounding_mode="floor")
+    return torch.split(rows, torch.bincount(flat.int(), minlength=cells).tolist())
 
 
 def doubts(features: Matrix, labels: npt.NDArray[np.int64], classes: int, axes: Axes) -> Doubts:

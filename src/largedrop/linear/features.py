@@ -323,6 +323,7 @@ def _load(path: Path, images: int, key: Mapping[str, Any]) -> Features:
     try:
         header = read_json(path / "entry.json")
         taps = Taps(tuple(map(str, header["names"])), tuple(map(int, header["widths"])), str(header["last"]))
+        taps = replace(taps, apart=bool(header.get("apart", False)))
         size = (path / "features.bin").stat().st_size
         if (
             header["key"] != json.loads(json.dumps(key))

@@ -119,8 +119,8 @@ def _problem(
         split = config.split_of(data)
         if config.fit == "linear" and len(found[0].taps) == 1:
             raise UserError(
-                f"{config.model} does not have several residual blocks after its last change of resolution, which "
-                "linear fine-tuning sums (equation 1); use fit 'probe'"
+                f"{config.model} does not have several residual blocks, each called once, after its last change of "
+                "resolution, which linear fine-tuning sums (equation 1); use fit 'probe'"
             )
         views = [torch.from_numpy(features.values) for features in found]
         problems[key] = Problem.of(views, found[0].taps.widths, data, split)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -32,11 +32,14 @@ class Taps:
         widths: number of features of each tap.
         last: path of the last block, where earlier blocks' outputs take its pooling and normalisation; empty where
             they are averaged over their positions.
+        apart: whether each of them takes it in a forward pass of its own, in place of the last block's output, since
+            what follows that block knows how many images there are from before it (PiT, PVT).
     """
 
     names: tuple[str, ...]
     widths: tuple[int, ...]
     last: str = ""
+    apart: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -73,13 +76,12 @@ def find_taps(backbone: nn.Module, example: Tensor, count: int = 3) -> Taps:
         count: largest number of taps, Φ(x) included.
 
     Returns:
-        At most ``count`` taps: fewer where there are fewer blocks; Φ(x) alone where there is none (VGG, DenseNet),
-        which allows a linear probe only.
+        At most ``count`` taps: fewer where there are fewer blocks; Φ(x) alone where there is none (VGG, DenseNet) or
+        where one is called several times for an image (CoaT), which allows a linear probe only.
 
     Raises:
-        UserError: the network's structure depends on the image, a block is called several times, the outputs of blocks
-            cannot go the way of the last one, or the output is not one vector for each image; ``count`` is less than
-            1; or the example is not square.
+        UserError: the network's structure depends on the image, the outputs of blocks cannot go the way of the last
+            one, or the output is not one vector for each image; ``count`` is less than 1; or the example is not square.
     """
     if count < 1:
         raise UserError(f"the number of taps must be at least 1, not {count}")
@@ -98,29 +100,30 @@ def find_taps(backbone: nn.Module, example: Tensor, count: int = 3) -> Taps:
         blocks = _last_blocks(watch, example.shape[0])
         through = len({block.shape for block in blocks[-count:]}) == 1 and _is_plain(watch, blocks[-1])
         blocks = blocks[-count:] if through else blocks[len(blocks) - min(count - 1, len(blocks)) :]
-        for block in blocks:
-            if (times := watch.times[block.name]) > 1:
-                raise UserError(
-                    f"{type(backbone).__name__} calls its block {block.name} {times} times for an image, so its "
-                    "outputs cannot be told apart"
-                )
+        if any(watch.times[block.name] > 1 for block in blocks):
+            return Taps((REPRESENTATION,), (watch.shape[1],))
         names = (*(block.name for block in (blocks[:-1] if through else blocks)), REPRESENTATION)
-        taps = Taps(names, (0,) * len(names), blocks[-1].name if through else "")
-        try:
-            found = _tapped(backbone, example, taps)
-            if through and any(tap.shape != watch.shape for tap in found):
-                raise ValueError(f"{watch.shape[1]} units become {found[-1].shape[1]}")
-        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            # Behind the last block, the number of images is that from before it (PiT, PVT, DeepSeek's).
-            raise UserError(
-                f"the outputs of the blocks of {type(backbone).__name__} cannot go the way of the last one "
-                f"({' '.join(str(error).split())}); it can be fine-tuned, but has no linear model"
-            ) from error
-        return Taps(names, tuple(tap.shape[1] for tap in found), taps.last)
+        last = blocks[-1].name if through else ""
+        failed: Exception | None = None
+        for apart in (False, True):
+            taps = Taps(names, (0,) * len(names), last, apart)
+            try:
+                found = _tapped(backbone, example, taps)
+                if through and any(tap.shape != watch.shape for tap in found):
+                    raise ValueError(f"{watch.shape[1]} units become {found[-1].shape[1]}")
+                return replace(taps, widths=tuple(tap.shape[1] for tap in found))
+            except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+                failed = failed or error
+        raise UserError(
+            f"the outputs of the blocks of {type(backbone).__name__} cannot go the way of the last one "
+            f"({' '.join(str(failed).split())}); it can be fine-tuned, but has no linear model"
+        ) from failed
 
 
 def tapped(backbone: nn.Module, images: Tensor, taps: Taps) -> list[Tensor]:
-    """The features at each tap, float32 (n, width_i), in one forward pass; the last is ``backbone(images)``.
+    """The features at each tap, float32 (n, width_i); the last is ``backbone(images)``.
+
+    It takes one forward pass; where taps go ``apart``, one for each.
 
     The network's mode is not changed; its last layers compute in autocast's type, the averages in float32.
 
@@ -158,7 +161,7 @@ def _tapped(backbone: nn.Module, images: Tensor, taps: Taps) -> list[Tensor]:
         raise UserError(f"{type(backbone).__name__} has no block {unknown[0]}: these are the taps of another network")
     hooks = [layers[name].register_forward_hook(keep(name)) for name in earlier]
     try:
-        if taps.last and earlier:
+        if taps.last and earlier and not taps.apart:
             hooks.append(layers[taps.last].register_forward_hook(join))
         output = backbone(images)
     finally:
@@ -166,10 +169,22 @@ def _tapped(backbone: nn.Module, images: Tensor, taps: Taps) -> list[Tensor]:
             hook.remove()
     if missed := [name for name in earlier if name not in kept]:
         raise UserError(f"the block {missed[0]} of {type(backbone).__name__} was not reached (dynamic structure)")
+    if taps.last and taps.apart:
+        return [*(_instead(backbone, images, layers[taps.last], kept[name]) for name in earlier), output.float()]
     if not taps.last:
         return [*(kept[name] for name in earlier), output.float()]
     parts = output.float().chunk(len(taps.names))
     return list(parts)
+
+
+def _instead(backbone: nn.Module, images: Tensor, last: nn.Module, output: Tensor) -> Tensor:
+    """The representation with ``output`` in place of the last block's."""
+    hook = last.register_forward_hook(lambda *_: output)
+    try:
+        found: Tensor = backbone(images)
+    finally:
+        hook.remove()
+    return found.float()
 
 
 def _averaged(output: Tensor) -> Tensor:
