@@ -32,7 +32,8 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_there_are_pages() -> None:
-    assert {"start", "rate", "report", "model", "parts", "reproduce", "extend", "api"} <= {page.stem for page in PAGES}
+    known = {"start", "rate", "report", "model", "parts", "reproduce", "extend", "api", "gpu"}
+    assert known <= {page.stem for page in PAGES}
 
 
 @pytest.mark.usefixtures("quick_heads")

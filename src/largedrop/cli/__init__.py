@@ -11,7 +11,22 @@ import typer
 
 from .._version import __version__
 from ..errors import Interrupted, UserError, out_of_memory, visible
-from . import advise, check, compare, datasets, demo, download, evaluate, export, inspect, predict, report, sweep, train
+from . import (
+    advise,
+    check,
+    compare,
+    datasets,
+    demo,
+    doctor,
+    download,
+    evaluate,
+    export,
+    inspect,
+    predict,
+    report,
+    sweep,
+    train,
+)
 from .output import printing
 
 __all__ = ["app", "main"]
@@ -59,6 +74,8 @@ app.command(epilog="Example: largedrop compare path/to/PACS --steps 300 --seeds 
 app.command(epilog="Example: largedrop advise path/to/PACS --test-domain sketch")(advise.advise)
 
 app.command(epilog="Example: largedrop check path/to/PACS")(check.check)
+
+app.command(epilog="Example: largedrop doctor --output doctor.json")(doctor.doctor)
 
 app.command(epilog="Example: largedrop inspect comparison/runs --data path/to/PACS --output inspection")(
     inspect.inspect
