@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 from tests.helpers import refusal
 
-from largedrop.files import fitting, is_leftover, read_json, replacing, write_bytes, write_json, write_text
+from largedrop.files import (
+    fitting,
+    is_leftover,
+    parse_json,
+    read_json,
+    replacing,
+    write_bytes,
+    write_json,
+    write_stored,
+    write_text,
+)
 
 
 @pytest.fixture
@@ -122,6 +132,32 @@ def test_a_folder_of_that_name_is_said_and_left(tmp_path: Path) -> None:
     (tmp_path / "taken" / "inside").mkdir(parents=True)
     assert refusal(write_text, tmp_path / "taken", "") == f"cannot write {tmp_path / 'taken'}: Is a directory"
     assert names(tmp_path) == ["taken"]
+
+
+def test_a_checksum_is_of_the_content_and_of_the_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    content = {"λ": [0.1, None], "checksum of": "a\udce9", "log": [{"step": 1}]}
+    for compact in (False, True):
+        write_stored(path, content, compact=compact)
+        assert read_json(path) == content
+    other = json.loads(path.read_text())
+    write_json(path, {name: other[name] for name in reversed(other)})  # in another order and layout
+    assert read_json(path) == content
+    write_json(path, {**other, "λ": [0.2, None]})
+    assert refusal(read_json, path).endswith(
+        "was changed after it was written: its checksum is not that of its content"
+    )
+    write_json(path, {**content, "checksum": other["checksum"][:8]})  # as files of before have it
+    assert read_json(path) == content
+
+
+def test_a_field_is_left_out_of_a_file_that_is_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_stored(path, {"a": 1, "log": [{"log": 1}]})
+    assert parse_json(path.read_bytes(), "it", without="log") == {"a": 1}
+    assert parse_json(path.read_bytes(), "it", without="soup") == {"a": 1, "log": [{"log": 1}]}
+    path.write_bytes(path.read_bytes().replace(b'"a": 1', b'"a":  1'))
+    assert parse_json(path.read_bytes(), "it", without="log") == {"a": 1, "log": [{"log": 1}]}
 
 
 def test_json_is_read_back_and_what_is_wrong_with_it_is_said(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
-from functools import partial
+from dataclasses import MISSING, dataclass, fields
+from functools import lru_cache, partial
 from typing import Any, get_args, get_type_hints
 
 from . import valid
@@ -261,13 +261,13 @@ class Config(Schedule, Tested):
             object.__setattr__(self, "masks", 1)
         object.__setattr__(self, "also_tested", text_of(names_in(self.also_tested)))
         # 0 and 0.0 are one setting, so they must have one digest.
-        for name, (kind, *_) in TYPES.items():
-            if kind is float and getattr(self, name) is not None:
-                object.__setattr__(self, name, float(getattr(self, name)))
+        for name in _FLOATS:
+            if isinstance(value := getattr(self, name), int):
+                object.__setattr__(self, name, float(value))
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a dictionary for JSON."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in ABOUT}  # plain values, which ``asdict`` would copy
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Config:
@@ -291,7 +291,7 @@ class Config(Schedule, Tested):
 
     def digest(self) -> str:
         """The config's digest, twelve hexadecimal digits."""
-        return digest_of(self.to_json(), PROTOCOL)
+        return digest_of(vars(self), PROTOCOL)
 
     @property
     def run_name(self) -> str:
@@ -337,6 +337,8 @@ TYPES: Mapping[str, tuple[type, ...]] = {
 }
 """Types of the fields' values, by name; NoneType is second where None is valid."""
 
+_FLOATS = tuple(name for name, (kind, *_) in TYPES.items() if kind is float)
+
 _DEFAULTS = {entry.name: entry.default for entry in fields(Config) if entry.default is not MISSING}
 
 LATER: Mapping[str, Any] = {name: _DEFAULTS[name] for name, about in ABOUT.items() if about.later}
@@ -381,9 +383,18 @@ def make_config(recipe: str = "short", **settings: Any) -> Config:
 def problems_of(values: Mapping[str, Any]) -> Iterator[str]:
     """One message for each field whose value is invalid."""
     for name, value in values.items():
-        (kind, *none), (expected, is_valid) = TYPES[name], ABOUT[name].check
-        if none and value is None:
-            continue
-        right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
-        if not right or (isinstance(value, float) and not math.isfinite(value)) or not is_valid(value):
-            yield f"{name.replace('_', '-')} must be {expected}, not {value!r}"
+        try:
+            valid = _is_valid(name, value)
+        except TypeError:  # a list or the like, which has no hash
+            valid = False
+        if not valid:
+            yield f"{name.replace('_', '-')} must be {ABOUT[name].check[0]}, not {value!r}"
+
+
+@lru_cache(1 << 14, typed=True)  # the configs of a sweep differ in few values
+def _is_valid(name: str, value: Any) -> bool:
+    (kind, *none), (_, is_valid) = TYPES[name], ABOUT[name].check
+    if none and value is None:
+        return True
+    right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+    return right and (not isinstance(value, float) or math.isfinite(value)) and is_valid(value)

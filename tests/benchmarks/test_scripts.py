@@ -47,6 +47,13 @@ def test_folding_is_measured_in_float32_too() -> None:
     assert found["ours_peak_bytes"] > 0
 
 
+def test_many_runs_are_written_planned_and_reported(tmp_path: Path) -> None:
+    found = printed("many_runs.py", "--runs", "200", "--folder", str(tmp_path), "--json")
+    assert (found["runs"], found["finished"]) == (200, 191)
+    assert found["plan_processor"] > 0
+    assert len(json.loads((tmp_path / "report" / "report.json").read_text("utf-8"))["rows"]) == 2 * 4
+
+
 def test_predicting_files_is_compared_with_the_bare_network(toy: Path) -> None:
     found = printed("predict.py", "--images-in", str(toy), "--images", "5", "--model", "test_efficientnet", *TINY)
     assert (found["precision"], found["images"], found["batch"]) == ("float32", 5, 2)

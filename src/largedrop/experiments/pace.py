@@ -1,15 +1,15 @@
-"""Estimates of the time of runs, from the pace of finished runs or a measurement of the network."""
+"""Estimates of the time and memory of runs, from those of finished runs, or a measurement of the network."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 
 from ..config import Config
-from ..data.dataset import Dataset
+from ..data.dataset import Dataset, Split
 from ..errors import UserError
 from ..models.fast.folding import speed_up
 from ..models.network import Network, Spec
@@ -18,7 +18,10 @@ from ..runs.run import Run
 from ..training.evaluation import autocast
 from ..training.loop import cost
 
-__all__ = ["Paces"]
+__all__ = ["Paces", "kind_of", "spread"]
+
+ENOUGH = 50
+"""Number of finished runs of a kind whose times are read."""
 
 LINEAR = 5e-3
 """Seconds per unit of work of a linear fit, similar for all networks; 128 fits of figure 8 took 45 s of a core."""
@@ -33,13 +36,14 @@ class Paces:
     Args:
         data: dataset of the runs.
         device: device of the runs; finished runs do not say theirs, and are assumed to have the same.
-        finished: folders of runs; runs on other data and damaged runs are ignored.
+        finished: folders of runs; runs on other data and damaged runs are ignored. A few of each kind are enough.
     """
 
     def __init__(self, data: Dataset, device: torch.device, finished: Iterable[Path]) -> None:
         self._device = device
         self._finished: dict[tuple[object, ...], tuple[float, float]] = {}
         self._measured: dict[tuple[object, ...], float] = {}
+        splits: dict[object, Split] = {}
         for folder in finished:
             try:
                 run = Run.open(folder)
@@ -48,9 +52,9 @@ class Paces:
                 continue
             config = run.config
             if config.fingerprint == data.fingerprint:
-                split = config.split_of(data)
-                seconds, work = self._finished.get(_kind(config), (0.0, 0.0))
-                self._finished[_kind(config)] = seconds + took, work + cost(config, split)
+                split = splits.get(config.split_key) or splits.setdefault(config.split_key, config.split_of(data))
+                seconds, work = self._finished.get(kind_of(config), (0.0, 0.0))
+                self._finished[kind_of(config)] = seconds + took, work + cost(config, split)
 
     @property
     def rough(self) -> bool:
@@ -59,7 +63,7 @@ class Paces:
 
     def of(self, config: Config) -> float:
         """Seconds per unit of work of a run."""
-        kind = _kind(config)
+        kind = kind_of(config)
         if kind in self._finished:
             seconds, work = self._finished[kind]
             return seconds / work
@@ -68,8 +72,18 @@ class Paces:
         return self._measured[kind]
 
 
-def _kind(config: Config) -> tuple[object, ...]:
+def kind_of(config: Config) -> tuple[object, ...]:
+    """The key of runs that take as long for each unit of work, and need as much memory but for the batch's."""
     return *config.network_key, config.fit
+
+
+def spread(entries: Sequence[Path], most: int = ENOUGH) -> Sequence[Path]:
+    """At most ``most`` of the entries, evenly spaced.
+
+    >>> spread([Path(str(number)) for number in range(7)], 3)
+    [PosixPath('0'), PosixPath('2'), PosixPath('4')]
+    """
+    return entries[:: max(1, len(entries) // most)][:most]
 
 
 def _measure(config: Config, device: torch.device) -> float:

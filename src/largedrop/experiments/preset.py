@@ -244,7 +244,8 @@ def _contradictions(content: Mapping[str, Any]) -> Iterator[str]:
     for prefix, table in scales:
         scale = _scale(table)
         told: dict[str, None] = {}
-        for run in dataclasses.replace(scale, leave_out=False, test_domains=None).runs([""]):
+        grid = {name: values for name, values in scale.grid.items() if name != "seed"}  # goes with everything
+        for run in dataclasses.replace(scale, grid=grid, leave_out=False, test_domains=None).runs([""]):
             try:
                 make_config(scale.recipe, **{"data": "", "fingerprint": "", **run})
             except UserError as error:

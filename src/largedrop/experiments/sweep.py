@@ -9,8 +9,9 @@ from __future__ import annotations
 import traceback
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -28,7 +29,7 @@ from ..runtime import free_memory
 from ..training.averages import make_averages
 from ..training.loop import cost
 from ..training.resolve import resolve
-from .pace import Paces
+from .pace import Paces, kind_of, spread
 from .preset import Preset, with_weights
 from .processes import ProcessFailedError
 from .runner import splits_of, train_all
@@ -164,23 +165,26 @@ def plan_sweep(
         raise UserError(f"{preset.path}: test_domains: {told}")
     digests: dict[tuple[str, str], str] = {}
     configs: dict[Config, None] = {}
+    resolved: dict[tuple[Any, ...], Config] = {}  # of runs that differ in their seed alone
     for run in runs:
-        config = resolve(data, device, recipe=chosen.recipe, precision=precision, digests=digests, **run)
+        key = tuple(item for item in run.items() if item[0] != "seed")
+        if key not in resolved:
+            resolved[key] = resolve(data, device, recipe=chosen.recipe, precision=precision, digests=digests, **run)
+        config = replace(resolved[key], seed=run["seed"]) if "seed" in run else resolved[key]
         if config in configs and run.get("masks", 1) != config.masks:
             continue  # masks at dropout 0, which has none
         if config in configs:
             raise UserError(f"{preset.path}: two of its runs are the same: {config.run_name}")
         configs[config] = None
     whole = {config.model for config in configs if config.fit == "all"}
-    sizes = {model: _network_bytes(model, len(data.classes)) for model in whole}
+    sizes = {model: network_bytes(model, len(data.classes)) for model in whole}
     entries = []
     for config, split in zip(configs, splits_of(list(configs), data), strict=True):
         path = folder / "runs" / config.run_name
-        logits = 2 * (1 + len(config.evaluations)) * (len(split.iid) + len(split.ood)) * len(data.classes)
-        checkpoints = 2 + len(make_averages(config)) + config.wise_ft + (config.way_back > 0)
-        stored = logits + checkpoints * sizes[config.model] if config.fit == "all" else LINEAR_BYTES
+        outputs = (len(split.iid) + len(split.ood)) * len(data.classes)
+        stored = stored_bytes(config, outputs, sizes[config.model]) if config.fit == "all" else LINEAR_BYTES
         entries.append(PlannedRun(config, path, cost(config, split), stored, _state(path)))
-    paces = Paces(data, device, sorted(path.parent for path in folder.glob("runs/*/result.json")))
+    paces = Paces(data, device, _sample(entries, folder / "runs"))
     seconds = sum(entry.cost * paces.of(entry.config) for entry in entries if entry.state != "finished")
     return SweepPlan(preset, scale, folder, tuple(entries), seconds, paces.rough)
 
@@ -292,6 +296,20 @@ def ended_sweep(planned: SweepPlan) -> Sweep:
     return result
 
 
+def _sample(entries: Sequence[PlannedRun], folder: Path) -> list[Path]:
+    """Folders of finished runs that say how long the pending will take: of their kinds, else others in ``folder``."""
+    finished: dict[object, list[Path]] = {kind_of(each.config): [] for each in entries if each.state != "finished"}
+    for entry in entries:
+        if entry.state == "finished" and (kind := kind_of(entry.config)) in finished:
+            finished[kind].append(entry.folder)
+    found = [path for own in finished.values() for path in spread(own)]
+    if all(finished.values()) or not folder.is_dir():
+        return found
+    names = {entry.folder.name for entry in entries}
+    others = sorted(path for path in folder.iterdir() if path.name not in names and is_finished(path))
+    return [*found, *spread(others)]
+
+
 class _Attempt(Relay):
     """Stores the run that was begun last."""
 
@@ -315,9 +333,20 @@ def _state(folder: Path) -> str:
     return "begun" if (folder / "config.json").is_file() else "new"
 
 
-def _network_bytes(model: str, classes: int) -> int:
+def stored_bytes(config: Config, outputs: int, network: int) -> int:
+    """Size of the logits and checkpoints of a finished fine-tuning, in bytes.
+
+    Args:
+        outputs: logits of an evaluation: images × classes.
+        network: size of a checkpoint.
+    """
+    checkpoints = 2 + len(make_averages(config)) + config.wise_ft + (config.way_back > 0)
+    return 2 * (1 + len(config.evaluations)) * outputs + checkpoints * network
+
+
+def network_bytes(model: str, classes: int) -> int:
     """Size of a checkpoint of ``model`` with a head of ``classes``, in bytes."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.device("meta"):
         network = timm.create_model(model, pretrained=False, num_classes=classes)
     return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def find_weights(model: str, weights: str = "pretrained") -> Weights:
     return Weights(f"hub {repository}", path, _digest(path))
 
 
+@lru_cache(256)  # timm looks through all its names
 def check_model(model: str) -> None:
     """Raise UserError, with the nearest name, where timm has no such architecture or pretrained tag."""
     name, _, tag = model.partition(".")

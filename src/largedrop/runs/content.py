@@ -71,17 +71,21 @@ def check_content(
     folder: Path,
     contents: Mapping[str, bytes | OSError],
     settings_of: Callable[[Config], dict[str, Any]] = lambda config: config.settings,
+    log: bool = True,
 ) -> Content:
     """The content of a finished run.
 
     Args:
         contents: contents of the files, from ``contents_of``.
         settings_of: function from the config to the settings in the records.
+        log: whether the log is needed; else it is left out where the checksum says that the file is as it was written,
+            and so as it was checked when the run ended.
 
     Raises:
         UnusableError: the run is unusable.
     """
-    parsed = {file: _parsed(file, content) for file, content in contents.items()}
+    name = folder.name if folder.name.strip(".") and not folder.is_symlink() else folder.resolve().name
+    parsed = {file: _parsed(file, content, "" if log else "log") for file, content in contents.items()}
     if "config.json" not in parsed:
         if "result.json" in parsed:
             raise UnusableError("damaged", "there is a result.json but no config.json")
@@ -89,7 +93,7 @@ def check_content(
     if "result.json" not in parsed:
         if any(is_leftover(entry) for entry in folder.glob(".result.json.*")):
             raise UnusableError("half-written", "it ended while result.json was being written; run it again")
-        _, protocol = read_config(parsed["config.json"], folder.resolve().name)
+        _, protocol = read_config(parsed["config.json"], name)
         if protocol != PROTOCOL:
             raise UnusableError(
                 "unfinished", f"there is no result.json, and runs of protocol {protocol} are not resumed"
@@ -99,19 +103,19 @@ def check_content(
     theirs = result.get("largedrop")
     if isinstance(theirs, str) and _numbers(theirs) > _numbers(__version__):
         raise UnusableError("newer version", f"written by largedrop {theirs}, and this is {__version__}; update it")
-    config, protocol = read_config(parsed["config.json"], folder.resolve().name)
-    if result.get(RUN, run := digest_of(config.to_json(), protocol)) != run:
+    config, protocol = read_config(parsed["config.json"], name)
+    if RUN in result and result[RUN] != (run := digest_of(vars(config), protocol)):
         raise UnusableError("damaged", f"result.json is of another run: of the config {result[RUN]}, not {run}")
     _check_result(config, result)
     # The settings include fields that are newer than the run.
     return Content(config, result, protocol, tuple(records_of(config, result, protocol, settings_of(config))))
 
 
-def _parsed(file: str, content: bytes | OSError) -> dict[str, Any]:
+def _parsed(file: str, content: bytes | OSError, without: str) -> dict[str, Any]:
     if isinstance(content, OSError):
         raise UnusableError("damaged", f"{file} cannot be read: {content.strerror or content}")
     try:
-        return parse_json(content, file)
+        return parse_json(content, file, without)
     except UserError as error:
         if error.__cause__ is not None and not content.rstrip().endswith(b"}"):  # not JSON
             raise UnusableError("half-written", f"{file} ends in the middle, after {len(content)} bytes") from error
@@ -150,15 +154,23 @@ def _check_result(config: Config, result: dict[str, Any]) -> None:
 
 SCORES = ("iid_accuracy", "ood_accuracy")
 
+BY_DOMAIN = frozenset(("iid_by_domain", "ood_by_domain", "ood_macro_by_domain"))
+
+SHARES = ("_accuracy", "_accuracy_pooled")
+"""Ends of the names of accuracies."""
+
 
 def _are_scores(found: Mapping[str, Any], tested: bool) -> bool:
     """Whether the accuracies in a line of a log or the like are fractions; o.o.d. ones need a test domain."""
-    by_domain = [found.get(name, {}) for name in ("iid_by_domain", "ood_by_domain", "ood_macro_by_domain")]
-    if not all(isinstance(each, dict) for each in by_domain):
-        return False
-    known = {name: value for name, value in found.items() if name.endswith(("_accuracy", "_accuracy_pooled"))}
-    values = [value for name, value in known.items() if tested or not name.startswith("ood") or value is not None]
-    return all(map(is_fraction, [*values, *(value for each in by_domain for value in each.values())]))
+    for name, value in found.items():
+        if name in BY_DOMAIN:
+            if not isinstance(value, dict) or not all(map(is_fraction, value.values())):
+                return False
+        elif name.endswith(SHARES) and not is_fraction(value):
+            untested = value is None and not tested and name.startswith("ood")
+            if not untested:
+                return False
+    return True
 
 
 def _is_line(line: Any, tested: bool) -> bool:

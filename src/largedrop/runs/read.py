@@ -133,7 +133,7 @@ def read_runs(folder: str | Path, *, only: Collection[str] | None = None) -> Run
         raise UserError(f"cannot read {folder}: {error.strerror or error}") from error
     beside = folder.resolve().parent / ACROSS_FOLDER
     others = [beside] if folder.resolve().name == "runs" and beside.is_dir() else []
-    shared: dict[str, dict[str, Any]] = {}
+    shared: dict[tuple[Any, ...], dict[str, Any]] = {}
     found: list[Stored | Unusable] = []
     folders = list(_run_folders(folder, others, found))
     if only is not None:
@@ -211,7 +211,7 @@ def _why_not_followed(entry: os.DirEntry[str], root: Path) -> str:
 
 
 def _run(
-    path: Path, name: str, inside: frozenset[str], contents: Mapping[str, bytes | OSError], shared: dict[str, Any]
+    path: Path, name: str, inside: frozenset[str], contents: Mapping[str, bytes | OSError], shared: dict[Any, Any]
 ) -> list[Stored | Unusable]:
     """The run in ``path`` with its interpolation, and an entry for each of the two that is unusable."""
     try:

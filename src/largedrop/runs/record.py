@@ -175,7 +175,7 @@ def is_count(value: Any) -> bool:
 
 def is_fraction(value: Any) -> TypeGuard[float]:
     """Whether a value in JSON is a number from 0 to 1."""
-    return _is_number(value) and 0 <= value <= 1
+    return (type(value) is float or _is_number(value)) and 0 <= value <= 1
 
 
 def _is_fraction_or_none(value: Any) -> bool:

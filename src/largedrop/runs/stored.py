@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,14 +71,14 @@ class Stored:
 
 
 def read_stored(
-    path: Path, name: str, contents: Mapping[str, bytes | OSError], shared: dict[str, dict[str, Any]]
+    path: Path, name: str, contents: Mapping[str, bytes | OSError], shared: dict[tuple[Any, ...], dict[str, Any]]
 ) -> Stored:
     """The run in a folder, without its interpolation.
 
     Args:
         name: name of the run in messages.
         contents: contents of its files, from ``contents_of``.
-        shared: settings by their JSON, so that thousands of runs share few objects.
+        shared: settings by their values, so that thousands of runs share few objects.
 
     Raises:
         UnusableError: the run is unusable.
@@ -87,9 +86,9 @@ def read_stored(
 
     def settings_of(config: Config) -> dict[str, Any]:
         settings = config.settings
-        return shared.setdefault(json.dumps(settings, sort_keys=True), settings)
+        return shared.setdefault(tuple(settings.values()), settings)
 
-    found = check_content(path, contents, settings_of)
+    found = check_content(path, contents, settings_of, log=False)
     run = Run(path, found.config, found.result, found.protocol)
     facts = (run.dataset, run.protocol, run.beats_start, run.hands_over_start)
     return Stored(name, run.config, found.records, *facts)

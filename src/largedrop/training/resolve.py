@@ -60,8 +60,8 @@ def resolve(
         schedule = schedule_of(epochs, data, [config], {**settings, "recipe": recipe})
         settings |= {"precision": precision, **schedule}
         return resolve(data, device, recipe=recipe, test_domain=test_domain, digests=digests, **settings)
-    config = _with_penalty(config)
-    objective = make_objective(config.objective, config.penalty, config.penalty_after)
+    penalty = _penalty(config)
+    objective = make_objective(config.objective, **penalty)
     trained = len(data.domains) - len(config.unseen)
     if config.objective != "erm":
         objective.check(trained, config.batch)
@@ -79,7 +79,8 @@ def resolve(
     learns_statistics = config.fit == "all" and config.weights == "random"
     if learns_statistics and config.batch * (1 if objective.by_domain else trained) == 1:
         check_one_image(config.model, config.size)
-    return replace(config, weights_digest="+".join(digests[pair] for pair in named))
+    digest = "+".join(digests[pair] for pair in named)
+    return replace(config, penalty=penalty["weight"], penalty_after=penalty["anneal_steps"], weights_digest=digest)
 
 
 def schedule_of(epochs: float, data: Dataset, configs: Sequence[Config], settings: Mapping[str, Any]) -> dict[str, int]:
@@ -116,13 +117,13 @@ def schedule_of(epochs: float, data: Dataset, configs: Sequence[Config], setting
     }
 
 
-def _with_penalty(config: Config) -> Config:
-    """``config`` with the objective's default weight and annealing steps where none were given."""
+def _penalty(config: Config) -> dict[str, Any]:
+    """The objective's weight and annealing steps, arguments of ``make_objective``: its own where none were given."""
     if config.objective == "erm":  # which has none, so 0 and none are one run
-        return config if config.penalty else replace(config, penalty=None)
+        return {"weight": config.penalty or None, "anneal_steps": config.penalty_after}
     kind = OBJECTIVES[config.objective]
     weight = kind.default_weight if config.penalty is None else config.penalty
     after = config.penalty_after
     if after is None and kind.default_anneal_steps:
         after = config.steps // 10  # DomainBed's 500 of 5,000
-    return replace(config, penalty=weight, penalty_after=after)
+    return {"weight": weight, "anneal_steps": after}
