@@ -159,6 +159,11 @@ def test_what_is_given_reaches_the_engine(images: Images, monkeypatch: pytest.Mo
     monkeypatch.setattr("largedrop.estimator.finetune", quick)
     paths, labels, domains = images
     codes = np.array([{"red": 10, "green": 9, "blue": -1}[label] for label in labels])
+    odd = ImageClassifier(**settings()).fit(
+        paths, [{"red": "a/b", "green": "", "blue": "é\n"}[each] for each in labels]
+    )
+    assert odd.network_.classes == ("0", "1 a/b", "2 é\\n")
+    assert odd.classes_.tolist() == ["", "a/b", "é\n"]
     groups = [f"{label}{Path(path).stem}" for path, label in zip(paths, labels, strict=True)]
     given = settings(random_state=np.random.RandomState(3), dropout=0.4, settings={**MORE, "weight_decay": 0.5})
     made = ImageClassifier(**given).fit(np.array(paths)[:, None], codes, domains=np.array(domains), groups=groups)
@@ -187,7 +192,9 @@ def test_input_that_cannot_be(fitted: ImageClassifier, images: Images, tmp_path:
     assert said([*paths[:-1], paths[0]]).startswith("X: row 53 lists ")
     assert said(y=["red"] * 54) == "y has only one class, 'red'; at least two are needed"
     assert said(y=[*labels[:-1], None]).startswith("the labels in y cannot be sorted")
-    assert said(more={"domains": [*domains[:-1], ""]}) == "X: row 53 has no domain"
+    for none in ("", float("nan"), None):
+        assert said(more={"domains": [*domains[:-1], none]}) == "X: row 53 has no domain"
+    assert said(settings=[1]) == "settings are a dictionary, not a list"
     assert said(dropout=1.5).startswith("dropout must be ")
     assert said(settings={"lr": 1.0}) == "'lr' is a parameter of ImageClassifier: leave it out of settings"
     assert said(settings={"fit": "probe"}).startswith("a linear fit keeps no network")

@@ -16,7 +16,7 @@ from .config import DEFAULT_RECIPE
 from .data.dataset import Dataset
 from .data.listing import make_listing, open_listing
 from .data.table import Columns, list_rows
-from .errors import UserError
+from .errors import UserError, visible
 from .models.network import Network
 from .prediction.predict import BATCH, predictions
 from .runs.checkpoint import load_model
@@ -201,6 +201,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _settings(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in _OWN if getattr(self, name) is not None}
+        if not isinstance(self.settings or {}, Mapping):
+            raise InputError(f"settings are a dictionary, not a {type(self.settings).__name__}")
         more = dict(self.settings or {})
         if twice := [name for name in more if name in (*_OWN, "seed", "recipe", "device")]:
             raise InputError(f"'{twice[0]}' is a parameter of ImageClassifier: leave it out of settings")
@@ -235,13 +237,18 @@ def _paths(images: Any) -> list[str]:
 def _names(classes: Sequence[Any]) -> list[str]:
     """Names of the classes that sort as these do, and are different whatever the labels are."""
     digits = len(str(len(classes) - 1))
-    return [f"{number:0{digits}d} {label}".strip() for number, label in enumerate(classes)]
+    return [f"{number:0{digits}d} {visible(str(label))}".strip() for number, label in enumerate(classes)]
+
+
+def _column(values: Any) -> Any:
+    """A column as it was given: numpy would make the text 'nan' of a missing name."""
+    return column_or_1d(np.asarray(values, dtype=object))
 
 
 def _open(paths: list[str], names: list[str], codes: Any, domains: Any, groups: Any, bound: int) -> Dataset:
     given: dict[str, Sequence[Any]] = {"path": paths, "label": [names[code] for code in codes]}
     given |= {
-        what: column_or_1d(values).tolist()
+        what: [value.item() if isinstance(value, np.generic) else value for value in _column(values)]
         for what, values in (("domain", domains), ("group", groups))
         if values is not None
     }

@@ -97,8 +97,11 @@ def test_a_training_that_was_stopped_ends_the_same(kind: str, loader: Any, tmp_p
     resumed.network[0].weight.data.zero_()  # the start is the checkpoint's, not that of the process that goes on
     path = tmp_path / "epoch=0.ckpt"
     fit(resumed, loader, tmp_path, LightningCallback(kind, **settings), ckpt_path=path, accumulate_grad_batches=2)
+    ended = Classifier()  # stopped between its last checkpoint and its end
+    fit(ended, loader, tmp_path, LightningCallback(kind, **settings), ckpt_path=tmp_path / "epoch=2.ckpt")
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name])
+        assert torch.equal(tensor, ended.state_dict()[name])
     assert torch.load(path, weights_only=True)["callbacks"]["LightningCallback"]["header"]["steps"] == 2
 
 

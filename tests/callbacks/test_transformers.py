@@ -76,8 +76,11 @@ def test_a_training_that_was_stopped_ends_the_same(kind: str, tmp_path: Path) ->
     assert (tmp_path / "checkpoint-3" / FILE).is_file()
     resumed.classifier.weight.data.zero_()  # the start is the checkpoint's, not that of the process that goes on
     train(resumed, tmp_path, TransformersCallback(kind, **settings), resume=str(tmp_path / "checkpoint-3"), **more)
+    ended = classifier()  # stopped between its last checkpoint and its end
+    train(ended, tmp_path, TransformersCallback(kind, **settings), resume=str(tmp_path / "checkpoint-8"), **more)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+        assert torch.equal(tensor, ended.state_dict()[name]), name
 
 
 def test_what_cannot_be(tmp_path: Path) -> None:

@@ -134,6 +134,14 @@ def test_tensors_that_are_replaced_are_followed() -> None:
     torch.testing.assert_close(average.result()["weight"], torch.full((2, 2), (0.5 * 1 + 2) / 1.5))
 
 
+def test_a_module_that_gets_another_layer_is_refused() -> None:
+    module = nn.Sequential(nn.Linear(2, 2))
+    average = TrajectoryAverage(module)
+    average.after_step()
+    module.append(nn.Linear(2, 2))
+    assert refusal(average.after_step) == "these weights are of different networks: only one has '1.bias'"
+
+
 class Extra(nn.Module):
     """Has a state that is no tensor."""
 

@@ -80,6 +80,9 @@ class LightningCallback(Callback):  # type: ignore[misc]
             if self.average is not None:
                 raise UserError("the average has been handed over: train on with a new Trainer and callback")
             raise UserError("the checkpoint to go on from was not written with a LightningCallback")
+        self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: Any, pl_module: Any) -> None:
         self.average = TrajectoryAverage(pl_module, self.kind, decay=self.decay, way_back=self.way_back)
         if self._loaded is not None and trainer.global_step:
             self.average.load(self._loaded["header"], self._loaded["tensors"])
@@ -102,6 +105,8 @@ class LightningCallback(Callback):  # type: ignore[misc]
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Hand the average over: after the last checkpoint, which are of the trajectory's weights."""
+        if self._loaded is not None and trainer.global_step:  # gone on from its last checkpoint: no step was left
+            self._begin(trainer, pl_module)
         if self.average is None:
             return
         left_on = pl_module.device

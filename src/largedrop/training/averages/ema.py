@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...config import Config
-from ..averaging import precise
+from ..averaging import check_same, precise
 from .base import Average
 
 __all__ = ["ExponentialAverage"]
@@ -49,6 +49,8 @@ class ExponentialAverage(Average):
         if self._pairs is None or not self.stays:  # to list a network's tensors costs as much as to add them
             weights = network.state_dict()
             self._mean = self._mean or {name: precise(tensor).clone() for name, tensor in weights.items()}
+            if self._mean.keys() != weights.keys():
+                check_same(self._mean, weights)
             names = [name for name, tensor in weights.items() if tensor.is_floating_point()]
             self._pairs = [self._mean[name] for name in names], [weights[name] for name in names]
         self._count += 1
