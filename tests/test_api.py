@@ -3,12 +3,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tests.helpers import TINY
+from tests.helpers import TINY, refusal
 
 import largedrop as ld
 from largedrop import api
@@ -103,3 +105,39 @@ def test_every_domain_or_several_unseen_ones(data: ld.Dataset, tmp_path: Path) -
     hidden = replace(data, unlabelled=("new",))
     with pytest.warns(UserWarning, match=r"^No image of 'new' has a label: it is not scored\.$"):
         assert ld.finetune(hidden, "new", output=tmp_path / "all", **settings).config == run.config
+
+
+MODELS = "a model must be a run, its folder or a checkpoint file, or several"
+
+
+def test_arguments_of_the_wrong_type_are_one_line(data: ld.Dataset, tmp_path: Path) -> None:
+    lib: Any = ld
+    given: Any = data
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: lib.finetune(None, "photo"), "data must be a dataset from open_dataset, not None"),
+        (lambda: lib.finetune("x", "photo"), "data must be a dataset from open_dataset, not 'x'"),
+        (lambda: lib.finetune(data, 3), "test_domain must be the name of a domain, or names, not 3"),
+        (lambda: lib.finetune(data, [["a"]]), "test_domain must be the name of a domain, or names, not ['a']"),
+        (lambda: lib.finetune(data, device=0), "device must be a name such as 'cpu' or 'cuda:0', not 0"),
+        (lambda: lib.finetune(data, output=3), "output must be the path of a folder, not 3"),
+        (lambda: lib.finetune(data, also_tested=["ink"]), "also_tested must be names in one text, not ['ink']"),
+        (lambda: lib.finetune(data, seed="0"), "seed must be a whole number from 0 to 2**32 - 1, not '0'"),
+        (lambda: given.split(None, 0), "test_domains must be the name of a domain, or names, not None"),
+        (lambda: given.split("ink", "0"), "seed must be a whole number, not '0'"),
+        (lambda: given.split("ink", 0, "0.2"), "held_out must be a fraction, not '0.2'"),
+        (lambda: given.indices(["ink"]), "a domain must be named by text, not ['ink']"),
+        (lambda: lib.open_dataset("t.csv", bound="320"), "bound must be a whole number of pixels, not '320'"),
+        (lambda: lib.open_dataset("t.csv", columns={"label": None}), "label must be text, not None"),
+        (lambda: lib.open_dataset("t.csv", columns=["a"]), "columns must be a mapping of names, not ['a']"),
+        (lambda: lib.open_dataset("t.csv", group_pattern=3), "group_pattern must be text, not 3"),
+        (lambda: lib.open_dataset("t.csv", split=3), "split must be a path, not 3"),
+        (lambda: lib.load_model(None), "a model is loaded from the path of a checkpoint, not None"),
+        (
+            lambda: lib.predict(None, [__file__]),
+            "a model must be a run, its folder or a checkpoint file, or several, not None",
+        ),
+        (lambda: lib.predict("x", 3), "images must be paths of files and folders, not 3"),
+        (lambda: lib.set_dropout(None, 0.9), "the network must be a torch.nn.Module, not None"),
+    ]
+    for call, said in calls:
+        assert refusal(call) == said

@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from .config import DEFAULT_RECIPE
 from .data.classes import ood_notes
 from .data.dataset import Dataset
 from .data.views.batches import open_views
-from .errors import RunError
+from .errors import RunError, check_type, several
 from .fast_paths import FastPaths, chosen_paths, only
 from .reporter import Reporter
 from .runs.folder import named_before
@@ -77,10 +78,12 @@ def _finetune(
     reporter: Reporter,
     settings: Mapping[str, Any],
 ) -> Run:
+    check_type(data, Dataset, "data must be a dataset from open_dataset")
+    check_type(output, (str, Path, NoneType), "output must be the path of a folder")
     torch_device = choose_device(device)
     folders = [Path(output)] if output is not None else sorted(Path("largedrop-runs").glob("*"))
     data = named_before(data, (folder / "config.json" for folder in folders))
-    tested = () if test_domain is None else (test_domain,) if isinstance(test_domain, str) else tuple(test_domain)
+    tested = () if test_domain is None else several(test_domain, "test_domain must be the name of a domain, or names")
     config = resolve(data, torch_device, recipe=recipe, test_domain=tested, **settings)
     folder = Path(output) if output is not None else Path("largedrop-runs") / config.run_name
     chosen = chosen_paths(torch_device)

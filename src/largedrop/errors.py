@@ -14,9 +14,11 @@ __all__ = [
     "NoMemoryError",
     "RunError",
     "UserError",
+    "check_type",
     "nearest",
     "one_of",
     "out_of_memory",
+    "several",
     "visible",
 ]
 
@@ -56,6 +58,44 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory was full, in words where torch has no class for it."""
     said = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(text in str(error) for text in said)
+
+
+def check_type(value: object, kinds: type | tuple[type, ...], what: str) -> None:
+    """Check that an argument is of one of the types that it may have.
+
+    Args:
+        value: the argument.
+        kinds: the types; a ``bool`` is no number.
+        what: name of the argument and what it must be, for the message.
+
+    Raises:
+        UserError: it is of another type.
+
+    >>> check_type([3], str, "domain must be a name")
+    Traceback (most recent call last):
+    largedrop.errors.UserError: domain must be a name, not [3]
+    """
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+        shown = visible(repr(value))
+        raise UserError(f"{what}, not {shown if len(shown) <= 60 else f'a {type(value).__name__}'}")
+
+
+def several(names: str | Iterable[str], what: str) -> tuple[str, ...]:
+    """One name or several as a tuple.
+
+    Args:
+        what: name of the argument and what it must be, for the message.
+
+    Raises:
+        UserError: they are something else.
+    """
+    if isinstance(names, str):
+        return (names,)
+    check_type(names, Iterable, what)
+    found = tuple(names)
+    for name in found:
+        check_type(name, str, what)
+    return found
 
 
 def visible(text: str) -> str:

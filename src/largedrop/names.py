@@ -7,9 +7,18 @@ from collections.abc import Iterable
 
 from .errors import UserError
 
-__all__ = ["is_names", "names_in", "text_of"]
+__all__ = ["counted", "is_names", "names_in", "text_of"]
 
 _NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^",][^,]*?|))\s*(,|\Z)')
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "run"), counted(2000, "run")
+    ('1 run', '2,000 runs')
+    """
+    return f"{count:,} {noun}{'s'[: count != 1]}"
 
 
 def names_in(text: str) -> list[str]:

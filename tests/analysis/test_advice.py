@@ -273,6 +273,13 @@ def test_heads_that_did_not_converge_are_named(monkeypatch: pytest.MonkeyPatch) 
     assert found.notes == ("Heads at 0 and 0.5 did not converge; their accuracies are inexact.",)
 
 
+def test_a_split_that_trains_on_nothing_of_a_domain_is_refused() -> None:
+    data, features = made(ALIKE)
+    parts = np.where(data.domain_ids == 1, 1, 0)  # all of 'oil' is validation
+    with pytest.raises(UserError, match=r"^the split that was given has no image of 'oil' to train on$"):
+        measure(replace(data, parts=parts), features, rates=(0.5,), seeds=(0,))
+
+
 def test_large_domains_are_thinned_out(monkeypatch: pytest.MonkeyPatch) -> None:
     data, features = made(ALIKE)
     monkeypatch.setattr(module, "MOST_IMAGES", 15)

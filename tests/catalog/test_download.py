@@ -268,6 +268,17 @@ def test_files_that_somebody_has_are_used_and_left(server: Server, tmp_path: Pat
     assert tree(have) == ["two.zip"]
 
 
+def test_files_that_are_missing_are_named(server: Server, tmp_path: Path) -> None:
+    first, seen, have = two(server), Seen(), tmp_path / "have"
+    have.mkdir()
+    (have / "two.zip").write_bytes(server.files["/two.zip"])
+    more = [RemoteFile(f"{name}.zip", (server.source(f"/{name}.zip"),)) for name in "abc"]
+    said = refusal(replace(first, files=(more[0], *first.files, *more[1:])), tmp_path / "two", have=have, watch=seen)
+    assert said.splitlines()[0] == "a.zip cannot be had:"
+    assert said.splitlines()[-1] == "  also missing: b.zip, c.zip"
+    assert seen.notes[0] == f"{have} has no a.zip, b.zip, c.zip: to be downloaded"
+
+
 def test_what_is_there_is_not_touched(server: Server, tmp_path: Path) -> None:
     folder = tmp_path / "two"
     folder.mkdir()

@@ -214,6 +214,8 @@ def measure(
     for column, seed in enumerate(seeds):
         out = known._held_out(seed, Config.held_out)
         train = [_some(indices[~out[indices]], seed) for indices in members.values()]
+        if none := [domain for domain, part in zip(domains, train, strict=True) if not len(part)]:
+            raise UserError(f"the split that was given has no image of '{none[0]}' to train on")
         inner = [_some(indices[out[indices]], seed) for indices in members.values()]
         if not all(any(len(inner[n]) for n in subset) for subset in subsets):
             raise UserError(f"{data.name} has too few images: none could be held out for the i.i.d. accuracy")

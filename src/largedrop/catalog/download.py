@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ def download(facts: Published, folder: Path, have: Path | None = None, watch: Wa
     if folder.exists():
         raise UserError(f"{folder} is there already; name another folder with --output, or remove it")
     with _working(folder) as work:
-        paths = [_obtain(file, work, have, watch) for file in facts.files]
+        paths = _obtain_all(facts.files, work, have, watch)
         try:
             found = _unpack(facts, paths, work / _UNPACKED, watch)
         except UserError as error:
@@ -99,6 +99,22 @@ def _working(folder: Path) -> Iterator[Path]:
         if work.is_dir() and all(path.name == _LOCK for path in work.iterdir()):
             shutil.rmtree(work, ignore_errors=True)
         lock.release()
+
+
+def _obtain_all(files: Sequence[RemoteFile], work: Path, have: Path | None, watch: Watcher) -> list[Path]:
+    """The path of each file; a UserError where one cannot be had names the others that are missing as well."""
+    missing = [file.name for file in files if not (have is not None and (have / file.name).is_file())]
+    if have is not None and missing:
+        watch.note(f"{have} has no {', '.join(missing)}: to be downloaded")
+    paths: list[Path] = []
+    for file in files:
+        try:
+            paths.append(_obtain(file, work, have, watch))
+        except UserError as error:
+            others = [other.name for other in files[len(paths) + 1 :] if other.name in missing]
+            also = [name for name in others if not (work / name).is_file()]
+            raise UserError(f"{error}\n  also missing: {', '.join(also)}" if also else str(error)) from error
+    return paths
 
 
 def _obtain(file: RemoteFile, work: Path, have: Path | None, watch: Watcher) -> Path:

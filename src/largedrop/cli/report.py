@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ..names import counted
 from .options import listed
 
 __all__ = ["report"]
@@ -41,4 +42,5 @@ def report(
     found = read_runs(runs)
     files = write_report(found, output or runs / "report", selection, names, allow_missing=allow_missing)
     say(console, *(f"unusable: {entry}" for entry in found.unusable))
-    say(console, f"{len(found.runs)} runs of {found.dataset['name']}; written:", *(f"  {path}" for path in files))
+    runs_of = f"{counted(len(found.runs), 'run')} of {found.dataset['name']}"
+    say(console, f"{runs_of}; written:", *(f"  {path}" for path in files))

@@ -15,6 +15,7 @@ from rich.console import Console
 from ..config import ABOUT, Config, defaults_of
 from ..errors import UserError
 from ..files import fitting
+from ..names import counted
 from .options import AUTO, domains_in
 from .settings_file import write_settings
 
@@ -89,11 +90,12 @@ def run_and_publish(
     count = len(planned.configs)
     if planning.get("masks", 1) > 1 and not any(config.dropout for config in planned.configs):
         say(console, "--masks has no effect at dropout 0, where nothing is masked")
-    runs, domains = f"{count} run{'s'[: count != 1]}", f"{len(data.domains)} domain{'s'[: len(data.domains) != 1]}"
+    runs, domains = counted(count, "run"), counted(len(data.domains), "domain")
     say(
         console,
         f"{data.name}: {len(data)} images, {domains}, {len(data.classes)} classes",
-        f"{runs} of {first.steps} steps ({first.model}, {first.size} px, {first.precision}, {torch_device.type})",
+        f"{runs} of {counted(first.steps, 'step')} "
+        f"({first.model}, {first.size} px, {first.precision}, {torch_device.type})",
     )
     say_paths(console, torch_device)
     if at_once:

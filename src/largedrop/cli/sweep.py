@@ -13,6 +13,7 @@ from rich.console import Console
 from ..config import RIVALS, Config
 from ..data import SOURCES
 from ..errors import UserError
+from ..names import counted
 from ..report.text import Table, render
 from .launching import Address, Cpus, Gpus, Launcher, Slurm, TimeLimit, Worker, command_of, request_of
 from .options import Classes, Column, Device, DryRun, GroupPattern, Plain, Precision, SkipBad, SplitFile, plainly
@@ -130,7 +131,8 @@ def sweep(
             say_paths(console, torch_device)
             result = _train(console, planned, opened, torch_device, here, worker, sharing)
         if worker is not None:
-            say(console, f"{len(result.trained)} runs trained here, and nothing is left for this worker")
+            trained = counted(len(result.trained), "run")
+            say(console, f"{trained} trained here, and nothing is left for this worker")
             return
     else:
         precision = planned.entries[0].config.precision
@@ -283,7 +285,7 @@ def _summary(planned: SweepPlan) -> str:
     else:
         time = f"{duration(planned.seconds)} one after the other at the pace of those finished here"
     return (
-        f"{len(states)} runs{f' ({there})' if there else ''}, {planned.steps:,} steps to go, "
+        f"{counted(len(states), 'run')}{f' ({there})' if there else ''}, {planned.steps:,} steps to go, "
         f"{_bytes(planned.size)} when all are finished; {time}"
     )
 

@@ -20,6 +20,7 @@ from rich.text import Text
 from ..config import Config
 from ..data.classes import named, unlearnable
 from ..errors import visible
+from ..names import counted
 from ..reporter import Reporter
 from ..runs.estimate import duration
 from .options import columns
@@ -203,7 +204,7 @@ def open_images(
         options = {"progress": bar.set, "note": bar.note, **options}
         data = open_dataset(source, bound=bound_for(sizes), columns=columns(column or ()), **options)
     if data.skipped:
-        say(console, f"skipped {len(data.skipped)} images that cannot be decoded")
+        say(console, f"skipped {counted(len(data.skipped), 'image')} that cannot be decoded")
     say(console, *data.notes)
     return data
 

@@ -5,14 +5,16 @@ To add a source: a file of its own here that gives a ``listing.Source``, and its
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import UserError, check_type
 from .dataset import Dataset, Split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from .cache import ProgressCallback
     from .listing import Listing
@@ -72,6 +74,12 @@ def open_dataset(
         UserError: there is no such dataset, its layout is another, a row of a table is wrong, images cannot be
             decoded, or the cache cannot be written; the message lists all errors.
     """
+    check_type(bound, int, "bound must be a whole number of pixels")
+    check_type(columns, (Mapping, NoneType), "columns must be a mapping of names")
+    for name, text in {"group_pattern": group_pattern, **(columns or {})}.items():
+        check_type(text, str if name != "group_pattern" else (str, NoneType), f"{name} must be text")
+    for name, path in {"split": split, "folder": folder, "cache": cache}.items():
+        check_type(path, (str, Path, NoneType), f"{name} must be a path")
     # Imported late, since --help shows ``SOURCES`` and should not wait for decoders.
     from .emoji import load_emoji
     from .listing import open_listing

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UserError, one_of
+from ..errors import UserError, check_type, one_of, several
 from .held_out import held_out as held_out_of
 from .parts import PARTS, split_text
 
@@ -119,6 +119,7 @@ class Dataset:
         Raises:
             UserError: there is no such domain, or none of its images has a label.
         """
+        check_type(domain, str, "a domain must be named by text")
         if self.has_no_labels(domain):
             raise UserError(
                 f"no image of '{domain}' has a label, so nothing can be scored on it; `largedrop predict` takes them"
@@ -156,7 +157,9 @@ class Dataset:
             UserError: a domain is unknown; no domain or fewer than two classes remain to train on; a test domain has
                 none of them; or no image can be held out.
         """
-        tested = (test_domains,) if isinstance(test_domains, str) else tuple(test_domains)
+        tested = several(test_domains, "test_domains must be the name of a domain, or names")
+        check_type(seed, (int, np.integer), "seed must be a whole number")
+        check_type(held_out, (float, int, np.floating), "held_out must be a fraction")
         unseen = (*tested, *filter(None, (left_out,)))
         for domain in unseen:
             self.domain_index(domain)

@@ -220,7 +220,7 @@ def _parts(source: Source, images: Sequence[Listed], split: str | Path | None) -
     parts = read_split(split)
     listed = {image.key for pair in source.images.values() for image in pair}
     if unknown := [key for key in parts if key not in listed]:
-        raise UserError(f"{split} lists {len(unknown)} images that {source.root} has not: {named(unknown, most=3)}")
+        raise UserError(f"{split} lists images that {source.root} has not ({len(unknown)}): {named(unknown, most=3)}")
     return [parts.get(image.key, "") for image in images]
 
 

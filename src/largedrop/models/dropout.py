@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UserError
+from ..errors import UserError, check_type
 from .heads import find_heads
 from .masks import MOST, several_masks
 
@@ -128,6 +128,7 @@ def set_dropout(module: nn.Module, rate: float, head: str | Sequence[str] | None
             that name, none is found, or it is not clear which layers are heads; or ``masks`` is above 1, and the
             network is one of transformers' decoders, which read one token's logits of those that the head gives.
     """
+    check_type(module, nn.Module, "the network must be a torch.nn.Module")
     rate, masks = check_rate(rate), check_masks(masks)
     own = [child for child in module.modules() if isinstance(child, RepresentationDropout)]
     if own and head is None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from ..errors import UserError
+from ..errors import UserError, check_type
 from ..models.network import Network
 from ..runs.checkpoint import load_model, read_tensors
 from ..runs.logits import logits_file
@@ -24,6 +24,7 @@ def open_networks(models: Model | Sequence[Model]) -> list[Network]:
     Raises:
         UserError: a model cannot be loaded, or does not have the classes of the first, in the same order.
     """
+    check_type(models, (str, Path, Run, Iterable), "a model must be a run, its folder or a checkpoint file, or several")
     members = [models] if isinstance(models, (str, Path, Run)) else list(models)
     if not members:
         raise UserError("no model is named")

@@ -15,7 +15,7 @@ from ..data.passed_over import PassedOver
 from ..data.rows import TABLES, columns_in, read_rows
 from ..data.shards import is_shards
 from ..data.sources import find_source
-from ..errors import UserError
+from ..errors import UserError, check_type
 
 __all__ = ["Image", "find_images"]
 
@@ -48,6 +48,7 @@ def find_images(
     for what in columns or {}:
         if what != "path":
             raise UserError(f"of a table only the paths are read, so no column can be named for the {what}")
+    check_type(sources, Iterable, "images must be paths of files and folders")
     found: dict[Image, None] = {}
     passed = PassedOver() if passed is None else passed
     for source in map(str, sources):

@@ -45,7 +45,7 @@ def plain(*texts: str) -> Cells:
 
 def dataset_line(dataset: Mapping[str, Any]) -> str:
     """A dataset in a line, from ``runs.record.describe``."""
-    skipped = f"; {dataset['skipped']} images cannot be decoded and were skipped" if dataset["skipped"] else ""
+    skipped = f"; skipped, as they cannot be decoded: {dataset['skipped']}" if dataset["skipped"] else ""
     return f"{counts(dataset)}, {dataset['images']:,} images{skipped}; fingerprint {dataset['fingerprint'][:16]}"
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..errors import DamagedError, UserError
+from ..errors import DamagedError, UserError, check_type
 from ..files import UNKNOWN_CRC, opened, parse_json, replacing, tensors_crc
 from ..models.network import Network, Spec
 from ..models.pretrained import check_model
@@ -167,6 +167,7 @@ def load_model(path: str | Path, *, run: str = "") -> Network:
     Raises:
         UserError: the file is missing, damaged, of another program, kind or run, or of a newer version.
     """
+    check_type(path, (str, Path), "a model is loaded from the path of a checkpoint")
     stored = open_tensors(Path(path), "model", run)
     try:
         spec = Spec.from_json(stored.header["spec"])

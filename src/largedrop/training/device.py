@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UserError, one_of
+from ..errors import UserError, check_type, one_of
 
 __all__ = ["choose_device", "choose_precision", "default_jobs", "exact"]
 
@@ -28,6 +28,7 @@ def choose_device(name: str = "auto", jobs: int = 1) -> torch.device:
     Raises:
         UserError: this machine has no such device.
     """
+    check_type(name, str, "device must be a name such as 'cpu' or 'cuda:0'")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind = name.split(":")[0]

@@ -11,7 +11,7 @@ import torch
 
 from ..config import Config, defaults_of, make_config
 from ..data.dataset import Dataset
-from ..errors import UserError
+from ..errors import UserError, check_type
 from ..models.pretrained import check_model, find_weights
 from ..models.sizes import check_one_image, size_settings
 from ..names import names_in, text_of
@@ -48,7 +48,9 @@ def resolve(
     digests = {} if digests is None else digests
     precision = choose_precision(settings.pop("precision", "auto"), device)
     tested = [test_domain] if isinstance(test_domain, str) else [*test_domain]
-    tested += names_in(settings.get("also_tested", ""))
+    also = settings.get("also_tested", "")
+    check_type(also, str, "also_tested must be names in one text")
+    tested += names_in(also)
     tested = [domain for domain in tested if not data.has_no_labels(domain)]
     # In whatever order they are named, it is one run.
     first, *others = sorted(tested, key=data.domain_index) or [""]
