@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -26,6 +28,7 @@ from largedrop.config import Config
 from largedrop.data.sampling import batch_indices
 from largedrop.data.views.batches import HostViews, ResidentViews
 from largedrop.errors import CollapseError, Interrupted
+from largedrop.fast_paths import FastPaths
 from largedrop.models.fast import folding
 from largedrop.models.network import parameter_groups
 from largedrop.training import graph, setup
@@ -319,9 +322,13 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainingStep], None]:
         monkeypatch.setattr(torch.cuda, name, function)
 
     def install(take: TrainingStep) -> None:
+        held = weakref.ref(take)
+
         def kept() -> list[Tensor]:
-            states = (value for state in take.optimizer.state.values() for value in state.values())
-            return [*take.network.parameters(), *take.network.buffers(), *(each for each in states if each is not None)]
+            step = held()
+            assert step is not None
+            states = (value for state in step.optimizer.state.values() for value in state.values())
+            return [*step.network.parameters(), *step.network.buffers(), *(each for each in states if each is not None)]
 
         @contextmanager
         def recording(record: Record, **options: Any) -> Iterator[None]:
@@ -357,6 +364,8 @@ def test_a_recorded_step_is_the_step_bit_for_bit(
     """Views, folded layers, objective and optimiser, with new draws and another rate while it is replayed."""
     changed = replace(config, steps=8, decay_at=0.75, lr=0.01, **changes)
     views, split = ResidentViews(data, CPU), changed.split_of(data)
+    left: list[weakref.ref[torch.nn.Module]] = []
+    paths = FastPaths(folded=True, kernels=True)
 
     def trained(record: bool) -> tuple[list[tuple[float, float]], dict[str, Tensor]]:
         network = create_network(changed, data.classes)
@@ -371,7 +380,8 @@ def test_a_recorded_step_is_the_step_bit_for_bit(
         def finish(inputs: Tensor) -> Tensor:
             return views.finish(inputs, network.spec)
 
-        with folding.speed_up(network):
+        left.extend(weakref.ref(module) for module in network.modules())
+        with folding.speed_up(network, paths):
             network.train()
             take = TrainingStep(network, made, changed.precision, finish, objective, len(split.train), note=pytest.fail)
             if record:
@@ -386,7 +396,13 @@ def test_a_recorded_step_is_the_step_bit_for_bit(
             take.close()
         return read, network.state_dict()
 
-    (losses, weights), (replayed, others) = trained(False), trained(True)
+    gc.collect()
+    gc.disable()  # which would free what refers to itself
+    try:
+        (losses, weights), (replayed, others) = trained(False), trained(True)
+        assert not any(module() for module in left)
+    finally:
+        gc.enable()
     assert len(set(losses)) == changed.steps
     assert replayed == losses
     assert different(weights, others) == []
