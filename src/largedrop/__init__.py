@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .models.block_dropout import set_block_dropout
     from .models.dropout import RepresentationDropout, set_dropout
     from .models.fast.folding import fold_batchnorm
+    from .models.heads import parameter_groups
     from .prediction.evaluate import Evaluation, evaluate
     from .prediction.predict import Prediction, predict
     from .runs.checkpoint import load_model
@@ -57,6 +58,7 @@ _MODULES = {
     "interpolate": "training.averaging",
     "load_model": "runs.checkpoint",
     "open_dataset": "data",
+    "parameter_groups": "models.heads",
     "predict": "prediction.predict",
     "set_block_dropout": "models.block_dropout",
     "set_dropout": "models.dropout",
@@ -83,6 +85,7 @@ __all__ = [
     "interpolate",
     "load_model",
     "open_dataset",
+    "parameter_groups",
     "predict",
     "set_block_dropout",
     "set_dropout",

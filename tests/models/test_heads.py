@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -11,7 +12,7 @@ import torchvision
 from tests.helpers import refusal
 from torch import nn
 
-from largedrop.models.heads import find_heads
+from largedrop.models.heads import find_heads, parameter_groups
 
 
 def parts(**layers: nn.Module) -> nn.Module:
@@ -98,3 +99,18 @@ def test_heads_by_name_are_taken_as_they_are() -> None:
         "the network has no head 'hed'; did you mean 'head'? (there are: body, head, head_box.0, head_box.1)"
     )
     assert refusal(find_heads, net, []).startswith("the network has no head ''; there are: body")
+
+
+def test_parameter_groups_of_any_classifier() -> None:
+    net: Any = timm.create_model("test_resnet", num_classes=3)
+    net.conv1[0].weight.requires_grad_(False)
+    body, head = parameter_groups(net, 1e-3, 10)
+    assert (body["lr"], head["lr"]) == (1e-3, 1e-2)
+    assert [id(each) for each in head["params"]] == [id(net.fc.weight), id(net.fc.bias)]
+    trained = {id(each) for each in net.parameters() if each.requires_grad}
+    assert {id(each) for group in (body, head) for each in group["params"]} == trained
+    assert len(body["params"]) == len(trained) - 2
+    assert len(torch.optim.AdamW([body, head]).param_groups) == 2
+    assert refusal(parameter_groups, net, 0.0) == "lr must be a number above 0, not 0.0"
+    assert refusal(parameter_groups, net, 1.0, "10") == "head_lr_multiplier must be a number above 0, not '10'"
+    assert refusal(parameter_groups, net, 1.0, head="fd").startswith("the network has no head 'fd'")

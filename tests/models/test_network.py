@@ -16,7 +16,8 @@ from PIL import Image
 from tests.helpers import refusal
 from torch import Tensor, nn
 
-from largedrop.models.network import Network, Spec, Transform, parameter_groups
+from largedrop.models.heads import parameter_groups
+from largedrop.models.network import Network, Spec, Transform
 
 SPEC = Spec(
     model="test_efficientnet",

@@ -30,7 +30,7 @@ from largedrop.data.views.batches import HostViews, ResidentViews
 from largedrop.errors import CollapseError, Interrupted
 from largedrop.fast_paths import FastPaths
 from largedrop.models.fast import folding
-from largedrop.models.network import parameter_groups
+from largedrop.models.heads import parameter_groups
 from largedrop.training import graph, setup
 from largedrop.training.features import FeatureCache
 from largedrop.training.loop import train
@@ -257,7 +257,7 @@ def test_on_a_gpu_every_group_has_its_rate_in_a_tensor_there(
         return torch.full((), value, dtype=dtype)
 
     network = create_network(changed, CLASSES)
-    groups = parameter_groups(network, changed.lr, changed.head_lr_multiplier)
+    groups = parameter_groups(network, changed.lr, changed.head_lr_multiplier, "head")
     monkeypatch.setattr(setup, "parameter_groups", lambda *arguments: groups)
 
     class Weight:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from torch import nn
 
 from ..errors import UserError, one_of
 
-__all__ = ["find_heads"]
+__all__ = ["find_heads", "parameter_groups"]
 
 HEAD_NAMES = ("head", "fc", "classifier", "head.fc", "heads.head", "last_linear", "score")
 """Names of heads in timm, torchvision and transformers; the first that there is, is one."""
@@ -59,6 +61,33 @@ def find_heads(module: nn.Module, named: str | Sequence[str] | None = None) -> L
         f"found no head in {type(module).__name__}: name its last linear layer with head='…'"
         + (f" (it has {', '.join(linear[-6:])})" if linear else " (it has no linear layer)")
     )
+
+
+def parameter_groups(
+    module: nn.Module, lr: float, head_lr_multiplier: float = 1.0, head: str | Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """An optimiser's groups: the backbone at ``lr``, the heads at ``lr`` × ``head_lr_multiplier`` (section 4.2.1).
+
+    Args:
+        module: any classifier; parameters that are frozen are in no group.
+        lr: learning rate.
+        head_lr_multiplier: learning rate of the heads over that of the backbone, 10 for the paper's larger one.
+        head: dotted name of the head inside ``module``, or of each head; where None, found by their usual names.
+
+    Returns:
+        For ``torch.optim``: the backbone's group, and the heads'.
+
+    Raises:
+        UserError: a rate is not above 0; or as ``find_heads``.
+    """
+    for name, value in (("lr", lr), ("head_lr_multiplier", head_lr_multiplier)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise UserError(f"{name} must be a number above 0, not {value!r}")
+    heads = nn.ModuleList(find_heads(module, head).values()).parameters()
+    of_heads = [parameter for parameter in heads if parameter.requires_grad]
+    known = {id(parameter) for parameter in of_heads}
+    body = [each for each in module.parameters() if id(each) not in known and each.requires_grad]
+    return [{"params": body, "lr": lr}, {"params": of_heads, "lr": lr * head_lr_multiplier}]
 
 
 def _of_timm(module: nn.Module, layers: Layers) -> Layers:

@@ -164,13 +164,3 @@ class Network(nn.Module):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
-
-
-def parameter_groups(network: Network, lr: float, head_lr_multiplier: float) -> list[dict[str, Any]]:
-    """The optimiser's groups: backbone at ``lr``, head at ``lr`` × ``head_lr_multiplier`` (section 4.2.1)."""
-    head = {id(parameter) for parameter in network.head.parameters()}
-    body = [parameter for parameter in network.parameters() if id(parameter) not in head and parameter.requires_grad]
-    return [
-        {"params": body, "lr": lr},
-        {"params": list(network.head.parameters()), "lr": lr * head_lr_multiplier},
-    ]

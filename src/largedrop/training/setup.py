@@ -15,7 +15,8 @@ from ..data.dataset import Dataset, Split
 from ..data.random import torch_seed
 from ..errors import CollapseError, UserError
 from ..models.block_dropout import set_block_dropout
-from ..models.network import Network, Spec, parameter_groups
+from ..models.heads import parameter_groups
+from ..models.network import Network, Spec
 from ..models.pretrained import create_backbone, find_weights
 from .class_weights import balancing_weights, class_weights
 from .evaluation import scores
@@ -64,7 +65,7 @@ def make_optimizer(config: Config, network: Network) -> torch.optim.Optimizer:
 
     On a GPU the learning rate is a tensor on it, which a recorded step reads at each replay (``graph.GraphedStep``).
     """
-    groups = parameter_groups(network, config.lr, config.head_lr_multiplier)
+    groups = parameter_groups(network, config.lr, config.head_lr_multiplier, "head")
     device = network.head.weight.device
     graphed = device.type == "cuda"
     for group in groups:
