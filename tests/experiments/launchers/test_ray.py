@@ -38,9 +38,6 @@ class Fake:
     def nodes(self) -> list[dict[str, Any]]:
         return [{"Alive": True, "Resources": each} for each in self.resources] + [{"Alive": False, "Resources": {}}]
 
-    def put(self, worker: Worker) -> Worker:
-        return worker
-
     def remote(self, **options: Any) -> Callable[[Any], Any]:
         self.given |= options
 
@@ -158,8 +155,8 @@ def test_a_cluster_that_is_not_there_or_gone(
         )
     workers = RayWorkers(Worker((), tmp_path), Request(), most=3)
     workers.start(1)
-    monkeypatch.setattr(module, "SAVING", 0.05)
-    monkeypatch.setattr(found, "wait", lambda refs, **options: ([], refs, time.sleep(0.3))[:2])
+    monkeypatch.setattr(module, "ANSWER", 0.05)
+    monkeypatch.setattr(found, "nodes", lambda: time.sleep(0.3))
     assert refusal(workers.alive) == (
         "Ray on this machine does not answer any more; the same command goes on with what is left"
     )

@@ -18,6 +18,9 @@ __all__ = ["RayWorkers"]
 STORE = 80_000_000
 """Bytes of memory for Ray's objects on this machine, the least that it takes: workers share a folder and no objects."""
 
+ANSWER = 40.0
+"""Seconds in which the head must answer: after sixty without it Ray ends this process with a page of its own."""
+
 SAVING = 60.0
 """Seconds that workers get to save their runs."""
 
@@ -50,7 +53,7 @@ class RayWorkers:
             ray.shutdown()
             raise
         self._log = worker.log / "ray.log"
-        self._worker = ray.put(worker)
+        self._worker = worker
         self._task = ray.remote(
             num_cpus=request.cpus, num_gpus=gpus, max_retries=0, max_calls=1, scheduling_strategy="SPREAD"
         )(_work)
@@ -93,12 +96,13 @@ class RayWorkers:
         answers: list[int] = []
         asking = threading.Thread(target=lambda: answers.append(self._waiting()), daemon=True)
         asking.start()
-        asking.join(SAVING)
+        asking.join(ANSWER)
         if not answers:
             raise UserError(f"{self._where} does not answer any more; the same command goes on with what is left")
         return answers[0]
 
     def _waiting(self) -> int:
+        self._ray.nodes()  # of the head, which a wait does not ask
         if self._refs:
             ended, self._refs = self._ray.wait(self._refs, num_returns=len(self._refs), timeout=0, fetch_local=False)
             for ref in ended:
