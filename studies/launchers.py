@@ -279,7 +279,7 @@ def main() -> None:
     parser.add_argument("kind", choices=["ray", "slurm"])
     parser.add_argument("--steps", type=int, default=2000, help="optimiser steps of a run")
     parser.add_argument("--seeds", type=int, default=4, help="two runs each")
-    parser.add_argument("--time-limit", default="2m", help="of a job of Slurm's")
+    parser.add_argument("--time-limit", default="5m", help="of a job of Slurm's")
     options = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix=f"largedrop-{options.kind}-"))
     os.environ |= {"LARGEDROP_CACHE": str(root / "cache"), "OMP_NUM_THREADS": "1"}

@@ -42,6 +42,10 @@ def test_what_is_asked_of_a_launcher() -> None:
         ("slurm", 1, {"--gpus": 0.5}, "--gpus 0.5: Slurm gives whole GPUs"),
         ("slurm", 1, {"--time-limit": "4"}, "--time-limit 4 has no unit: say 4s, 4m or 4h"),
         ("slurm", 1, {"--time-limit": "x"}, "--time-limit must be a time such as 90s, 10m or 1.5h, not 'x'"),
+        (
+            *("slurm", 1, {"--time-limit": "2m"}),
+            "--time-limit 2m: a job takes minutes to begin and to save; say 5m or more",
+        ),
         ("slurm", 1, {"--slurm": ["gpu"]}, "--slurm gpu must be like partition=gpu"),
         ("slurm", 1, {"--slurm": ["mem=1G", "--mem=2G"]}, "--slurm names mem twice"),
         ("slurm", 1, {"--slurm": ["time=60"]}, "--slurm time: --time-limit says that"),

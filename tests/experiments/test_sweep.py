@@ -21,6 +21,7 @@ from largedrop.experiments.sweep import SweepPlan, begin_sweep, ended_sweep, pla
 from largedrop.report.report import write_report
 from largedrop.report.sweep import report_sweep
 from largedrop.runs.failure import write_failure
+from largedrop.runs.folder import claim
 from largedrop.runs.lease import take
 from largedrop.runs.read import read_runs
 from largedrop.runs.run import Run
@@ -284,6 +285,7 @@ def test_what_another_process_has_is_left_by_a_worker_and_waited_for_by_a_comman
     begin_sweep(data, plan)
     first.folder.mkdir(parents=True)
     lease = take(first.folder)
+    claim(others[0].folder, "config.json", "run", others[0].config.to_json())
     write_failure(others[0].folder, CollapseError("it shrank"))
     notes: list[str] = []
 

@@ -26,6 +26,9 @@ OPTIONS = {
 }
 """The launchers that take an option, as others would pass over it in silence."""
 
+LEAST = 300.0
+"""Shortest time limit of a job, in seconds: Slurm says 90 seconds before it that it nears."""
+
 Launcher = Annotated[
     str,
     typer.Option(
@@ -120,6 +123,10 @@ def request_of(launcher: str, jobs: int | None, options: Mapping[str, Any], *, w
     }
     if "--time-limit" in given:
         further["time_limit"] = seconds_of(given["--time-limit"], "--time-limit")
+        if further["time_limit"] < LEAST:
+            raise UserError(
+                f"--time-limit {given['--time-limit']}: a job takes minutes to begin and to save; say 5m or more"
+            )
     return Request(jobs, **further)
 
 

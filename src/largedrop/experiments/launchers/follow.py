@@ -25,8 +25,8 @@ LOOK_EVERY = 2.0
 LOOKING = 0.05
 """Largest share of the time that goes into looking: a shared file system may take a millisecond for each run."""
 
-SPARE = 3
-"""Number of workers that may end without having ended a run, beside one for each job."""
+SPARE, RECENT = 3, 600.0
+"""Number of workers, beside one for each job, that may be started within so many seconds in which no run ends."""
 
 
 class Workers(Protocol):
@@ -73,24 +73,25 @@ def follow_workers(workers: Workers, planned: SweepPlan, log: Path, reporter: Re
         Interrupted: the reporter asks to stop.
     """
     left = list(planned.pending)
-    started = 0  # since a run has ended
+    started: list[float] = []  # when, since a run has ended
     while True:
         began = time.monotonic()
         before, left = len(left), [entry for entry in left if not _has_ended(entry, reporter)]
         if len(left) < before:
-            started = 0
+            started = []
         if not left:
             return
         missing = min(workers.jobs - workers.alive(), len(left))
         if missing > 0 and (missing := min(missing, _free(left, missing))) > 0:
-            if started > workers.jobs + SPARE:
+            started = [at for at in started if began - at < RECENT]
+            if len(started) > workers.jobs + SPARE:
                 said = last_words(log)
                 raise UserError(
                     f"the workers end without finishing any of {len(left)} runs; {log} has what they say"
                     + (f", the last: {said}" if said else "")
                 )
             workers.start(missing)
-            started += missing
+            started += [began] * missing
         _pause(max(LOOK_EVERY, (time.monotonic() - began) / LOOKING), reporter.stopped, workers)
 
 
