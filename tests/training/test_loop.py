@@ -28,7 +28,7 @@ from largedrop.measures.calibration import fit_temperature
 from largedrop.models.network import Network
 from largedrop.runs.checkpoint import read_tensors
 from largedrop.runs.run import Run
-from largedrop.training import loop
+from largedrop.training import batches, loop
 from largedrop.training.averages.swad import Swad
 from largedrop.training.averaging import average_weights
 from largedrop.training.evaluation import logits
@@ -115,6 +115,8 @@ def test_the_fields_of_a_result(data: ld.Dataset, config: Config, tmp_path: Path
         "largedrop",
         "run",
         "dataset",
+        "device",
+        "fast_paths",
         "methods",
         "best_step",
         "model",
@@ -769,7 +771,7 @@ def test_balanced_batches_are_those_of_the_loop(
         drawn.extend(data.labels[chosen[: len(chosen) // 2]].tolist())
         return chosen
 
-    monkeypatch.setattr(loop, "batch_indices", recorded)
+    monkeypatch.setattr(batches, "batch_indices", recorded)
     counts = []
     for balance in (False, True):
         drawn.clear()
