@@ -1,10 +1,14 @@
-"""What a GPU shows: whether the fast paths agree there with the plain ones, which are faster, and what they keep.
+"""What a GPU shows: the doctor's report, figure 2 at its small scale, and what each fast path is worth and keeps.
 
-Each part prints its results as it has them and goes on where another failed; all of them are in the JSON file at the
-end. Images are the embedded emoji; ``--parts`` names some of the parts, which are the functions below.
+One command does all that fits ten minutes; the package need not be installed. Each part prints its results as it has
+them and goes on where another failed; all of them are in the JSON file at the end, with the doctor's report and figure
+2's beside it. ``--parts`` names some of the parts, which are the functions below, in another order.
 
-    python benchmarks/gpu.py --output gpu.json
-    python benchmarks/gpu.py --output gpu.json --parts speed --model resnet50 --size 224 --batch 96
+    python benchmarks/gpu.py --output gpu/gpu.json
+    python benchmarks/gpu.py --output gpu/gpu.json --data path/to/PACS --parts about doctor figure_2
+    python benchmarks/gpu.py --output gpu/gpu.json --parts speed --model resnet50 --size 224 --batch 96
+
+``--data`` is figure 2's, the embedded emoji without it, which all other parts use.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -31,8 +36,9 @@ from torch import Tensor, nn
 
 import largedrop as ld
 from largedrop.data.random import torch_seed
-from largedrop.data.views.batches import HostViews, ResidentViews
+from largedrop.data.views.batches import HostViews, ResidentViews, open_views
 from largedrop.errors import Interrupted
+from largedrop.fast_paths import FastPaths, fast_paths, only
 from largedrop.files import read_json, write_json
 from largedrop.models.fast.folding import fold_batchnorm, speed_up
 from largedrop.models.network import Network, Spec
@@ -69,12 +75,6 @@ def network(model: str, size: int, masks: int, device: torch.device) -> Network:
         spec = Spec(model, "random", CLASSES, size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), dropout=0.9)
         made = Network(backbone, units, spec, masks)
     return made.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload, no-any-return]
-
-
-def eager(objective: str) -> Any:
-    """The objective, said not to be recordable."""
-    kind = OBJECTIVES[objective]
-    return type(kind.__name__, (kind,), {"recordable": False})(kind.default_weight)
 
 
 def config_of(data: ld.Dataset, device: torch.device, **settings: Any) -> Any:
@@ -175,14 +175,16 @@ def steps_by(
     module = network("tf_efficientnet_lite0", SIZE, 16, device)
     config = config_of(data, device, precision=precision, lr=1e-4, objective=objective)
     optimizer = make_optimizer(config, module)
-    chosen = make_objective(objective, config.penalty) if recorded else eager(objective)
+    chosen = make_objective(objective, config.penalty)
     with torch.random.fork_rng(devices=[device]):
         torch.manual_seed(1)
         chosen.bind(module, optimizer)
     if folded:
-        speed_up(module)
+        speed_up(module, FastPaths(folded=True))
     start = [each.detach().clone() for each in module.parameters()]
-    step = TrainingStep(module, optimizer, precision, lambda each: resident.finish(each, module.spec), chosen, 4, print)
+    step = TrainingStep(
+        module, optimizer, precision, lambda each: resident.finish(each, module.spec), chosen, 4, print, recorded
+    )
     rng = np.random.default_rng(0)
     for number in range(AGREE_STEPS):
         torch.manual_seed(torch_seed("step", 0, number))
@@ -206,7 +208,7 @@ def apart(
 def repeats(options: argparse.Namespace, device: torch.device) -> Found:
     """Whole short runs: twice the same, one that is cut and goes on, and the memory that is kept after each."""
     data = ld.open_dataset("emoji")
-    features = FeatureCache(ResidentViews(data, device))
+    features = FeatureCache(open_views(data, device))
     config = config_of(data, device, steps=120, eval_every=40)
     found: Found = {"allocated_mib": [], "seconds": []}
     finals = []
@@ -285,9 +287,7 @@ def step_time(
         fold_batchnorm(module, torch.zeros((1, 3, size, size), device=device))
     else:
         freeze(module)
-    step = TrainingStep(
-        module, optimizer, precision, lambda each: each, ERM() if recorded else eager("erm"), note=print
-    )
+    step = TrainingStep(module, optimizer, precision, lambda each: each, ERM(), note=print, record=recorded)
     images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=shape)
     labels = torch.randint(len(CLASSES), (batch,), device=device)
 
@@ -317,16 +317,18 @@ def freeze(module: nn.Module) -> None:
 
 
 def run(options: argparse.Namespace, device: torch.device) -> Found:
-    """A whole run of the default recipe on emoji, and where its time goes."""
+    """A whole run of the default recipe on emoji, plain and by the paths that the doctor chose, and its parts."""
     data = ld.open_dataset("emoji")
-    found: Found = {}
+    chosen = fast_paths(device)
+    found: Found = {"chosen": chosen.names}
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("first", "second"):
-            config = config_of(data, device, steps=600, eval_every=100, seed=0 if name == "first" else 1)
-            began = time.perf_counter()
-            features = FeatureCache(ResidentViews(data, device))
-            opened = time.perf_counter() - began
-            done = train(config, data, Path(folder) / name, features=features)
+        for seed, name in enumerate(("plain", "first", "second")):
+            config = config_of(data, device, steps=600, eval_every=100, seed=seed)
+            with only(FastPaths() if name == "plain" else chosen):
+                began = time.perf_counter()
+                features = FeatureCache(open_views(data, device))
+                opened = time.perf_counter() - began
+                done = train(config, data, Path(folder) / name, features=features)
             found[name] = {"seconds": round(time.perf_counter() - began, 2), "views": round(opened, 2)}
             found[name]["head"] = round(read_json(done.folder / "result.json")["probe"]["seconds"], 2)
             found[name]["iid, ood"] = done.model_scores
@@ -356,6 +358,42 @@ def jobs(options: argparse.Namespace, device: torch.device) -> Found:
     return found
 
 
+def doctor(options: argparse.Namespace, device: torch.device) -> Found:
+    """The doctor's report, which the runs after it go by; where it ends with 2, what it says is printed."""
+    path = options.output.parent / "doctor.json"
+    code = command(["doctor", "--device", str(device), "--output", str(path)], 400)
+    return {"code": code, **(read_json(path) if path.is_file() else {})}
+
+
+def figure_2(options: argparse.Namespace, device: torch.device) -> Found:
+    """Figure 2 at its small scale, by the paths that the doctor has chosen, as far as ``--minutes`` go."""
+    report = options.output.parent / "figure-2"
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = ["sweep", "paper-figure-2", "--scale", "small", "--data", options.data, "--device", str(device)]
+        began = time.perf_counter()
+        code = command([*sweep, "--jobs", str(options.jobs[-1]), "--output", folder], 60 * options.minutes)
+        seconds = time.perf_counter() - began
+        runs = [read_json(path) for path in Path(folder).rglob("runs/*/result.json")]
+        command(["report", f"{folder}/runs", "--output", str(report)], 120)
+    each = [run["methods"]["fine-tuning"]["seconds"] for run in runs]
+    found: Found = {"code": code, "seconds": round(seconds, 1), "runs": len(runs)}
+    return (
+        {**found, "seconds_of_a_run": statistics.median(each), "fast_paths": runs[0]["fast_paths"]} if runs else found
+    )
+
+
+def command(arguments: list[str], seconds: float) -> int | None:
+    """The exit code of ``largedrop``; None where it is stopped after so many seconds, for which it saves."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(ld.__file__).parents[1])}
+    process = subprocess.Popen([sys.executable, "-m", "largedrop", *arguments], env=environment)
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+        return None
+
+
 @contextmanager
 def failures(found: Found, name: str) -> Iterator[None]:
     """Record what fails in the block, and go on."""
@@ -367,7 +405,7 @@ def failures(found: Found, name: str) -> Iterator[None]:
 
 
 PARTS: Mapping[str, Callable[[argparse.Namespace, torch.device], Found]] = {
-    part.__name__: part for part in (about, views, agreement, objectives, repeats, speed, run, jobs)
+    part.__name__: part for part in (about, doctor, figure_2, repeats, run, speed, views, agreement, objectives, jobs)
 }
 
 
@@ -379,7 +417,9 @@ def main() -> None:
     options.add_argument("--model", help="of part speed, with --size and --batch")
     options.add_argument("--size", type=int, default=224)
     options.add_argument("--batch", type=int, default=96)
-    options.add_argument("--jobs", type=int, nargs="+", default=[1, 12])
+    options.add_argument("--jobs", type=int, nargs="+", default=[1, 12], help="runs side by side; figure_2: the last")
+    options.add_argument("--data", default="emoji", help="of part figure_2")
+    options.add_argument("--minutes", type=float, default=4.0, help="of part figure_2")
     chosen = options.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("this benchmark needs a GPU")

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from largedrop.data import open_dataset
 from largedrop.data.views.batches import ResidentViews
+from largedrop.fast_paths import available
 from largedrop.models.fast.folding import speed_up
 from largedrop.models.network import Network, Spec
 from largedrop.models.pretrained import Weights, create_backbone
@@ -70,7 +71,7 @@ def ours(
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rate = torch.tensor(1e-6, device=device) if device.type == "cuda" else 1e-6
     optimizer = torch.optim.SGD(module.parameters(), rate, momentum=0.9, weight_decay=1e-4, fused=True)
-    speed_up(module)
+    speed_up(module, available(device))
     if resident or device.type == "cpu":
         return TrainingStep(module, optimizer, precision, lambda inputs: inputs), module
     views = ResidentViews(open_dataset("emoji"), device)

@@ -63,6 +63,12 @@ def test_the_report_is_kept_and_shown(
     assert chosen_paths(CPU).paths.names == ["folded"]
 
 
+def test_a_folder_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = complaint(capsys, "doctor", "--device", "cpu", "--output", tmp_path)
+    assert said == f"--output {tmp_path} is a folder; name a file in it, such as {tmp_path / 'doctor.json'}"
+    assert not report_file(CPU).exists()
+
+
 def test_what_is_wrong_ends_with_2(report: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     report["problems"].append("each run leaves memory")
     said = complaint(capsys, "doctor", "--device", "cpu")

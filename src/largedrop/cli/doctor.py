@@ -34,6 +34,8 @@ def doctor(
     from ..training.device import choose_device
     from .terminal import ProgressBar, say
 
+    if output is not None and output.is_dir():
+        raise UserError(f"--output {output} is a folder; name a file in it, such as {output / 'doctor.json'}")
     console = Console(stderr=False)
     torch_device = choose_device(device)
     with ProgressBar(console, work(torch_device), "examining") as bar:
