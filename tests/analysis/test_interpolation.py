@@ -14,7 +14,9 @@ import torch
 from tests.helpers import TINY, Watch
 
 import largedrop as ld
-from largedrop.analysis.interpolation import interpolate_run, interpolation_cost
+from largedrop.analysis.interpolation import Shifted, interpolate_run, interpolation_cost
+from largedrop.catalog.facts import published
+from largedrop.catalog.layouts import imagenet_names
 from largedrop.config import Config
 from largedrop.data.dataset import Dataset
 from largedrop.data.views.batches import HostViews
@@ -29,6 +31,7 @@ from largedrop.runs.read import read_runs
 from largedrop.runs.record import Record
 from largedrop.runs.run import Run
 from largedrop.selection.curves import mean_curves, names_of
+from largedrop.training.evaluation import logits
 from largedrop.training.features import FeatureCache
 from largedrop.training.loop import train
 from largedrop.training.setup import create_network, start_head
@@ -213,9 +216,42 @@ def test_means_over_domains_and_seeds_against_a_loop() -> None:
     ) or problems == ["interpolation of fine-tuning, dropout 0.9: no seed has every test domain (a and b)"]
     other = replace(found[1][1], which="best")
     assert mean_curves([found[0], (found[1][0], other)])[1] == [
-        "interpolation of fine-tuning, dropout 0.9: its runs have different α or checkpoints"
+        "interpolation of fine-tuning, dropout 0.9: its runs have different α, checkpoints or sets"
     ]
     assert mean_curves([]) == ([], [])
+
+
+def test_runs_on_imagenet_are_tested_on_shifted_ones(run: Run, data: Dataset, tmp_path: Path) -> None:
+    """Against the accuracies of the two models at the ends, counted image by image."""
+    names = [imagenet_names()[index] for index in published("ImageNet-A").imagenet[:3]]
+    own = replace(data, classes=tuple(sorted(names)))
+    config = replace(run.config, test_domain="", seed=0)
+    there = train(config, own, tmp_path / "imagenet")
+    # Of ImageNet-A two classes, of which one has other images than the run's; a class that the model does not know.
+    shifted = replace(own, classes=(*own.classes[:2], "n00000000"), fingerprint="5")
+    views = HostViews(shifted)
+    test_on = [Shifted("ImageNet-A", shifted, own.classes, views)]
+    assert set(shifted.labels[test_on[0].indices].tolist()) == {0, 1}
+    found = interpolate_run(there, own, FeatureCache(HostViews(own)), test_on=test_on)
+    network = load_model(there.final)
+    outputs = logits(network, views, test_on[0].indices, "float32").astype(np.float32)
+    right = float((outputs.argmax(1) == shifted.labels[test_on[0].indices]).mean())
+    assert found.weights[0][1] == found.representations[0][1] == pytest.approx(right)
+    assert found.weights[-1] == found.representations[-1]
+    assert found.tested_on["ImageNet-A"]["weights"] == [pair[1] for pair in found.weights]
+    stored = Interpolation.read(there.folder / "interpolation.json", there.digest)
+    assert stored == found
+    again = [Shifted("ImageNet-A", replace(shifted, fingerprint="6"), own.classes, views)]
+    assert interpolate_run(there, own, FeatureCache(HostViews(own)), test_on=again).tested_on != found.tested_on
+    with pytest.raises(UserError, match=r"has no test domain; --test-on names sets$"):
+        interpolate_run(there, own, FeatureCache(HostViews(own)))
+    with pytest.raises(UserError, match=r"has a test domain, so it is not tested on others$"):
+        interpolate_run(run, data, FeatureCache(HostViews(data)), test_on=test_on)
+    (means, problems) = mean_curves([(there.records[0], found)])
+    assert (means[0].tested_on, problems) == (("ImageNet-A",), [])
+    assert "averaged over ImageNet-A (o.o.d.); no selection" in curves_table(means).notes[0]
+    write_report(read_runs(tmp_path / "imagenet"), tmp_path / "report")
+    assert (tmp_path / "report" / "alpha.png").is_file()
 
 
 def test_the_report_draws_figure_1(trained: tuple[Dataset, Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import torch
 from safetensors.torch import save_file
 from tests.helpers import complaint, one_line
 
+from largedrop.catalog.facts import published
+from largedrop.catalog.layouts import imagenet_names
 from largedrop.cli import main
 from largedrop.experiments.preset import preset_names
 
@@ -186,3 +189,39 @@ class TestMistakes:
         assert said[0] == f"{mine}: 2 mistakes"
         assert said[1].startswith("  settings.setps: unknown field; did you mean 'steps'?")
         assert said[2] == "  grid.dropout: dropout must be in [0, 1), not 1.0"
+
+
+def test_figure_1_on_imagenet(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The toy's classes stand for three of ImageNet, its domains for ImageNet and two shifted ones."""
+    names = [imagenet_names()[index] for index in published("ImageNet-A").imagenet[:3]]
+    for domain, name in (("ink", "imagenet"), ("oil", "a"), ("photo", "sketch")):
+        for red, own in zip(sorted((toy / domain).iterdir()), names, strict=True):
+            shutil.copytree(red, tmp_path / name / own)
+    text = TOML.replace("dropout = [0.0, 0.9]\nlr = [1e-3, 1e-2]", "lr = [1e-3]")
+    (tmp_path / "one.toml").write_text('afterwards = ["interpolation"]\n' + text)
+    (tmp_path / "none.toml").write_text(text)
+    command: list[str | Path] = [
+        "sweep",
+        tmp_path / "one.toml",
+        "--data",
+        tmp_path / "imagenet",
+        "--output",
+        tmp_path / "out",
+        *RUN,
+    ]
+    sets = ["--test-on", f"imagenet-a={tmp_path / 'a'}", "--test-on", f"ImageNet-Sketch={tmp_path / 'sketch'}"]
+    assert main([*map(str, command), *sets]) == 0
+    (file,) = (tmp_path / "out").glob("runs/*/interpolation.json")
+    found = json.loads(file.read_text())
+    assert list(found["tested_on"]) == ["ImageNet-A", "ImageNet-Sketch"]
+    both = [found["tested_on"][name]["weights"] for name in found["tested_on"]]
+    assert found["weights"]["ood"] == pytest.approx([sum(pair) / 2 for pair in zip(*both, strict=True)])
+    (report,) = (tmp_path / "out").glob("report-*")
+    assert (report / "alpha.png").is_file()
+    assert "averaged over ImageNet-A and ImageNet-Sketch (o.o.d.)" in (report / "report.md").read_text()
+    capsys.readouterr()
+    said = "--test-on takes NAME=DATA, such as ImageNet-A=path/to/imagenet-a, not ImageNet-A"
+    assert one_line(capsys, *command, "--test-on", "ImageNet-A") == said
+    assert "no published dataset 'ImageNet-B' is known" in complaint(capsys, *command, "--test-on", "ImageNet-B=x")
+    command[1] = tmp_path / "none.toml"
+    assert one_line(capsys, *command, *sets).startswith("--test-on is for presets with interpolations alone")

@@ -15,7 +15,7 @@ from ..runs.interpolation import INTERPOLATION_FILE
 from ..runs.run import Run
 from ..training.features import FeatureCache
 from .across import across, across_cost
-from .interpolation import interpolate_run, interpolation_cost
+from .interpolation import Shifted, interpolate_run, interpolation_cost
 
 __all__ = ["afterwards", "afterwards_cost"]
 
@@ -26,6 +26,7 @@ def afterwards(
     data: Dataset,
     folder: Path,
     *,
+    test_on: Sequence[Shifted] = (),
     device: torch.device,
     reporter: Reporter,
 ) -> list[str]:
@@ -36,6 +37,7 @@ def afterwards(
         runs: finished runs; linear fits and runs with a left-out domain are ignored.
         data: dataset of the runs.
         folder: folder of the sweep.
+        test_on: shifted ImageNets for interpolations of runs without a test domain.
         device: device to compute on.
         reporter: receives the work, in evaluated images; asked between evaluations whether to stop.
 
@@ -52,19 +54,21 @@ def afterwards(
         features = FeatureCache(open_views(data, device, reporter), reporter)
         for run in whole:
             try:
-                interpolate_run(run, data, features, reporter=reporter)
+                interpolate_run(run, data, features, test_on=test_on, reporter=reporter)
             except UserError as error:
                 refused.append(f"interpolation: {error}")
     return refused
 
 
-def afterwards_cost(names: Collection[str], runs: Sequence[Run], data: Dataset, folder: Path) -> float:
+def afterwards_cost(
+    names: Collection[str], runs: Sequence[Run], data: Dataset, folder: Path, test_on: Sequence[Shifted] = ()
+) -> float:
     """The work of ``afterwards``, in evaluated images."""
     whole = _whole(runs)
     total = across_cost(whole, data, folder) if "across" in names else 0.0
     if "interpolation" in names:
         left = [run for run in whole if not (run.folder / INTERPOLATION_FILE).is_file()]
-        total += sum(interpolation_cost(run, data) for run in left) + (len(data) if left else 0)
+        total += sum(interpolation_cost(run, data, test_on) for run in left) + (len(data) if left else 0)
     return total
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ from .options import Classes, Column, Device, DryRun, GroupPattern, Plain, Preci
 if TYPE_CHECKING:
     import torch
 
+    from ..analysis.interpolation import Shifted
     from ..data.dataset import Dataset
     from ..experiments.launchers import Request
     from ..experiments.preset import Scale
@@ -52,6 +54,15 @@ def sweep(
             help="Initial weights from a safetensors file instead of the model hub: FILE, or MODEL=FILE where the "
             "preset has several (again for each).",
             metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    test_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For figure 1 on ImageNet, which is one domain: NAME=DATA, a shifted ImageNet (ImageNet-V2, -R, "
+            "-Sketch, -A, ObjectNet) and where it is; again for each. The o.o.d. accuracy is the mean over them.",
+            metavar="NAME=DATA",
             show_default=False,
         ),
     ] = None,
@@ -97,6 +108,8 @@ def sweep(
         raise UserError(f"name a preset ({', '.join(preset_names())}) or a TOML file; --list shows them")
     read = read_preset(preset)
     chosen = read.scale(scale)
+    if test_on and chosen.afterwards != ("interpolation",):
+        raise UserError(f"--test-on is for presets with interpolations alone, such as paper-figure-1, not {read.name}")
     missing = [name for name, value in (("--data", data), ("--output", output)) if value is None]
     if data is None or output is None:
         raise UserError(f"{' and '.join(missing)} must be given")
@@ -117,7 +130,14 @@ def sweep(
     opened = named_before(opened, [output / SWEEP_FILE])
     with plainly(plain):  # the pace is measured
         planned = plan_sweep(
-            read, scale, opened, output, device=torch_device, precision=precision, weights=weights or ()
+            read,
+            scale,
+            opened,
+            output,
+            device=torch_device,
+            precision=precision,
+            weights=weights or (),
+            untested=bool(test_on),
         )
     say(console, read.title, _summary(planned))
     say_classes(console, opened, (entry.config for entry in planned.entries))
@@ -125,6 +145,7 @@ def sweep(
     if dry_run:
         render([_table(planned, chosen)], console)
         return
+    sets = [] if worker else _shifted(console, test_on or (), opened, chosen.values("size"), torch_device)
     if launcher == "local":
         sharing = math.floor(1 / request.gpus) if request.gpus and request.gpus < 1 else 1
         with plainly(plain):
@@ -140,6 +161,7 @@ def sweep(
         told: dict[str, Any] = {
             "--scale": scale,
             "--weights": weights,
+            "--test-on": test_on,
             "--device": on,
             "--precision": precision,
             "--column": column,
@@ -151,7 +173,26 @@ def sweep(
         result = _launch(console, planned, opened, launcher, arguments, request)
         if launcher == "commands":
             return
-    _finish(console, planned, opened, torch_device, result)
+    _finish(console, planned, opened, torch_device, result, sets)
+
+
+def _shifted(
+    console: Console, named: Sequence[str], data: Dataset, sizes: Sequence[int], device: torch.device
+) -> list[Shifted]:
+    """The shifted ImageNets that ``--test-on`` names."""
+    from ..analysis.interpolation import Shifted
+    from ..catalog.facts import published
+    from ..data.views.batches import open_views
+    from .terminal import open_images
+
+    found = []
+    for text in named:
+        name, equals, source = text.partition("=")
+        if not equals or not source:
+            raise UserError(f"--test-on takes NAME=DATA, such as ImageNet-A=path/to/imagenet-a, not {text}")
+        facts, images = published(name), open_images(console, source, sizes, None)
+        found.append(Shifted(facts.name, images, data.classes, open_views(images, device)))
+    return found
 
 
 def _train(
@@ -207,7 +248,14 @@ def _launch(
     return ended_sweep(planned)
 
 
-def _finish(console: Console, planned: SweepPlan, data: Dataset, device: torch.device, result: Sweep) -> None:
+def _finish(
+    console: Console,
+    planned: SweepPlan,
+    data: Dataset,
+    device: torch.device,
+    result: Sweep,
+    test_on: Sequence[Shifted] = (),
+) -> None:
     """Write the report on what was trained.
 
     Raises:
@@ -216,7 +264,7 @@ def _finish(console: Console, planned: SweepPlan, data: Dataset, device: torch.d
     from ..report.sweep import report_sweep
     from .terminal import say
 
-    refused = _afterwards(console, planned, data, device)
+    refused = _afterwards(console, planned, data, device, test_on)
     for config, trace in result.broken:
         print(f"{_named(config)} failed:\n{trace}", file=sys.stderr)
     files = report_sweep(planned)
@@ -232,7 +280,9 @@ def _finish(console: Console, planned: SweepPlan, data: Dataset, device: torch.d
         raise UserError(f"{' and '.join(told)} and are missing from the report")
 
 
-def _afterwards(console: Console, planned: SweepPlan, data: Any, device: Any) -> list[str]:
+def _afterwards(
+    console: Console, planned: SweepPlan, data: Any, device: Any, test_on: Sequence[Shifted] = ()
+) -> list[str]:
     """Compute the preset's ``afterwards``; returns a line for each result that cannot be computed."""
     from ..analysis.afterwards import afterwards, afterwards_cost
     from .terminal import ProgressBar
@@ -241,9 +291,9 @@ def _afterwards(console: Console, planned: SweepPlan, data: Any, device: Any) ->
     runs = planned.finished
     if not names or not runs:
         return []
-    total = afterwards_cost(names, runs, data, planned.folder)
+    total = afterwards_cost(names, runs, data, planned.folder, test_on)
     with ProgressBar(console, max(total, 1), " and ".join(names)) as bar, bar.interruptible():
-        return afterwards(names, runs, data, planned.folder, device=device, reporter=bar)
+        return afterwards(names, runs, data, planned.folder, test_on=test_on, device=device, reporter=bar)
 
 
 def _list(console: Console) -> None:

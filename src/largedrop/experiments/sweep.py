@@ -143,6 +143,7 @@ def plan_sweep(
     device: torch.device,
     precision: str = "auto",
     weights: Sequence[str] = (),
+    untested: bool = False,
 ) -> SweepPlan:
     """Every run of ``preset`` on ``data``, seed by seed; nothing is written.
 
@@ -151,6 +152,7 @@ def plan_sweep(
         folder: folder of the sweeps, shared with other presets.
         precision: precision, as in ``finetune``.
         weights: files of initial weights in place of the model hub: one file, or MODEL=FILE for each model.
+        untested: whether runs are trained on every domain, without a test domain.
 
     Raises:
         UserError: a setting is invalid on this data and device, two runs are the same, or ``folder`` is of another
@@ -158,8 +160,13 @@ def plan_sweep(
     """
     owned(folder, SWEEP_FILE, "sweep", *_facts(data))
     chosen = preset.scale(scale)
+    if untested:
+        chosen = replace(chosen, test_domains=("",), leave_out=False)
     runs = with_weights(chosen.runs(data.domains), chosen.values("model"), weights)
-    unknown = [name for name in dict.fromkeys(run["test_domain"] for run in runs) if name not in data.domains]
+    if untested:
+        runs = [{**run, "test_domain": ()} for run in runs]
+    named = dict.fromkeys(run["test_domain"] for run in runs if not untested)
+    unknown = [name for name in named if name not in data.domains]
     if unknown:
         told = "; ".join(f"no domain '{name}' in {data.name}; {one_of(name, data.domains)}" for name in unknown)
         raise UserError(f"{preset.path}: test_domains: {told}")

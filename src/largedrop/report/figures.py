@@ -50,10 +50,15 @@ def figures_of(rows: Sequence[Row], means: Sequence[MeanCurve], name: str) -> tu
         means: mean interpolations; without any there is no figure ``alpha`` and no line about it.
         name: name of the dataset.
     """
-    if not any(rows[0].test_domains):
-        return {}, ["clouds, paths and comparison: no run has a test domain"]
     figures: dict[str, Figure] = {}
     undrawn: list[str] = []
+    if len(means) > _MOST_CURVES:
+        undrawn.append(f"alpha: {len(means)} fine-tunings are too many; report fewer settings at once")
+    elif means:
+        curves = [_curve(mean, which) for mean, which in zip(means, names_of(means), strict=True)]
+        figures["alpha"] = alpha_figure(curves, title=f"{name}: interpolation")
+    if not any(rows[0].test_domains):
+        return figures, [*undrawn, "clouds, paths and comparison: no run has a test domain"]
     clouds: dict[str, list[Cloud]] = {}
     paths: dict[str, list[PathPoint]] = {}
     for items, members in _variants(rows).items():
@@ -81,11 +86,6 @@ def figures_of(rows: Sequence[Row], means: Sequence[MeanCurve], name: str) -> tu
         )
     if 0 < len(paths) <= _MOST_PANELS:
         figures["paths"] = paths_figure(paths, title=f"{name}: dropout rates")
-    if len(means) > _MOST_CURVES:
-        undrawn.append(f"alpha: {len(means)} fine-tunings are too many; report fewer settings at once")
-    elif means:
-        curves = [_curve(mean, which) for mean, which in zip(means, names_of(means), strict=True)]
-        figures["alpha"] = alpha_figure(curves, title=f"{name}: interpolation")
     bars = [row for row in rows if row.ood]
     if not bars or len(bars) > _MOST_BARS:
         undrawn.append(f"comparison: the number of methods must be from 1 to {_MOST_BARS}, not {len(bars)}")

@@ -275,6 +275,8 @@ def curves_table(means: Sequence[MeanCurve]) -> Table:
                 cells.append([name, kind, score, *(percent(at.get(alpha)) for alpha in alphas)])
     ends = listing(list(dict.fromkeys(mean.which for mean in means)))
     seeds = sorted({mean.estimates["weights"][0][0].n for mean in means})
+    sets = sorted({name for mean in means for name in mean.tested_on})
+    over = f"{listing(sets)} (o.o.d.)" if sets else "the test domains"
     gone = [
         f"{name}: {domain}, seed {seed}"
         for name, mean in zip(names_of(means), means, strict=True)
@@ -282,7 +284,7 @@ def curves_table(means: Sequence[MeanCurve]) -> Table:
     ]
     notes = [
         f"Accuracy in %, mean ± standard error over {' or '.join(map(str, seeds))} seed{'s'[: seeds != [1]]}, averaged "
-        "over the test domains; no selection among settings.",
+        f"over {over}; no selection among settings.",
         f"α = 0: the {ends} checkpoint; α = 1: the pretrained network, its last layer a linear probe fitted as a warm "
         "start is. Weights: all weights interpolated. Representations: Φ and the last layer interpolated.",
         f"Missing interpolations: {'; '.join(gone[:3]) or 'none'}{f' … {len(gone) - 3} more' if gone[3:] else ''}.",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ class Interpolation:
         weights: (i.i.d., o.o.d.) accuracy at each α, all weights interpolated.
         representations: (i.i.d., o.o.d.) accuracy at each α, Φ and the last layer interpolated.
         pooled: whether the i.i.d. accuracies are pooled over images, as older versions stored them.
+        tested_on: for a run without a test domain the sets whose mean the o.o.d. accuracies are, by name: the
+            fingerprint, and the accuracy at each α for each of ``INTERPOLATED``.
     """
 
     which: str
@@ -40,6 +43,7 @@ class Interpolation:
     weights: tuple[tuple[float, float], ...]
     representations: tuple[tuple[float, float], ...]
     pooled: bool = False
+    tested_on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def of(self, kind: str) -> tuple[tuple[float, float], ...]:
         """The accuracies of one of ``INTERPOLATED``."""
@@ -51,7 +55,8 @@ class Interpolation:
             kind: {name: [pair[index] for pair in self.of(kind)] for index, name in enumerate(SCORES)}
             for kind in INTERPOLATED
         }
-        return {"format": 1 if self.pooled else FORMAT, "which": self.which, "alphas": list(self.alphas), **kinds}
+        found = {"format": 1 if self.pooled else FORMAT, "which": self.which, "alphas": list(self.alphas), **kinds}
+        return {**found, "tested_on": self.tested_on} if self.tested_on else found
 
     @classmethod
     def from_json(cls, content: dict[str, Any], where: str) -> Interpolation:
@@ -71,7 +76,9 @@ class Interpolation:
                 )
                 for kind in INTERPOLATED
             }
-            found = cls(str(content["which"]), alphas, **pairs, pooled=content.get("format") == 1)
+            tested_on = {str(name): dict(each) for name, each in dict(content.get("tested_on", {})).items()}
+            pooled = content.get("format") == 1
+            found = cls(str(content["which"]), alphas, **pairs, pooled=pooled, tested_on=tested_on)
         except (KeyError, TypeError, ValueError) as error:
             told = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
             raise UserError(f"{where}: {told}") from error

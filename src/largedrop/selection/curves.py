@@ -25,6 +25,7 @@ class MeanCurve(NamedTuple):
         alphas: values of α, (n,).
         estimates: i.i.d. and o.o.d. accuracy at each α, for each of ``INTERPOLATED``.
         domains: names of the test domains.
+        tested_on: names of the sets whose mean the o.o.d. accuracies are, where the runs have no test domain.
         missing: (test domain, seed) without an interpolation, where another seed or test domain has one.
     """
 
@@ -34,6 +35,7 @@ class MeanCurve(NamedTuple):
     estimates: Mapping[str, tuple[tuple[Estimate, Estimate], ...]]
     domains: tuple[str, ...]
     missing: tuple[tuple[str, int], ...]
+    tested_on: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types, accuracies as fractions."""
@@ -43,6 +45,7 @@ class MeanCurve(NamedTuple):
             "fine_tuned": self.which,
             "alphas": list(self.alphas),
             "domains": list(self.domains),
+            **({"tested_on": list(self.tested_on)} if self.tested_on else {}),
             **{
                 kind: {
                     name: [estimate_json(pair[index]) for pair in self.estimates[kind]]
@@ -72,11 +75,11 @@ def mean_curves(found: Iterable[tuple[Record, Interpolation]]) -> tuple[list[Mea
     means: list[MeanCurve] = []
     problems: list[str] = []
     for setting in sorted(by_setting, key=Setting.order):
-        ends = {(each.which, each.alphas) for _, each in by_setting[setting]}
+        ends = {(each.which, each.alphas, tuple(sorted(each.tested_on))) for _, each in by_setting[setting]}
         if len(ends) > 1:
-            problems.append(f"interpolation of {setting}: its runs have different α or checkpoints")
+            problems.append(f"interpolation of {setting}: its runs have different α, checkpoints or sets")
             continue
-        ((which, alphas),) = ends
+        ((which, alphas, tested_on),) = ends
         rows = {kind: [_row(by_setting[setting], kind, index) for index in range(len(alphas))] for kind in INTERPOLATED}
         first = rows[INTERPOLATED[0]][0]
         if first.n == 0:
@@ -88,7 +91,7 @@ def mean_curves(found: Iterable[tuple[Record, Interpolation]]) -> tuple[list[Mea
             kind: tuple((row.iid, row.ood) for row in rows[kind] if row.iid and row.ood) for kind in INTERPOLATED
         }
         missing = tuple((run.test_domain, run.seed) for run in first.missing)
-        means.append(MeanCurve(setting, which, alphas, estimates, first.test_domains, missing))
+        means.append(MeanCurve(setting, which, alphas, estimates, first.test_domains, missing, tested_on))
     return means, problems
 
 
