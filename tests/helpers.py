@@ -74,7 +74,7 @@ class Watch(Reporter):
     """Calls the functions that it is given instead of its methods of those names."""
 
     def __init__(self, **functions: Callable[..., Any]) -> None:
-        assert set(functions) <= {"advance", "skip", "begin", "note", "failed", "stopped"}
+        assert set(functions) <= {"advance", "skip", "begin", "logged", "note", "failed", "stopped"}
         vars(self).update(functions)
 
 

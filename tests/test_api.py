@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,30 @@ def test_public_names_are_all_there_and_cost_nothing_until_used() -> None:
         ld.fine_tune  # noqa: B018
     code = "import sys, largedrop; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_of_a_user_without_a_name_and_a_home_all_caches_have_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*nothing: object) -> str:
+        raise KeyError("getpwuid(): uid not found: 54321")
+
+    def homeless(*nothing: object) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    places = ("TORCHINDUCTOR_CACHE_DIR", "NUMBA_CACHE_DIR", "MPLCONFIGDIR")
+    for name in places:
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LARGEDROP_CACHE", "/cache")
+    ld._place_caches()
+    assert not {*places} & {*os.environ}
+    monkeypatch.setattr("getpass.getuser", unknown)
+    monkeypatch.setattr(Path, "home", homeless)
+    ld._place_caches()
+    assert [os.environ[name] for name in places] == [
+        f"/cache/torchinductor_{os.getuid()}",
+        "/cache/numba",
+        "/cache/matplotlib",
+    ]
 
 
 def test_a_note_on_how_views_are_made_is_a_warning(

@@ -22,6 +22,7 @@ OTHER_TESTS = {
     "test_docs.py": "the pages, and what docstrings name",
     "test_compatibility.py": "files of older versions",
     "training/test_fake_cuda.py": "the code for a GPU, on tensors that pretend to be there",
+    "test_faults.py": "disks that are full or cannot be written, and unknown users",
     "test_integrity.py": "stored files of every kind, changed in every way",
     "test_guide.py": "the code in docs/guide",
     "data/test_hostile.py": "a corpus of files that are odd or damaged",

@@ -7,7 +7,11 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import tempfile
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._version import __version__ as __version__
@@ -91,6 +95,26 @@ __all__ = [
     "set_dropout",
     "update_batchnorm",
 ]
+
+
+def _place_caches() -> None:
+    """Of a user whom nobody knows, as in some containers, torch cannot name the cache without which torchvision is not
+    imported; without a home folder numba would make one of the name ``~``.
+    """
+    chosen = os.environ.get("LARGEDROP_CACHE") or os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{Path(chosen).absolute()}/torchinductor_{os.getuid()}")
+    try:
+        Path.home()
+    except RuntimeError:
+        if chosen != tempfile.gettempdir():  # into which others write
+            os.environ.setdefault("NUMBA_CACHE_DIR", f"{Path(chosen).absolute()}/numba")
+            os.environ.setdefault("MPLCONFIGDIR", f"{Path(chosen).absolute()}/matplotlib")
+
+
+_place_caches()
 
 
 def __getattr__(name: str) -> object:

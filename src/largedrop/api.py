@@ -18,6 +18,7 @@ from .fast_paths import FastPaths, chosen_paths, only
 from .reporter import Reporter
 from .runs.folder import named_before
 from .runs.run import Run
+from .tracking.following import Opens, followed, trackers_of
 from .training.device import choose_device
 from .training.features import FeatureCache
 from .training.loop import train
@@ -35,6 +36,7 @@ def finetune(
     device: str = "auto",
     plain: bool = False,
     progress: Callable[[float], None] | None = None,
+    track: str | Opens | Sequence[str | Opens] = (),
     **settings: Any,
 ) -> Run:
     """Fine-tune on every domain but the test domains, and score on these; or on every domain.
@@ -51,6 +53,8 @@ def finetune(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         plain: take no fast path (``fast_paths.PATHS``).
         progress: called with the work since the last call, in evaluated images.
+        track: name of a tracker, such as ``tensorboard``; a class or function that opens a run in one
+            (``tracking.base.Tracker``); or several of these. One that fails ends nothing.
         settings: fields of ``Config``: ``model``, ``dropout``, ``steps``, ``lr``, ``size``, ``seed``, …; ``epochs``
             instead of ``steps``, as in ``training.resolve.schedule_of``.
 
@@ -63,10 +67,12 @@ def finetune(
 
     Warns:
         UserWarning: the GPU was not examined by ``largedrop doctor``, or the images do not fit in its memory, so that
-            it may be slow; or a test domain has no labels, lacks classes, or has some that no training domain has.
+            it may be slow; a test domain has no labels, lacks classes, or has some that no training domain has; or a
+            tracker has failed.
     """
-    with only(FastPaths()) if plain else nullcontext():
-        return _finetune(data, test_domain, output, recipe, device, _Caller(progress), settings)
+    caller, trackers = _Caller(progress), trackers_of(track)
+    with only(FastPaths()) if plain else nullcontext(), followed(caller, trackers) as reporter:
+        return _finetune(data, test_domain, output, recipe, device, reporter, settings)
 
 
 def _finetune(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from .errors import Interrupted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .config import Config
 
 __all__ = ["SILENT", "Relay", "Reporter"]
@@ -27,6 +29,9 @@ class Reporter:
 
     def begin(self, config: Config) -> None:
         """The run of ``config`` is about to be trained, or read where it is finished."""
+
+    def logged(self, folder: Path) -> None:
+        """The run in ``folder`` has a new line in its log, or a result, or is about to go on."""
 
     def note(self, text: str) -> None:
         """``text`` is a line for the user."""
@@ -72,6 +77,10 @@ class Relay(Reporter):
     def begin(self, config: Config) -> None:
         """Pass the call on."""
         self.to.begin(config)
+
+    def logged(self, folder: Path) -> None:
+        """Pass the call on."""
+        self.to.logged(folder)
 
     def note(self, text: str) -> None:
         """Pass the call on."""

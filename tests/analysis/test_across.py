@@ -19,14 +19,17 @@ import largedrop as ld
 from largedrop.analysis.across import across, across_cost
 from largedrop.config import Config
 from largedrop.data.dataset import Dataset
+from largedrop.data.views.batches import HostViews
 from largedrop.data.views.host import evaluation_view, normalise
 from largedrop.errors import Interrupted, UserError
 from largedrop.files import read_json
+from largedrop.measures.calibration import fit_temperature
 from largedrop.report.report import write_report
 from largedrop.runs.across import Across, groups_of, methods_across
 from largedrop.runs.checkpoint import load_model, read_tensors, write_tensors
 from largedrop.runs.read import read_runs
 from largedrop.runs.run import Run
+from largedrop.training.evaluation import logits as logits_of
 from largedrop.training.loop import train
 
 CPU = torch.device("cpu")
@@ -172,6 +175,10 @@ def test_every_result_against_a_loop(sweep: tuple[Dataset, Path]) -> None:
         run.folder.name: (run.result["log"][-1]["iid_accuracy"], run.result["log"][-1]["ood_accuracy"])
         for run in members
     }
+    # Both held out the same images.
+    soup = load_model(path.with_suffix(".safetensors"))
+    outputs = logits_of(soup, HostViews(data), split.iid, "float32")
+    assert soup.temperature == fit_temperature(outputs, data.labels[split.iid], split.iid_domains)
     assert average.steps == 4
     assert average.seconds > sum(run.result["methods"]["fine-tuning"]["seconds"] for run in members)
     _, header = read_tensors(path.with_suffix(".safetensors"), "model")

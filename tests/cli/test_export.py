@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from tests.helpers import TINY, files, one_line
 from tests.prediction.test_predict import save
@@ -44,3 +45,16 @@ def test_mistakes(tmp_path: Path, toy: Path, capsys: pytest.CaptureFixture[str])
     assert "is a folder" in said(".", "--format", "onnx")
     assert "there is no file or folder" in said("x.pt2", "--images", tmp_path / "none.jpg")
     assert "cannot be read" in said("x", "--evaluation", tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("name", ["", "model", "me/", "me/mod el", "me/a/b", "../model"])
+def test_a_push_is_checked_before_anything_is_written(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save(tmp_path / "model.safetensors", 0)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    said = one_line(capsys, "export", model, "--output", tmp_path / "x", "--push", name)
+    assert said.startswith(f"--push takes OWNER/NAME, not '{name}'")
+    said = one_line(capsys, "export", model, "--output", tmp_path / "x", "--push", "me/model")
+    assert said == "the hub needs a token: log in with 'hf auth login', or set HF_TOKEN"
+    assert files(tmp_path) == ["model.safetensors"]

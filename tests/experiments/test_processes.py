@@ -101,6 +101,7 @@ def test_runs_side_by_side_have_the_bits_and_the_order_of_runs_one_by_one(
     (tmp_path / "comparison.json").write_bytes((before / "comparison.json").read_bytes())
     begun: list[Config] = []
     done: list[float] = []
+    logged: list[Path] = []
     results: list[Comparison] = []
 
     def watched(*arguments: Any, reporter: Reporter, **options: Any) -> Comparison:
@@ -112,7 +113,7 @@ def test_runs_side_by_side_have_the_bits_and_the_order_of_runs_one_by_one(
                     for number in (signal.SIGINT, signal.SIGTERM):
                         os.kill(process.pid or 0, number)
 
-        watch = Watch(advance=done.append, begin=beginning, failed=reporter.failed)
+        watch = Watch(advance=done.append, begin=beginning, logged=logged.append, failed=reporter.failed)
         results.append(compare(*arguments, reporter=watch, **options))
         return results[0]
 
@@ -123,6 +124,8 @@ def test_runs_side_by_side_have_the_bits_and_the_order_of_runs_one_by_one(
     assert said.err == "largedrop: 1 of 4 runs collapsed or are damaged: they are missing from the results\n"
     (result,) = results
     assert begun == [first, finished, doomed, last]
+    # After each evaluation and at the end; once where it was finished.
+    assert [logged.count(folder_of(tmp_path, each)) for each in begun] == [5, 1, 0, 5]
     assert [run.config for run in result.runs] == [first, finished, last]
     error = str(result.failed[0]["error"])
     assert error.startswith("the run collapsed at step 2: its representation has shrunk to ")

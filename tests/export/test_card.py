@@ -74,8 +74,17 @@ def test_an_evaluation_is_added(network: Any, toy: Path, tmp_path: Path) -> None
     card = card_of(network, name="x", evaluation=found.to_json())
     accuracy = found.models[0].domains["ink"].accuracy
     assert "## Evaluated on toy0\n" in card
-    assert f"| ink | 18 | {100 * accuracy.value:.1f} [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}] |" in card
+    cells = f"{100 * accuracy.value:.1f} [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}] |"
+    assert f"| ink | 18 | {cells}" in card
     assert refusal(card_of, network, name="x", evaluation={"models": []}).startswith("this is no evaluation.json")
+    second = ld.evaluate(save(tmp_path / "b.safetensors", 1), toy, against=tmp_path / "same.safetensors", device="cpu")
+    assert "| ink | 18 | " + cells in card_of(network, name="x", evaluation=second.to_json())
+    (other,), (own,) = (model.weights for model in second.models)
+    only = {**second.to_json(), "models": second.to_json()["models"][:1]}
+    said = refusal(card_of, network, name="x", evaluation=only)
+    assert said == f"the evaluation is of another model: of {other}, and this is {own}; evaluate this one"
+    del only["models"][0]["weights"]  # as of an earlier version
+    assert "of unknown weights, and this is" in refusal(card_of, network, name="x", evaluation=only)
     network.spec = ld.load_model(save(tmp_path / "z.safetensors", 0, classes=("a", "b", "c"))).spec
     said = refusal(card_of, network, name="x", evaluation=found.to_json())
     assert said == "the evaluation is of a model with other classes"

@@ -17,6 +17,7 @@ import largedrop as ld
 from largedrop.catalog.layouts import imagenet_names
 from largedrop.measures.calibration import calibration, softmax
 from largedrop.measures.intervals import wilson
+from largedrop.models.network import weights_crc
 from largedrop.prediction.evaluate import evaluate
 from largedrop.runs.checkpoint import load_model, save_model
 
@@ -37,6 +38,7 @@ def test_the_test_domain_has_the_accuracy_of_the_run(run: ld.Run, data: ld.Datas
     assert model.domains["photo"].accuracy.value == run.model_scores[1]
     assert found.notes == (f"{run.folder} was trained on images of 'ink', 'oil' here; only 'photo' is new to it",)
     assert model.temperatures == (load_model(run.model).temperature,)
+    assert model.weights == (weights_crc(load_model(run.model)),)
     assert found.dataset["fingerprint"] == data.fingerprint
     assert json.loads(json.dumps(found.to_json()))["models"][0]["confusion"]["ink"] == model.confusion["ink"].tolist()
 

@@ -34,6 +34,7 @@ def model(name: str, wrong: dict[int, int], temperature: float | None = 2.0) -> 
         name=name,
         classes=CLASSES[:2],
         temperatures=(temperature,),
+        weights=("0badcafe",),
         domains=dict(zip(NAMES, each, strict=True)),
         mean=mean,
         confusion=dict(zip(NAMES, confusion, strict=True)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,18 @@ import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.helpers import TINY, Networks, Watch, assert_same_run, different, files, make_toy, stopped_at, tensors
+from tests.helpers import (
+    TINY,
+    Networks,
+    Watch,
+    assert_same_run,
+    different,
+    files,
+    make_toy,
+    refusal,
+    stopped_at,
+    tensors,
+)
 from torch import Tensor
 
 import largedrop as ld
@@ -430,6 +442,32 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(data: ld.Dataset, to
     assert files(tmp_path / "whole") == FILES
     for name in killed:
         assert_same_run(tmp_path / "whole", tmp_path / name)
+
+
+def test_an_image_that_goes_in_the_middle_ends_the_run_and_loses_no_step(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no room in the cache, so that each image is read from its file whenever it is used."""
+    monkeypatch.setenv("LARGEDROP_CACHE_GB", "1e-6")
+    toy = make_toy(tmp_path / "toy", images=5)
+    data = ld.open_dataset(toy, cache=tmp_path / "cache")
+    config = replace(config, data=data.name, fingerprint=data.fingerprint)
+    whole = train(config, data, tmp_path / "whole")
+    steps = iter(range(1, 100))
+
+    def damage() -> bool:
+        if next(steps) == 3:
+            for path in toy.glob("ink/*/*.png"):
+                path.rename(path.with_suffix(".gone"))
+        return False
+
+    said = refusal(train, config, data, tmp_path / "cut", reporter=Watch(stopped=damage))
+    assert re.fullmatch(r"\S+/ink/\w+/\d.png has changed since the data were opened", said)
+    assert read_tensors(tmp_path / "cut" / STATE_FILE, "state")[1]["trajectory"]["step"] == 3
+    for path in toy.glob("ink/*/*.gone"):
+        path.rename(path.with_suffix(".png"))
+    train(config, ld.open_dataset(toy, cache=tmp_path / "cache"), tmp_path / "cut")
+    assert_same_run(whole.folder, tmp_path / "cut")
 
 
 def test_swad_averages_every_step_of_its_evaluations(data: ld.Dataset, config: Config, tmp_path: Path) -> None:

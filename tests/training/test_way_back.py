@@ -239,6 +239,8 @@ def test_a_model_below_its_start_is_not_handed_over(data: ld.Dataset, wise: Conf
     found = logits(ld.load_model(run.model), HostViews(data), split.ood, "float32")
     assert float((found.argmax(1) == data.labels[split.ood]).mean()) == log[0]["ood_accuracy"]
     assert ld.load_model(run.model).temperature == log[0]["temperature"] == fitted(run.model, data)
+    about = ld.load_model(run.model).about
+    assert (about["iid_accuracy"], about["ood_accuracy"]) == run.model_scores  # for the model card
     *_, said = remarks([run])
     assert said.startswith("In 1 of 1 runs the model has a lower i.i.d. accuracy than the head that it started from;")
     assert read_runs(tmp_path / "away").notes == remarks([run])

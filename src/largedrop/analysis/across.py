@@ -20,10 +20,11 @@ from ..data.dataset import Dataset, Split
 from ..data.views.batches import Views, open_views
 from ..errors import UserError
 from ..files import write_stored
+from ..measures.calibration import fit_temperature
 from ..models.fast.folding import speed_up
 from ..reporter import SILENT, Reporter
 from ..runs.across import ACROSS_FOLDER, Across, RunGroup, groups_of, methods_across
-from ..runs.checkpoint import load_model, read_tensors, save_model
+from ..runs.checkpoint import TEMPERATURE, load_model, read_tensors, save_model
 from ..runs.logits import read_logits
 from ..runs.protocol import iid_accuracy_of
 from ..runs.run import Run
@@ -152,6 +153,7 @@ def _compute(pending: _Pending, data: Dataset, views: Views, reporter: Reporter)
     run = pending.runs[0]
     split = run.config.split_of(data)
     log: tuple[dict[str, Any], ...] = ()
+    temperature: dict[str, float | None] = {}
     if pending.method == "ensemble-across":
         scores = {
             part: _accuracies(part, _mean_logits(pending, part, data, split), data, split) for part in pending.parts
@@ -165,6 +167,8 @@ def _compute(pending: _Pending, data: Dataset, views: Views, reporter: Reporter)
             network.load_state_dict(state)
             view = run.config.steps if part == "iid" and run.config.held_out_view == "training" else 0
             outputs = logits(network, views, getattr(split, part), run.config.precision, reporter, view)
+            if part == "iid":  # which all members held out; the last time with the weights that are stored
+                temperature[TEMPERATURE] = fit_temperature(outputs, data.labels[split.iid], split.iid_domains)
             return _accuracies(part, outputs, data, split)
 
         with speed_up(network):
@@ -197,7 +201,7 @@ def _compute(pending: _Pending, data: Dataset, views: Views, reporter: Reporter)
         seconds=round(time.monotonic() - began + seconds, 3),
     )
     if pending.method != "ensemble-across":
-        about = {"largedrop": __version__, "domains": list(data.domains), **found.to_json()}
+        about = {"largedrop": __version__, "domains": list(data.domains), **found.to_json(), **temperature}
         save_model(pending.path.with_suffix(".safetensors"), network, about, state)
     write_stored(pending.path, found.to_json())
 

@@ -53,7 +53,7 @@ def export(
         raise UserError(f"what format is {output}? its ending may be .onnx or .pt2; or name it with --format")
     if chosen not in _FORMATS:
         raise UserError(f"unknown format '{chosen}'; {one_of(chosen, _FORMATS)}")
-    if chosen != "timm" and (push or public or evaluation):
+    if chosen != "timm" and (push is not None or public or evaluation):
         raise UserError("--push, --public and --evaluation are for a folder in timm's layout: name one with --output")
     if chosen == "timm" and bare:
         raise UserError("--bare is for ONNX and torch; timm's layout has no preprocessing inside")
@@ -61,12 +61,14 @@ def export(
 
     from ..export.card import card_of
     from ..export.graphs import write_onnx, write_program
+    from ..export.hub import check_push, write_timm
     from ..export.hub import push as upload
-    from ..export.hub import write_timm
     from ..files import read_json
     from ..prediction.ensemble import not_calibrated, open_networks, test_images_of
     from .terminal import say
 
+    if push is not None:
+        check_push(push)
     console = Console(stderr=False)
     (network,) = networks = open_networks(model)
     if note := not_calibrated(networks):
@@ -84,7 +86,7 @@ def export(
     else:
         apart = (write_onnx if chosen == "onnx" else write_program)(network, output, bare=bare, images=images)
     say(console, f"the same probabilities as the model to {apart:.1g}; written: {output}")
-    if push:
+    if push is not None:
         say(console, f"pushed: {upload(output, push, public=public)}")
 
 

@@ -168,6 +168,15 @@ Budget = Annotated[
     ),
 ]
 
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Send each evaluation and result to a tracker as well: 'tensorboard', 'trackio', 'wandb' or 'mlflow' "
+        "(again for each). A tracker that fails ends nothing, and the same command sends what is missing.",
+        show_default=False,
+    ),
+]
+
 Seeds = Annotated[int, typer.Option(help="How many seeds: 0, 1, …", min=1)]
 
 IN_QUOTES = "one with a comma in it, where there are several, in double quotes"
@@ -236,6 +245,7 @@ SHARED: dict[str, tuple[Any, Any]] = {
     "device": (Device, "auto"),
     "jobs": (Jobs, 1),
     "plain": (Plain, False),
+    "track": (Track, None),
     "column": (Column, None),
     "classes": (Classes, "union"),
     "group_pattern": (GroupPattern, None),

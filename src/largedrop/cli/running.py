@@ -48,6 +48,7 @@ def run_and_publish(
     checkpoints: bool = False,
     jobs: int = 1,
     budget: str | None = None,
+    track: Sequence[str] = (),
     **planning: Any,
 ) -> None:
     """Open the data, plan, train, and publish.
@@ -64,11 +65,13 @@ def run_and_publish(
     from ..report.comparison import publish
     from ..runs.estimate import duration, listing
     from ..runs.folder import named_before
+    from ..tracking.following import followed, trackers_of
     from ..training.device import choose_device
     from ..training.features import VIEWS
     from .terminal import ProgressBar, open_images, say, say_classes, say_names, say_paths
 
     began = time.monotonic()
+    trackers = trackers_of(track)
     each = None if budget is None else _budget(budget, jobs, planning)
     console = Console(stderr=False)
     torch_device = choose_device(device, jobs)
@@ -121,9 +124,10 @@ def run_and_publish(
             write_settings(folder / f"{command}.toml", command, repeated)
 
     total = sum(planned.costs) + VIEWS * len(data)
-    with ProgressBar(console, total, "fine-tuning", count, _named) as bar, bar.interruptible():
+    bar = ProgressBar(console, total, "fine-tuning", count, _named)
+    with bar, bar.interruptible(), followed(bar, trackers) as reporter:
         result = run_comparison(
-            data, planned, folder, device=torch_device, jobs=jobs, budget=each, claimed=keep, reporter=bar
+            data, planned, folder, device=torch_device, jobs=jobs, budget=each, claimed=keep, reporter=reporter
         )
     seconds = time.monotonic() - began
     files = publish(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..names import counted
 from ..report.text import Table, render
 from .launching import Address, Cpus, Gpus, Launcher, Slurm, TimeLimit, Worker, command_of, request_of
-from .options import Classes, Column, Device, DryRun, GroupPattern, Plain, Precision, SkipBad, SplitFile, plainly
+from .options import Classes, Column, Device, DryRun, GroupPattern, Plain, Precision, SkipBad, SplitFile, Track, plainly
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..experiments.launchers import Request
     from ..experiments.preset import Scale
     from ..experiments.sweep import Sweep, SweepPlan
+    from ..tracking.following import Opens
 
 __all__ = ["sweep"]
 
@@ -85,6 +86,7 @@ def sweep(
     slurm: Slurm = None,
     worker: Worker = None,
     plain: Plain = False,
+    track: Track = None,
     column: Column = None,
     classes: Classes = "union",
     group_pattern: GroupPattern = None,
@@ -118,9 +120,11 @@ def sweep(
     from ..experiments.launchers.worker import plan_id
     from ..experiments.sweep import SWEEP_FILE, plan_sweep
     from ..runs.folder import named_before
+    from ..tracking.following import trackers_of
     from ..training.device import choose_device, default_jobs
     from .terminal import open_images, say, say_classes, say_names, say_paths
 
+    trackers = trackers_of(track or ())
     here = jobs or default_jobs(device)
     torch_device = choose_device(device, here)
     if request.gpus and precision == "auto" and torch_device.type == "cpu":
@@ -150,7 +154,7 @@ def sweep(
         sharing = math.floor(1 / request.gpus) if request.gpus and request.gpus < 1 else 1
         with plainly(plain):
             say_paths(console, torch_device)
-            result = _train(console, planned, opened, torch_device, here, worker, sharing)
+            result = _train(console, planned, opened, torch_device, here, worker, sharing, trackers)
         if worker is not None:
             trained = counted(len(result.trained), "run")
             say(console, f"{trained} trained here, and nothing is left for this worker")
@@ -170,7 +174,7 @@ def sweep(
         told |= {"--skip-bad-images": skip_bad_images, "--gpus": request.gpus, "--plain": plain}
         name = preset if preset in preset_names() else str(read.path.absolute())
         arguments = command_of(name, data, output, plan_id(planned), told)
-        result = _launch(console, planned, opened, launcher, arguments, request)
+        result = _launch(console, planned, opened, launcher, arguments, request, trackers)
         if launcher == "commands":
             return
     _finish(console, planned, opened, torch_device, result, sets)
@@ -203,6 +207,7 @@ def _train(
     jobs: int,
     worker: str | None,
     sharing: int,
+    trackers: Mapping[str, Opens],
 ) -> Sweep:
     """Train the pending runs here.
 
@@ -211,24 +216,34 @@ def _train(
     """
     from ..experiments.launchers.worker import check_plan
     from ..experiments.sweep import run_sweep
+    from ..tracking.following import followed
     from ..training.features import VIEWS
     from .terminal import ProgressBar
 
     if worker is not None:
         check_plan(planned, worker)
     total = planned.work + VIEWS * len(data)
-    with ProgressBar(console, total, "sweep", len(planned.pending), _named) as bar, bar.interruptible():
-        return run_sweep(data, planned, device=device, jobs=jobs, wait=worker is None, sharing=sharing, reporter=bar)
+    bar = ProgressBar(console, total, "sweep", len(planned.pending), _named)
+    with bar, bar.interruptible(), followed(bar, trackers) as reporter:
+        options: dict[str, Any] = {"jobs": jobs, "wait": worker is None, "sharing": sharing, "reporter": reporter}
+        return run_sweep(data, planned, device=device, **options)
 
 
 def _launch(
-    console: Console, planned: SweepPlan, data: Dataset, launcher: str, arguments: tuple[str, ...], request: Request
+    console: Console,
+    planned: SweepPlan,
+    data: Dataset,
+    launcher: str,
+    arguments: tuple[str, ...],
+    request: Request,
+    trackers: Mapping[str, Opens],
 ) -> Sweep:
     """Have workers train the pending runs, or write their commands."""
     from ..experiments.launchers import launch
     from ..experiments.launchers.commands import write_commands
     from ..experiments.launchers.worker import Worker as Command
     from ..experiments.sweep import begin_sweep, ended_sweep
+    from ..tracking.following import followed
     from .terminal import ProgressBar, say
 
     begin_sweep(data, planned)
@@ -243,8 +258,9 @@ def _launch(
             "--launcher trains what they leave, and reports",
         )
         return ended_sweep(planned)
-    with ProgressBar(console, planned.work, "sweep", len(planned.pending), _named) as bar, bar.interruptible():
-        launch(launcher, command, planned, request, bar)
+    bar = ProgressBar(console, planned.work, "sweep", len(planned.pending), _named)
+    with bar, bar.interruptible(), followed(bar, trackers) as reporter:
+        launch(launcher, command, planned, request, reporter)
     return ended_sweep(planned)
 
 

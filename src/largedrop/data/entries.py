@@ -13,7 +13,7 @@ from typing import TypeVar
 import filelock
 
 from ..errors import UserError
-from ..files import cache_folder
+from ..files import cache_folder, is_leftover
 
 __all__ = ["aside", "building", "cache_errors", "cache_folder", "chosen_folder", "discard", "install", "sweep"]
 
@@ -23,7 +23,7 @@ _LOCK = ".lock"
 """Ending of the file beside a temporary folder that its process has locked."""
 
 _STALE = 24 * 3600.0
-"""A temporary folder without a lock that is unchanged for this many seconds was left by a killed process."""
+"""A temporary file, or folder without a lock, that is unchanged for this many seconds was left by a killed process."""
 
 Entry = TypeVar("Entry")
 
@@ -42,7 +42,8 @@ def aside(entry: Path, name: str = "") -> Path:
 def building(entry: Path) -> Iterator[Path]:
     """A new temporary folder in which ``entry`` is built, locked within the block and removed at its end."""
     entry.parent.mkdir(parents=True, exist_ok=True)
-    sweep(entry.parent)
+    for name in (entry.parent.name, "digests", "opened"):
+        sweep(entry.parent.with_name(name))
     folder = aside(entry)
     try:
         with filelock.FileLock(_lock_of(folder)):
@@ -90,7 +91,11 @@ def install(built: Path, entry: Path, load: Callable[[Path], Entry]) -> Entry:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary folders in ``folder`` that killed processes left."""
+    """Remove the temporary folders and files in ``folder`` that killed processes left."""
+    for path in filter(is_leftover, folder.glob(".*")):
+        with suppress(OSError):  # its own process has just renamed it
+            if path.is_file() and time.time() - path.stat().st_mtime > _STALE:
+                path.unlink()
     for path in folder.glob(f"{_BUILDING}*"):
         if path.suffix == _LOCK:
             if not path.with_suffix("").exists() and _is_free(path):

@@ -111,7 +111,7 @@ def train_side_by_side(
                 assert isinstance(pipe, Connection)
                 worker = busy[pipe]
                 kind, value = _heard(worker)
-                if kind in ("advance", "skip"):
+                if kind in ("advance", "skip", "logged"):
                     getattr(reporter, kind)(value)
                 elif kind == "note":
                     if not noted:
@@ -235,6 +235,9 @@ class _Sender(Reporter):
 
     def skip(self, work: float) -> None:
         self.say("skip", work)
+
+    def logged(self, folder: Path) -> None:
+        self.say("logged", folder)
 
     def note(self, text: str) -> None:
         self.say("note", text)

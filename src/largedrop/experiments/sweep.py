@@ -234,6 +234,8 @@ def run_sweep(
         if isinstance(outcome, RunError):
             result.broken.append((entry.config, str(outcome)))
             reporter.failed(entry.config, str(outcome))
+        elif outcome is not None:
+            reporter.logged(entry.folder)
     while waiting:
         tasks = [(config, entry.folder) for config, entry in waiting.items()]
         kept = 0.0  # work of finished runs in this attempt

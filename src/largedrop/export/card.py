@@ -12,7 +12,7 @@ from .._version import __version__
 from ..catalog.facts import named_like
 from ..errors import UserError
 from ..measures.intervals import Interval, wilson
-from ..models.network import Network
+from ..models.network import Network, weights_crc
 from ..names import names_in
 
 __all__ = ["card_of"]
@@ -51,7 +51,7 @@ def card_of(
         address: what ``timm.create_model`` loads.
 
     Raises:
-        UserError: ``evaluation`` is of another model's classes, or no evaluation.
+        UserError: ``evaluation`` is of another model, or no evaluation.
     """
     spec, about = network.spec, network.about
     config: Mapping[str, Any] = about["config"] if isinstance(about.get("config"), dict) else {}
@@ -127,9 +127,14 @@ def _scores(config: Mapping[str, Any], about: Mapping[str, Any], test_images: in
 
 def _evaluated(network: Network, evaluation: Mapping[str, Any]) -> str:
     try:
-        model, data = evaluation["models"][0], evaluation["dataset"]["name"]
-        if tuple(model["classes"]) != network.classes:
+        models, data = evaluation["models"], evaluation["dataset"]["name"]
+        if tuple(models[0]["classes"]) != network.classes:
             raise UserError("the evaluation is of a model with other classes")
+        own = weights_crc(network)
+        model = next((each for each in models if [*each.get("weights", ())] == [own]), None)
+        if model is None:
+            theirs = " and ".join("+".join(each.get("weights", ["unknown weights"])) for each in models)
+            raise UserError(f"the evaluation is of another model: of {theirs}, and this is {own}; evaluate this one")
         rows = []
         for domain, scores in model["domains"].items():
             accuracy, macro = (Interval(**scores[each]) for each in ("accuracy", "macro"))

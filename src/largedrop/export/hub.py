@@ -9,17 +9,18 @@ from typing import Any
 import huggingface_hub
 import timm
 import torch
+from huggingface_hub.errors import HFValidationError
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from .._version import __version__
-from ..errors import UserError
+from ..errors import UserError, visible
 from ..files import write_bytes, write_json, write_text
 from ..models.network import Network
 from ..models.sizes import size_settings
 from .deployed import agree, inputs_of, sample_views
 
-__all__ = ["HUB_FILES", "push", "write_timm"]
+__all__ = ["HUB_FILES", "check_push", "push", "write_timm"]
 
 HUB_FILES = ("config.json", "model.safetensors", "README.md")
 """Files of the folder; no others are uploaded."""
@@ -102,6 +103,23 @@ def _timm_state(network: Network, model: nn.Module, classifier: Any) -> dict[str
     return state
 
 
+def check_push(repository: str) -> None:
+    """Check what ``push`` needs, before anything is written.
+
+    Raises:
+        UserError: ``repository`` is no ``owner/name``, or there is no token.
+    """
+    try:
+        huggingface_hub.utils.validate_repo_id(repository)  # type: ignore[attr-defined]
+    except HFValidationError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--push takes OWNER/NAME, not '{visible(repository)}' ({reason})") from error
+    if repository.count("/") != 1:
+        raise UserError(f"--push takes OWNER/NAME, not '{repository}'")
+    if not huggingface_hub.get_token():
+        raise UserError("the hub needs a token: log in with 'hf auth login', or set HF_TOKEN")
+
+
 def push(folder: Path, repository: str, *, public: bool = False) -> str:
     """Upload the folder's files to a model repository, which is made if there is none: private, unless ``public``.
 
@@ -112,10 +130,9 @@ def push(folder: Path, repository: str, *, public: bool = False) -> str:
         Address of the repository.
 
     Raises:
-        UserError: there is no token, or the hub refuses.
+        UserError: see ``check_push``; or the hub refuses.
     """
-    if not huggingface_hub.get_token():
-        raise UserError("the hub needs a token: log in with 'hf auth login', or set HF_TOKEN")
+    check_push(repository)
     api = huggingface_hub.HfApi()
     try:
         made = api.create_repo(repository, private=not public, exist_ok=True)

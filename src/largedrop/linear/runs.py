@@ -61,6 +61,15 @@ def train_linear_runs(
         UserError: a folder is another config's or cannot be written, or the features are not available.
         Interrupted: the reporter asks to stop.
     """
+    for config, outcome in _trained(tasks, data, views, reporter):
+        if isinstance(outcome, Run):
+            reporter.logged(outcome.folder)
+        yield config, outcome
+
+
+def _trained(
+    tasks: Sequence[tuple[Config, Path]], data: Dataset, views: Views, reporter: Reporter
+) -> Iterator[tuple[Config, Run | RunError]]:
     store = FeatureStore(data, views, reporter=reporter)
     problems: dict[tuple[object, ...], Problem] = {}
     for start in range(0, len(tasks), TOGETHER):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..data.views.host import evaluation_view, normalise
 from .dropout import RepresentationDropout
 
-__all__ = ["Network", "Spec", "Transform"]
+__all__ = ["Network", "Spec", "Transform", "weights_crc"]
 
 MOST_PIXELS = 4096
 """Largest side of an input, as in a config."""
@@ -164,3 +166,12 @@ class Network(nn.Module):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+
+def weights_crc(network: nn.Module) -> str:
+    """CRC-32 of the names and bytes of a network's weights, eight hexadecimal digits, on any device."""
+    check = 0
+    for name, tensor in network.state_dict().items():
+        content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        check = zlib.crc32(content, zlib.crc32(name.encode(), check))
+    return f"{check:08x}"

@@ -22,7 +22,7 @@ from ..errors import UserError, one_of
 from ..measures.calibration import Calibration, calibration, softmax
 from ..measures.coverage import Coverage, risk_coverage
 from ..measures.intervals import Scores, mcnemar, scored
-from ..models.network import Network
+from ..models.network import Network, weights_crc
 from ..names import names_in
 from ..reporter import SILENT, Reporter
 from ..runs.record import describe
@@ -63,6 +63,7 @@ class Evaluated:
         name: name of the model.
         classes: names of its classes, in the order of ``confusion``'s columns.
         temperatures: temperature of each network; None where it has none.
+        weights: checksum of each network's weights (``models.network.weights_crc``).
         domains: accuracies in each domain, by name.
         mean: the mean over the domains, each with the same weight.
         confusion: number of images of each class of the data (rows) and each predicted class, by domain.
@@ -75,6 +76,7 @@ class Evaluated:
     name: str
     classes: tuple[str, ...]
     temperatures: tuple[float | None, ...]
+    weights: tuple[str, ...]
     domains: Mapping[str, Scores]
     mean: Scores
     confusion: Mapping[str, npt.NDArray[np.int64]]
@@ -309,6 +311,7 @@ def _evaluated(
         name=name,
         classes=classes,
         temperatures=temperatures,
+        weights=tuple(map(weights_crc, networks)),
         domains=each,
         mean=mean,
         confusion={domain: confusion[at] for at, domain in enumerate(kept.names)},

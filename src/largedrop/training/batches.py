@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 
 import torch
@@ -13,8 +13,9 @@ from ..data.ahead import in_order
 from ..data.dataset import Dataset, Split
 from ..data.sampling import batch_indices, classes_of
 from ..data.views.batches import InputSpec, Views
+from ..errors import UserError
 
-__all__ = ["training_batches"]
+__all__ = ["saved_first", "training_batches"]
 
 
 def training_batches(
@@ -38,3 +39,12 @@ def training_batches(
         return
     with closing(in_order(batch, steps, views.ahead, workers=1)) as made:
         yield from made
+
+
+def saved_first(batches: Iterable[tuple[Tensor, Tensor]], save: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:
+    """``batches``; where an image of the next is damaged or gone, the steps up to there are saved first."""
+    try:
+        yield from batches
+    except UserError:
+        save()
+        raise

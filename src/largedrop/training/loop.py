@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from ..runs.record import describe
 from ..runs.run import SPLIT_FILE, START_FILE, Run
 from ..runtime import keep_freed_memory
 from .averages import make_averages
-from .batches import training_batches
+from .batches import saved_first, training_batches
 from .class_weights import class_weights, held_out_weights
 from .collapse import CollapseWatch
 from .device import exact
@@ -101,7 +102,9 @@ def train(
     with nullcontext(reporter) if finished(folder, config) else claimed(folder, config, reporter) as reporter:
         if is_finished(folder):
             reporter.skip(cost(config, split))
-            return _tidied(Run.open(folder))
+            run = _tidied(Run.open(folder))
+            reporter.logged(folder)
+            return run
         shared = features or FeatureCache(open_views(data, device or torch.device("cpu"), reporter))
         gpus = [shared.views.device] if shared.views.device.type == "cuda" else []
         keep_freed_memory()
@@ -119,10 +122,12 @@ def train(
                 return _train(config, data, split, folder, shared, to, held)
 
         try:
-            return in_memory(attempt, config, shared, reporter)
+            run = in_memory(attempt, config, shared, reporter)
         except CollapseError as error:
             write_failure(folder, error)
             raise
+        reporter.logged(folder)
+        return run
 
 
 def cost(config: Config, split: Split) -> float:
@@ -168,10 +173,7 @@ def _train(
     so_far.goes_on_by(paths, reporter)
     held.enter_context(speed_up(network, paths))
     network.train()
-
-    def finish(inputs: Tensor) -> Tensor:
-        return views.finish(inputs, network.spec)
-
+    finish = partial(views.finish, spec=network.spec)
     weighed = held_out_weights(config, data.labels, split, len(data.classes))
     take = TrainingStep(
         network, optimizer, config.precision, finish, objective, len(split.train), reporter.note, paths.recorded
@@ -181,22 +183,30 @@ def _train(
     held.callback(batches.close)
     size, saved = 0.0, time.monotonic()
 
+    def look() -> None:
+        nonlocal size
+        read = take.read()
+        for number, (loss, size) in enumerate(read, so_far.step - len(read) + 1):
+            watch.see(number, loss, size)
+            so_far.losses.append(loss)
+
     def save() -> None:
         nonlocal saved
+        look()
         so_far.seconds, saved = so_far.seconds + time.monotonic() - saved, time.monotonic()
         save_state(folder, config.digest(), so_far, network, optimizer, averages, watch)
+        reporter.logged(folder)
 
     if not so_far.log:
         write_text(folder / SPLIT_FILE, data.split_table(split, config.seed, config.held_out))
         # The network with its starting head is a checkpoint like the others.
         found = _logits(config, views, split, network, 0, reporter)
         if keeps_start(config):
-            save_model(
-                folder / START_FILE, network, about(config, data, {"step": 0, **_temperature(found, data, split)})
-            )
+            start = {"step": 0, **scores(found, data.labels, split), **_temperature(found, data, split)}
+            save_model(folder / START_FILE, network, about(config, data, start))
         _log(config, data, split, folder, network, so_far, found, {})
         save()
-    for step, (inputs, labels) in enumerate(batches, so_far.step):
+    for step, (inputs, labels) in enumerate(saved_first(batches, save), so_far.step):
         torch.manual_seed(torch_seed("step", config.seed, step))
         lr = set_learning_rate(optimizer, config, step)
         take(inputs, labels, step)
@@ -209,10 +219,7 @@ def _train(
         asked = reporter.stopped()
         leaving = evaluated or asked or time.monotonic() - saved > SAVE_EVERY
         if leaving or take.due:
-            read = take.read()
-            for number, (loss, size) in enumerate(read, so_far.step - len(read) + 1):
-                watch.see(number, loss, size)
-                so_far.losses.append(loss)
+            look()
         if evaluated:
             found = _logits(config, views, split, network, so_far.step, reporter)
             train_loss, so_far.losses = sum(so_far.losses) / len(so_far.losses), []

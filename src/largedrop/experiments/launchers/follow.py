@@ -99,6 +99,7 @@ def _has_ended(entry: PlannedRun, reporter: Reporter) -> bool:
     """Whether a run has ended; the reporter is told how."""
     if is_finished(entry.folder):
         reporter.advance(entry.cost)
+        reporter.logged(entry.folder)
         return True
     failure = read_failure(entry.folder)
     if failure is not None:

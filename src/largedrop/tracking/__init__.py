@@ -1,0 +1,1 @@
+"""What experiment trackers are told of runs; the runs' own files stay the truth."""
