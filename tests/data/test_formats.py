@@ -21,7 +21,7 @@ from largedrop.data.passed_over import PassedOver
 @pytest.fixture(autouse=True)
 def anew() -> Iterator[None]:
     """What is installed is asked anew in each test, and after it."""
-    opener = Image.OPEN.get("HEIF")
+    opener = Image.OPEN.pop("HEIF", None)
     for function in (formats.suffixes, formats.formats):
         function.cache_clear()
     yield

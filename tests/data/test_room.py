@@ -19,6 +19,7 @@ from largedrop.data.cache import CachedImages, fetched
 from largedrop.data.room import Room, room_for
 from largedrop.data.views.batches import HostViews, open_views
 from largedrop.errors import UserError
+from largedrop.fast_paths import FastPaths, only
 from largedrop.reporter import Reporter
 
 EACH = 32 * 32 * 3
@@ -176,5 +177,6 @@ def test_on_a_gpu_views_are_made_on_the_processor(
 
     limit(monkeypatch, 20)
     data, _ = opened(images, tmp_path)
-    assert isinstance(open_views(data, torch.device("cuda"), Told()), HostViews)
+    with only(FastPaths(resident=True)):
+        assert isinstance(open_views(data, torch.device("cuda"), Told()), HostViews)
     assert notes == ["views are made on the processor: some images are decoded whenever they are used"]

@@ -154,9 +154,8 @@ def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
         raise UserError(f"{folder} is a file; name another --output") from None
     except OSError as error:
         raise UserError(f"cannot read {folder}: {error.strerror or error}") from error
-    own = (LOCK, file)
     others = sorted(
-        entry.name for entry in inside if entry.name not in own and not (is_leftover(entry) or is_lease(entry))
+        entry.name for entry in inside if entry.name != LOCK and not (is_leftover(entry) or is_lease(entry))
     )
     if others:
         raise UserError(f"{folder} contains other files ({others[0]}, …) and no {owner}; name another --output")
