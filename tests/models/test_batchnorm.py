@@ -100,8 +100,11 @@ def test_forms_of_inputs() -> None:
 )
 def test_inputs_that_are_none(inputs: list[Any], text: str) -> None:
     net = network().train()
-    assert refusal(update_batchnorm, net, inputs) == text
+    update_batchnorm(net, batches())
+    before = copy.deepcopy(net.state_dict())
+    assert refusal(update_batchnorm, net, [*batches()[:1], *inputs] if inputs else []) == text
     assert all(layer.training for layer in net)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
 def test_what_does_not_tell_which_layers_are_frozen() -> None:

@@ -132,11 +132,12 @@ def test_half_precision_is_averaged_in_float32() -> None:
     [
         ([1.0], "there are 2 sets of weights, but 1 numbers to weight them"),
         ([1.0, -1.0], "the weights of an average must be numbers of 0 or more, not -1.0"),
+        (["1", "2"], "the weights of an average must be numbers of 0 or more, not 1"),
         ([1.0, float("inf")], "the weights of an average must be numbers of 0 or more, not inf"),
         ([0.0, 0.0], "at least one weight of an average must be above 0"),
     ],
 )
-def test_weights_that_make_no_sense(weights: list[float], text: str) -> None:
+def test_weights_that_make_no_sense(weights: list[Any], text: str) -> None:
     assert refusal(average_weights, states(2), weights) == text
 
 
@@ -185,8 +186,8 @@ def test_interpolation_between(alpha: float) -> None:
     assert fine_tuned["weight"].sum() != found["weight"].sum()
 
 
-@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
-def test_interpolation_outside(alpha: float) -> None:
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan"), "0.5"])
+def test_interpolation_outside(alpha: Any) -> None:
     one, other = states(2)
     with pytest.raises(UserError, match=r"alpha must be in \[0, 1\], not"):
         interpolate(one, other, alpha)
@@ -219,12 +220,26 @@ def test_other_types_and_devices_are_refused(other: State, text: str) -> None:
     ("state", "text"),
     [
         (torch.nn.Linear(1, 1), "weights are given as a state dict, such as module.state_dict(), not as Linear"),
+        (
+            torch.nn.LazyLinear(1).state_dict(),
+            "'weight' has no shape yet, so it cannot be averaged: run the module once first",
+        ),
         ({"weight": [1.0]}, "'weight' is a list, not a tensor, so it cannot be averaged"),
     ],
 )
 def test_what_is_no_state_dict(state: Any, text: str) -> None:
     assert refusal(average_weights, [state]) == text
     assert refusal(interpolate, {"weight": torch.ones(1)}, state, 0.5) == text
+
+
+def test_complex_weights_are_averaged_and_any_iterable_is_taken() -> None:
+    states = [{"weight": torch.full((1,), value, dtype=torch.complex64)} for value in (1.0, 3.0j)]
+    running = WeightAverage()
+    for state in states:
+        running.add(state)
+    every: Any = iter(states)
+    for found in (average_weights(every), running.mean, interpolate(states[0], states[1], 0.5)):
+        torch.testing.assert_close(found["weight"], torch.tensor([0.5 + 1.5j], dtype=torch.complex64))
 
 
 def test_a_running_average_of_half_precision_is_in_float32() -> None:

@@ -139,3 +139,12 @@ def test_a_soup_of_half_precision_is_averaged_in_float32_and_is_of_its_type() ->
     assert soup.state["x"].dtype == torch.bfloat16
     assert float(soup.state["x"]) == 1.0078125  # 1.0068 in float32
     assert kinds[-1] == torch.float32
+
+
+def test_what_is_no_candidate_or_no_score() -> None:
+    wrong: Any = [point(1.0)]
+    with pytest.raises(UserError, match=r"^a soup is made of Candidate\(name, load\), not of a dict$"):
+        greedy_soup(wrong, distance)
+    none: Any = lambda state: None  # noqa: E731
+    with pytest.raises(UserError, match="the score of a must be finite, not None"):
+        greedy_soup([Candidate("a", partial(point, 1.0))], none)

@@ -60,27 +60,31 @@ def estimate_statistics(module: nn.Module, inputs: Iterable[Any], names: Collect
     """Replace the statistics of the batch norms of these names by their means over ``inputs``, as ``update_batchnorm``.
 
     Raises:
-        UserError: there are no inputs, or a batch has a single value for a channel.
+        UserError: there are no inputs, or a batch has a single value for a channel; the statistics are as they were.
     """
     layers = [layer for name, layer in _layers(module).items() if name in names]
     before = [(each, each.training, getattr(each, "momentum", None)) for each in module.modules()]
+    kept = [[(buffer, buffer.clone()) for buffer in layer.buffers()] for layer in layers]
     module.eval()
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # the mean over all batches, each with the same weight
         layer.training = True
-    device = next(module.parameters()).device
     seen = 0
     try:
         for seen, batch in enumerate(inputs, 1):  # noqa: B007
-            _forward(module, batch, device)
+            _forward(module, batch, kept[0][0][0].device)
+        if not seen:
+            raise UserError("there are no inputs to estimate the statistics of batch norm from")
+    except BaseException:
+        for buffer, value in (pair for of_layer in kept for pair in of_layer):
+            buffer.copy_(value)
+        raise
     finally:
         for each, mode, momentum in before:
             each.training = mode
             if each in layers:
                 each.momentum = momentum
-    if not seen:
-        raise UserError("there are no inputs to estimate the statistics of batch norm from")
 
 
 def statistics_of(module: nn.Module) -> dict[str, Tensor]:

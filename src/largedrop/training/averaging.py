@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from ..errors import UserError
 
@@ -17,8 +20,12 @@ __all__ = [
     "check_origins",
     "check_same",
     "interpolate",
+    "is_averaged",
     "precise",
 ]
+
+_NUMBER: Any = Real
+"""Numbers of Python's and numpy's; mypy does not know that a float is a ``Real``."""
 
 
 class WeightAverage:
@@ -43,8 +50,8 @@ class WeightAverage:
             return
         check_same(self.mean, state)
         self.count += 1
-        floats = [name for name, tensor in state.items() if tensor.is_floating_point()]
-        others = [name for name, tensor in state.items() if not tensor.is_floating_point()]
+        floats = [name for name, tensor in state.items() if is_averaged(tensor)]
+        others = [name for name, tensor in state.items() if not is_averaged(tensor)]
         # All tensors at once: on a GPU each alone would cost several launches at every step of a dense average.
         means = [self.mean[name] for name in floats]
         change = torch._foreach_sub([state[name] for name in floats], means)
@@ -75,6 +82,7 @@ def average_weights(
         UserError: there are no state dicts, tensors differ in name, shape, type or device or are not finite, origins
             differ, or ``weights`` has another length or a value that is not a number of 0 or more.
     """
+    states = list(states)
     if not states:
         raise UserError("there are no weights to average")
     check_origins(origins, len(states))
@@ -86,7 +94,7 @@ def average_weights(
         check_same(states[0], state)
         total += share
         for name, tensor in state.items():
-            if name not in mean or not tensor.is_floating_point():
+            if name not in mean or not is_averaged(tensor):
                 mean[name] = precise(tensor.detach()).clone()
             elif share:
                 mean[name] += (tensor.to(mean[name].dtype) - mean[name]) * share / total
@@ -114,7 +122,7 @@ def interpolate(
         UserError: α is not in [0, 1], or the tensors differ in name, shape, type or device, are not finite or of
             different origins.
     """
-    if not 0.0 <= alpha <= 1.0:
+    if not (isinstance(alpha, _NUMBER) and 0.0 <= alpha <= 1.0):
         raise UserError(f"alpha must be in [0, 1], not {alpha}: 1 gives the pretrained weights, 0 the fine-tuned ones")
     check_origins(origins, 2)
     for state in (pretrained, fine_tuned):
@@ -125,7 +133,7 @@ def interpolate(
     mixed = {name: tensor.detach().clone() for name, tensor in fine_tuned.items()}
     if alpha > 0:
         for name, tensor in mixed.items():
-            if tensor.is_floating_point():
+            if is_averaged(tensor):
                 mix = alpha * precise(pretrained[name].detach()) + (1 - alpha) * precise(tensor)
                 mixed[name] = mix.to(tensor.dtype)
     return mixed
@@ -162,7 +170,9 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise UserError(f"'{name}' is a {type(tensor).__name__}, not a tensor, so it cannot be averaged")
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if is_lazy(tensor):
+            raise UserError(f"'{name}' has no shape yet, so it cannot be averaged: run the module once first")
+        if is_averaged(tensor) and not bool(tensor.isfinite().all()):
             raise UserError(f"tensor '{name}' contains NaN or infinity")
 
 
@@ -187,6 +197,11 @@ def check_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
                 raise UserError(f"these weights differ in their {what}: '{name}' is {both}; bring them to one first")
 
 
+def is_averaged(tensor: Tensor) -> bool:
+    """Whether an average is taken of a tensor: of all but integers, such as batch norm's counters."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def precise(tensor: Tensor) -> Tensor:
     """A half-precision tensor in float32; any other tensor itself."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
@@ -198,7 +213,7 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
     if len(weights) != count:
         raise UserError(f"there are {count} sets of weights, but {len(weights)} numbers to weight them")
     for weight in weights:
-        if not (math.isfinite(weight) and weight >= 0):
+        if not (isinstance(weight, _NUMBER) and math.isfinite(weight) and weight >= 0):
             raise UserError(f"the weights of an average must be numbers of 0 or more, not {weight}")
     if not any(weights):
         raise UserError("at least one weight of an average must be above 0")

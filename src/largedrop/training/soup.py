@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 from torch import Tensor
@@ -87,6 +88,9 @@ def greedy_soup(candidates: Sequence[Candidate], score: Callable[[Mapping[str, T
         UserError: there are no candidates, or a candidate cannot be read, is not finite, is of another network, type or
             origin, or has a score that is not finite.
     """
+    for one in candidates:
+        if not isinstance(one, Candidate):
+            raise UserError(f"a soup is made of Candidate(name, load), not of a {type(one).__name__}")
     if not candidates:
         raise UserError("there are no weights to make a soup of")
     if all(candidate.origin is not None for candidate in candidates):
@@ -135,7 +139,7 @@ def _load(candidate: Candidate) -> Mapping[str, Tensor]:
     return state
 
 
-def _number(value: float, what: str) -> float:
-    if not math.isfinite(value):
+def _number(value: float | Tensor, what: str) -> float:
+    if not isinstance(value, (Real, Tensor)) or not math.isfinite(value):
         raise UserError(f"{what} must be finite, not {value}")
     return float(value)

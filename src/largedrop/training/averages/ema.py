@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...config import Config
-from ..averaging import check_same, precise
+from ..averaging import check_same, is_averaged, precise
 from .base import Average
 
 __all__ = ["ExponentialAverage"]
@@ -51,7 +51,7 @@ class ExponentialAverage(Average):
             self._mean = self._mean or {name: precise(tensor).clone() for name, tensor in weights.items()}
             if self._mean.keys() != weights.keys():
                 check_same(self._mean, weights)
-            names = [name for name, tensor in weights.items() if tensor.is_floating_point()]
+            names = [name for name, tensor in weights.items() if is_averaged(tensor)]
             self._pairs = [self._mean[name] for name in names], [weights[name] for name in names]
         self._count += 1
         means, weights_now = self._pairs
@@ -61,7 +61,7 @@ class ExponentialAverage(Average):
 
     def evaluated(self, step: int, network: nn.Module, loss: float) -> None:
         for name, tensor in network.state_dict().items():
-            if not tensor.is_floating_point():
+            if not is_averaged(tensor):
                 self._mean[name] = tensor.clone()
 
     def result(self) -> dict[str, Tensor]:
