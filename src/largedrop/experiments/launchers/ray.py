@@ -38,6 +38,7 @@ class RayWorkers:
     def __init__(self, worker: Worker, request: Request, most: int) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as will be Ray's default
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # what it tries while there is no answer
         try:
             import ray
         except ImportError as error:
