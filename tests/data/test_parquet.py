@@ -82,6 +82,13 @@ def test_columns_of_bytes_and_paths(tmp_path: Path) -> None:
         assert reds(ld.open_dataset(file, columns=named)) == [0, 2, 1, 3]
         assert not holds_images(file, {})
         assert len(find_images([file], columns={"path": "photo"})) == 4
+    lost: dict[str, list[Any]] = {
+        "image": [{"bytes": png(1), "path": None}, {"bytes": None, "path": None}],
+        "label": ["p", "q"],
+    }
+    assert refusal(ld.open_dataset, write(tmp_path / "lost.parquet", lost, features=False)).endswith(
+        ": row 1 has no path"
+    )
     (tmp_path / "there.png").write_bytes(png(9))
     mixed: dict[str, list[Any]] = {
         "image": [{"bytes": png(1), "path": "x/a.png"}, {"bytes": None, "path": "there.png"}],

@@ -323,6 +323,7 @@ def test_images_without_labels_are_a_domain_to_predict_or_are_counted(root: Path
     assert (data.fingerprint, data.unlabelled) == (labelled.fingerprint, ("new",))
     said = "no image of 'new' has a label, so nothing can be scored on it; `largedrop predict` takes them"
     assert refusal(data.split, "new", 0) == said
+    assert refusal(data.split, "now", 0) == "no domain 'now' in t; did you mean 'new'? (there are: day, new)"
     assert [Path(str(each)).name for each in find_images([table])] == ["1.png", "2.png", "3.png", "b 4.png", "b,5.png"]
     half = [(path, "" if path in ("a/2.png", "b 4.png") else label, domain) for path, label, domain in ROWS]
     assert list_table(write(root / "v.csv", csv_of(half))).notes == (

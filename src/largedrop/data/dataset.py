@@ -125,8 +125,9 @@ class Dataset:
                 f"no image of '{domain}' has a label, so nothing can be scored on it; `largedrop predict` takes them"
             )
         if domain not in self.domains:
+            known = (*self.domains, *self.unlabelled)
             swapped = "which is a class here: are the levels class/domain/image? " if domain in self.classes else ""
-            raise UserError(f"no domain '{domain}' in {self.name}; {swapped}{one_of(domain, self.domains)}")
+            raise UserError(f"no domain '{domain}' in {self.name}; {swapped}{one_of(domain, known)}")
         return self.domains.index(domain)
 
     def has_no_labels(self, domain: str) -> bool:

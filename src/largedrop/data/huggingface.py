@@ -73,6 +73,8 @@ def list_parquet(files: Sequence[Path], root: Path, columns: Mapping[str, str], 
     for file in files:
         match = _PARQUET.fullmatch(file.stem)
         copies.setdefault(match[1] if match else file.stem, []).append(as_arrow(file, cache))
+    if len(copies) == 1:
+        copies = {"": next(iter(copies.values()))}
     return _list_arrow(root, copies, root.stem if root.suffix else root.name, columns, files[0].parent)
 
 
