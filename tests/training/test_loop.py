@@ -35,6 +35,7 @@ from largedrop.config import PROTOCOL, Config
 from largedrop.data.sampling import batch_indices
 from largedrop.data.views.batches import HostViews
 from largedrop.errors import CollapseError, Interrupted, NoMemoryError, UserError
+from largedrop.fast_paths import FastPaths, device_name, only
 from largedrop.files import read_json
 from largedrop.measures.calibration import fit_temperature
 from largedrop.models.network import Network
@@ -723,6 +724,27 @@ def test_nothing_but_the_files_is_left_of_a_run(
             train(changed, data, tmp_path, reporter=stopped_at(2 if ends == "interrupted" else 0))
     assert len(networks.made) == 1
     assert networks.alive == 0
+
+
+def test_a_run_says_by_which_fast_paths_it_was_computed_and_where(
+    data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute, exactly = TrainingStep._compute, []
+
+    def seen(self: TrainingStep, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        exactly.append(not torch.backends.cudnn.allow_tf32)
+        return compute(self, inputs, labels)
+
+    monkeypatch.setattr(TrainingStep, "_compute", seen)
+    with only(FastPaths()), pytest.raises(Interrupted):
+        train(config, data, tmp_path, reporter=stopped_at(3))
+    notes: list[str] = []
+    result = train(config, data, tmp_path, reporter=Watch(note=notes.append)).result
+    assert notes == ["fast paths: none up to step 3, and from there folded, kernels: the last bits may differ"]
+    assert result["fast_paths"] == [[], ["folded", "kernels"]]
+    assert result["device"] == device_name(torch.device("cpu"))
+    assert exactly == [True] * config.steps  # float32 is float32
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_a_run_tested_on_two_domains_is_the_one_that_leaves_one_of_them_out(

@@ -50,7 +50,7 @@ KEPT = 1 << 20
 
 
 THOROUGH: Mapping[str, Effort] = {
-    "cpu": Effort(cases=((96, 8),), rounds=3, timed=3, warm=0, run=20),
+    "cpu": Effort(cases=((96, 4),), steps=8, rounds=3, timed=2, warm=0, run=20),
     "cuda": Effort(),
 }
 """What takes about two minutes on two processor cores, and on a GPU."""
