@@ -51,6 +51,7 @@ class Averages:
         domains: the D test domains, in the order of the records.
         seeds: the S seeds, ascending.
         values: ``SCORES`` of every run, NaN where it is missing or has no such score, (K, D, S, 4).
+        seconds: time of every run, NaN where it is missing, (K, D, S).
         means: their means over the seeds, NaN where a seed is missing unless allowed, (K, D, 4).
         missing: missing runs, by setting, test domain and seed.
         records: the averaged records.
@@ -62,6 +63,7 @@ class Averages:
     domains: tuple[str, ...]
     seeds: tuple[int, ...]
     values: FloatArray
+    seconds: FloatArray
     means: FloatArray
     missing: tuple[Missing, ...]
     records: tuple[Record, ...]
@@ -72,6 +74,14 @@ class Averages:
     def index(self) -> dict[Setting, int]:
         """Index of each setting in the arrays."""
         return {setting: index for index, setting in enumerate(self.settings)}
+
+    @cached_property
+    def missing_of(self) -> dict[Setting, list[Missing]]:
+        """The missing runs of each setting without α that has any."""
+        found: dict[Setting, list[Missing]] = {}
+        for run in self.missing:
+            found.setdefault(run.setting, []).append(run)
+        return found
 
     @cached_property
     def used(self) -> dict[Setting, list[Mapping[str, Any]]]:
@@ -127,9 +137,11 @@ def average(
     all_seeds = tuple(sorted({*seeds, *(record.seed for record in final)}))
     rows, columns, layers = ({name: index for index, name in enumerate(axis)} for axis in (settings, tested, all_seeds))
     values = np.full((len(settings), len(tested), len(all_seeds), len(SCORES)), np.nan)
+    seconds = np.full(values.shape[:3], np.nan)
     for record in final:
         at = rows[setting_of(record)], columns[record.test_domain], layers[record.seed]
         values[at] = [np.nan if score is None else score for score in _scores(record)]
+        seconds[at] = record.seconds
     there = ~np.isnan(values[..., 0])
     counts = there.sum(axis=2)
     usable = there.any(axis=2) if allow_missing else there.all(axis=2)
@@ -137,7 +149,7 @@ def average(
     means = np.where(usable[..., None], totals / np.maximum(counts, 1)[..., None], np.nan)
     gone = np.argwhere(~there).tolist()
     missing = tuple(dict.fromkeys(Missing(settings[k].without(ALPHA), tested[d], all_seeds[s]) for k, d, s in gone))
-    return Averages(settings, tested, all_seeds, values, means, missing, final, others, setting_of)
+    return Averages(settings, tested, all_seeds, values, seconds, means, missing, final, others, setting_of)
 
 
 def mean_over_seeds(values: FloatArray) -> Estimate | None:

@@ -117,13 +117,10 @@ class Row:
     @cached_property
     def seconds(self) -> float | None:
         """Mean time of the chosen candidates' runs, which the methods along one trajectory share; None without any."""
-        times = [
-            record.seconds
-            for record in self.averages.records
-            if record.test_domain in self.test_domains
-            and self.chosen.get(record.test_domain) == self.averages.setting_of(record)
-        ]
-        return fmean(times) if times else None
+        known = [domain for domain in self.test_domains if domain in self.chosen]
+        rows = [self.averages.index[self.chosen[domain]] for domain in known]
+        times = self.averages.seconds[rows, [self.averages.domains.index(domain) for domain in known]]
+        return fmean(times[~np.isnan(times)].tolist()) if known else None
 
     @property
     def by_seed(self) -> dict[int, tuple[float, float | None]]:
@@ -139,10 +136,9 @@ class Row:
     @cached_property
     def missing(self) -> tuple[Missing, ...]:
         """The candidates' missing runs on the test domains."""
-        members = {setting.without(ALPHA) for setting in self.candidates}
-        return tuple(
-            run for run in self.averages.missing if run.setting in members and run.test_domain in self.test_domains
-        )
+        members = dict.fromkeys(setting.without(ALPHA) for setting in self.candidates)
+        missing = (run for setting in members for run in self.averages.missing_of.get(setting, ()))
+        return tuple(run for run in missing if run.test_domain in self.test_domains)
 
     @property
     def complete(self) -> bool:

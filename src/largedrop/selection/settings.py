@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ..config import RIVALS, TUNED
@@ -38,6 +39,14 @@ class Setting:
     method: str
     dropout: float
     items: tuple[tuple[str, Any], ...] = ()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Computed once: a setting is looked up for each of its records."""
+        return hash((self.method, self.dropout, self.items))
 
     def __str__(self) -> str:
         return ", ".join(filter(None, (self.method, f"dropout {self.dropout:g}", self.others)))
