@@ -1,11 +1,12 @@
-"""A sweep of 100,000 runs: seconds and memory of its plan and its report.
+"""A sweep of 100,000 runs: seconds and memory of its plan, its status and its report.
 
 One tiny run is trained, with as many evaluations as one of the paper's protocol. Its config and result, with other
 settings and accuracies, are written as the runs of a preset: 4 test domains × 25 tuned settings × 100 others × 10
-seeds. A twentieth of them are not finished. Each command is then measured in a process of its own.
+seeds. A twentieth of them are not finished, and some of these have failed. Each command is then measured in a process
+of its own.
 
     python benchmarks/many_runs.py --folder /tmp/many-runs
-    python benchmarks/many_runs.py --runs 2000 --only report
+    python benchmarks/many_runs.py --runs 2000 --only status
 """
 
 from __future__ import annotations
@@ -28,14 +29,16 @@ from PIL import Image
 from largedrop.config import PROTOCOL
 from largedrop.data import open_dataset
 from largedrop.data.dataset import Dataset
+from largedrop.errors import RunError
 from largedrop.experiments.preset import read_preset
 from largedrop.experiments.sweep import SweepPlan, begin_sweep, plan_sweep
 from largedrop.files import stored_text
+from largedrop.runs.failure import write_failure
 from largedrop.training.loop import train
 
 CPU = torch.device("cpu")
 
-COMMANDS = ("plan", "report")
+COMMANDS = ("plan", "status", "report")
 
 EVALUATIONS = 34
 """Evaluations after the first step: of 10,000 steps, one every 300 and the last."""
@@ -117,6 +120,8 @@ def _write(data: Dataset, plan: SweepPlan) -> None:
         entry.folder.mkdir()
         config = {"protocol": PROTOCOL, **entry.config.to_json()}
         (entry.folder / "config.json").write_text(stored_text(config), encoding="utf-8")
+        if number % (UNFINISHED * UNFINISHED) == 0:
+            write_failure(entry.folder, RunError("too little memory"), "Traceback:\n  …\nMemoryError: 1 GB")
         if number % UNFINISHED:
             named = stored.replace(first.config.digest().encode(), entry.config.digest().encode())
             (entry.folder / "result.json").write_bytes(_shifted(named, float(rng.normal(0, 0.1))))
@@ -147,13 +152,19 @@ def measured(command: str, folder: Path) -> dict[str, float]:
     """Seconds, the processor's seconds, and the largest memory of a command, in gigabytes."""
     imports = memory()
     began, worked = time.perf_counter(), time.process_time()
-    {"plan": planned, "report": _report}[command](folder)
+    {"plan": planned, "status": _status, "report": _report}[command](folder)
     return {
         "seconds": round(time.perf_counter() - began, 2),
         "processor": round(time.process_time() - worked, 2),
         "gigabytes": round(memory(), 2),
         "gigabytes_of_imports": round(imports, 2),
     }
+
+
+def _status(folder: Path) -> None:
+    from largedrop.cli import main
+
+    main(["sweep", "--status", "--output", str(folder / "out")])
 
 
 def _report(folder: Path) -> None:

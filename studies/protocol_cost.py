@@ -15,8 +15,8 @@ from pathlib import Path
 
 from largedrop.catalog.facts import published
 from largedrop.config import Config, make_config
+from largedrop.experiments.pace import LINEAR_BYTES, network_bytes, stored_bytes
 from largedrop.experiments.preset import read_preset
-from largedrop.experiments.sweep import LINEAR_BYTES, network_bytes, stored_bytes
 from largedrop.training.averages import make_averages
 from largedrop.training.loop import times_evaluated
 

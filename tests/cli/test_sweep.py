@@ -60,7 +60,7 @@ def test_a_tiny_preset_from_end_to_end(
         r"when all are finished; very roughly \d.* one after the other, by the speed of the network alone\n", said
     )
     assert f"  {output / 'report-mine' / 'report.md'}\n" in said
-    assert sorted(path.name for path in output.iterdir()) == ["report-mine", "runs", "sweep.json"]
+    assert sorted(path.name for path in output.iterdir()) == ["plans", "report-mine", "runs", "sweep.json"]
     assert len(list(output.glob("runs/*/result.json"))) == 12
     assert {path.name for path in (output / "report-mine").iterdir()} == {
         *("report.md", "report.json", "table.csv", "table.tex"),

@@ -88,6 +88,17 @@ def test_the_plan_goes_seed_by_seed_and_writes_nothing(data: ld.Dataset, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_the_longest_runs_come_first_and_others_keep_their_order(data: ld.Dataset, tmp_path: Path) -> None:
+    path = preset(tmp_path, settings="eval_every = 1", grid="steps = [2, 20]\nseed = [0, 1]", rates="0, 0.9")
+    plan = plan_sweep(read_preset(path), "full", data, tmp_path / "out", device=CPU, precision="float32")
+    order = [entry.config for entry in plan.queue]
+    assert [config.steps for config in order] == [20] * 8 + [2] * 8
+    for steps in (2, 20):  # test domains differ a little in their images
+        assert varied(each for each in order if each.steps == steps) == varied(
+            entry.config for entry in plan.entries if entry.config.steps == steps
+        )
+
+
 def test_masks_at_dropout_0_are_no_run_of_their_own(data: ld.Dataset, tmp_path: Path) -> None:
     entries = planned(data, tmp_path, grid="masks = [1, 4]").entries
     assert len(entries) == len({entry.folder for entry in entries})
@@ -139,7 +150,7 @@ def test_two_presets_share_their_runs_and_report_on_their_own(data: ld.Dataset, 
         assert written[0] == plan.report / "report.md"
         assert json.loads((plan.report / "report.json").read_text())["runs"] == runs
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["report-four", "report-two", "runs", "sweep.json"]
+    assert names == ["plans", "report-four", "report-two", "runs", "sweep.json"]
 
 
 def test_sizes_on_disk_are_about_right(data: ld.Dataset, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from ..names import counted
 from ..report.text import Table, render
 from .launching import Address, Cpus, Gpus, Launcher, Slurm, TimeLimit, Worker, command_of, request_of
 from .options import Classes, Column, Device, DryRun, GroupPattern, Plain, Precision, SkipBad, SplitFile, Track, plainly
+from .status import AsJson, Status, show_status
 
 if TYPE_CHECKING:
     import torch
@@ -93,9 +94,16 @@ def sweep(
     split: SplitFile = None,
     skip_bad_images: SkipBad = False,
     dry_run: DryRun = False,
+    status: Status = False,
+    as_json: AsJson = False,
     listing: Annotated[bool, typer.Option("--list", help="Show the presets that come with largedrop.")] = False,
 ) -> None:
     """Train every run of a preset (a figure of the paper), and report on them. The same command resumes."""
+    if status:
+        show_status(output, preset, as_json)
+        return
+    if as_json:
+        raise UserError("--json goes with --status")
     from ..experiments.preset import preset_names, read_preset
 
     console = Console(stderr=False)

@@ -1,11 +1,12 @@
-"""Estimates of the time and memory of runs, from those of finished runs, or a measurement of the network."""
+"""Estimates of the time and the files of runs, from the pace of finished runs or a measurement of the network."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
+import timm
 import torch
 
 from ..config import Config
@@ -15,16 +16,17 @@ from ..models.fast.folding import speed_up
 from ..models.network import Network, Spec
 from ..models.pretrained import create_backbone, find_weights
 from ..runs.run import Run
+from ..training.averages import make_averages
 from ..training.evaluation import autocast
 from ..training.loop import cost
 
-__all__ = ["Paces", "kind_of", "spread"]
-
-ENOUGH = 50
-"""Number of finished runs of a kind whose times are read."""
+__all__ = ["LINEAR_BYTES", "Paces", "kind_of", "network_bytes", "stored_bytes"]
 
 LINEAR = 5e-3
 """Seconds per unit of work of a linear fit, similar for all networks; 128 fits of figure 8 took 45 s of a core."""
+
+LINEAR_BYTES = 300_000
+"""Approximate size of a linear fit's files, in bytes; features are in the user's cache."""
 
 IMAGES = 16
 """Number of images in the batch of a measurement."""
@@ -77,13 +79,22 @@ def kind_of(config: Config) -> tuple[object, ...]:
     return *config.network_key, config.fit
 
 
-def spread(entries: Sequence[Path], most: int = ENOUGH) -> Sequence[Path]:
-    """At most ``most`` of the entries, evenly spaced.
+def stored_bytes(config: Config, outputs: int, network: int) -> int:
+    """Size of the logits and checkpoints of a finished fine-tuning, in bytes.
 
-    >>> spread([Path(str(number)) for number in range(7)], 3)
-    [PosixPath('0'), PosixPath('2'), PosixPath('4')]
+    Args:
+        outputs: logits of an evaluation: images × classes.
+        network: size of a checkpoint.
     """
-    return entries[:: max(1, len(entries) // most)][:most]
+    checkpoints = 2 + len(make_averages(config)) + config.wise_ft + (config.way_back > 0)
+    return 2 * (1 + len(config.evaluations)) * outputs + checkpoints * network
+
+
+def network_bytes(model: str, classes: int) -> int:
+    """Size of a checkpoint of ``model`` with a head of ``classes``, in bytes."""
+    with torch.device("meta"):
+        network = timm.create_model(model, pretrained=False, num_classes=classes)
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
 
 
 def _measure(config: Config, device: torch.device) -> float:

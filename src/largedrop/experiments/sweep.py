@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 
 from ..config import Config
@@ -24,15 +23,17 @@ from ..reporter import SILENT, Relay, Reporter
 from ..runs.content import is_finished
 from ..runs.failure import forget_failure, read_failure, write_failure
 from ..runs.folder import claim, owned
+from ..runs.record import shown
 from ..runs.run import Run
 from ..runtime import free_memory
-from ..training.averages import make_averages
 from ..training.loop import cost
 from ..training.resolve import resolve
-from .pace import Paces, kind_of, spread
+from .measured import spread
+from .pace import LINEAR_BYTES, Paces, kind_of, network_bytes, stored_bytes
 from .preset import Preset, with_weights
 from .processes import ProcessFailedError
 from .runner import splits_of, train_all
+from .stored_plan import StoredRun, store_plan
 
 __all__ = ["PlannedRun", "Sweep", "SweepPlan", "begin_sweep", "ended_sweep", "plan_sweep", "run_sweep"]
 
@@ -42,8 +43,8 @@ SWEEP_FILE = "sweep.json"
 TRIES = 2
 """Number of attempts for a run that fails with an unexpected error."""
 
-LINEAR_BYTES = 300_000
-"""Approximate size of a linear fit's files, in bytes; features are in the user's cache."""
+ALIKE = 1.25
+"""Runs are as long as each other where the longest takes at most so many times as long as the shortest."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class PlannedRun:
         cost: work, in evaluated images.
         size: estimated size of the files of the finished run, in bytes.
         state: ``finished``, ``begun`` or ``new``.
+        seconds: estimated time of the whole run, as in ``SweepPlan``.
     """
 
     config: Config
@@ -63,6 +65,7 @@ class PlannedRun:
     cost: float
     size: int
     state: str
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,20 @@ class SweepPlan:
     def pending(self) -> tuple[PlannedRun, ...]:
         """The runs that are not finished."""
         return tuple(entry for entry in self.entries if entry.state != "finished")
+
+    @property
+    def queue(self) -> list[PlannedRun]:
+        """The runs that are not finished, the longest first: several processes then end at about the same time.
+
+        Runs whose times differ by less than ``ALIKE`` keep their order, in which the first compare all methods.
+        """
+        bands: dict[Path, int] = {}
+        band, longest = 0, 0.0
+        for entry in sorted(self.pending, key=lambda entry: -entry.seconds):
+            if entry.seconds * ALIKE < longest or not bands:
+                band, longest = band + 1, entry.seconds
+            bands[entry.folder] = band
+        return sorted(self.pending, key=lambda entry: bands[entry.folder])
 
     @property
     def steps(self) -> int:
@@ -192,7 +209,8 @@ def plan_sweep(
         stored = stored_bytes(config, outputs, sizes[config.model]) if config.fit == "all" else LINEAR_BYTES
         entries.append(PlannedRun(config, path, cost(config, split), stored, _state(path)))
     paces = Paces(data, device, _sample(entries, folder / "runs"))
-    seconds = sum(entry.cost * paces.of(entry.config) for entry in entries if entry.state != "finished")
+    entries = [replace(entry, seconds=entry.cost * paces.of(entry.config)) for entry in entries]
+    seconds = sum(entry.seconds for entry in entries if entry.state != "finished")
     return SweepPlan(preset, scale, folder, tuple(entries), seconds, paces.rough)
 
 
@@ -226,7 +244,7 @@ def run_sweep(
         raise UserError(f"--jobs must be 1 or more, not {jobs}")
     if wait:
         begin_sweep(data, planned)
-    waiting = {entry.config: entry for entry in planned.pending}
+    waiting = {entry.config: entry for entry in planned.queue}
     failures: dict[Config, int] = {}
     result = Sweep()
     for entry in planned.entries:
@@ -277,15 +295,35 @@ def run_sweep(
 
 
 def begin_sweep(data: Dataset, planned: SweepPlan) -> None:
-    """Mark the folder of a plan as the dataset's sweeps', and let its runs that were given up be tried again.
+    """Mark the folder of a plan as the dataset's sweeps', store the plan there, and let its runs that were given up be
+    tried again.
 
     Raises:
         UserError: it is another dataset's or cannot be written.
     """
     claim(planned.folder, SWEEP_FILE, "sweep", *_facts(data))
+    _store(planned)
     for entry in planned.pending:
         if entry.state == "begun":
             forget_failure(entry.folder)
+
+
+def _store(planned: SweepPlan) -> None:
+    preset, scale = planned.preset, planned.scale
+    names = [name for name in preset.scale(scale).varied if name != "steps"]
+    kinds: dict[object, int] = {}
+    runs = [
+        StoredRun(
+            entry.folder.name,
+            ", ".join(f"{name.replace('_', ' ')} {shown(getattr(entry.config, name))}" for name in names),
+            entry.config.steps,
+            kinds.setdefault(kind_of(entry.config), len(kinds)),
+            entry.seconds,
+        )
+        for entry in planned.entries
+    ]
+    stem = planned.report.name.removeprefix("report-")
+    store_plan(planned.folder, stem, {"preset": preset.name, "title": preset.title, "scale": scale}, runs)
 
 
 def ended_sweep(planned: SweepPlan) -> Sweep:
@@ -307,10 +345,11 @@ def ended_sweep(planned: SweepPlan) -> Sweep:
 
 def _sample(entries: Sequence[PlannedRun], folder: Path) -> list[Path]:
     """Folders of finished runs that say how long the pending will take: of their kinds, else others in ``folder``."""
-    finished: dict[object, list[Path]] = {kind_of(each.config): [] for each in entries if each.state != "finished"}
+    finished: dict[object, list[Path]] = {}
     for entry in entries:
-        if entry.state == "finished" and (kind := kind_of(entry.config)) in finished:
-            finished[kind].append(entry.folder)
+        own = finished.setdefault(kind_of(entry.config), [])
+        if entry.state == "finished":
+            own.append(entry.folder)
     found = [path for own in finished.values() for path in spread(own)]
     if all(finished.values()) or not folder.is_dir():
         return found
@@ -340,24 +379,6 @@ def _state(folder: Path) -> str:
     if is_finished(folder):
         return "finished"
     return "begun" if (folder / "config.json").is_file() else "new"
-
-
-def stored_bytes(config: Config, outputs: int, network: int) -> int:
-    """Size of the logits and checkpoints of a finished fine-tuning, in bytes.
-
-    Args:
-        outputs: logits of an evaluation: images × classes.
-        network: size of a checkpoint.
-    """
-    checkpoints = 2 + len(make_averages(config)) + config.wise_ft + (config.way_back > 0)
-    return 2 * (1 + len(config.evaluations)) * outputs + checkpoints * network
-
-
-def network_bytes(model: str, classes: int) -> int:
-    """Size of a checkpoint of ``model`` with a head of ``classes``, in bytes."""
-    with torch.device("meta"):
-        network = timm.create_model(model, pretrained=False, num_classes=classes)
-    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
 
 
 def _facts(data: Dataset) -> tuple[dict[str, str], dict[str, str]]:

@@ -110,7 +110,8 @@ def render(tables: Iterable[Table], console: Console) -> None:
         for index, head in enumerate(table.heads):
             number = index >= table.left
             whole = number and len(head) <= _LONG
-            drawn.add_column(Text(visible(head), overflow="fold"), justify="right" if number else "left", no_wrap=whole)
+            named = Text(visible(head), overflow="fold")
+            drawn.add_column(named, justify="right" if number else "left", no_wrap=whole, overflow="fold")
         for row, cells in enumerate(table.rows):
             styles = ["bold" if (row, column) in table.strong else "" for column in range(len(cells))]
             drawn.add_row(*(Text(visible(cell), style) for cell, style in zip(cells, styles, strict=True)))
