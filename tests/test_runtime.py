@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from largedrop import runtime
-from largedrop.runtime import free_memory, one_thread
+from largedrop.runtime import forget_peak, free_memory, one_thread, peak_memory
+
+CPU = torch.device("cpu")
 
 SCRIPT = """
 import resource, torch
@@ -79,3 +81,17 @@ def test_what_a_cycle_keeps_is_freed_and_a_gpus_cache_given_back(monkeypatch: py
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     free_memory()
     assert calls == ["emptied"]
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="no other system tells")
+def test_the_largest_memory_is_of_what_was_done_since() -> None:
+    large = torch.ones(512 << 20, dtype=torch.uint8)
+    before = peak_memory(CPU)["host"]
+    del large
+    forget_peak(CPU)
+    after = peak_memory(CPU)
+    # Where another test has had freed memory kept, it is still there.
+    assert before - after["host"] > 400 << 20 or before - after["host"] < 100 << 20
+    torch.ones(512 << 20, dtype=torch.uint8)
+    assert peak_memory(CPU)["host"] > 400 << 20
+    assert set(after) == {"host"}

@@ -1,4 +1,4 @@
-"""Resources of the process: torch's threads, and freed memory that the C library keeps."""
+"""Resources of the process: torch's threads, its largest memory, and freed memory that the C library keeps."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import ctypes
 import gc
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 
 import torch
 
-__all__ = ["free_memory", "keep_freed_memory", "one_thread"]
+__all__ = ["forget_peak", "free_memory", "keep_freed_memory", "one_thread", "peak_memory"]
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """mallopt's parameters, from malloc.h of the GNU C library."""
@@ -43,6 +44,29 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let ``peak_memory`` be that from now on."""
+    with suppress(OSError):  # elsewhere than on Linux it is that since the process began, or unknown
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """The largest memory since ``forget_peak``, in bytes: ``host``, of the process, without files in memory, which
+    processes share (Linux alone tells); ``device``, reserved on a GPU.
+    """
+    found = {}
+    with suppress(OSError, KeyError, ValueError):
+        lines = Path("/proc/self/status").read_text("ascii", "replace").splitlines()
+        sizes = {name: text.split() for name, _, text in (line.partition(":") for line in lines)}
+        peak, files, shared = (int(sizes[name][0]) for name in ("VmHWM", "RssFile", "RssShmem"))
+        found["host"] = max(0, peak - files - shared) * 1024
+    if device.type == "cuda":
+        found["device"] = torch.cuda.max_memory_reserved(device)
+    return found
 
 
 @contextmanager

@@ -35,6 +35,7 @@ def test_what_is_asked_of_a_launcher() -> None:
         ("ray", 1, {"--slurm": ["mem=1G"]}, "--slurm is for --launcher slurm, not for 'ray'"),
         ("ray", 1, {"--time-limit": "1h"}, "--time-limit is for --launcher slurm, not for 'ray'"),
         ("slurm", None, {}, "--launcher slurm needs --jobs: how many workers"),
+        ("ray", 0, {}, "--jobs auto is for this machine; --launcher ray needs a number"),
         ("commands", None, {}, "--launcher commands needs --jobs: how many workers"),
         ("ray", 1, {"--gpus": -1.0}, "--gpus must be a share from 0 to 1 or a whole number, not -1"),
         ("ray", 1, {"--gpus": 1.5}, "--gpus must be a share from 0 to 1 or a whole number, not 1.5"),

@@ -75,8 +75,10 @@ def test_a_tiny_preset_from_end_to_end(
     }
 
     stamps = {path: path.stat().st_mtime_ns for path in output.glob("runs/*/*")}
-    assert main([*arguments, "--scale", "small"]) == 0
-    assert "2 runs (2 finished), 0 steps to go" in capsys.readouterr().out
+    assert main([*arguments, "--scale", "small", "--jobs", "auto"]) == 0
+    said = capsys.readouterr().out
+    assert "2 runs (2 finished), 0 steps to go" in said
+    assert re.search(r"^--jobs auto: \d+, by the (processor cores|memory); a run took up to \d", said, re.MULTILINE)
     assert {path: path.stat().st_mtime_ns for path in output.glob("runs/*/*")} == stamps
     assert json.loads((output / "report-mine-small" / "report.json").read_text())["runs"] == 2
 

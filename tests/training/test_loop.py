@@ -130,6 +130,7 @@ def test_the_fields_of_a_result(data: ld.Dataset, config: Config, tmp_path: Path
         "dataset",
         "device",
         "fast_paths",
+        "memory",
         "methods",
         "best_step",
         "model",

@@ -13,7 +13,19 @@ from ..errors import UserError, one_of
 if TYPE_CHECKING:
     from ..experiments.launchers import Request
 
-__all__ = ["Address", "Cpus", "Gpus", "Launcher", "Slurm", "TimeLimit", "Worker", "command_of", "request_of"]
+__all__ = [
+    "AUTO",
+    "Address",
+    "Cpus",
+    "Gpus",
+    "Jobs",
+    "Launcher",
+    "Slurm",
+    "TimeLimit",
+    "Worker",
+    "command_of",
+    "request_of",
+]
 
 LAUNCHERS = ("local", "ray", "slurm", "commands")
 
@@ -34,6 +46,30 @@ Launcher = Annotated[
     typer.Option(
         help="Where the runs are trained: 'local', on this machine; 'ray', on a cluster of Ray's; 'slurm', as jobs of "
         "an array; 'commands', by commands that are written to a file, for any scheduler."
+    ),
+]
+
+AUTO = 0
+"""Value of ``--jobs auto``."""
+
+
+def _jobs(text: str) -> int:
+    if text == "auto":
+        return AUTO
+    if not text.isdecimal() or not int(text):
+        raise typer.BadParameter(f"it must be 'auto', or a whole number from 1, not {text!r}")
+    return int(text)
+
+
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        help="Runs side by side, each in its own process; 'auto' for as many as fit by the memory that finished ones "
+        "took; with another launcher, how many workers. [default: local: one for each GPU; ray: as many as the cluster "
+        "has room for]",
+        metavar="N",
+        parser=_jobs,
+        show_default=False,
     ),
 ]
 
@@ -105,6 +141,8 @@ def request_of(launcher: str, jobs: int | None, options: Mapping[str, Any], *, w
         raise UserError(f"{wrong[0]} is for {for_}, not for '{launcher}'")
     if worker and launcher != "local":
         raise UserError(f"--worker is what --launcher {launcher} starts: leave one of them out")
+    if launcher != "local" and jobs == AUTO:
+        raise UserError(f"--jobs auto is for this machine; --launcher {launcher} needs a number")
     if launcher in ("slurm", "commands") and jobs is None:
         raise UserError(f"--launcher {launcher} needs --jobs: how many workers")
     from ..experiments.budget import seconds_of

@@ -16,7 +16,7 @@ from ..data import SOURCES
 from ..errors import UserError
 from ..names import counted
 from ..report.text import Table, render
-from .launching import Address, Cpus, Gpus, Launcher, Slurm, TimeLimit, Worker, command_of, request_of
+from .launching import AUTO, Address, Cpus, Gpus, Jobs, Launcher, Slurm, TimeLimit, Worker, command_of, request_of
 from .options import Classes, Column, Device, DryRun, GroupPattern, Plain, Precision, SkipBad, SplitFile, Track, plainly
 from .status import AsJson, Status, show_status
 
@@ -71,15 +71,7 @@ def sweep(
     device: Device = "auto",
     precision: Precision = "auto",
     launcher: Launcher = "local",
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            help="Runs side by side, each in its own process; with another launcher, how many workers. [default: "
-            "local: one for each GPU; ray: as many as the cluster has room for]",
-            min=1,
-            show_default=False,
-        ),
-    ] = None,
+    jobs: Jobs = None,
     address: Address = None,
     gpus: Gpus = None,
     cpus: Cpus = None,
@@ -126,6 +118,7 @@ def sweep(
 
     # torch and timm take seconds to import, which --help, --list and a mistake in a preset should not.
     from ..experiments.launchers.worker import plan_id
+    from ..experiments.packing import fitting_jobs
     from ..experiments.sweep import SWEEP_FILE, plan_sweep
     from ..runs.folder import named_before
     from ..tracking.following import trackers_of
@@ -134,6 +127,9 @@ def sweep(
 
     trackers = trackers_of(track or ())
     here = jobs or default_jobs(device)
+    if jobs == AUTO:
+        here, why = fitting_jobs(output / "runs", choose_device(device, 2), here)
+        say(console, why)
     torch_device = choose_device(device, here)
     if request.gpus and precision == "auto" and torch_device.type == "cpu":
         raise UserError("--precision auto is what this machine has, and it has no GPU: say float32 or bfloat16")

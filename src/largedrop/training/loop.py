@@ -35,7 +35,7 @@ from ..runs.folder import claimed, finished
 from ..runs.logits import Logits, read_logits, write_logits
 from ..runs.record import describe
 from ..runs.run import SPLIT_FILE, START_FILE, Run
-from ..runtime import keep_freed_memory
+from ..runtime import keep_freed_memory, peak_memory
 from .averages import make_averages
 from .batches import saved_first, training_batches
 from .class_weights import class_weights, held_out_weights
@@ -262,7 +262,7 @@ def _train(
         model = "start"
     so_far.seconds += time.monotonic() - saved
     handed_over = {"model": f"{model}.safetensors", "model_scores": scores_in(kept[model])}
-    return _finish(config, data, split, folder, so_far, further, handed_over, device_name(views.device))
+    return _finish(config, data, split, folder, so_far, further, handed_over, views.device)
 
 
 def _logits(config: Config, views: Views, split: Split, network: Network, step: int, reporter: Reporter) -> Logits:
@@ -319,24 +319,24 @@ def _finish(
     so_far: Trajectory,
     further: Mapping[str, Scores | list[Scores]],
     chosen: Mapping[str, Any],
-    device: str,
+    device: torch.device,
 ) -> Run:
     """Write the result, which marks the run as finished, and remove the state.
 
     Args:
         further: accuracies of the methods after training; a list of them where a method has several, with ``alpha``.
         chosen: file and accuracies of the model that is handed over.
-        device: name of the device.
+        device: the device, whose name and largest memory are in the result.
     """
     best = so_far.best
-    total = so_far.seconds + so_far.probe["seconds"]
-    common = {"steps": config.steps, "seconds": round(total, 3)}
+    common = {"steps": config.steps, "seconds": round(so_far.seconds + so_far.probe["seconds"], 3)}
     result = {
         "largedrop": __version__,
         "run": config.digest(),
         "dataset": describe(data),
-        "device": device,
+        "device": device_name(device),
         "fast_paths": so_far.fast_paths,
+        "memory": peak_memory(device),
         "methods": {
             "fine-tuning": {**scores_in(best), **common},
             "ensemble": {**scores(_mean_logits(config, folder, _shapes(data, split)), data.labels, split), **common},

@@ -8,7 +8,7 @@ from ..config import Config
 from ..errors import NoMemoryError, out_of_memory
 from ..reporter import Relay, Reporter
 from ..runs.run import Run
-from ..runtime import free_memory
+from ..runtime import forget_peak, free_memory
 from .features import FeatureCache
 
 __all__ = ["in_memory"]
@@ -28,6 +28,7 @@ def in_memory(attempt: Callable[[Reporter], Run], config: Config, features: Feat
     """
     for _ in range(2):
         counted = Relay(reporter)
+        forget_peak(features.views.device)
         try:
             return attempt(counted)
         except (MemoryError, RuntimeError) as error:
