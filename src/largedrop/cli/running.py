@@ -82,6 +82,8 @@ def run_and_publish(
     if data is not opened:
         say(console, f"{opened.name} is '{data.name}' under another name: the images are the same")
     named = None if test_domains is None else domains_in(test_domains, (*data.domains, *data.unlabelled))
+    if named is None and len(data.domains) == 1:  # nothing to be tested on
+        named, at_once = (), True
     planning |= {"test_domains": named, "at_once": at_once}
     folder = output
     if each is not None:

@@ -136,6 +136,7 @@ def sweep(
     opening = {"classes": classes, "group_pattern": group_pattern, "split": split, "skip_bad_images": skip_bad_images}
     opened = open_images(console, data, chosen.values("size"), column, **opening)
     opened = named_before(opened, [output / SWEEP_FILE])
+    alone = chosen.test_domains is None and len(opened.domains) == 1
     with plainly(plain):  # the pace is measured
         planned = plan_sweep(
             read,
@@ -145,9 +146,11 @@ def sweep(
             device=torch_device,
             precision=precision,
             weights=weights or (),
-            untested=bool(test_on),
+            untested=bool(test_on) or alone,
         )
     say(console, read.title, _summary(planned))
+    if alone:
+        say(console, f"'{opened.domains[0]}' is the only domain, and there is an i.i.d. score alone")
     say_classes(console, opened, (entry.config for entry in planned.entries))
     say_names(console, opened)
     if dry_run:
