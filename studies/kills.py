@@ -33,6 +33,7 @@ from PIL import Image
 import largedrop as ld
 from largedrop.cli import main as command
 from largedrop.data import cache
+from largedrop.files import is_leftover
 from largedrop.training import head, setup
 
 SETTINGS: dict[str, Any] = {
@@ -125,10 +126,13 @@ def count(work: Work, root: Path, last: int = 0, torn: bool = False) -> int:
 
 
 def content(root: Path) -> dict[str, Any]:
-    """What is in a folder, by path, without locks and the temporary files of the cache, which are removed once old."""
+    """What is in a folder, by path, without locks; and outside runs, whose next start removes them, without temporary
+    files.
+    """
     files = (path for path in root.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
     found = {path.relative_to(root).as_posix(): path for path in files}
-    return {name: _content(path) for name, path in found.items() if not (name.startswith("cache/") and "/." in name)}
+    kept = {name: path for name, path in found.items() if name.startswith("run/") or not is_leftover(path)}
+    return {name: _content(path) for name, path in kept.items()}
 
 
 def _content(path: Path) -> Any:

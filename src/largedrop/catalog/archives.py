@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -67,7 +68,8 @@ def _damage(archive: Path) -> Iterator[None]:
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         said = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
         raise UserError(f"{archive.name} is damaged, or no zip or tar archive: {said}") from error
-    except (NotImplementedError, RuntimeError) as error:  # of zipfile, for what it cannot unpack
+    except (RuntimeError, OSError, ValueError, OverflowError, struct.error) as error:
+        # What zipfile cannot unpack, or finds at impossible places.
         raise UserError(f"{archive.name} cannot be unpacked: {error}") from error
 
 

@@ -92,8 +92,8 @@ class CachedImages:
             checks = read_bytes(folder / "checks.npy") if "check" in header else None
             if checks is not None and (header["entry"], header["check"]) != (folder.name, _check(index, checks)):
                 raise ValueError(f"{folder} is damaged")
-            self._index = np.load(io.BytesIO(index), allow_pickle=False)
-            self._checks = None if checks is None else np.load(io.BytesIO(checks), allow_pickle=False)
+            self._index = _array(index)
+            self._checks = None if checks is None else _array(checks)
             self.bound = int(header["bound"])
             self.bad = tuple((int(index), str(reason)) for index, reason in header["bad"])
             count, size = int(header["images"]), int(header["bytes"])
@@ -316,6 +316,14 @@ def _npy(values: npt.NDArray[Any]) -> bytes:
     content = io.BytesIO()
     np.save(content, values, allow_pickle=False)
     return content.getvalue()
+
+
+def _array(content: bytes) -> npt.NDArray[Any]:
+    """What ``_npy`` gave; ValueError where it is damaged."""
+    try:
+        return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
+    except Exception as error:  # numpy evaluates the header as Python, which raises anything
+        raise ValueError("this is no array") from error
 
 
 def _check(index: bytes, checks: bytes) -> int:

@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +77,7 @@ class Remembered:
                 found["keys"] = tuple(_texts(content, "keys"))
                 files = _files(content, header["bits"]) if "places" in content else None
             return Dataset(images=CachedImages(Path(header["images"]), files), **found)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):  # damaged, or the images are gone
+        except Exception:  # noqa: BLE001  # at damage numpy and zipfile raise anything; or the images are gone
             return None
 
     def write(self, data: Dataset, places: Sequence[Place]) -> None:

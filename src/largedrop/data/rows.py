@@ -210,7 +210,7 @@ def _parquet(table: Path, content: bytes, choose: Choose, problems: list[str]) -
         names = choose(file.schema_arrow.names)
         read = file.read(columns=list(dict.fromkeys(names.values())))
         columns = [read.column(name).to_pylist() for name in names.values()]
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:  # also of names that are no text
         told = str(error).partition("\n")[0]
         raise UserError(f"{table} cannot be read as Parquet: {told}") from error
     for number, values in enumerate(zip(*columns, strict=True), 1):

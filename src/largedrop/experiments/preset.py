@@ -159,7 +159,7 @@ def read_preset(source: str | Path) -> Preset:
         content = tomllib.loads(written)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:  # not TOML, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or nested too deeply
         raise UserError(f"{path} is not a TOML file: {error}") from error
     mistakes = list(problems(content)) or list(_contradictions(content))
     if len(mistakes) == 1:
