@@ -130,8 +130,8 @@ def test_how_often_losses_are_read_changes_no_bit(
     read = TrainingStep.read
 
     def counted(self: TrainingStep) -> list[tuple[float, float]]:
-        found = read(self)
-        reads.append(len(found))
+        if found := read(self):  # the losses are asked for wherever they must be known; there may be no new ones
+            reads.append(len(found))
         return found
 
     monkeypatch.setitem(LOOK_EVERY, "cpu", every)
