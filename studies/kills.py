@@ -34,6 +34,7 @@ import largedrop as ld
 from largedrop.cli import main as command
 from largedrop.data import cache
 from largedrop.files import is_leftover
+from largedrop.runs.lease import is_lease
 from largedrop.training import head, setup
 
 SETTINGS: dict[str, Any] = {
@@ -126,10 +127,12 @@ def count(work: Work, root: Path, last: int = 0, torn: bool = False) -> int:
 
 
 def content(root: Path) -> dict[str, Any]:
-    """What is in a folder, by path, without locks; and outside runs, whose next start removes them, without temporary
-    files.
+    """What is in a folder, by path, without locks and leases; temporary files count in runs, whose next start removes
+    them, and nowhere else.
     """
-    files = (path for path in root.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
+    files = (
+        path for path in root.rglob("*") if path.is_file() and not path.name.endswith(".lock") and not is_lease(path)
+    )
     found = {path.relative_to(root).as_posix(): path for path in files}
     kept = {name: path for name, path in found.items() if name.startswith("run/") or not is_leftover(path)}
     return {name: _content(path) for name, path in kept.items()}
@@ -144,9 +147,9 @@ def _content(path: Path) -> Any:
 
 
 def timeless(found: Any) -> Any:
-    """JSON without seconds, and checksums of them."""
+    """JSON without seconds and memory, and checksums of them."""
     if isinstance(found, dict):
-        return {name: timeless(value) for name, value in found.items() if name not in ("seconds", "checksum")}
+        return {name: timeless(value) for name, value in found.items() if name not in ("seconds", "memory", "checksum")}
     return [timeless(value) for value in found] if isinstance(found, list) else found
 
 
