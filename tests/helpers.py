@@ -115,7 +115,8 @@ def assert_same_run(one: Path, other: Path) -> None:
     """Two folders of finished runs hold the same bits, but for the seconds that they took."""
     assert files(one) == files(other)
     results = [timeless(json.loads((folder / "result.json").read_text())) for folder in (one, other)]
-    assert results[0] == results[1]
+    differing = {name: [each[name] for each in results] for name in results[0] if results[0][name] != results[1][name]}
+    assert not differing, differing
     assert (one / "log.json").read_bytes() == (other / "log.json").read_bytes()
     assert different(tensors(one), tensors(other)) == []
     for name in ("best", "average", "final"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from tests.helpers import LIGHTNING, TINY, make_toy
 
 from largedrop.cli import main
 from largedrop.config import RECIPES
+from largedrop.files import cache_folder
 
 PAGES = sorted((Path(__file__).parents[1] / "docs" / "guide").glob("*.md"))
 BLOCK = re.compile(r"^```(sh|python|toml)\n(.*?)^```$", re.M | re.S)
@@ -19,8 +22,11 @@ CLASSES = {"red": "fox", "green": "hare", "blue": "deer"}
 
 
 @pytest.fixture
-def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with ``photos`` in it, as the pages have it, where the default recipe is a tiny one."""
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with ``photos`` in it, as the pages have it, where the default recipe is a tiny one.
+
+    What the doctor finds here on busy cores is no matter of other tests.
+    """
     make_toy(tmp_path / "photos")
     for old, new in DOMAINS.items():
         (tmp_path / "photos" / old).rename(tmp_path / "photos" / new)
@@ -28,7 +34,8 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (tmp_path / "photos" / new / colour).rename(tmp_path / "photos" / new / animal)
     monkeypatch.setitem(RECIPES, "robust", {**RECIPES["robust"], **TINY})
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    shutil.rmtree(cache_folder() / "doctor", ignore_errors=True)
 
 
 def test_there_are_pages() -> None:

@@ -119,7 +119,7 @@ def test_a_split_that_is_given(tmp_path: Path) -> None:
     assert found.parts is not None
     assert found.parts.tolist() == [1, -1, 2, -1]
     file.write_text("key,split\na/x/9,val\n")
-    assert refusal(make_listing, plain, split=file) == f"{file} lists 1 images that list has not: 'a/x/9'"
+    assert refusal(make_listing, plain, split=file) == f"{file} lists images that list has not (1): 'a/x/9'"
 
 
 def test_groups_and_splits_are_part_of_a_dataset_that_has_them(tmp_path: Path) -> None:
