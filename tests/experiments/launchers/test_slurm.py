@@ -62,6 +62,7 @@ def test_a_sweep_by_submitit_has_the_bits_of_one_here(
 
     monkeypatch.setattr(module, "CLUSTER", "local")
     monkeypatch.setattr(SlurmWorkers, "__exit__", wait)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as here: the number of threads is in the last bits
     preset = tmp_path / "tiny.toml"
     preset.write_text(TOML)
     common = ["sweep", str(preset), "--data", str(toy), "--device", "cpu", "--precision", "float32"]
