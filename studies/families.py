@@ -42,7 +42,7 @@ CLASSES, RATE, IMAGES = 7, 0.8, 8
 SIZES = (64, 96, 128, 160, 192, 224, 256)
 """Sides of images that are tried, and the network's own, in pixels; the smallest that it takes is used."""
 
-LARGE = {"deepseek_vit": {"depth": 2}, "gemma4_vit": {"depth": 2}}
+LARGE = {"deepseek_vit": {"depth": 4}, "gemma4_vit": {"depth": 2}}
 """Families of which no member is small, with what makes one smaller."""
 
 
