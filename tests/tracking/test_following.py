@@ -87,6 +87,14 @@ def test_a_run_is_told_of_as_it_is_in_its_files_and_has_the_same_bits(
     assert notebook.closed == 1
 
 
+def test_a_tracker_that_is_behind_the_training_opens_a_run_once(untracked: ld.Run, notebook: type[Notebook]) -> None:
+    with following.followed(Reporter(), {"notebook": notebook}) as reporter:
+        for _ in range(3):
+            reporter.logged(untracked.folder)
+    assert [step for step, _ in notebook.kept[untracked.digest]] == [0, 2, 4, 6, "end"]
+    assert notebook.closed == 1
+
+
 def test_a_run_that_goes_on_or_is_finished_is_told_of_once(
     images: ld.Dataset,
     options: dict[str, Any],

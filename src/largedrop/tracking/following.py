@@ -85,6 +85,7 @@ class _Following(Relay):
         super().__init__(to)
         self.trackers = dict(trackers)
         self.open: dict[tuple[str, Path], Tracker] = {}
+        self.told_all: set[tuple[str, Path]] = set()
         self.told: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.waiting: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
         self.done = 0
@@ -135,6 +136,8 @@ class _Following(Relay):
 
     def _tell(self, name: str, folder: Path) -> None:
         """Tell a tracker of the lines of a run's log that it does not have, and of the result."""
+        if (name, folder) in self.told_all:  # the thread was behind the training
+            return
         tracker = self.open.get((name, folder))
         if tracker is None:
             tracker = self.open[name, folder] = self.trackers[name](tracked(folder))
@@ -147,6 +150,7 @@ class _Following(Relay):
             if not tracker.ended:
                 tracker.end(tracker.last, numbers_of(result["methods"], RESULT))
                 tracker.ended = True
+            self.told_all.add((name, folder))
             self.open.pop((name, folder)).close()
 
 
