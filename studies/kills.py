@@ -173,7 +173,8 @@ def called(*arguments: object) -> None:
 
 def export(model: Path, root: Path) -> None:
     """A folder for timm; one that was begun is replaced."""
-    called("export", model, "--output", root / "timm", "--overwrite")
+    os.chdir(root)  # the model card says where the folder is
+    called("export", model, "--output", "timm", "--overwrite")
 
 
 def written(made: Path, *arguments: object) -> None:
@@ -199,6 +200,9 @@ def jobs(home: Path) -> dict[str, tuple[Work, Path | None]]:
     def predicted(root: Path) -> None:
         written(root / "found.csv", "predict", run, toy, "--output", root / "found.csv", "--device", "cpu")
 
+    def evaluated(root: Path) -> None:
+        called("evaluate", run, toy, "--output", root / "found", "--overwrite", "--device", "cpu")
+
     return {
         "open": (lambda root: ld.open_dataset(toy, cache=root / "cache"), None),
         "train": (trained, None),
@@ -206,7 +210,7 @@ def jobs(home: Path) -> dict[str, tuple[Work, Path | None]]:
         "fit a probe": (partial(trained, fit="probe"), None),
         "publish": (lambda root: called(*compare, root / "out"), compared),
         "predict": (predicted, None),
-        "evaluate": (lambda root: called("evaluate", run, toy, "--output", root / "found", "--device", "cpu"), None),
+        "evaluate": (evaluated, None),
         "export": (partial(export, run), None),
     }
 
