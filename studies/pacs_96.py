@@ -7,7 +7,6 @@ python studies/pacs_96.py --table                                  # from the re
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ import largedrop as ld
 from largedrop.experiments.compare import compare, plan
 from largedrop.files import read_json, write_json
 from largedrop.training.device import choose_device
+from paired import interval
 
 RECORD = Path(__file__).with_suffix(".json")
 FIRST = Path(__file__).with_name("pacs-first-look.json")
 SEEDS = (1, 2)
-T_95 = 3.182
-"""Two-sided 95 % point of Student's t with three degrees of freedom: four test domains."""
 
 Scores = dict[tuple[str, float, str, int], tuple[float, float]]
 
@@ -77,9 +75,9 @@ def table() -> None:
             for name in domains
         ]
     )
-    half = T_95 * gains.std(ddof=1) / math.sqrt(len(gains))
-    verdict = "holds" if gains.mean() >= 2 and gains.mean() > half else "does not hold"
-    print(f"\nSeeds {new}: {gains.mean():+.1f} ± {half:.1f} points: {verdict}.")
+    mean, half = interval(gains)
+    verdict = "holds" if mean >= 2 and mean > half else "does not hold"
+    print(f"\nSeeds {new}: {mean:+.1f} ± {half:.1f} points: {verdict}.")
 
 
 def main() -> None:

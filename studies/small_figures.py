@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from paired import interval
 from working_point import collect
 
 RECORD = Path(__file__).with_suffix(".jsonl")
@@ -25,8 +25,6 @@ NETWORKS = {"tf_efficientnet_lite0": "Lite0", "tf_efficientnet_lite1": "Lite1"}
 WAYS = {"plain": (0.0, 1.0, "fine-tuning"), "all tricks": (0.9, 10.0, "weight-average")}
 """Figure 9's ways: rate of dropout, factor of the last layer's learning rate, which weights are scored."""
 DOMAINS = 4
-T_95 = 3.182
-"""Two-sided 95 % point of Student's t with three degrees of freedom: four test domains."""
 
 Values = npt.NDArray[np.float64]
 Run = dict[str, Any]
@@ -87,11 +85,6 @@ class Figures:
         dropout, multiplier, method = WAYS[way]
         rest = {"random": False, "steps": 120, "dropout": dropout, "head_lr_multiplier": multiplier}
         return self.chosen(method, (1e-4, 3e-4), (0, 1), model=network, **rest)
-
-
-def interval(differences: Values) -> tuple[float, float]:
-    """Mean, and half of its 95 % interval, of paired differences, one of each test domain."""
-    return float(differences.mean()), T_95 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
 
 
 def told(differences: Values) -> str:

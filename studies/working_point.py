@@ -8,6 +8,7 @@ line for each finished run, without its weights; ``--collect`` adds to it what i
     python studies/working_point.py --data emoji --size 96 --device cuda --jobs 12 --output runs/emoji
     python studies/working_point.py --collect runs/PACS runs/emoji       # into the record
     python studies/working_point.py --data emoji --seeds 3 4             # docs/studies/confirmation.md's runs
+    python studies/working_point.py --data emoji --seeds 3 --keep-weights --arms "0.9, 1 mask"      # richness.md's
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "0.98, 16 masks": {"dropout": 0.98, "masks": 16},
 }
 BOTH = ("plain", "0.9, 16 masks")
+FURTHER = (*BOTH, "0.5, 16 masks")
+"""Those that further seeds are drawn of."""
 RATES = (3e-4, 1e-4)
 """Learning rates among which each arm's is chosen; those of ``BOTH`` are also tried at one step further out."""
 
@@ -89,9 +92,8 @@ def queue(domains: Sequence[str]) -> Iterator[Cell]:
     yield from (Cell(arm, 3e-4, 0, domain, more) for arm in BOTH for domain in domains)
 
 
-def further(domains: Sequence[str], seeds: Sequence[int]) -> Iterator[Cell]:
-    """Plain fine-tuning and sixteen masks at 0.9 and 0.5 with further seeds, at the learning rates already chosen."""
-    arms = (*BOTH, "0.5, 16 masks")
+def further(domains: Sequence[str], seeds: Sequence[int], arms: Sequence[str]) -> Iterator[Cell]:
+    """Some arms with further seeds, at the learning rates already chosen."""
     yield from (Cell(arm, None, seed, domain) for seed in seeds for domain in domains for arm in arms)
 
 
@@ -99,6 +101,7 @@ class Tasks(Sequence[tuple[Config, Path]]):
     """The configs of the cells without a record, and their folders; a learning rate is chosen when a run is asked for.
 
     Args:
+        seeds: Further seeds of ``arms``; without, all cells of the study.
         longest: Cells of more steps are left out.
     """
 
@@ -110,6 +113,7 @@ class Tasks(Sequence[tuple[Config, Path]]):
         output: Path,
         record: Path,
         seeds: Sequence[int] = (),
+        arms: Sequence[str] = FURTHER,
         longest: float = math.inf,
     ) -> None:
         self.data, self.size, self.device, self.output = data, size, device, output
@@ -117,7 +121,7 @@ class Tasks(Sequence[tuple[Config, Path]]):
         self._recorded = {run["run"]: run["methods"] for run in map(json.loads, lines)}
         self._made: dict[int, tuple[Config, Path]] = {}
         self._digests: dict[tuple[str, str], str] = {}
-        cells = further(data.domains, seeds) if seeds else queue(data.domains)
+        cells = further(data.domains, seeds, arms) if seeds else queue(data.domains)
         self.cells = [
             cell
             for cell in cells
@@ -181,7 +185,9 @@ def do(options: argparse.Namespace) -> None:
     """Do the runs of one dataset."""
     began = time.monotonic()
     data, device = ld.open_dataset(options.data), choose_device(options.device)
-    tasks = Tasks(data, options.size, device, options.output, options.record, options.seeds, options.longest)
+    tasks = Tasks(
+        data, options.size, device, options.output, options.record, options.seeds, options.arms, options.longest
+    )
     reporter, done = Clock(options.seconds), 0
     waiting = Queue(tasks, reporter, wait=True)
     with closing(train_side_by_side(waiting, data, device, options.jobs, reporter)) as together:
@@ -239,7 +245,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--seeds", type=int, nargs="+", default=(), help="further seeds of the arms that decide")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(), help="further seeds of --arms")
+    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=FURTHER, metavar="ARM")
     parser.add_argument("--longest", type=float, default=math.inf, help="leave out runs of more steps")
     parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--output", type=Path, default=Path("runs"))

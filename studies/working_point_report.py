@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from paired import interval
+
 RECORD = Path(__file__).with_name("working_point.jsonl")
 ADVICE = Path(__file__).with_name("working_point_advice.json")
 """What `largedrop advise` measured for each test domain, at these sizes."""
@@ -23,8 +25,6 @@ ADVICE = Path(__file__).with_name("working_point_advice.json")
 RATES = (3e-4, 1e-4)
 SEEDS = (0, 1, 2)
 STEPS = 600
-T_95 = 2.306
-"""Two-sided 95 % point of Student's t with eight degrees of freedom: nine test domains."""
 
 PLAIN, MANY = "plain", "0.9, 16 masks"
 ARMS = (PLAIN, MANY, "0.9, 1 mask", "0.5, 16 masks", "mixout")
@@ -114,11 +114,6 @@ def scores_at(entry: dict[str, float]) -> tuple[float, float]:
 def safest(entry: dict[str, float]) -> tuple[float, float]:
     """The order by which the program itself chooses α."""
     return entry["iid_accuracy"], entry["alpha"]
-
-
-def interval(differences: Values, factor: float = T_95) -> tuple[float, float]:
-    """Mean, and half of its 95 % interval, of paired differences, one of each test domain."""
-    return float(differences.mean()), factor * float(differences.std(ddof=1)) / math.sqrt(len(differences))
 
 
 def rows(study: Study) -> Iterator[str]:
@@ -262,8 +257,6 @@ def adviser(study: Study) -> Iterator[str]:
 
 
 NEW_ARMS = (PLAIN, MANY, "0.5, 16 masks")
-T_95_STYLES = 2.776
-"""The same with four degrees of freedom: five styles."""
 
 
 def new_seeds(study: Study) -> list[int]:
@@ -297,7 +290,7 @@ def confirmation(study: Study) -> Iterator[str]:
     pairs = ((MANY, PLAIN), ("0.5, 16 masks", PLAIN), ("0.5, 16 masks", MANY))
     for number, (arm, other) in enumerate(pairs, 1):
         differences = confirmed(study, arm) - confirmed(study, other)
-        (iid, iid_half), (mean, half) = (interval(differences[:, part], T_95_STYLES) for part in range(2))
+        (iid, iid_half), (mean, half) = (interval(differences[:, part]) for part in range(2))
         good, bad = ("better", "worse") if number == 3 else ("holds", "does not hold")
         wrong = mean + half < 0 if number == 3 else mean <= 0
         verdict = good if mean - half > 0 else bad if wrong else "open"
