@@ -94,6 +94,16 @@ def test_an_unknown_dataset_has_no_published_columns(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.md"]
 
 
+def test_random_weights_have_no_published_numbers_beside_them(tmp_path: Path) -> None:
+    for domain in ("photo", "sketch"):
+        random = config(domain, weights="random", weights_digest="random")
+        store(tmp_path / "runs", random, result(0.3, 0.2))
+    write_report(read_runs(tmp_path), tmp_path / "out", formats=("md",), dataset=PACS)
+    text = (tmp_path / "out" / "report.md").read_text("utf-8")
+    assert "The paper has no number for any of these methods and dropout rates, of networks with such weights." in text
+    assert "86.5" not in text
+
+
 def test_rules_and_missing_runs_are_said(tmp_path: Path) -> None:
     runs = read_runs(grid(tmp_path / "comparison"))
     write_report(runs, tmp_path / "o", "oracle", formats=("md",), seeds=(0, 1, 2), allow_missing=True)

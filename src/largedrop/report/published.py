@@ -191,15 +191,15 @@ class Beside:
 
 
 def beside(rows: Iterable[Row], paper: Published) -> dict[Setting, Beside]:
-    """The paper's numbers for each row, by setting, where it has any."""
+    """The paper's numbers for each row, by setting, where it has any: it has none of networks with random weights."""
     found = {}
     for row in rows:
         theirs = paper.centres.get((row.method, row.dropout))
-        if theirs is None or row.setting.rival:
+        used = [settings for setting in row.candidates for settings in row.averages.used[setting]]
+        if theirs is None or row.setting.rival or any(settings.get("weights") == "random" for settings in used):
             continue
         ood = row.centre and row.centre[1]
         difference = ood and Estimate(round(ood.mean - theirs.ood / 100, 12), ood.error, ood.n)
-        used = [settings for setting in row.candidates for settings in row.averages.used[setting]]
         differs = differences(used, ood.n if ood else 0)
         if len(row.test_domains) < len(paper.domains):
             differs.append(f"test domains {listing(row.test_domains)} alone instead of all {len(paper.domains)}")

@@ -194,7 +194,9 @@ def published_table(
             else f"Protocol as the paper's{where}."
         )
     if not rows:
-        notes.append("The paper has no number for any of these methods and dropout rates.")
+        notes.append(
+            "The paper has no number for any of these methods and dropout rates, of networks with such weights."
+        )
     notes.append(_missing_note(rows))
     numbers = paper_columns(beside)[:3]
     columns = [METHOD, DROPOUT, *varied(rows), DOTS, CENTRE_IID, CENTRE_OOD, CENTRE_N, *numbers, MISSING]
