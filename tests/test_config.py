@@ -7,6 +7,7 @@ import math
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from largedrop.config import ABOUT, FITS, OBJECTIVES, RECIPES, Config, defaults_of, digest_of, make_config, problems_of
@@ -322,6 +323,16 @@ def test_whole_numbers_are_the_same_setting(name: str, whole: int) -> None:
     one, other = config(**{name: whole}), config(**{name: float(whole)})
     assert one.digest() == other.digest()
     assert json.dumps(one.to_json()) == json.dumps(other.to_json())
+
+
+def test_numbers_of_numpys_are_the_same_setting() -> None:
+    plain = config(steps=20, lr=0.5, swad=True)
+    numpys = config(steps=np.int64(20), lr=np.float32(0.5), swad=np.bool_(True))
+    assert (numpys, numpys.digest(), json.dumps(numpys.to_json())) == (
+        plain,
+        plain.digest(),
+        json.dumps(plain.to_json()),
+    )
 
 
 def test_a_config_comes_back_from_json() -> None:

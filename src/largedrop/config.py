@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from typing import Any, get_args, get_type_hints
 
 from . import valid
-from .errors import UserError, one_of
+from .errors import UserError, one_of, plain
 from .files import fitting
 from .names import names_in, text_of
 from .recipes import FOLLOWING, RECIPES
@@ -254,6 +254,8 @@ class Config(Schedule, Tested):
     )
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():  # of a grid in numpy
+            object.__setattr__(self, name, plain(value))
         problems = list(problems_of(vars(self))) or list(contradictions(self, ABOUT, _DEFAULTS))
         if problems:
             raise UserError("; ".join(problems))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "BusyError",
@@ -18,6 +19,7 @@ __all__ = [
     "nearest",
     "one_of",
     "out_of_memory",
+    "plain",
     "several",
     "visible",
 ]
@@ -78,6 +80,16 @@ def check_type(value: object, kinds: type | tuple[type, ...], what: str) -> None
     if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
         shown = visible(repr(value))
         raise UserError(f"{what}, not {shown if len(shown) <= 60 else f'a {type(value).__name__}'}")
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy's or a tensor's as one of Python's; anything else as it is.
+
+    >>> plain(7), plain("7")
+    (7, '7')
+    """
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "shape", None) == () else value
 
 
 def several(names: str | Iterable[str], what: str) -> tuple[str, ...]:

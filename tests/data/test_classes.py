@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from largedrop.data.classes import named, ood_notes, opening_notes, unlearnable
+from largedrop.data.classes import alike_notes, named, ood_notes, opening_notes, unlearnable
 
 DOMAINS = ("a", "b", "c")
 LACKING = {"a": ["owl"], "b": ["owl", "emu"], "c": ["emu"]}
@@ -20,6 +20,15 @@ def test_a_class_cannot_be_learned_where_no_training_domain_has_it() -> None:
     assert unlearnable({"a": ["owl"]}, DOMAINS, "b", "c") == ("owl",)
     assert unlearnable({}, DOMAINS, "a", "b") == ()
     assert unlearnable({}, ("a",), "a") == ()
+
+
+def test_names_that_differ_in_their_spelling_alone_are_told() -> None:
+    assert list(alike_notes("classes", ["1", "12", "1-2", "2", "cat", "catfish"])) == []
+    assert list(alike_notes("domains", ["day", "Day", "night"])) == [
+        "domains: 'day', 'Day' are taken for different ones; are they the same, written differently?"
+    ]
+    for names in (["1", "1.0"], ["red fox", "red_fox"], ["fox", "ｆｏｘ"]):
+        assert "taken for different" in next(alike_notes("classes", names))
 
 
 def test_what_is_said_on_opening() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,42 @@ def test_splits_are_parts_or_domains(tmp_path: Path) -> None:
     listing = listed(tmp_path / "folds")
     assert listing.domains == ("a", "b")
     assert listing.notes == ("the splits 'f0', 'f1' are not used, as there is a column of domains",)
+
+
+def test_each_file_numbers_its_classes_by_itself(tmp_path: Path) -> None:
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["dog", "cat"])})
+    turned = made(4, 7).cast(kinds)  # 0 is a dog here
+    datasets.DatasetDict({"train": made(4), "test": turned}).save_to_disk(str(tmp_path / "pets"))
+    assert [listed(tmp_path / "pets").classes[label] for label in listed(tmp_path / "pets").labels] == ["cat"] * 4 + [
+        "dog"
+    ] * 4
+    keys = sorted(key for key in listed(tmp_path / "pets").keys if key.startswith("all/dog/"))
+    assert keys == ["all/dog/0000001", "all/dog/0000003", "all/dog/0000004", "all/dog/0000006"]
+    datasets.DatasetDict({"a": made(4), "b": made(4).rename_column("label", "kind")}).save_to_disk(
+        str(tmp_path / "two")
+    )
+    assert refusal(listed, tmp_path / "two").endswith(
+        "has no column 'label', only image, kind; all files of a dataset need the same columns"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("dataset_dict.json", {"splits": 3}, "dataset_dict.json is not as datasets writes it: its 'splits' is no list"),
+        ("train/state.json", {"_data_files": 3}, "is not as datasets writes it: its '_data_files' is no list"),
+        ("train/state.json", {"_data_files": ["x"]}, "is not as datasets writes it: a file has no name"),
+        (
+            "train/state.json",
+            {"_indices_data_files": [{"filename": "i.arrow"}]},
+            "train holds a selection of its rows: save what flatten_indices() gives",
+        ),
+    ],
+)
+def test_what_datasets_does_not_write(tmp_path: Path, file: str, content: dict[str, Any], said: str) -> None:
+    datasets.DatasetDict({"train": made(4), "test": made(2, 7)}).save_to_disk(str(tmp_path / "parts"))
+    (tmp_path / "parts" / file).write_text(json.dumps(content))
+    assert refusal(listed, tmp_path / "parts").endswith(said)
 
 
 def test_names_paths_and_images_that_are_missing(tmp_path: Path) -> None:

@@ -147,6 +147,36 @@ def test_archives_that_are_none(root: Path, tmp_path: Path) -> None:
     assert said == f"{root}/s-01.tar cannot be read as a tar archive: unexpected end of data"
 
 
+@pytest.mark.parametrize(
+    ("cut", "said"),
+    [
+        (lambda whole, second: whole[:second], "cut"),
+        (lambda whole, second: whole[: second + 100], "cut"),
+        (lambda whole, second: whole[:second] + b"x" * 512 + whole[second + 512 :], "cut"),
+        (lambda whole, second: whole + whole, "several"),
+    ],
+    ids=["between two files", "in a header", "a damaged header", "two archives in one"],
+)
+def test_what_tarfile_takes_for_the_end_is_one(root: Path, cut: Any, said: str) -> None:
+    shard = root / "s-01.tar"
+    with tarfile.open(shard) as file:
+        second = file.getmembers()[2].offset
+    shard.write_bytes(cut(shard.read_bytes(), second))
+    assert (
+        refusal(listed, shard)
+        == {
+            "cut": f"{shard} is cut or damaged after 2 files: make it or fetch it again",
+            "several": f"{shard} is several archives in one, of which only the first would be read: split it",
+        }[said]
+    )
+
+
+def test_ranges_that_are_none() -> None:
+    assert refusal(shards_in, "s-{003..000}.tar") == "{003..000} must count upwards, through at most 1,000,000 archives"
+    assert refusal(shards_in, "s-{0..99999999}.tar").startswith("{0..99999999} must count upwards")
+    assert refusal(shards_in, "{0..9999}-{0..9999}.tar").endswith(" stands for more than 1,000,000 archives")
+
+
 def test_an_image_in_an_archive_that_is_damaged_is_named(tmp_path: Path) -> None:
     members: dict[str, Any] = {
         "a.png": b"",

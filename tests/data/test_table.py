@@ -216,15 +216,38 @@ def test_json_lines_that_are_wrong(root: Path) -> None:
     assert wrong(root, "t.jsonl", json_of(ROWS[:1]) + "\n".join([*bad, far, nowhere])) == [
         "line 2 is not a JSON object",
         "line 3 is not JSON: Expecting property name enclosed in double quotes",
-        "line 4 has a label that is neither text nor a whole number: 1.5",
-        "line 4 has a domain that is neither text nor a whole number: True",
+        "line 4 has a label that is no text, whole number or truth value: 1.5",
         "line 5 has no domain",
         r"line 6 has a control character in its label: 'a\x00'",
-        "line 6 has a domain that is neither text nor a whole number: ['x']",
+        "line 6 has a domain that is no text, whole number or truth value: ['x']",
         r"line 7: there is no file \ud800.png",
     ]
     (deep,) = wrong(root, "u.jsonl", "[" * 100_000)
     assert deep.startswith("line 1 is not JSON: ")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "frame"])
+def test_labels_that_are_truth_values_are_those_that_a_csv_file_has(root: Path, kind: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame([(p, lab == "cat", d) for p, lab, d in ROWS], columns=["path", "label", "domain"])
+    frame.to_csv(root / "t.csv", index=False)
+    if kind == "frame":
+        listing = make_listing(tables.list_frame(frame, root))
+    else:
+        frame.to_json(root / "t.jsonl", orient="records", lines=True)
+        listing = list_table(root / "t.jsonl")
+    assert (listing.classes, listing.keys) == (("False", "True"), list_table(root / "t.csv").keys)
+
+
+def test_where_no_file_is_there_it_is_said_once_and_where_it_was_looked_for(root: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    rows = [(f"images/{p}", lab, d) for p, lab, d in ROWS]
+    said = "none of the 5 files is there (line 2: there is no file images/a/1.png); relative paths start at"
+    assert wrong(root, "t.csv", csv_of(rows)) == [f"{said} {root}"]
+    frame = pandas.DataFrame(rows, columns=["path", "label", "domain"])
+    said = f"the data frame: {said.replace('line 2', 'row 0')} {root}, or where folder= says"
+    assert refusal(ld.open_dataset, frame, folder=root) == said
+    assert len(wrong(root, "u.csv", csv_of([ROWS[0], *rows]))) == 5
 
 
 def test_no_such_table(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,10 @@ def test_what_is_not_known_is_not_said(network: Any) -> None:
     assert "None was fitted" in card
     assert "logits / 1, dim=1" in card
     assert "interval" not in card
+    assert network.spec.weights == "random"
+    assert "Pretrained weights" not in card
+    network.spec = replace(network.spec, weights="some file")
+    assert "- Pretrained weights: some file;" in card_of(network, name="a model")
 
 
 def test_an_evaluation_is_added(network: Any, toy: Path, tmp_path: Path) -> None:

@@ -107,6 +107,11 @@ def test_inputs_that_are_none(inputs: list[Any], text: str) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
+def test_one_tensor_is_no_batches() -> None:
+    said = refusal(update_batchnorm, nn.BatchNorm2d(3).train(), torch.zeros(4, 3, 2, 2))
+    assert said == "inputs are batches of images: [images], not the tensor alone, whose parts are no batches"
+
+
 def test_what_does_not_tell_which_layers_are_frozen() -> None:
     net = network().eval()
     assert refusal(update_batchnorm, net, batches()).startswith(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -99,6 +100,20 @@ def test_heads_by_name_are_taken_as_they_are() -> None:
         "the network has no head 'hed'; did you mean 'head'? (there are: body, head, head_box.0, head_box.1)"
     )
     assert refusal(find_heads, net, []).startswith("the network has no head ''; there are: body")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+@pytest.mark.parametrize(("wrap", "name"), [(torch.compile, "_orig_mod"), (nn.DataParallel, "module")])
+def test_heads_in_what_is_wrapped_around_a_network(wrap: Callable[[nn.Module], nn.Module], name: str) -> None:
+    net = wrap(timm.create_model("test_resnet", num_classes=3))
+    assert list(find_heads(net)) == [f"{name}.fc"]
+    body, head = parameter_groups(net, np.float32(0.5), np.int64(4))
+    assert (len(head["params"]), body["lr"], head["lr"]) == (2, 0.5, 2.0)
+
+
+def test_parameter_groups_of_what_is_no_module() -> None:
+    said = refusal(parameter_groups, L(2, 2).parameters(), 0.1)
+    assert said.startswith("parameter groups are made of a torch.nn.Module, not <generator object")
 
 
 def test_parameter_groups_of_any_classifier() -> None:

@@ -74,6 +74,8 @@ def open_dataset(
         UserError: there is no such dataset, its layout is another, a row of a table is wrong, images cannot be
             decoded, or the cache cannot be written; the message lists all errors.
     """
+    if isinstance(source, str) and not source:  # of a shell's variable that is not set; it would be the current folder
+        raise UserError("the name of the images is empty")
     check_type(bound, int, "bound must be a whole number of pixels")
     check_type(columns, (Mapping, NoneType), "columns must be a mapping of names")
     for name, text in {"group_pattern": group_pattern, **(columns or {})}.items():

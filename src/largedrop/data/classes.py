@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..errors import UserError
 
-__all__ = ["CLASSES", "Lacking", "check_choice", "named", "ood_notes", "opening_notes", "unlearnable"]
+__all__ = ["CLASSES", "Lacking", "alike_notes", "check_choice", "named", "ood_notes", "opening_notes", "unlearnable"]
 
 CLASSES = ("union", "common")
 """Which classes a dataset has: those of any domain, or those of every domain."""
+
+_WHOLE = re.compile(r"\d+\.0")
 
 Lacking = Mapping[str, Sequence[str]]
 """Names of the classes that a domain lacks, by domain; domains that have every class are not in it."""
@@ -29,6 +33,20 @@ def named(names: Sequence[str], most: int = 5) -> str:
     """
     listed = ", ".join(f"'{name}'" for name in names[:most])
     return f"{listed} and {len(names) - most} more" if len(names) > most else listed
+
+
+def alike_notes(kind: str, names: Sequence[str]) -> Iterator[str]:
+    """A line about names that differ in their spelling alone, such as by case; ``kind`` is what they are called.
+
+    >>> list(alike_notes("classes", ["Red fox", "hare", "red_fox"]))
+    ["classes: 'Red fox', 'red_fox' are taken for different ones; are they the same, written differently?"]
+    """
+    same: dict[str, list[str]] = {}
+    for name in names:
+        folded = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold())
+        same.setdefault(folded.removesuffix(".0") if _WHOLE.fullmatch(folded) else folded, []).append(name)
+    if alike := [name for of_one in same.values() if len(of_one) > 1 for name in of_one]:
+        yield f"{kind}: {named(alike)} are taken for different ones; are they the same, written differently?"
 
 
 def unlearnable(lacking: Lacking, domains: Sequence[str], test_domain: str, *unseen: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from .inside import Inside
 from .listing import Source
 from .parquet import as_arrow, image_columns
 from .parts import is_part
-from .rows import TABLES, Rows, names_in, read_rows
+from .rows import TABLES, Rows, columns_in, names_in, read_rows
 from .table import Columns, list_rows
 
 __all__ = ["HUB", "is_saved", "list_described", "list_hub", "list_parquet", "list_saved", "tables_of"]
@@ -47,12 +47,27 @@ def list_saved(folder: Path, columns: Mapping[str, str]) -> Source:
     Raises:
         UserError: pyarrow is missing, a file cannot be read, or a column is missing.
     """
-    splits = read_json(folder / _SEVERAL).get("splits", []) if (folder / _SEVERAL).is_file() else [""]
+    splits = _listed(folder / _SEVERAL, "splits") if (folder / _SEVERAL).is_file() else [""]
     files = {}
-    for split in splits:
-        state = read_json(folder / split / "state.json")
-        files[str(split)] = [folder / split / str(each["filename"]) for each in state.get("_data_files", [])]
+    for split in map(str, splits):
+        state = folder / split / "state.json"
+        if _listed(state, "_indices_data_files"):
+            raise UserError(f"{state.parent} holds a selection of its rows: save what flatten_indices() gives")
+        named_files = [
+            each.get("filename") if isinstance(each, dict) else None for each in _listed(state, "_data_files")
+        ]
+        if not all(isinstance(each, str) for each in named_files):
+            raise UserError(f"{state} is not as datasets writes it: a file has no name")
+        files[split] = [state.parent / str(each) for each in named_files]
     return _list_arrow(folder, files, folder.name, columns)
+
+
+def _listed(file: Path, name: str) -> list[Any]:
+    """A list in a JSON file of ``datasets``; empty where it has none."""
+    found = read_json(file).get(name) or []
+    if not isinstance(found, list):
+        raise UserError(f"{file} is not as datasets writes it: its '{name}' is no list")
+    return found
 
 
 def list_parquet(files: Sequence[Path], root: Path, columns: Mapping[str, str], cache: Path | None = None) -> Source:
@@ -121,14 +136,16 @@ def _list_arrow(
     tables = [(split, file, *_opened(file)) for split in files for file in files[split]]
     if not tables:
         raise UserError(f"{root} has no files")
-    features = _features(tables[0][2])
-    header = list(dict.fromkeys([*tables[0][2].schema.names, *([column] if column else [])]))
-    chosen = Columns(root, {**_usual(features, tables[0][2].schema), **columns})
-    names = {what: each for what, each in chosen(header).items() if each in tables[0][2].schema.names}
+    first = tables[0][2].schema
+    header = list(dict.fromkeys([*first.names, *([column] if column else [])]))
+    chosen = Columns(root, {**_usual(_features(tables[0][2]), first), **columns})
+    names = {what: each for what, each in chosen(header).items() if each in first.names}
+    for _, file, table, _ in tables:
+        columns_in(file, table.schema.names, names, "all files of a dataset need the same columns")
     rows = [
         (split, file, values)
         for split, file, table, base in tables
-        for values in _values(root, file, table, base, names, features)
+        for values in _values(root, file, table, base, names, _features(table))  # files may number classes differently
     ]
     images = [values["path"] for *_, values in rows]
     known = [image.name for image in images if isinstance(image, Inside) and image.name]
@@ -175,9 +192,11 @@ def _opened(file: Path) -> tuple[Any, int]:
 
 def _features(table: Any) -> dict[str, Any]:
     """What ``datasets`` says of each column."""
-    stored = (table.schema.metadata or {}).get(b"huggingface", b"{}")
-    found: dict[str, Any] = json.loads(stored).get("info", {}).get("features", {})
-    return found
+    try:
+        found = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, RecursionError, LookupError, TypeError):  # written by something else
+        return {}
+    return {name: kind for name, kind in found.items() if isinstance(kind, dict)} if isinstance(found, dict) else {}
 
 
 def _values(

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import UserError, visible
 from .bits import bits_notes, bits_of
 from .cache import ProgressCallback, open_images
-from .classes import check_choice, named, opening_notes
+from .classes import alike_notes, check_choice, named, opening_notes
 from .dataset import Dataset, IntArray, check_names
 from .digests import digest_of
 from .groups import by_pattern, groups_note
@@ -131,6 +131,7 @@ def make_listing(
     kept = [name for name in names if all((domain, name) in has for domain in domains)]
     labelled = Counter(domain for domain, _ in found for _ in found[domain, _])
     notes = [*source.notes, *_unlabelled_notes(unlabelled, labelled)]
+    notes += [*alike_notes("domains", domains), *alike_notes("classes", names)]
     if classes == "common" and not problems:
         if len(kept) < 2:
             had = f"only the class '{kept[0]}'" if kept else "no class"

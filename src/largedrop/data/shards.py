@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
+from math import prod
 from pathlib import Path
 
 from ..errors import UserError
@@ -23,6 +24,9 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
+_MOST = 1_000_000
+"""How many archives a range may stand for."""
+
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -34,11 +38,16 @@ def is_shards(source: str) -> bool:
 def shards_in(pattern: str) -> list[str]:
     """The names that a pattern stands for, in order: ``{a,b}`` is either, ``{000..009}`` a range.
 
+    Raises:
+        UserError: a range is empty, or there are too many.
+
     >>> shards_in("s-{08..11}.tar")
     ['s-08.tar', 's-09.tar', 's-10.tar', 's-11.tar']
     """
     parts = _BRACES.split(pattern)  # every second is what stands in braces
     choices = [_choices(part) if number % 2 else [part] for number, part in enumerate(parts)]
+    if prod(map(len, choices)) > _MOST:
+        raise UserError(f"{pattern} stands for more than {_MOST:,} archives")
     return ["".join(each) for each in product(*choices)]
 
 
@@ -46,6 +55,8 @@ def _choices(text: str) -> list[str]:
     if not (match := _RANGE.fullmatch(text)):
         return text.split(",")
     first, last = match.groups()
+    if not 0 <= int(last) - int(first) < _MOST:
+        raise UserError(f"{{{text}}} must count upwards, through at most {_MOST:,} archives")
     return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
 
 
@@ -78,6 +89,10 @@ def list_shards(root: str | Path, shards: list[Path], name: str, columns: Mappin
     )
     problems += [f"{entry.place} has no image" for entry in entries if entry.image is None]
     return list_rows(root, rows, Path(), chosen, problems, name)
+
+
+_TAIL = 1 << 20
+"""Bytes after an archive's end that are looked at; writers fill the last 10 KiB with zeros."""
 
 
 @dataclass
@@ -115,10 +130,22 @@ def _entries(shard: Path, problems: list[str]) -> Iterator[_Entry]:
                 elif ending.lower() in ("cls", "json"):
                     content = archive.extractfile(member)
                     _read(entry, ending.lower(), b"" if content is None else content.read(), problems)
+            _check_end(shard, archive.offset, len(archive.getmembers()))
     except (tarfile.TarError, OSError, EOFError) as error:
         told = getattr(error, "strerror", None) or error
         raise UserError(f"{shard} cannot be read as a tar archive: {told}") from error
     yield from found.values()
+
+
+def _check_end(shard: Path, end: int, members: int) -> None:
+    """Raise UserError unless only zeros follow where reading ended: tarfile takes what it cannot read for the end."""
+    with open(shard, "rb") as file:
+        file.seek(end)
+        rest = file.read(_TAIL)
+    if len(rest) < tarfile.BLOCKSIZE or rest[: tarfile.BLOCKSIZE].strip(b"\0"):
+        raise UserError(f"{shard} is cut or damaged after {members:,} files: make it or fetch it again")
+    if rest.strip(b"\0"):
+        raise UserError(f"{shard} is several archives in one, of which only the first would be read: split it")
 
 
 def _read(entry: _Entry, ending: str, content: bytes, problems: list[str]) -> None:

@@ -81,14 +81,14 @@ def list_frame(
     root = Path(os.path.abspath(Path(folder or ".").expanduser()))  # noqa: PTH100  # without '..', so that it has a name
     if not root.is_dir():
         raise UserError(f"there is no folder {folder}")
-    chosen = Columns("the data frame", columns or {})
+    chosen = Columns(_FRAME, columns or {})
     header = {str(name): name for name in frame.columns}
     names = chosen([str(name) for name in frame.columns])
     read = {what: frame[header[name]] for what, name in names.items()}
     values = {what: column.astype(object).where(column.notna(), None).tolist() for what, column in read.items()}
     rows = ((f"row {row}", {what: each[n] for what, each in values.items()}) for n, row in enumerate(frame.index))
     read_all = rows if store is None else _fetched(rows, store, "")
-    return list_rows("the data frame", read_all, root, chosen, [], root.name, store)
+    return list_rows(_FRAME, read_all, root, chosen, [], root.name, store)
 
 
 class Columns:
@@ -145,6 +145,7 @@ def list_rows(
     found: dict[tuple[str, str], list[Listed]] = {}
     unlabelled: dict[str, list[tuple[str, Place]]] = {}
     seen: dict[str, str] = {}
+    absent: list[str] = []
     for place, values in rows:
         said = {"domain": ONE_DOMAIN}
         inside = values["path"] if isinstance(values["path"], Inside) else None
@@ -164,7 +165,8 @@ def list_rows(
         if path in seen:
             problems.append(f"{place} lists {path}, which {seen[path]} lists already")
         elif missing:
-            problems.append(f"{place}: {missing}")
+            absent.append(f"{place}: {missing}")
+            problems.append(absent[-1])
         elif not labelled:
             unlabelled.setdefault(said["domain"], []).append((place, image))
         else:
@@ -174,9 +176,17 @@ def list_rows(
         seen.setdefault(path, place)
     if not seen and not problems:
         problems.append("lists no images")
+    if len(absent) > 1 and len(absent) == len(seen):  # one reason for all
+        start = f"relative paths start at {folder}{_ELSEWHERE if root == _FRAME else ''}"
+        problems = [line for line in problems if line not in absent]
+        problems.append(f"none of the {len(absent):,} files is there ({absent[0]}); {start}")
     notes = [] if "domain" in columns.chosen else [_NO_DOMAINS]
     return Source(root, found, name, tuple(problems), tuple(notes), unlabelled)
 
+
+_FRAME = "the data frame"
+
+_ELSEWHERE = ", or where folder= says"
 
 _NO_DOMAINS = f"domains: no column says, so all images are of one, '{ONE_DOMAIN}' (--column domain=NAME names one)"
 
@@ -192,7 +202,7 @@ def _text(value: object, what: str) -> str:
     """A value of a row as text, in one spelling; empty where an image has no group.
 
     Raises:
-        ValueError: it is empty, no text or whole number, has control characters, or is no part of a split.
+        ValueError: it is empty, no text, whole number or truth value, has control characters, or is no part of a split.
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -202,10 +212,10 @@ def _text(value: object, what: str) -> str:
         if what == "group":
             return ""
         raise ValueError(f"has no {what}")
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int):
         value = str(value)
     if not isinstance(value, str):
-        raise ValueError(f"has a {what} that is neither text nor a whole number: {shown(repr(value))}")
+        raise ValueError(f"has a {what} that is no text, whole number or truth value: {shown(repr(value))}")
     if _CONTROL.search(value.strip()):
         raise ValueError(f"has a control character in its {what}: {shown(repr(value))}")
     if what == "split":

@@ -188,7 +188,7 @@ def _licences(network: Network, config: Mapping[str, Any]) -> str:
     spec = network.spec
     weights = getattr(timm.models.get_pretrained_cfg(spec.model, allow_unregistered=True), "license", None)
     weights = f"licence by timm's record: {weights}" if weights else "see their source for the licence"
-    lines = [f"- Pretrained weights: {_line(spec.weights)}; {_line(weights)}."]
+    lines = [f"- Pretrained weights: {_line(spec.weights)}; {_line(weights)}."] if spec.weights != "random" else []
     if config:
         facts = named_like(str(config["data"]))
         said = f"licence: {facts.licence} ({facts.home})" if facts else "licence: its author's to say here"

@@ -60,8 +60,11 @@ def estimate_statistics(module: nn.Module, inputs: Iterable[Any], names: Collect
     """Replace the statistics of the batch norms of these names by their means over ``inputs``, as ``update_batchnorm``.
 
     Raises:
-        UserError: there are no inputs, or a batch has a single value for a channel; the statistics are as they were.
+        UserError: there are no inputs, they are one tensor, or a batch has a single value for a channel; the statistics
+            are as they were.
     """
+    if isinstance(inputs, Tensor):
+        raise UserError("inputs are batches of images: [images], not the tensor alone, whose parts are no batches")
     layers = [layer for name, layer in _layers(module).items() if name in names]
     before = [(each, each.training, getattr(each, "momentum", None)) for each in module.modules()]
     kept = [[(buffer, buffer.clone()) for buffer in layer.buffers()] for layer in layers]

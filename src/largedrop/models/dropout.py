@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UserError, check_type
+from ..errors import UserError, check_type, plain
 from .heads import find_heads
 from .masks import MOST, several_masks
 
@@ -33,11 +33,12 @@ def check_rate(rate: float, name: str = "the dropout rate") -> float:
 
 
 def check_masks(masks: int) -> int:
-    """Return ``masks``.
+    """Return ``masks`` as an int.
 
     Raises:
         UserError: it is not a whole number from 1 to 1024.
     """
+    masks = plain(masks)
     if isinstance(masks, bool) or not isinstance(masks, int) or not 1 <= masks <= MOST:
         raise UserError(f"the number of dropout masks must be a whole number from 1 to {MOST}, not {masks!r}")
     return masks
@@ -103,11 +104,12 @@ def _repeat_labels(self: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
 def set_dropout(module: nn.Module, rate: float, head: str | Sequence[str] | None = None, masks: int = 1) -> nn.Module:
     """Put dropout at ``rate`` on the representation of any classifier, the input of its last linear layer, in place.
 
-    Works on networks of timm, torchvision and transformers, and on any module with a linear head. Of several heads side
-    by side (a distilled ViT's, a two-branch network's, auxiliary ones) each gets the dropout, or they are refused by
-    name. Calling it again changes rate and masks; a rate of 0 removes the dropout. State dicts keep their names. The
-    network's own dropout before the head (timm's ``head_drop``, the ``Dropout`` in torchvision's ``classifier``) is set
-    to 0, so that ``rate`` is the only one. ``copy.deepcopy``, ``torch.export`` and ``torch.jit`` take the result.
+    Works on networks of timm, torchvision and transformers, and on any module with a linear head, also inside what
+    ``torch.compile`` and ``DataParallel`` return. Of several heads side by side (a distilled ViT's, a two-branch
+    network's, auxiliary ones) each gets the dropout, or they are refused by name. Calling it again changes rate and
+    masks; a rate of 0 removes the dropout. State dicts keep their names. The network's own dropout before the head
+    (timm's ``head_drop``, the ``Dropout`` in torchvision's ``classifier``) is set to 0, so that ``rate`` is the only
+    one. ``copy.deepcopy``, ``torch.export`` and ``torch.jit`` take the result.
 
     A network that takes ``labels=`` and computes its own loss, as transformers' do, repeats them for the masks itself.
 

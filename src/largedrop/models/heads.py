@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from torch import nn
 
-from ..errors import UserError, one_of
+from ..errors import UserError, check_type, one_of, plain
 
 __all__ = ["find_heads", "parameter_groups"]
 
@@ -46,6 +46,8 @@ def find_heads(module: nn.Module, named: str | Sequence[str] | None = None) -> L
         return {key: layer for name in names for key, layer in _last_of(name, layers[name]).items()}
     if isinstance(module, nn.Linear):
         return {"": module}
+    for name, inner in _inside(module):
+        return {f"{name}.{key}".strip("."): layer for key, layer in find_heads(inner).items()}
     if heads := _of_timm(module, layers):
         return _with_others(heads, layers, known=heads)
     if isinstance(module, nn.Sequential) and len(module):
@@ -80,6 +82,8 @@ def parameter_groups(
     Raises:
         UserError: a rate is not above 0; or as ``find_heads``.
     """
+    check_type(module, nn.Module, "parameter groups are made of a torch.nn.Module")
+    lr, head_lr_multiplier = plain(lr), plain(head_lr_multiplier)
     for name, value in (("lr", lr), ("head_lr_multiplier", head_lr_multiplier)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
             raise UserError(f"{name} must be a number above 0, not {value!r}")
@@ -88,6 +92,13 @@ def parameter_groups(
     known = {id(parameter) for parameter in of_heads}
     body = [each for each in module.parameters() if id(each) not in known and each.requires_grad]
     return [{"params": body, "lr": lr}, {"params": of_heads, "lr": lr * head_lr_multiplier}]
+
+
+def _inside(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The network in what ``torch.compile`` or ``DataParallel`` makes of one, with its name there."""
+    parts = list(module.named_children())
+    if [name for name, _ in parts] in (["_orig_mod"], ["module"]):
+        yield parts[0]
 
 
 def _of_timm(module: nn.Module, layers: Layers) -> Layers:

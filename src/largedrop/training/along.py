@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, one_of
+from ..errors import UserError, one_of, plain
 from ..models.batchnorm import estimate_statistics, learned_layers, statistics_of
 from .averages.base import Average, part_of
 from .averages.ema import ExponentialAverage
@@ -198,6 +198,7 @@ def check_settings(kind: str, decay: float, way_back: float) -> None:
     if kind not in KINDS:
         raise UserError(f"unknown kind of average {kind!r}; {one_of(str(kind), KINDS)}")
     for name, value, fits in (("decay", decay, "(0, 1)"), ("way_back", way_back, "[0, 1]")):
+        value = plain(value)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not (0 < value < 1 if name == "decay" else 0 <= value <= 1):
             raise UserError(f"{name} must be a number in {fits}, not {value!r}")
