@@ -107,7 +107,8 @@ def test_heads_by_name_are_taken_as_they_are() -> None:
 def test_heads_in_what_is_wrapped_around_a_network(wrap: Callable[[nn.Module], nn.Module], name: str) -> None:
     net = wrap(timm.create_model("test_resnet", num_classes=3))
     assert list(find_heads(net)) == [f"{name}.fc"]
-    body, head = parameter_groups(net, np.float32(0.5), np.int64(4))
+    numbers: Any = np.float32(0.5), np.int64(4)
+    body, head = parameter_groups(net, *numbers)
     assert (len(head["params"]), body["lr"], head["lr"]) == (2, 0.5, 2.0)
 
 
