@@ -254,16 +254,14 @@ class Config(Schedule, Tested):
     )
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():  # of a grid in numpy
-            object.__setattr__(self, name, plain(value))
+        vars(self).update({name: plain(value) for name, value in vars(self).items()})  # of a grid in numpy
         problems = list(problems_of(vars(self))) or list(contradictions(self, ABOUT, _DEFAULTS))
         if problems:
             raise UserError("; ".join(problems))
         if self.dropout == 0:  # nothing to mask: one run, whatever the number of masks
             object.__setattr__(self, "masks", 1)
         object.__setattr__(self, "also_tested", text_of(names_in(self.also_tested)))
-        # 0 and 0.0 are one setting, so they must have one digest.
-        for name in _FLOATS:
+        for name in _FLOATS:  # 0 and 0.0 are one setting, so they must have one digest
             if isinstance(value := getattr(self, name), int):
                 object.__setattr__(self, name, float(value))
 
