@@ -54,6 +54,14 @@ def reds(data: ld.Dataset) -> list[int]:
     return [int(data.images[n][0, 0, 0]) for n in range(len(data))]
 
 
+def test_an_image_is_named_by_the_file_that_was_given(tmp_path: Path) -> None:
+    content = rows()
+    content["image"][3]["bytes"] = b"no image"
+    file = write(tmp_path / "pets.parquet", content)
+    assert str(find_images([file])[1]) == f"{file}: 0000001"
+    assert f"{file}: 0000003: not an image" in refusal(ld.open_dataset, file)
+
+
 @pytest.mark.parametrize("features", [True, False])
 def test_images_in_parquet(tmp_path: Path, cache: Path, features: bool) -> None:
     file = write(tmp_path / "pets.parquet", rows(), features)

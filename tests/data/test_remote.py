@@ -101,6 +101,22 @@ def test_where_files_are(tmp_path: Path) -> None:
         assert refusal(store.local, url) == f"{url} is no address of a file"
 
 
+def test_what_follows_a_question_mark_is_a_name_where_nothing_else_is(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    one, two = (store.local(f"https://h/get?id={number}") for number in range(2))
+    assert (one != two, one.parent, store.local("https://h/get?id=0")) == (
+        True,
+        tmp_path / "remote" / "https" / "h",
+        one,
+    )
+    assert store.local("https://h/a.PNG?signature=1") == store.local("https://h/a.PNG?signature=2")
+    said = refusal(store.fetch, ["https://h/a.png?size=1", "https://h/b.png", "https://h/a.png?size=2"])
+    assert said == (
+        "https://h/a.png?size=1 and https://h/a.png?size=2 would be one file in the cache: fetch them under names of "
+        "their own"
+    )
+
+
 def test_a_table_on_a_server_is_fetched_once(server: Server) -> None:
     (server.root / "pets" / "a b").mkdir(parents=True)
     names = ["a b/1%.png", "a b/#2.png", "3.png", "4?.png"]

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers import refusal
 
 from largedrop.data.inside import Inside
-from largedrop.prediction.images import find_images
+from largedrop.prediction.images import find_images, place_of
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +114,32 @@ def test_archives_give_the_images_in_them(tmp_path: Path, labels: int) -> None:
         assert sorted(each.read() for each in found if isinstance(each, Inside)) == [b"more", b"pixels"]
         assert str(found[0]).endswith("0.tar: a.png")
     assert "there is no file" in refusal(find_images, ["none.tar"])
+
+
+def test_a_table_written_on_windows(tmp_path: Path) -> None:
+    Path("rows.csv").write_text("path\nphotos\\in\\a.PNG\nno\\where.png\n")
+    assert find_images(["rows.csv"]) == ["photos/in/a.PNG", "no\\where.png"]
+
+
+def test_what_is_elsewhere_is_fetched_and_keeps_its_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setenv("LARGEDROP_CACHE", str(tmp_path / "cache"))
+    system = fsspec.filesystem("memory")
+    for name, content in (("p/a.png", b"a"), ("p/b/c.png", b"c"), ("p/t.csv", b"path\nb/c.png\nphotos/none.png\n")):
+        system.pipe_file(f"/{name}", content)
+    try:
+        for source, names in (
+            ("memory://p/a.png", ["a.png"]),
+            ("memory://p/t.csv", ["b/c.png", "photos/none.png"]),
+            ("memory://p", ["a.png", "b/c.png"]),
+        ):
+            found = find_images([source])
+            assert list(map(str, found)) == [f"memory://p/{name}" for name in names]
+            assert [place_of(each).read_bytes() for each in found[:1]] == [b"c" if source.endswith("csv") else b"a"]
+        Path("here.csv").write_text("path\nmemory://p/a.png\nphotos/b.jpg\nmemory://p/no.png\n")
+        here = find_images(["here.csv"])
+        assert list(map(str, here)) == ["memory://p/a.png", "photos/b.jpg", "memory://p/no.png"]
+        assert [Path(str(place_of(each))).is_file() for each in here] == [True, True, False]
+        assert refusal(find_images, ["memory://p/no.csv"]).startswith("there is no table memory://p/no.csv")
+    finally:
+        system.store.clear()

@@ -85,12 +85,15 @@ def list_parquet(files: Sequence[Path], root: Path, columns: Mapping[str, str], 
         UserError: a file cannot be read, a column is missing, or the cache cannot be written.
     """
     copies: dict[str, list[Path]] = {}
+    sources: dict[Path, str] = {}
     for file in files:
         match = _PARQUET.fullmatch(file.stem)
-        copies.setdefault(match[1] if match else file.stem, []).append(as_arrow(file, cache))
+        copy = as_arrow(file, cache)
+        copies.setdefault(match[1] if match else file.stem, []).append(copy)
+        sources[copy] = str(file)
     if len(copies) == 1:
         copies = {"": next(iter(copies.values()))}
-    return _list_arrow(root, copies, root.stem if root.suffix else root.name, columns, files[0].parent)
+    return _list_arrow(root, copies, root.stem if root.suffix else root.name, columns, files[0].parent, sources)
 
 
 def list_hub(name: str, columns: Mapping[str, str]) -> Source:
@@ -123,8 +126,11 @@ def _list_arrow(
     name: str,
     columns: Mapping[str, str],
     folder: Path = Path(),
+    sources: Mapping[Path, str] | None = None,
 ) -> Source:
     """The images in Arrow files, by split; paths of images that are not in them start at ``folder``.
+
+    ``sources`` says what a file is a copy of, as messages name it.
 
     Splits that are called as parts of a split are (train, test, …) are one if there are several; others are domains.
     """
@@ -140,8 +146,9 @@ def _list_arrow(
     header = list(dict.fromkeys([*first.names, *([column] if column else [])]))
     chosen = Columns(root, {**_usual(_features(tables[0][2]), first), **columns})
     names = {what: each for what, each in chosen(header).items() if each in first.names}
+    copied = sources or {}
     for _, file, table, _ in tables:
-        columns_in(file, table.schema.names, names, "all files of a dataset need the same columns")
+        columns_in(copied.get(file, file), table.schema.names, names, "all files of a dataset need the same columns")
     rows = [
         (split, file, values)
         for split, file, table, base in tables
@@ -154,9 +161,9 @@ def _list_arrow(
     def each() -> Rows:
         for number, (split, _, values) in enumerate(rows):
             image = values["path"]
-            if numbered and isinstance(image, Inside):
-                called = f"{number:07d}" + (f"/{image.name}" if image.name else "")
-                values["path"] = Inside(image.file, called, image.offset, image.size)
+            if isinstance(image, Inside):
+                called = f"{number:07d}" + (f"/{image.name}" if image.name else "") if numbered else image.name
+                values["path"] = replace(image, name=called, source=copied.get(image.file, ""))
             yield f"row {number}" + (f" ({split})" if split else ""), {**({column: split} if column else {}), **values}
 
     found = list_rows(root, each(), folder, chosen, [], name)

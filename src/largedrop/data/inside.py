@@ -18,15 +18,17 @@ class Inside:
         name: name of the image in it.
         offset: where its bytes begin.
         size: number of its bytes.
+        source: what the larger file is a copy of, as messages name it; empty for no copy.
     """
 
     file: Path
     name: str
     offset: int
     size: int
+    source: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.name}"
+        return f"{self.source or self.file}: {self.name}"
 
     @property
     def parent(self) -> Path:
@@ -35,7 +37,7 @@ class Inside:
 
     def absolute(self) -> Inside:
         """The same in a file with an absolute path."""
-        return Inside(self.file.absolute(), self.name, self.offset, self.size)
+        return Inside(self.file.absolute(), self.name, self.offset, self.size, self.source)
 
     def stat(self) -> os.stat_result:
         """Status of the larger file, by which a change is noticed."""

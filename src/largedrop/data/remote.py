@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import posixpath
@@ -85,6 +86,9 @@ class Store:
     def local(self, url: str) -> Path:
         """Where the file at an address is, or would be, in the cache.
 
+        What follows a ``?`` is part of its name only where the name before it is not one of a file (``get?id=7``):
+        else it may be a signature, which is another one each time.
+
         Raises:
             UserError: the address leaves its host.
         """
@@ -93,15 +97,25 @@ class Store:
         parts = PurePosixPath(path).parts
         if not parts or ".." in parts or "\0" in path:
             raise UserError(f"{url} is no address of a file")
+        if (query := url[len(_path(url)) :]) and PurePosixPath(path).suffix.lower() not in {*suffixes(), *_WANTED}:
+            parts = (*parts[:-1], f"{parts[-1]}-{hashlib.sha256(query.encode()).hexdigest()[:16]}")
         return self.folder.joinpath(scheme.lower(), *(part.replace(":", "_") for part in parts if part != "/"))
 
     def fetch(self, urls: Sequence[str]) -> list[Path]:
         """Fetch files that are new or have changed, and return where they are; one that is not there is left out.
 
         Raises:
-            UserError: fsspec or what it needs is missing, a file cannot be fetched, or the cache cannot be written.
+            UserError: fsspec or what it needs is missing, a file cannot be fetched, or the cache cannot be written; or
+                addresses differ in what follows a ``?`` alone and would be one file.
         """
         found = []
+        places: dict[Path, str] = {}
+        for url in urls:
+            first = places.setdefault(self.local(url), url)
+            if first != url and _path(first) == _path(url):
+                raise UserError(
+                    f"{first} and {url} would be one file in the cache: fetch them under names of their own"
+                )
         for base in dict.fromkeys(map(folder_of, urls)):
             system, _ = _system(base)
             found += self._fetch(system, {url: None for url in urls if folder_of(url) == base})

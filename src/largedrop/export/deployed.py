@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from .._version import __version__
 from ..data.emoji import load_emoji
 from ..data.images import bound_for, decode
-from ..data.inside import Inside
 from ..data.views.host import evaluation_view
 from ..errors import UserError
 from ..models.network import Network
-from ..prediction.images import find_images
+from ..prediction.images import find_images, place_of
 
 __all__ = ["NEAR", "Deployed", "agree", "described", "inputs_of", "sample_views"]
 
@@ -91,8 +90,7 @@ def sample_views(network: Network, images: Sequence[str | Path] | None) -> npt.N
         emoji = load_emoji()
         found = [emoji.images[int(at)] for at in np.linspace(0, len(emoji) - 1, SAMPLE)]
     else:
-        places = [each if isinstance(each, Inside) else Path(each) for each in find_images(images)]
-        found = [decode(place, bound_for([size])) for place in places]
+        found = [decode(place_of(each), bound_for([size])) for each in find_images(images)]
     return evaluation_view(list(found), size).permute(0, 2, 3, 1).contiguous().numpy()
 
 

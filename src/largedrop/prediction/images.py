@@ -4,27 +4,46 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from ..data.folder import images_below
+from ..data.formats import suffixes
 from ..data.huggingface import HUB, is_saved
-from ..data.inside import Inside
+from ..data.inside import Inside, Place
 from ..data.parquet import holds_images, parquets_in
 from ..data.passed_over import PassedOver
+from ..data.remote import Store, address, folder_of, is_remote, named_in
 from ..data.rows import TABLES, columns_in, read_rows
 from ..data.shards import is_shards
 from ..data.sources import find_source
 from ..errors import UserError, check_type
 
-__all__ = ["Image", "find_images"]
+__all__ = ["Fetched", "Image", "find_images", "place_of"]
 
 _USUAL = ("path", "file_name")
 """Names of a table's column of paths where none is given."""
 
 
-Image: TypeAlias = "str | Inside"
-"""Path of an image's file, or where it is in a larger file."""
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An image that is elsewhere: its address, and where it is in the cache, if it is."""
+
+    url: str
+    path: Path
+
+    def __str__(self) -> str:
+        return self.url
+
+
+Image: TypeAlias = "str | Inside | Fetched"
+"""Path of an image's file, where it is in a larger file, or what was fetched."""
+
+
+def place_of(image: Image) -> Place:
+    """Where an image can be read."""
+    return image.path if isinstance(image, Fetched) else Path(image) if isinstance(image, str) else image
 
 
 def find_images(
@@ -38,7 +57,8 @@ def find_images(
     are taken in the order of its rows, and no other column; of archives and saved datasets all images.
 
     Args:
-        sources: paths of files, folders, tables, tar archives and saved datasets; patterns; names of datasets on a hub.
+        sources: paths of files, folders, tables, tar archives and saved datasets; patterns; names of datasets on a hub;
+            addresses of images, folders, tables and archives.
         passed: receives what is passed over in folders.
         columns: ``{"path": name}`` where a table's column of paths is not named ``path`` or ``file_name``.
 
@@ -54,7 +74,9 @@ def find_images(
     for source in map(str, sources):
         if not source:  # of a shell's variable that is not set; it would be the current folder
             raise UserError("the name of a file or folder is empty")
-        if source.startswith(HUB) or (is_shards(Path(source).name) and not Path(source).is_dir()):
+        if is_remote(source):
+            inside = _elsewhere(source, passed, columns or {})
+        elif source.startswith(HUB) or (is_shards(Path(source).name) and not Path(source).is_dir()):
             inside = _listed(source, columns or {})
         else:
             inside = [image for match in _matching(source) for image in _images(match, passed, columns or {})]
@@ -104,8 +126,26 @@ def _listed(source: str, columns: Mapping[str, str]) -> list[Image]:
     return [str(place) if isinstance(place, Path) else place for place in listed]
 
 
-def _of_table(path: str, columns: Mapping[str, str]) -> list[Image]:
-    """The paths in a table, relative to its folder.
+def _elsewhere(source: str, passed: PassedOver, columns: Mapping[str, str]) -> Sequence[Image]:
+    """The images of a table, of archives or of a folder at an address, or the image there."""
+    name, store = named_in(source), Store()
+    if is_shards(name):
+        return _listed(source, columns)
+    if name.lower().endswith(TABLES):
+        if not (there := store.fetch([source])):
+            raise UserError(f"there is no table {source}, or it cannot be fetched")
+        if holds_images(there[0], columns):
+            return _listed(source, columns)
+        return _of_table(str(there[0]), columns, folder_of(source))
+    if Path(name).suffix.lower() in suffixes() or "?" in source:
+        store.fetch([source])
+        return [Fetched(source, store.local(source))]
+    folder, base = store.fetch_folder(source)[0], source.rstrip("/") + "/"
+    return [Fetched(base + path.relative_to(folder).as_posix(), path) for path in images_below(folder, passed)]
+
+
+def _of_table(path: str, columns: Mapping[str, str], base: str = "") -> list[Image]:
+    """The paths in a table, relative to its folder, or to ``base``, the address of the folder it was fetched from.
 
     Raises:
         UserError: it cannot be read, it has no column of paths, or a row has no path.
@@ -117,11 +157,11 @@ def _of_table(path: str, columns: Mapping[str, str]) -> list[Image]:
         return {"path": name}
 
     problems: list[str] = []
-    found: list[Image] = []
+    found: list[str] = []
     for place, values in read_rows(Path(path), choose, problems):
         value = values["path"]
-        if isinstance(value, str) and value.strip():
-            found.append(str(Path(path).parent / value.strip()))
+        if isinstance(value, str) and (text := value.strip()):
+            found.append(text if is_remote(text) else address(base, text) if base else _beside(Path(path).parent, text))
         else:
             problems.append(f"{place} has no path")
     if problems:
@@ -129,4 +169,15 @@ def _of_table(path: str, columns: Mapping[str, str]) -> list[Image]:
         raise UserError("\n  ".join([f"{path}: {problems[0]}", *problems[1:10], *more]))
     if not found:
         raise UserError(f"{path} has no rows")
-    return found
+    if not (urls := [each for each in found if is_remote(each)]):
+        return list(found)
+    store = Store()
+    store.fetch(urls)
+    return [Fetched(each, store.local(each)) if is_remote(each) else each for each in found]
+
+
+def _beside(folder: Path, text: str) -> str:
+    """The file that a table names, whose folders are separated as on Windows where there is none otherwise."""
+    path = folder / text
+    other = folder / text.replace("\\", "/")
+    return str(other if "\\" in text and not path.exists() and other.exists() else path)

@@ -29,7 +29,7 @@ from ..runtime import keep_freed_memory
 from ..training.device import choose_device, choose_precision, exact
 from ..training.evaluation import autocast
 from .ensemble import Model, not_calibrated, open_networks
-from .images import Image, find_images
+from .images import Image, find_images, place_of
 
 __all__ = ["BATCH", "Prediction", "predict", "predictions", "probabilities", "ready"]
 
@@ -233,7 +233,7 @@ def probabilities(
 
 def _views(sizes: Sequence[int], bits: int, image: Image) -> Views | str:
     """An image at each size, or the reason why it cannot be read."""
-    place = Path(image) if isinstance(image, str) else image
+    place = place_of(image)
     decoded: dict[int, npt.NDArray[np.uint8]] = {}
     views = {}
     try:
