@@ -71,7 +71,8 @@ def test_what_is_no_model(run: Path, tmp_path: Path) -> None:
     linear = store(tmp_path, config(fit="linear"), result(0.9, 0.8))
     assert refusal(open_networks, linear) == f"{linear} is a linear fit, which keeps no network to predict with"
     (run / "ema.safetensors").unlink()
-    assert refusal(open_networks, run) == f"no checkpoint {run / 'ema.safetensors'}"
+    gone = f"{run / 'ema.safetensors'} is gone, though its run is finished: remove {run} and train it again"
+    assert refusal(open_networks, run) == gone
     torch.save({}, tmp_path / "model.pt")
     assert "model.pt is a pickle, which is not opened" in refusal(open_networks, tmp_path / "model.pt")
     (network,) = open_networks(run / "best.safetensors")

@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
-from largedrop.report.text import escape_latex, escape_markdown
+import io
+
+import pytest
+from rich.console import Console
+
+from largedrop.report.text import Table, escape_latex, escape_markdown, render
+
+HEADS = ("domain", "accuracy", "confidence", "ECE", "NLL", "a head of more than twenty characters")
+CELLS = ("forest-camera", "100.0", "69.3 → 87.9", "30.7 → 12.1", "0.38 → 0.14", "−19.4")
+
+
+@pytest.mark.parametrize(("width", "parts"), [(120, 1), (72, 1), (50, 3), (30, 5)])
+def test_a_narrow_terminal_cuts_no_number_and_breaks_no_name(width: int, parts: int) -> None:
+    out = io.StringIO()
+    render([Table("Title", HEADS, [CELLS], ("A note.",))], Console(file=out, width=width, color_system=None))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [line.split("  ") for line in lines if line.startswith("forest-camera ")]
+    cells = " ".join(cell for row in rows for cell in row)
+    assert len(rows) == parts
+    assert [cells.count(cell) for cell in CELLS] == [parts, 1, 1, 1, 1, 1]
+    assert (lines[0].strip(), lines[-1]) == ("Title", "A note.")
 
 
 def test_latex_is_escaped() -> None:

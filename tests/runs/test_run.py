@@ -94,6 +94,16 @@ def test_the_model_of_a_damaged_or_older_run(config: Config, finished: Path) -> 
         assert refusal(read_runs, finished).endswith(f"damaged: result.json: {said}")
 
 
+def test_a_model_that_is_gone(finished: Path) -> None:
+    run = Run.open(finished)
+    run.model.write_bytes(b"")
+    assert run.existing_model() == run.model
+    run.model.unlink()
+    assert refusal(run.existing_model) == (
+        f"{run.model} is gone, though its run is finished: remove {finished} and train it again"
+    )
+
+
 def test_opening_what_is_not_there(config: Config, tmp_path: Path) -> None:
     assert opening(tmp_path / "none") == f"no finished run in {tmp_path / 'none'}"
     claim(tmp_path / "begun", "config.json", "run", config.to_json())

@@ -107,9 +107,10 @@ def run_and_publish(
         tested = f"tested on {listing(planned.test_domains)}" if planned.test_domains else "without a test domain"
         title = f"{title}, {tested}"
     if at_once and not planned.test_domains:
-        only = len(data.domains) == 1
-        trained = f"'{data.domains[0]}' is the only domain" if only else "no test domain: every domain is trained on"
-        say(console, f"{trained}, and there is an i.i.d. score alone")
+        but = f" but '{first.left_out}'" if first.left_out else ""
+        trained = f"no test domain: every domain{but} is trained on"
+        only = f"'{data.domains[0]}' is the only domain" if len(data.domains) == 1 else ""
+        say(console, f"{only or trained}, and there is an i.i.d. score alone")
     say_classes(console, data, planned.configs)
     say_names(console, data)
     folder = folder or Path("largedrop-runs") / _default_name(planned)
@@ -152,6 +153,8 @@ def run_and_publish(
         say(console, f"the model{'s'[: len(result.runs) > 1]} to use:")
         for run in result.runs:
             say(console, *_model_of(run))
+        for run in result.runs:
+            run.existing_model()
     if result.failed:
         raise UserError(
             f"{len(result.failed)} of {count} runs collapsed or are damaged: they are missing from the results"

@@ -77,7 +77,7 @@ def _file(model: Model) -> tuple[Path, str]:
         model = Run.open(_folder(path))
     if model.config.fit != "all":
         raise UserError(f"{model.folder} is a linear fit, which keeps no network to predict with")
-    return model.model, model.digest
+    return model.existing_model(), model.digest
 
 
 def _folder(path: Path) -> Path:

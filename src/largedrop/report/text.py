@@ -9,6 +9,7 @@ from typing import Any
 
 from rich import box
 from rich import table as rich
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
@@ -43,6 +44,10 @@ _LATEX = {
 
 _LONG = 20
 """Longest head of a column of numbers, in characters, that is not wrapped."""
+
+
+_NAMED = 16
+"""Characters of a column of text that it has at least before a table is printed in parts."""
 
 
 @dataclass(frozen=True)
@@ -100,24 +105,64 @@ def latex(table: Table, label: str) -> str:
 
 
 def render(tables: Iterable[Table], console: Console) -> None:
-    """Print tables to the terminal, each with its title above and its notes below."""
+    """Print tables to the terminal, each with its title above and its notes below.
+
+    One that is too wide is printed in parts, each with the first columns, so that no number is cut.
+    """
     for number, table in enumerate(tables):
         if number > 0:
             console.print()
-        drawn = rich.Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        if table.title:
-            drawn.title, drawn.title_justify, drawn.title_style = Text(visible(table.title)), "left", ""
-        for index, head in enumerate(table.heads):
-            number = index >= table.left
-            whole = number and len(head) <= _LONG
-            named = Text(visible(head), overflow="fold")
-            drawn.add_column(named, justify="right" if number else "left", no_wrap=whole, overflow="fold")
-        for row, cells in enumerate(table.rows):
-            styles = ["bold" if (row, column) in table.strong else "" for column in range(len(cells))]
-            drawn.add_row(*(Text(visible(cell), style) for cell, style in zip(cells, styles, strict=True)))
-        console.print(drawn)
+        for part, (columns, gap) in enumerate(_parts(table, console.width)):
+            if part > 0:
+                console.print()
+            console.print(_drawn(table, columns, gap, table.title if part == 0 else ""))
         for note in table.notes:
             console.print(Text(visible(note), style="dim"))
+
+
+def _drawn(table: Table, columns: Sequence[int], gap: int, title: str) -> rich.Table:
+    """Some columns of a table, ``gap`` characters apart (1 or 3)."""
+    drawn = rich.Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, gap // 2))
+    if title:
+        drawn.title, drawn.title_justify, drawn.title_style = Text(visible(title)), "left", ""
+    for index in columns:
+        number, head = index >= table.left, table.heads[index]
+        named = Text(visible(head), overflow="fold")
+        whole = number and len(head) <= _LONG
+        drawn.add_column(named, justify="right" if number else "left", no_wrap=whole, overflow="fold")
+    for row, cells in enumerate(table.rows):
+        strong = ["bold" if (row, index) in table.strong else "" for index in columns]
+        drawn.add_row(*(Text(visible(cells[index]), style) for index, style in zip(columns, strong, strict=True)))
+    return drawn
+
+
+def _parts(table: Table, width: int) -> list[tuple[list[int], int]]:
+    """The columns of each part of a table that is printed within ``width``, and the gap between them."""
+    needed = [_needed(table, index) for index in range(len(table.heads))]
+    everything, first = list(range(len(needed))), list(range(table.left))
+
+    def fits(columns: Sequence[int], gap: int) -> bool:
+        return sum(needed[index] + gap for index in columns) - gap <= width
+
+    for gap in (3, 1):
+        if fits(everything, gap) or table.left == len(needed):
+            return [(everything, gap)]
+    parts = [first]
+    for index in everything[table.left :]:
+        if len(parts[-1]) > len(first) and not fits([*parts[-1], index], 3):
+            parts.append(first)
+        parts[-1] = [*parts[-1], index]
+    return [(columns, 3) for columns in parts]
+
+
+def _needed(table: Table, index: int) -> int:
+    """The characters that a column needs: all of a number, and of text what it may be folded to."""
+    head = visible(table.heads[index])
+    cells = [cell_len(visible(row[index])) for row in table.rows]
+    if index < table.left:
+        return min(_NAMED, max([cell_len(head), *cells]))
+    words = [head] if len(head) <= _LONG else head.split()
+    return max([*map(cell_len, words), *cells])
 
 
 def escape_latex(text: str) -> str:

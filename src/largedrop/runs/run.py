@@ -122,6 +122,18 @@ class Run:
         name: str = self.result.get("model", BEST_FILE)
         return self.folder / Path(name).name
 
+    def existing_model(self) -> Path:
+        """``model``.
+
+        Raises:
+            UserError: its file is gone.
+        """
+        if not self.model.is_file():
+            raise UserError(
+                f"{self.model} is gone, though its run is finished: remove {self.folder} and train it again"
+            )
+        return self.model
+
     @property
     def model_scores(self) -> tuple[float, float | None] | None:
         """I.i.d. and o.o.d. accuracy of ``model``, as fractions; None where the result does not say.
