@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from tests.helpers import TINY, Networks, make_fixture_images, make_toy
+from tests.helpers import KINDS, TINY, Networks, make_fixture_images, make_toy
 
 import largedrop as ld
 from largedrop.config import Config
@@ -119,3 +120,10 @@ def quick_processes(_forkserver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def config(data: ld.Dataset) -> Config:
     """A run of a second on the toy data, tested on ``photo``."""
     return Config(data.name, data.fingerprint, "photo", **TINY, weights_digest="random")
+
+
+@pytest.fixture
+def changed(request: pytest.FixtureRequest, config: Config, weights: Path) -> Config:
+    """The tiny config, changed as one of ``KINDS``."""
+    settings = KINDS[request.param]
+    return replace(config, **({**settings, "weights": str(weights)} if request.param == "frozen" else settings))

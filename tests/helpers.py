@@ -19,15 +19,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as V
 
+import largedrop as ld
 from largedrop.cli import main
 from largedrop.config import PROTOCOL, Config, make_config
 from largedrop.data import folder
 from largedrop.data.listing import Listing, make_listing
-from largedrop.errors import UserError
+from largedrop.errors import Interrupted, UserError
 from largedrop.report.published import DATASETS
 from largedrop.reporter import Reporter
 from largedrop.runs.checkpoint import read_tensors
 from largedrop.runs.record import Record
+from largedrop.training.loop import train
+from largedrop.training.state import STATE_FILE
 
 TINY: dict[str, Any] = {
     "model": "test_efficientnet",
@@ -122,6 +125,58 @@ def assert_same_run(one: Path, other: Path) -> None:
     for name in ("best", "average", "final"):
         headers = [read_tensors(folder / f"{name}.safetensors", "model")[1] for folder in (one, other)]
         assert headers[0] == headers[1]
+
+
+FILES = [
+    "average.safetensors",
+    "best.safetensors",
+    "config.json",
+    "final.safetensors",
+    "log.json",
+    "outputs/000000.safetensors",
+    "outputs/000002.safetensors",
+    "outputs/000004.safetensors",
+    "outputs/000006.safetensors",
+    "result.json",
+    "split.csv",
+]
+"""What a finished run of the fixture ``config`` holds."""
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "sgd": {},
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine", "warmup": 0.3},
+    "cold": {"head": "random", "head_lr_multiplier": 10.0, "eval_every": 4},
+    "frozen": {"weights_digest": ""},  # the weights of the fixture
+    "swad": {"swad": True, "left_out": "ink", "decay_again_at": 0.8, "lr": 1e-5},
+    "ema": {"ema": 0.7},
+    "coral": {"objective": "coral", "penalty": 1.0},
+    "vrex": {"objective": "vrex", "penalty": 1.0, "penalty_after": 2},
+    "irm": {"objective": "irm", "penalty": 100.0, "penalty_after": 2},
+    "mldg": {"objective": "mldg", "penalty": 1.0},
+    "class weights": {"class_weights": "balanced", "held_out": 0.4},
+    "balance": {"balance": True, "batch": 5},
+    "masks": {"masks": 4, "dropout": 0.75},
+    "mixout": {"objective": "mixout", "penalty": 0.8, "masks": 4, "dropout": 0.75},
+    "l2sp": {"objective": "l2sp", "penalty": 0.1},
+    "block dropout": {"model": "test_resnet", "block_dropout": 0.5},
+}
+"""Settings that take each their own way through the loop, by name; the fixture ``changed`` is the config with them."""
+
+
+def step_by_step(config: Config, data: ld.Dataset, folder: Path) -> list[dict[str, Tensor]]:
+    """Do a run, a process for each step; the states between them."""
+    states: list[dict[str, Tensor]] = []
+    for step in range(1, config.steps + 1):
+        with pytest.raises(Interrupted, match=rf"^stopped after step {step} of {config.steps}$"):
+            train(config, data, folder, reporter=Watch(stopped=lambda: True))
+        states.append(load_file(folder / STATE_FILE))
+    train(config, data, folder, reporter=Watch(stopped=lambda: True))
+    return states
+
+
+def network_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
 
 
 OPTIONS = [text for name, value in TINY.items() for text in (f"--{name.replace('_', '-')}", str(value))]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -16,7 +19,9 @@ from largedrop.config import Config
 from largedrop.data.sampling import batch_indices, classes_of
 from largedrop.data.views.batches import HostViews
 from largedrop.models.network import Spec
+from largedrop.training import batches
 from largedrop.training.batches import training_batches
+from largedrop.training.loop import train
 
 SPEC = Spec("x", "random", ("a", "b", "c"), 16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0.9)
 
@@ -75,3 +80,28 @@ def test_an_error_is_the_steps(data: ld.Dataset, config: Config, monkeypatch: py
     monkeypatch.setattr(views, "inputs", lambda *rest: (_ for _ in ()).throw(ld.UserError("damaged")))
     with pytest.raises(ld.UserError, match=r"^damaged$"):
         next(training_batches(config, data, config.split_of(data), views, SPEC, range(3)))
+
+
+@pytest.mark.usefixtures("quick_heads")
+def test_balanced_batches_are_those_of_the_loop(
+    toy: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = shutil.copytree(toy, tmp_path / "toy")
+    for path in sorted((root / "ink" / "red").iterdir())[2:]:
+        path.unlink()
+    data = ld.open_dataset(root)
+    drawn: list[int] = []
+
+    def recorded(*arguments: Any) -> npt.NDArray[np.int64]:
+        chosen = batch_indices(*arguments)
+        drawn.extend(data.labels[chosen[: len(chosen) // 2]].tolist())
+        return chosen
+
+    monkeypatch.setattr(batches, "batch_indices", recorded)
+    counts = []
+    for balance in (False, True):
+        drawn.clear()
+        chosen = replace(config, fingerprint=data.fingerprint, balance=balance, steps=12, eval_every=12)
+        train(chosen, data, tmp_path / str(balance))
+        counts.append([drawn.count(label) for label in range(3)])
+    assert counts == [[22, 22, 4], [16, 16, 16]]  # of 5, 5 and 1

@@ -1,13 +1,22 @@
-"""Tests of largedrop.training.class_weights."""
+"""The weights of classes by hand, and that a run trains by them."""
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from tests.helpers import config
 
+import largedrop as ld
+from largedrop.config import Config
 from largedrop.data.dataset import Split
 from largedrop.training.class_weights import balancing_weights, class_weights, held_out_weights
+from largedrop.training.loop import train
 
 
 def test_every_class_weighs_the_same() -> None:
@@ -44,3 +53,16 @@ def test_the_loss_that_swad_follows_weighs_classes_as_the_run_does() -> None:
     found = held_out_weights(config(class_weights="balanced"), labels, split, 2)
     assert found is not None
     np.testing.assert_allclose(found, [2 / 3, 2 / 3, 2 / 3, 2, 2 / 3, 2])  # shares of the training images: 3/4, 1/4
+
+
+@pytest.mark.usefixtures("quick_heads")
+def test_class_weights_train_otherwise_only_where_classes_differ(toy: Path, config: Config, tmp_path: Path) -> None:
+    root = shutil.copytree(toy, tmp_path / "toy")
+    for path in sorted((root / "ink" / "red").iterdir())[2:]:
+        path.unlink()
+    for data, alike in ((ld.open_dataset(toy), True), (ld.open_dataset(root), False)):
+        chosen = replace(config, fingerprint=data.fingerprint)
+        kinds = ("none", "balanced")
+        runs = [train(replace(chosen, class_weights=kind), data, tmp_path / f"{alike}-{kind}") for kind in kinds]
+        one, other = (load_file(run.final)["head.weight"] for run in runs)
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-5) == alike

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.helpers import Watch
+from tests.helpers import Watch, assert_same_run
+from torch import Tensor
 
 import largedrop as ld
 from largedrop.config import Config
@@ -16,6 +18,7 @@ from largedrop.data.views.batches import HostViews
 from largedrop.models.network import Network
 from largedrop.training.evaluation import representations
 from largedrop.training.features import VIEWS, FeatureCache
+from largedrop.training.loop import train
 from largedrop.training.setup import create_network
 
 AFTER: dict[str, Any] = {
@@ -106,3 +109,26 @@ def test_the_seed_matters_only_to_random_weights(data: ld.Dataset, config: Confi
     fixed = replace(config, weights="pretrained", weights_digest="abc")
     assert cache.get(fixed, network, 0) is cache.get(replace(fixed, seed=1), network, 0)
     assert sum(seen) == len(data)
+
+
+@pytest.mark.usefixtures("quick_heads")
+def test_runs_that_share_features_have_the_bits_of_runs_that_do_not(
+    data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = [replace(config, dropout=dropout) for dropout in (0.0, 0.9)]
+    shared, seen = FeatureCache(HostViews(data)), [0]
+    represent = Network.represent
+
+    def counted(self: Network, images: Tensor) -> Tensor:
+        seen[0] += len(images) if torch.is_inference_mode_enabled() else 0
+        return represent(self, images)
+
+    for number, one in enumerate(configs):
+        train(one, data, tmp_path / f"alone{number}")
+        monkeypatch.setattr(Network, "represent", counted)
+        before = seen[0]
+        train(one, data, tmp_path / f"shared{number}", features=shared)
+        evaluations = (6 + 18) * (1 + len(one.evaluations) + 1)
+        assert seen[0] - before - evaluations == (VIEWS * len(data) if number == 0 else 0)
+        monkeypatch.setattr(Network, "represent", represent)
+        assert_same_run(tmp_path / f"alone{number}", tmp_path / f"shared{number}")

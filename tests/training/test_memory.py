@@ -1,4 +1,4 @@
-"""Runs that find no memory: once more without their images on the device, else one line."""
+"""Runs that find no memory: once more without their images on the device, else one line; and that none is kept."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers import Networks, Watch, refusal
+from tests.helpers import Networks, Watch, refusal, stopped_at
 from torch import Tensor
 
 import largedrop as ld
 from largedrop.config import Config
 from largedrop.data.views.batches import HostViews, ResidentViews
-from largedrop.errors import NoMemoryError
+from largedrop.errors import CollapseError, Interrupted, NoMemoryError
 from largedrop.training.features import FeatureCache
 from largedrop.training.loop import cost, train
 from largedrop.training.step import TrainingStep
@@ -100,3 +100,45 @@ def test_other_errors_are_raised(
     with pytest.raises(RuntimeError, match="cuDNN is tired"):
         train(config, data, tmp_path, features=FeatureCache(ResidentViews(data, CPU)))
     assert networks.before == [0]
+
+
+ENDS: dict[str, type[Exception]] = {
+    "interrupted": Interrupted,
+    "collapsed": CollapseError,
+    "out of memory": NoMemoryError,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "ends"),
+    [
+        *((kind, "finished") for kind in ("frozen", "vrex", "mixout", "swad", "block dropout")),
+        *(("frozen", end) for end in ENDS),
+    ],
+    indirect=["changed"],
+)
+def test_nothing_but_the_files_is_left_of_a_run(
+    data: ld.Dataset,
+    changed: Config,
+    tmp_path: Path,
+    networks: Networks,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: str,
+) -> None:
+    """Its network is freed when it ends, however it does, without Python's collector: on a GPU it would fill it."""
+    compute = TrainingStep._compute
+
+    def spoiled(self: TrainingStep, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        if ends == "out of memory" and self._step == 1:
+            raise MemoryError
+        loss, size = compute(self, inputs, labels)
+        return loss * (float("nan") if ends == "collapsed" else 1), size
+
+    monkeypatch.setattr(TrainingStep, "_compute", spoiled)
+    if ends == "finished":
+        train(changed, data, tmp_path)
+    else:
+        with pytest.raises(ENDS[ends]):
+            train(changed, data, tmp_path, reporter=stopped_at(2 if ends == "interrupted" else 0))
+    assert len(networks.made) == 1
+    assert networks.alive == 0

@@ -1,16 +1,20 @@
-"""What is refused before training: sizes that a network does not take, and batches that it cannot learn from."""
+"""Defaults, and what is refused before training: sizes, batches and domains that it cannot learn from."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.helpers import refusal
 
 import largedrop as ld
 from largedrop.config import Config
+from largedrop.errors import UserError
+from largedrop.training.objectives import OBJECTIVES
 from largedrop.training.resolve import resolve
 
 
@@ -55,3 +59,27 @@ def test_where_there_are_more_values_it_learns(data: ld.Dataset, settings: dict[
 
 def test_frozen_batch_norm_takes_one_image(data: ld.Dataset, weights: Path) -> None:
     assert resolved(data, model="test_efficientnet", weights=str(weights), **ONE).batch == 1
+
+
+@pytest.mark.parametrize("objective", ["coral", "vrex", "irm", "mldg", "mixout", "l2sp"])
+def test_the_defaults_of_every_objective(data: ld.Dataset, objective: str) -> None:
+    chosen = resolve(data, torch.device("cpu"), recipe="short", test_domain="photo", objective=objective, size=32)
+    assert chosen.penalty == OBJECTIVES[objective].default_weight
+    assert chosen.penalty_after == (chosen.steps // 10 if objective in ("vrex", "irm") else None)
+
+
+def test_cross_entropy_with_a_penalty_of_0_is_the_run_without(data: ld.Dataset) -> None:
+    one, other = (
+        resolve(data, torch.device("cpu"), recipe="short", test_domain="photo", size=32, penalty=penalty)
+        for penalty in (0.0, None)
+    )
+    assert one == other
+    assert one.penalty is None
+
+
+def test_an_objective_that_compares_domains_needs_two(data: ld.Dataset) -> None:
+    chosen = np.flatnonzero(data.domain_ids < 2)
+    images = {name: getattr(data, name)[chosen] for name in ("labels", "domain_ids", "groups")}
+    small = replace(data, domains=data.domains[:2], keys=tuple(data.keys[index] for index in chosen), **images)
+    with pytest.raises(UserError, match="coral compares training domains: it needs 2 or more, not 1"):
+        resolve(small, torch.device("cpu"), recipe="short", test_domain="ink", objective="coral", size=32)

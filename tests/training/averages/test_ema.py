@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tests.helpers import different, network_of, step_by_step, tensors
 from torch import Tensor
 
+import largedrop as ld
 from largedrop.config import Config
 from largedrop.models.network import Network
+from largedrop.runs.run import Run
 from largedrop.training.averages import make_averages
 from largedrop.training.averages.ema import ExponentialAverage
+from largedrop.training.averaging import average_weights
+from largedrop.training.loop import train
 from largedrop.training.setup import create_network
 
 
@@ -84,3 +91,18 @@ def test_a_run_has_it_where_the_config_asks_for_it(config: Config) -> None:
     made = make_averages(replace(config, ema=0.75))["ema"]
     assert isinstance(made, ExponentialAverage)
     assert made.decay == 0.75
+
+
+@pytest.mark.usefixtures("quick_heads")
+def test_the_exponential_average_is_over_every_step(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    averaged = replace(config, ema=0.7)
+    states = [network_of(state) for state in step_by_step(averaged, data, tmp_path / "averaged")]
+    run = Run.open(tmp_path / "averaged")
+    expected = average_weights(states, [0.7 ** (len(states) - step) for step in range(1, len(states) + 1)])
+    for name, value in load_file(run.ema).items():
+        torch.testing.assert_close(value, expected[name])
+    assert [record.method for record in run.records].count("ema") == 1
+    # It only watches: all else is as without it.
+    plain = train(config, data, tmp_path / "plain")
+    rest = {name: value for name, value in tensors(run.folder).items() if not name.startswith("ema")}
+    assert different(tensors(plain.folder), rest) == []

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from tests.helpers import different, network_of, step_by_step, tensors
 from torch import Tensor
 
+import largedrop as ld
+from largedrop.config import Config
 from largedrop.errors import UserError
+from largedrop.runs.checkpoint import read_tensors
+from largedrop.runs.run import Run
+from largedrop.training import loop
 from largedrop.training.averages.swad import Swad
+from largedrop.training.averaging import average_weights
+from largedrop.training.loop import train
 
 SETTINGS = [(3, 6, 1.3), (3, 6, 1.0), (1, 1, 1.0), (4, 2, 1.1), (2, 2, 1.2), (1, 5, 1.05), (5, 1, 1.02)]
 
@@ -172,3 +184,42 @@ def test_nothing_is_taken_in_after_the_end() -> None:
     before = swad.result()
     swad.add(3, weights(3), 0.1)
     assert torch.equal(swad.result().state["x"], before.state["x"])
+
+
+@pytest.mark.usefixtures("quick_heads")
+def test_swad_averages_every_step_of_its_evaluations(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    dense = replace(config, swad=True)
+    states = step_by_step(dense, data, tmp_path / "dense")
+    swad = Swad()
+    for step in dense.evaluations:
+        since = [network_of(state) for state in states[step - 2 : step]]
+        outputs, _ = read_tensors(tmp_path / "dense" / "outputs" / f"{step:06d}.safetensors", "outputs")
+        labels = torch.from_numpy(data.labels[data.split("photo", 0).iid])
+        loss = float(torch.nn.functional.cross_entropy(outputs["iid"].double(), labels))
+        swad.add(step, average_weights(since), loss)
+    run = Run.open(tmp_path / "dense")
+    kept, _ = read_tensors(run.swad, "model")
+    for name, value in swad.result().state.items():
+        torch.testing.assert_close(kept[name], value)
+    assert [record.method for record in run.records].count("swad") == 1
+    # It only watches: all else is as without it.
+    plain = train(config, data, tmp_path / "plain")
+    rest = {name: value for name, value in tensors(run.folder).items() if not name.startswith("swad")}
+    assert different(tensors(plain.folder), rest) == []
+
+
+@pytest.mark.usefixtures("quick_heads")
+def test_swad_follows_the_weighed_loss(
+    data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses: list[float] = []
+    real = Swad.add
+
+    def add(self: Swad, step: int, state: Any, loss: float) -> None:
+        losses.append(loss)
+        real(self, step, state, loss)
+
+    monkeypatch.setattr(Swad, "add", add)
+    monkeypatch.setattr(loop, "held_out_weights", lambda config, labels, split, classes: np.zeros(len(split.iid)))
+    train(replace(config, swad=True, steps=2), data, tmp_path / "run")
+    assert losses == [0.0]
