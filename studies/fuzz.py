@@ -3,11 +3,13 @@
     python studies/fuzz.py --minutes 30
 
 A parser may read an input or raise ``UserError``; those of the cache, whose callers build anew, also OSError and
-ValueError. Anything else is a fault, and so is an input that takes more than ten seconds, or more than 4 GB. An input
+ValueError. Anything else is a fault, and so is an input that takes more than ten seconds of the processor (or two
+minutes of waiting), or more than 4 GB. An input
 that fails, or ends at a line of the package where none has ended before, is stored in ``--corpus`` if it is small, by
 parser; ``tests/studies/test_fuzz.py`` reads these again. New inputs are made from all that are stored and from those
 that are written here: bytes are changed, removed, doubled, swapped with another input's, or replaced by what parsers
-stumble over.
+stumble over. Half of the time the checksums of a tar archive's headers and of a PNG's parts are made right again, since
+nothing behind a wrong one would be read.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ import tempfile
 import time
 import traceback
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +65,13 @@ PACKAGE = str(Path(largedrop.__file__).parent)
 LARGEST = 1500
 """Bytes of an input that is stored."""
 
-SECONDS, MEMORY = 10, 4 << 30
+SECONDS, WAITING, MEMORY = 10, 120, 4 << 30
 
 TOKENS = [b"", b"\0", b"\xff" * 8, b"\n", b'"', b"{", b"[" * 3000, b"NaN", b"1e999", b"-1", b"9" * 40, b"null", b"../"]
+
+
+class Late(BaseException):
+    """Raised in a parser that takes too long: no Exception, which it could take for one of its own."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +92,13 @@ def image(form: str, mode: str = "RGB", **options: Any) -> bytes:
     return file.getvalue()
 
 
-def tar(names: dict[str, bytes], mode: Any = "w") -> bytes:
-    """A tar archive."""
+def tar(names: dict[str, bytes], mode: Any = "w", form: int = tarfile.PAX_FORMAT, last: bytes = b"0") -> bytes:
+    """A tar archive, whose last member is of the kind ``last``."""
     content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode=mode) as archive:
+    with tarfile.open(fileobj=content, mode=mode, format=form) as archive:
         for name, data in names.items():
             entry = tarfile.TarInfo(name)
-            entry.size = len(data)
+            entry.size, entry.type = len(data), last if name == [*names][-1] else b"0"
             archive.addfile(entry, io.BytesIO(data))
     return content.getvalue()
 
@@ -208,6 +216,8 @@ def parsers(home: Path) -> dict[str, Parser]:
     images += [image("PNG", "I;16"), image("PNG", "LA"), image("TIFF", "F"), image("TIFF", compression="tiff_lzw")]
     shard = tar({"a.png": images[0], "a.cls": b"1", "a.json": b'{"domain": "ink"}', "b.jpg": images[1], "b.cls": b"0"})
     small = {"x/a.txt": b"a" * 50, "x/b.txt": b"b"}
+    long = {f"{'x/' * 60}{name}": content for name, content in {"a.png": images[0], "a.cls": b"1"}.items()}
+    tars = (tar(long), tar(long, form=tarfile.GNU_FORMAT), tar(long, form=tarfile.GNU_FORMAT, last=b"S"))
     about = {"spec": spec.to_json(), "about": {}}
     preset = 'title = "x"\nrecipe = "short"\n[full]\nseeds = 1\n[full.settings]\nlr = [0.1, 0.2]\n'
     return {
@@ -219,9 +229,9 @@ def parsers(home: Path) -> dict[str, Parser]:
         **{name: Parser(f"t.{name}", list_table, False, seeds) for name, seeds in tables.items()},
         "parquet": Parser("t.parquet", list_table, False, (parquet(),)),
         "split": Parser("split.csv", read_split, False, (b"key,split\na/b/c.png,train\n",)),
-        "shard": Parser("a.tar", lambda path: list_shards("a.tar", [path], "a"), False, (shard,)),
+        "shard": Parser("a.tar", lambda path: list_shards("a.tar", [path], "a"), False, (shard, *tars)),
         "archive": Parser(
-            "a.zip", archive, False, (tar(small), tar(small, "w:gz"), zipped(small), gzip.compress(b"a"))
+            "a.zip", archive, False, (tar(small), tar(small, "w:gz"), zipped(small), gzip.compress(b"a"), *tars)
         ),
         "settings": Parser("t.toml", settings, False, (b"lr = 0.1\nplain = true\n[a]\nb = [1, 'c']\n",)),
         "preset": Parser("p.toml", read_preset, False, (preset.encode(),)),
@@ -251,7 +261,7 @@ def tried(parser: Parser, folder: Path, content: bytes) -> tuple[str, str]:
         parser.read(path)
     except allowed as error:
         return _ended(error), ""
-    except Exception as error:  # noqa: BLE001  # which is what is looked for
+    except (Exception, Late) as error:  # noqa: BLE001  # which is what is looked for
         return _ended(error), traceback.format_exc()
     return "read", ""
 
@@ -289,22 +299,45 @@ def changed(chance: random.Random, one: bytes, other: bytes) -> bytes:
     return bytes(content)
 
 
+def mended(content: bytes) -> bytes:
+    """``content`` with right checksums, where it is a PNG or a tar archive."""
+    made = bytearray(content)
+    if made.startswith(b"\x89PNG"):
+        at = 8
+        while (end := at + 8 + int.from_bytes(made[at : at + 4], "big")) + 4 <= len(made):
+            made[end : end + 4] = zlib.crc32(made[at + 4 : end]).to_bytes(4, "big")
+            at = end + 4
+    for at in range(0, len(made) - 511, 512):
+        if made[at + 257 : at + 262] == b"ustar":
+            made[at + 148 : at + 156] = b" " * 8
+            made[at + 148 : at + 156] = b"%06o\0 " % sum(made[at : at + 512])
+    return bytes(made)
+
+
 def fuzz(minutes: float, seed: int, corpus: Path, only: list[str]) -> dict[str, dict[str, int]]:
-    """Change inputs for so many minutes of processor time; returns how many of each parser were tried, and failed."""
+    """Change inputs for so many minutes of processor time.
+
+    Returns:
+        Of each parser, how many ``inputs`` were tried, how many ended where none had (``ends``), how many of these are
+        ``faults``, by how many MiB the process had ``grown`` after them, and how many it had at the ``most`` where
+        that was in one of these.
+    """
     chance = random.Random(seed)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY + 8 * 1024**3, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (_pages(0) + MEMORY, resource.RLIM_INFINITY))
 
     def late(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"longer than {SECONDS} s")
+        raise Late(f"longer than {SECONDS} s, or {WAITING} s of waiting")
 
     signal.signal(signal.SIGALRM, late)
+    signal.signal(signal.SIGPROF, late)
     counts: dict[str, dict[str, int]] = {}
+    grown: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as home:
         known = {name: each for name, each in parsers(Path(home)).items() if not only or name in only}
         pool = {name: list(each.seeds) for name, each in known.items()}
         seen: dict[str, set[str]] = {name: set() for name in known}
         for name in known:
-            counts[name] = {"inputs": 0, "ends": 0, "faults": 0}
+            counts[name] = {"inputs": 0, "ends": 0, "faults": 0, "grown": 0, "most": 0}
             for path in sorted((corpus / name).glob("*")):
                 pool[name].append(path.read_bytes())
             seen[name] = {tried(known[name], Path(home) / name, each)[0] for each in pool[name]}
@@ -312,10 +345,16 @@ def fuzz(minutes: float, seed: int, corpus: Path, only: list[str]) -> dict[str, 
         while time.process_time() - began < 60 * minutes:
             name = chance.choice(list(known))
             content = changed(chance, chance.choice(pool[name]), chance.choice(pool[name]))
-            signal.alarm(SECONDS)
+            content = mended(content) if chance.random() < 0.5 else content
+            before, most = _pages(1), _most()
+            signal.alarm(WAITING)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             where, fault = tried(known[name], Path(home) / name, content)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
-            counts[name]["inputs"] += 1
+            grown[name] += _pages(1) - before
+            counts[name] |= {"inputs": counts[name]["inputs"] + 1, "grown": grown[name] >> 20}
+            counts[name] |= {"most": _most()} if _most() > most else {}
             if where in seen[name]:
                 continue
             seen[name].add(where)
@@ -330,6 +369,16 @@ def fuzz(minutes: float, seed: int, corpus: Path, only: list[str]) -> dict[str, 
         shutil.rmtree(home, ignore_errors=True)
         Path(home).mkdir()
     return counts
+
+
+def _pages(column: int) -> int:
+    """Bytes of this process: all that is mapped (0), or what is resident (1)."""
+    return int(Path("/proc/self/statm").read_text("ascii").split()[column]) * resource.getpagesize()
+
+
+def _most() -> int:
+    """MiB that this process has had in memory at the most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 def main() -> int:
