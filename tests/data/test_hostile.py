@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -307,6 +308,41 @@ def test_strips_of_a_large_image_have_the_pixels_of_the_whole(
     monkeypatch.setattr(images, "_LARGE", 10_000)
     monkeypatch.setattr(images, "_STRIP", 50_000)
     np.testing.assert_array_equal(decode(path, 20), whole)
+
+
+@pytest.mark.parametrize("scale", [1 / 255, 1, 300, -7])
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_strips_of_many_bits_are_scaled_as_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[np.generic], scale: float
+) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (640, 480)).cumsum(0) / 640 * scale
+    path = written(tmp_path, "many.tif", encoded("TIFF", Image.fromarray(values.astype(kind))))
+    whole = decode(path, 20)
+    monkeypatch.setattr(images, "_LARGE", 10_000)
+    monkeypatch.setattr(images, "_STRIP", 50_000)
+    np.testing.assert_array_equal(decode(path, 20), whole)
+
+
+@pytest.mark.parametrize("bound", [None, 100])
+def test_many_bits_take_no_memory_beside_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int | None
+) -> None:
+    monkeypatch.setattr(images, "_STRIP", 50_000)
+    path = written(tmp_path, "a.tif", encoded("TIFF", Image.new("F", (1000, 1000), 2.5)))
+    tracemalloc.start()
+    decode(path, bound)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < (8_000_000 if bound is None else 4_000_000)  # the result has 3 MB; in float64 the image had 8
+
+
+def test_a_tiff_that_has_not_all_of_its_rows(tmp_path: Path) -> None:
+    """Pillow would give 0 for those that are not there, and 128 million of them take gigabytes."""
+    content = bytearray(encoded("TIFF", Image.new("F", (8, 8), 2.5)))
+    rows = content.index(struct.pack("<HHII", 257, 4, 1, 8)) + 8  # ImageLength
+    content[rows : rows + 4] = struct.pack("<I", 16_000_000)
+    with pytest.raises(BadImage, match="not all of the 8 × 16000000 pixels that it says it has"):
+        decode(written(tmp_path, "a.tif", bytes(content)))
 
 
 NAMES = [

@@ -49,6 +49,9 @@ _ORIENTATION_TAG = 0x0112
 
 _large_lock = threading.Lock()
 
+Ends = tuple[float, float] | None
+"""The least and greatest value of an image; None where it has 8 bits."""
+
 
 class BadImage(UserError):  # noqa: N818  # a verdict on a file; callers collect it more often than they raise it
     """A file that cannot be decoded as an image.
@@ -146,6 +149,8 @@ def _pixels(path: Place, image: Image.Image, bound: int | None, bits: int = 16) 
         raise BadImage(path, "the image has no pixels")
     if full[0] * full[1] > PIXEL_LIMIT:
         raise BadImage(path, f"{_TOO_LARGE} ({full[0]} × {full[1]})")
+    if image.format == "TIFF" and image.tile and not _covered(image):
+        raise BadImage(path, f"the file has not all of the {full[0]} × {full[1]} pixels that it says it has")
     # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the bound is left for the filter below, which does it better.
     drafted = image.draft(None, (2 * bound, 2 * bound)) if bound is not None and min(full) > bound else None
     with _large_lock if image.width * image.height > _LARGE else nullcontext():
@@ -153,46 +158,50 @@ def _pixels(path: Place, image: Image.Image, bound: int | None, bits: int = 16) 
         if drafted is None:
             full = image.size  # loading a TIFF turns it upright
         orientation = _orientation(image)  # after loading: in a PNG it may follow the pixels
+        ends = _ends(image)
         if bound is not None and min(full) > bound:
             shorter = min(full)
             size = (max(1, round(full[0] * bound / shorter)), max(1, round(full[1] * bound / shorter)))
-            upright = _shrunk(image, bits, size, drafted[1] if drafted is not None else (0.0, 0.0, *image.size))
+            upright = _shrunk(image, bits, ends, size, drafted[1] if drafted is not None else (0.0, 0.0, *image.size))
         else:
-            upright = _rgb(image, bits)
+            upright = _rgb(image, bits, ends)
         if orientation in _UPRIGHT:
             upright = upright.transpose(_UPRIGHT[orientation])
         return np.array(upright, dtype=np.uint8)
 
 
 def _shrunk(
-    image: Image.Image, bits: int, size: tuple[int, int], box: tuple[float, float, float, float]
+    image: Image.Image, bits: int, ends: Ends, size: tuple[int, int], box: tuple[float, float, float, float]
 ) -> Image.Image:
     """``box`` of an image as RGB of ``size``: averaged by a whole factor, then by a filter, as Pillow does.
 
-    A large image of few bits is made RGB in strips, so that it never is in memory as a whole.
+    A large image is made RGB in strips, so that it never is in memory as a whole.
     """
     look: dict[str, Any] = {"resample": Image.Resampling.BICUBIC}
     factors = [max(1, int((box[2 + axis] - box[axis]) / size[axis] / _GAP)) for axis in range(2)]
-    if image.width * image.height <= _LARGE or max(factors) == 1 or _needs_all(image):
-        return _rgb(image, bits).resize(size, box=box, reducing_gap=_GAP, **look)
+    if image.width * image.height <= _LARGE or max(factors) == 1:
+        return _rgb(image, bits, ends).resize(size, box=box, reducing_gap=_GAP, **look)
     across, down = factors
     whole = Image.new("RGB", (-(-image.width // across), -(-image.height // down)))
-    rows = max(1, _STRIP // (image.width * down)) * down
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        whole.paste(_rgb(strip, bits).reduce((across, down)), (0, top // down))
+    for top, strip in _strips(image, down):
+        whole.paste(_rgb(strip, bits, ends).reduce((across, down)), (0, top // down))
     left, upper, right, lower = box
     return whole.resize(size, box=(left / across, upper / down, right / across, lower / down), **look)
 
 
-def _needs_all(image: Image.Image) -> bool:
-    """Whether the values of an image are scaled by the least and greatest of all of them."""
-    return image.mode in ("I", "F")
+def _strips(image: Image.Image, down: int = 1) -> Iterator[tuple[int, Image.Image]]:
+    """The image in parts of full width, each with its first row, a multiple of ``down``."""
+    rows = max(1, _STRIP // (image.width * down)) * down
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _rgb(image: Image.Image, bits: int) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _grey(image, bits).convert("RGB")
+def _rgb(image: Image.Image, bits: int, ends: Ends) -> Image.Image:
+    if ends is not None:
+        grey = Image.new("L", image.size)
+        for top, strip in _strips(image):
+            grey.paste(_grey(strip, bits, *ends), (0, top))
+        return grey.convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     rgba = image.convert("RGBA")
@@ -201,21 +210,40 @@ def _rgb(image: Image.Image, bits: int) -> Image.Image:
     return white
 
 
-def _grey(image: Image.Image, bits: int) -> Image.Image:
-    """Greyscale of more than 8 bits as 8 bits, scaled where Pillow would clip."""
+def _ends(image: Image.Image) -> Ends:
+    """The least and greatest value of greyscale of more than 8 bits."""
+    if image.mode.startswith("I;16"):
+        return 0.0, 65535.0
+    if image.mode not in ("I", "F"):
+        return None
+    found = [(float(values.min()), float(values.max())) for values in (_numbers(strip) for _, strip in _strips(image))]
+    return min(low for low, _ in found), max(high for _, high in found)
+
+
+def _numbers(image: Image.Image) -> npt.NDArray[np.float64]:
+    """Its values, 0 for what is no number."""
+    return np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _grey(image: Image.Image, bits: int, low: float, high: float) -> Image.Image:
+    """Greyscale of more than 8 bits as 8 bits, scaled where Pillow would clip; ``low`` to ``high`` is its range."""
     values = np.asarray(image)
-    if image.mode != "F" and values.min() >= 0 and values.max() <= 65535:
+    if image.mode != "F" and low >= 0 and high <= 65535:
         grey = (np.minimum(values.astype(np.uint32) << (16 - bits), 65535) + 128) // 257
     else:
-        numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-        low, high = float(numbers.min()), float(numbers.max())
         known = [float(top) for top in (1, 255, 65535) if low >= 0 and high <= top]
         low, high = (0.0, known[0]) if known and image.mode == "F" else (low, max(high, low + 1e-9))
-        grey = np.rint((numbers - low) * (255 / (high - low)))
+        grey = np.rint((_numbers(image) - low) * (255 / (high - low)))
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         grey[values == transparent] = 255
     return Image.fromarray(grey.astype(np.uint8))
+
+
+def _covered(image: Image.Image) -> bool:
+    """Whether the parts that an image is read from reach its last row and column: Pillow leaves what is missing 0."""
+    reached = [max(part[1][side] for part in image.tile) for side in (2, 3)]
+    return sorted(reached) == sorted(image.size)  # a turned one has its size after turning
 
 
 def _orientation(image: Image.Image) -> int:
