@@ -141,3 +141,8 @@ def test_a_web_page_is_no_archive(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     path.write_text("<html>Sign in</html>")
     assert reason(path).startswith("a.zip is damaged, or no zip or tar archive: ")
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_a_file_without_a_name_is_refused(tmp_path: Path, make: Callable[..., Path]) -> None:
+    assert reason(make(tmp_path / "a.zip", {"": b"one"})) == "a.zip is refused: '' in it has no name"

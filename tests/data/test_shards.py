@@ -194,3 +194,19 @@ def test_an_image_in_an_archive_that_is_damaged_is_named(tmp_path: Path) -> None
     data = ld.open_dataset(path, cache=tmp_path / "cache", skip_bad_images=True)
     assert data.keys == ("all/x/c.png", "all/y/d.png")
     np.testing.assert_array_equal(data.images[1][0, 0], [2, 0, 0])
+
+
+def test_holes_fill_no_memory(tmp_path: Path) -> None:
+    """GNU tar stores a file of many zeros without them: its size is no number of bytes that are there."""
+    path = archive(tmp_path / "x.tar", {"a.png": png(1), "a.cls": "cat", "b.png": png(2), "b.cls": "dog"})
+    content = bytearray(path.read_bytes())
+    for name in (b"a.png", b"b.cls"):
+        at = content.index(name)
+        content[at + 156 : at + 157] = tarfile.GNUTYPE_SPARSE
+        content[at + 483 : at + 495] = b"77777777777\0"  # the size with its holes: 8 GiB
+        content[at + 148 : at + 156] = b" " * 8
+        content[at + 148 : at + 156] = b"%06o\0 " % sum(content[at : at + 512])
+    path.write_bytes(content)
+    said = refusal(listed, path)
+    assert "x.tar: a: its png is stored with holes, which are not filled" in said
+    assert "x.tar: b: its cls is larger than 16 MiB" in said

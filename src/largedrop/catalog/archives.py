@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from ..data.tars import tar_members
 from ..errors import UserError
 
 __all__ = ["Member", "members"]
@@ -80,7 +81,7 @@ def _in_zip(archive: Path) -> Iterator[Member]:
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind and not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
                 raise _refused(archive, info.filename, "is a link or a device")
-            if info.is_dir():
+            if info.filename.endswith("/"):
                 _parts(archive, info.filename)
                 continue
             if info.flag_bits & 1:
@@ -90,21 +91,13 @@ def _in_zip(archive: Path) -> Iterator[Member]:
 
 def _in_tar(archive: Path) -> Iterator[Member]:
     budget = _Budget(archive)
-    with tarfile.open(archive, "r:*") as file:
-        for info in file:
-            if info.isdir():
-                _parts(archive, info.name)
-                continue
-            if not info.isreg():
-                raise _refused(archive, info.name, "is a link or a device")
-            yield budget.member(_parts(archive, info.name), partial(_regular, file, info))
-
-
-def _regular(file: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    opened = file.extractfile(info)
-    if opened is None:
-        raise tarfile.ReadError(f"{info.name!r} has no contents")
-    return opened
+    for info, opened in tar_members(archive, "r:*"):
+        if info.isdir():
+            _parts(archive, info.name)
+            continue
+        if not info.isreg():
+            raise _refused(archive, info.name, "is a link or a device")
+        yield budget.member(_parts(archive, info.name), opened)
 
 
 def _parts(archive: Path, name: str) -> tuple[str, ...]:
@@ -127,6 +120,9 @@ class _Budget:
         self.left = GROWTH * archive.stat().st_size + SPARE
 
     def member(self, parts: tuple[str, ...], opened: Callable[[], IO[bytes]]) -> Member:
+        if not parts:
+            raise _refused(self.archive, "", "has no name")
+
         def blocks() -> Iterator[bytes]:
             with _damage(self.archive), opened() as source:
                 while block := source.read(_CHUNK):

@@ -17,6 +17,7 @@ from .inside import Inside
 from .listing import Source
 from .rows import shown
 from .table import Columns, list_rows
+from .tars import tar_members
 
 __all__ = ["is_shards", "list_shards", "shards_in"]
 
@@ -26,6 +27,9 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 _MOST = 1_000_000
 """How many archives a range may stand for."""
+
+_LARGEST = 16 << 20
+"""Bytes of the text beside an image."""
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -91,10 +95,6 @@ def list_shards(root: str | Path, shards: list[Path], name: str, columns: Mappin
     return list_rows(root, rows, Path(), chosen, problems, name)
 
 
-_TAIL = 1 << 20
-"""Bytes after an archive's end that are looked at; writers fill the last 10 KiB with zeros."""
-
-
 @dataclass
 class _Entry:
     """What an archive holds under one key.
@@ -115,37 +115,29 @@ def _entries(shard: Path, problems: list[str]) -> Iterator[_Entry]:
         raise UserError(f"{shard} is compressed, so no image in it can be found without reading all; unpack it to .tar")
     found: dict[str, _Entry] = {}
     try:
-        with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                folder, slash, name = member.name.rpartition("/")
-                key, dot, ending = name.partition(".")
-                if not member.isreg() or not key or not dot:
+        for member, open_member in tar_members(shard, "r:"):
+            folder, slash, name = member.name.rpartition("/")
+            key, dot, ending = name.partition(".")
+            if not member.isreg() or not key or not dot:
+                continue
+            key = f"{folder}{slash}{key}".removeprefix("./")
+            entry = found.setdefault(key, _Entry(f"{shard.name}: {key}"))
+            if f".{ending.rpartition('.')[2]}".lower() in suffixes():
+                if entry.image is not None:
+                    problems.append(f"{entry.place} has several images")
+                if member.issparse():
+                    problems.append(f"{entry.place}: its {ending} is stored with holes, which are not filled")
+                entry.image = Inside(shard, f"{key}.{ending}", member.offset_data, member.size)
+            elif ending.lower() in ("cls", "json"):
+                if member.size > _LARGEST:  # of holes alone, it takes no room in the archive
+                    problems.append(f"{entry.place}: its {ending} is larger than {_LARGEST >> 20} MiB")
                     continue
-                key = f"{folder}{slash}{key}".removeprefix("./")
-                entry = found.setdefault(key, _Entry(f"{shard.name}: {key}"))
-                if f".{ending.rpartition('.')[2]}".lower() in suffixes():
-                    if entry.image is not None:
-                        problems.append(f"{entry.place} has several images")
-                    entry.image = Inside(shard, f"{key}.{ending}", member.offset_data, member.size)
-                elif ending.lower() in ("cls", "json"):
-                    content = archive.extractfile(member)
-                    _read(entry, ending.lower(), b"" if content is None else content.read(), problems)
-            _check_end(shard, archive.offset, len(archive.getmembers()))
+                with open_member() as content:
+                    _read(entry, ending.lower(), content.read(), problems)
     except (tarfile.TarError, OSError, EOFError) as error:
         told = getattr(error, "strerror", None) or error
         raise UserError(f"{shard} cannot be read as a tar archive: {told}") from error
     yield from found.values()
-
-
-def _check_end(shard: Path, end: int, members: int) -> None:
-    """Raise UserError unless only zeros follow where reading ended: tarfile takes what it cannot read for the end."""
-    with open(shard, "rb") as file:
-        file.seek(end)
-        rest = file.read(_TAIL)
-    if len(rest) < tarfile.BLOCKSIZE or rest[: tarfile.BLOCKSIZE].strip(b"\0"):
-        raise UserError(f"{shard} is cut or damaged after {members:,} files: make it or fetch it again")
-    if rest.strip(b"\0"):
-        raise UserError(f"{shard} is several archives in one, of which only the first would be read: split it")
 
 
 def _read(entry: _Entry, ending: str, content: bytes, problems: list[str]) -> None:
