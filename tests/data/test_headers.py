@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
+from largedrop.data import headers, images
 from largedrop.data.headers import ODDITIES, oddities
 from largedrop.data.inside import Inside
 
@@ -54,6 +56,25 @@ def test_each_oddity_is_seen_and_no_other(tmp_path: Path) -> None:
     found = dict(zip(paths, oddities([*paths.values()]), strict=True))
     assert found == EXPECTED
     assert {name for names in EXPECTED.values() for name in names} == {*ODDITIES}
+
+
+def test_large_files_are_loaded_one_at_a_time_and_what_decoding_refuses_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, alone, load = make(tmp_path), [], PngImageFile.load
+
+    def watched(image: PngImageFile) -> object:
+        alone.append(images._large_lock.locked())
+        return load(image)
+
+    monkeypatch.setattr(PngImageFile, "load", watched)
+    assert list(oddities([paths["grey.png"]])) == [()]
+    monkeypatch.setattr(images, "_LARGE", 399)
+    assert list(oddities([paths["grey.png"]])) == [()]
+    assert alone == [False, True]  # a PNG is loaded for its orientation
+    monkeypatch.setattr(headers, "PIXEL_LIMIT", 399)
+    assert list(oddities([paths["clear.png"], paths["turned.jpg"]])) == [(), ()]
+    assert alone == [False, True]
 
 
 @pytest.mark.parametrize("name", ["clear.png", "is_png.jpg"])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from .ahead import in_order
 from .formats import formats, suffixes
-from .images import BadImage, opened, pillow_settings
+from .images import PIXEL_LIMIT, BadImage, one_at_a_time, opened, pillow_settings
 from .inside import Inside, Place
 
 __all__ = ["ODDITIES", "oddities"]
@@ -52,7 +52,9 @@ def oddities(places: Sequence[Place]) -> Iterator[tuple[str, ...]]:
 def _oddities(place: Place) -> tuple[str, ...]:
     suffix = PurePath(place.name if isinstance(place, Inside) else place).suffix.lower()
     try:
-        with opened(place) as file, Image.open(file, formats=formats()) as image:
+        with opened(place) as file, Image.open(file, formats=formats()) as image, one_at_a_time(image):
+            if image.width * image.height > PIXEL_LIMIT:  # a PNG is loaded, as its orientation may follow the pixels
+                return ()
             return tuple(name for name, check in _CHECKS.items() if check(image, suffix))
     except BadImage:
         return ()

@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +20,7 @@ from ..errors import UserError
 from .formats import formats
 from .inside import Inside, Place
 
-__all__ = ["PIXEL_LIMIT", "BadImage", "bound_for", "decode", "opened", "pillow_settings"]
+__all__ = ["PIXEL_LIMIT", "BadImage", "bound_for", "decode", "one_at_a_time", "opened", "pillow_settings"]
 
 PIXEL_LIMIT = 500_000_000
 """Images with more pixels than this are refused: a small file can claim a size that fills the memory."""
@@ -104,6 +104,11 @@ def decode(path: Place, bound: int | None = None, bits: int = 16) -> npt.NDArray
             raise BadImage(path, _reason(error)) from error
 
 
+def one_at_a_time(image: Image.Image) -> AbstractContextManager[object]:
+    """Within it no other thread loads an image as large as this one, if it is large."""
+    return _large_lock if image.width * image.height > _LARGE else nullcontext()
+
+
 def bound_for(sizes: Iterable[int]) -> int:
     """The bound with which images are decoded for inputs of these sizes: that of training, and of predictions."""
     return max(320, *(size * 5 // 4 for size in sizes))
@@ -153,7 +158,7 @@ def _pixels(path: Place, image: Image.Image, bound: int | None, bits: int = 16) 
         raise BadImage(path, f"the file has not all of the {full[0]} × {full[1]} pixels that it says it has")
     # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the bound is left for the filter below, which does it better.
     drafted = image.draft(None, (2 * bound, 2 * bound)) if bound is not None and min(full) > bound else None
-    with _large_lock if image.width * image.height > _LARGE else nullcontext():
+    with one_at_a_time(image):
         image.load()
         if drafted is None:
             full = image.size  # loading a TIFF turns it upright
