@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ..errors import UserError
 from .formats import formats
@@ -154,7 +155,7 @@ def _pixels(path: Place, image: Image.Image, bound: int | None, bits: int = 16) 
         raise BadImage(path, "the image has no pixels")
     if full[0] * full[1] > PIXEL_LIMIT:
         raise BadImage(path, f"{_TOO_LARGE} ({full[0]} × {full[1]})")
-    if image.format == "TIFF" and image.tile and not _covered(image):
+    if isinstance(image, TiffImageFile) and image.tile and not _covered(image):
         raise BadImage(path, f"the file has not all of the {full[0]} × {full[1]} pixels that it says it has")
     # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the bound is left for the filter below, which does it better.
     drafted = image.draft(None, (2 * bound, 2 * bound)) if bound is not None and min(full) > bound else None
@@ -245,9 +246,9 @@ def _grey(image: Image.Image, bits: int, low: float, high: float) -> Image.Image
     return Image.fromarray(grey.astype(np.uint8))
 
 
-def _covered(image: Image.Image) -> bool:
+def _covered(image: TiffImageFile) -> bool:
     """Whether the parts that an image is read from reach its last row and column: Pillow leaves what is missing 0."""
-    reached = [max(part[1][side] for part in image.tile) for side in (2, 3)]
+    reached = [max((part[1] or (0, 0, *image.size))[side] for part in image.tile) for side in (2, 3)]
     return sorted(reached) == sorted(image.size)  # a turned one has its size after turning
 
 
