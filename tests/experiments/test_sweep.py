@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from torch import Tensor
 import largedrop as ld
 from largedrop.config import Config
 from largedrop.errors import CollapseError, Interrupted, UserError
-from largedrop.experiments import runner
+from largedrop.experiments import packing, runner
+from largedrop.experiments import sweep as sweep_module
 from largedrop.experiments.preset import read_preset
+from largedrop.experiments.processes import ProcessFailedError
 from largedrop.experiments.sweep import SweepPlan, begin_sweep, ended_sweep, plan_sweep, run_sweep
+from largedrop.experiments.tasks import Task
+from largedrop.files import write_stored
 from largedrop.report.report import write_report
 from largedrop.report.sweep import report_sweep
 from largedrop.runs.failure import write_failure
@@ -311,6 +316,43 @@ def test_what_another_process_has_is_left_by_a_worker_and_waited_for_by_a_comman
     assert len(notes) == 1
     assert ended_sweep(plan).trained == [entry.config for entry in plan.entries]
     assert not list(plan.folder.glob("runs/*/.lease-*"))
+
+
+def test_runs_are_packed_kind_by_kind_and_those_of_others_come_last(
+    data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With fake runs, of which one tells 4 GB and the others 1 GB; another process has the last of each kind."""
+    monkeypatch.setattr(packing, "_free", lambda: 10_000_000_000)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    plan = planned(data, tmp_path, grid="masks = [1, 4]")
+    few, many = ([entry for entry in plan.entries if entry.config.masks == number] for number in (1, 4))
+    theirs = {few[-1].config, many[-1].config}
+    calls: list[tuple[list[Config], int, bool]] = []
+
+    def fake(
+        tasks: list[Task], data: ld.Dataset, device: torch.device, jobs: int, *_: Any, wait: bool, **__: Any
+    ) -> Any:
+        calls.append(([config for config, _ in tasks], jobs, wait))
+        if len(calls) == 2:
+            raise ProcessFailedError("it died", tasks[0][0])
+        for config, folder in tasks:
+            if config not in theirs or wait:
+                content = {"methods": {"fine-tuning": {"seconds": 1.0}}, "memory": {"host": 10**9 * config.masks}}
+                write_stored(folder / "result.json", content)
+                yield config, object()
+
+    monkeypatch.setattr(sweep_module, "train_all", fake)
+    result = run_sweep(data, plan, device=CPU, packed=True)
+    assert len(few) == 4
+    assert len(many) == 2
+    assert [(len(each), jobs, wait) for each, jobs, wait in calls] == [
+        *((1, 1, False), (3, 9, False), (3, 9, False)),  # the second time after a process has died
+        *((1, 1, False), (1, 2, False), (2, 1, True)),
+    ]
+    assert calls[-1][0] == [entry.config for entry in plan.queue if entry.config in theirs]
+    assert sorted(result.trained, key=Config.digest) == sorted(
+        (entry.config for entry in plan.entries), key=Config.digest
+    )
 
 
 def test_the_folder_of_other_images(data: ld.Dataset, tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ def _jobs(text: str) -> int:
 Jobs = Annotated[
     int | None,
     typer.Option(
-        help="Runs side by side, each in its own process; 'auto' for as many as fit by the memory that finished ones "
-        "took; with another launcher, how many workers. [default: local: one for each GPU; ray: as many as the cluster "
-        "has room for]",
+        help="Runs side by side, each in its own process; 'auto' for as many as fit by the memory that the first of "
+        "their kind took; with another launcher, how many workers. [default: local: one for each GPU; ray: as many as "
+        "the cluster has room for]",
         metavar="N",
         parser=_jobs,
         show_default=False,

@@ -118,7 +118,6 @@ def sweep(
 
     # torch and timm take seconds to import, which --help, --list and a mistake in a preset should not.
     from ..experiments.launchers.worker import plan_id
-    from ..experiments.packing import fitting_jobs
     from ..experiments.sweep import SWEEP_FILE, plan_sweep
     from ..runs.folder import named_before
     from ..tracking.following import trackers_of
@@ -126,11 +125,8 @@ def sweep(
     from .terminal import open_images, say, say_classes, say_names, say_paths
 
     trackers = trackers_of(track or ())
-    here = jobs or default_jobs(device)
-    if jobs == AUTO:
-        here, why = fitting_jobs(output / "runs", choose_device(device, 2), here)
-        say(console, why)
-    torch_device = choose_device(device, here)
+    here, packed = jobs or default_jobs(device), jobs == AUTO
+    torch_device = choose_device(device, 2 if packed else here)
     if request.gpus and precision == "auto" and torch_device.type == "cpu":
         raise UserError("--precision auto is what this machine has, and it has no GPU: say float32 or bfloat16")
     opening = {"classes": classes, "group_pattern": group_pattern, "split": split, "skip_bad_images": skip_bad_images}
@@ -161,7 +157,7 @@ def sweep(
         sharing = math.floor(1 / request.gpus) if request.gpus and request.gpus < 1 else 1
         with plainly(plain):
             say_paths(console, torch_device)
-            result = _train(console, planned, opened, torch_device, here, worker, sharing, trackers)
+            result = _train(console, planned, opened, torch_device, here, packed, worker, sharing, trackers)
         if worker is not None:
             trained = counted(len(result.trained), "run")
             say(console, f"{trained} trained here, and nothing is left for this worker")
@@ -212,6 +208,7 @@ def _train(
     data: Dataset,
     device: torch.device,
     jobs: int,
+    packed: bool,
     worker: str | None,
     sharing: int,
     trackers: Mapping[str, Opens],
@@ -232,8 +229,8 @@ def _train(
     total = planned.work + VIEWS * len(data)
     bar = ProgressBar(console, total, "sweep", len(planned.pending), _named)
     with bar, bar.interruptible(), followed(bar, trackers) as reporter:
-        options: dict[str, Any] = {"jobs": jobs, "wait": worker is None, "sharing": sharing, "reporter": reporter}
-        return run_sweep(data, planned, device=device, **options)
+        options: dict[str, Any] = {"jobs": jobs, "packed": packed, "wait": worker is None, "sharing": sharing}
+        return run_sweep(data, planned, device=device, reporter=reporter, **options)
 
 
 def _launch(

@@ -30,6 +30,7 @@ from ..training.loop import cost
 from ..training.resolve import resolve
 from .measured import spread
 from .pace import LINEAR_BYTES, Paces, kind_of, network_bytes, stored_bytes
+from .packing import Packing
 from .preset import Preset, with_weights
 from .processes import ProcessFailedError
 from .runner import splits_of, train_all
@@ -220,6 +221,7 @@ def run_sweep(
     *,
     device: torch.device,
     jobs: int = 1,
+    packed: bool = False,
     wait: bool = True,
     sharing: int = 1,
     reporter: Reporter = SILENT,
@@ -231,6 +233,8 @@ def run_sweep(
 
     Args:
         jobs: number of runs side by side, each in its own process; 1 trains in this process.
+        packed: whether the number is what the memory has room for instead, for each kind of run (see ``Packing``), and
+            ``jobs`` is that of runs of which this is not known.
         wait: whether runs that were given up before are tried again, and runs that other processes have are waited for,
             and taken where those die; otherwise both are left.
         sharing: number of processes like this one that share its device (with one job).
@@ -254,12 +258,18 @@ def run_sweep(
             reporter.failed(entry.config, str(outcome))
         elif outcome is not None:
             reporter.logged(entry.folder)
+    packing = Packing([(entry.config, entry.folder) for entry in planned.entries], device, jobs, reporter)
+    passed: set[Config] = set()  # those that others have, and that are waited for at the end
     while waiting:
-        tasks = [(config, entry.folder) for config, entry in waiting.items()]
+        number, last = jobs, not packed or waiting.keys() <= passed
+        tasks = [(config, entry.folder) for config, entry in waiting.items() if last or config not in passed]
+        if not last:
+            tasks, number = packing.next(tasks)
         kept = 0.0  # work of finished runs in this attempt
         attempt = _Attempt(reporter)
         try:
-            with closing(train_all(tasks, data, device, jobs, attempt, wait=wait, sharing=sharing)) as together:
+            waits = wait and last
+            with closing(train_all(tasks, data, device, number, attempt, wait=waits, sharing=sharing)) as together:
                 for config, outcome in together:
                     kept += waiting.pop(config).cost
                     if isinstance(outcome, CollapseError):
@@ -270,18 +280,22 @@ def run_sweep(
                         reporter.failed(config, str(outcome))
                     else:
                         result.trained.append(config)
-            return result
         except ProcessFailedError as error:
             broken, line = error.config, str(error)
             trace = traceback.format_exc()
         except (UserError, Interrupted):
             raise
         except Exception as error:
-            alone = jobs == 1 or len(tasks) == 1
-            if not alone or attempt.last not in waiting:  # not an error of a run
+            if (number > 1 and len(tasks) > 1) or attempt.last not in waiting:  # not an error of a run
                 raise
             broken, line = attempt.last, f"{type(error).__name__}: {error}"
             trace = traceback.format_exc()  # as text, since the traceback itself keeps the run's network
+        else:
+            if last:
+                return result
+            passed |= {config for config, _ in tasks} & waiting.keys()
+            free_memory()
+            continue
         free_memory()
         reporter.advance(kept - attempt.done)
         failures[broken] = failures.get(broken, 0) + 1
