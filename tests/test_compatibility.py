@@ -241,7 +241,8 @@ def test_their_features_are_not_computed_again(unchecked: Path) -> None:
 
 def test_a_run_without_checksums_goes_on(unchecked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = ld.open_dataset(unchecked / "images", cache=unchecked / "cache")
-    config, _ = read_config(read_json(unchecked / "begun" / "config.json"), "begun")
+    config, _, digest = read_config(read_json(unchecked / "begun" / "config.json"), "begun")
+    assert digest == config.digest()
     steps: list[float] = []
     watch = Watch(advance=steps.append, note=pytest.fail)
     run = train(config, data, unchecked / "begun", reporter=watch)

@@ -251,7 +251,8 @@ def test_any_config_and_result_are_a_run_or_a_line(kinds: dict[str, Stored], dra
     files: dict[str, bytes | OSError] = {
         f"{name}.json": json.dumps(content).encode() for name, content in zip(names, contents, strict=True)
     }
-    fails_in_a_line(check_content, kinds["result"].path.parent, files)
+    folder = kinds["result"].path.parent
+    fails_in_a_line(check_content, folder, folder.name, files)
 
 
 @FUZZ

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from largedrop import runtime
-from largedrop.runtime import forget_peak, free_memory, one_thread, peak_memory
+from largedrop.runtime import forget_peak, free_memory, one_thread, peak_memory, without_collector
 
 CPU = torch.device("cpu")
 
@@ -45,6 +46,23 @@ def test_large_blocks_are_not_cleared_anew_by_the_kernel() -> None:
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert runtime.keep_freed_memory.__wrapped__() is False
+
+
+def test_the_collector_rests_inside_and_goes_on_outside_where_it_did() -> None:
+    @without_collector()
+    def fails() -> None:
+        assert not gc.isenabled()
+        raise ValueError("it")
+
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match=r"^it$"):
+        fails()
+    assert gc.isenabled()
+    with without_collector():
+        with without_collector():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
 def test_one_thread_inside_and_as_many_as_before_outside() -> None:

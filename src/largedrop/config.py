@@ -276,10 +276,10 @@ class Config(Schedule, Tested):
         Raises:
             UserError: unknown or missing fields, or values out of range.
         """
-        unknown = sorted(set(content) - set(ABOUT))
+        unknown = sorted(content.keys() - ABOUT.keys())
         if unknown:
             raise UserError(f"unknown setting '{unknown[0]}'; {one_of(unknown[0], sorted(ABOUT), most=60)}")
-        missing = [entry.name for entry in fields(cls) if entry.name not in content and entry.default is MISSING]
+        missing = [name for name in ABOUT if name not in content and name not in _DEFAULTS]
         if missing:
             raise UserError(f"the setting{'s'[: len(missing) > 1]} {', '.join(missing)} must be given")
         return cls(**content)
@@ -302,13 +302,12 @@ class Config(Schedule, Tested):
     @property
     def settings(self) -> dict[str, Any]:
         """All fields except those that identify the dataset and the run, which records have as their own fields."""
-        return {name: getattr(self, name) for name, about in ABOUT.items() if not about.names}
+        return {name: getattr(self, name) for name in _SETTINGS}
 
     @property
     def family_key(self) -> tuple[object, ...]:
         """The key of runs that differ in tuned settings, test domain and seed only."""
-        same = (value for name, value in self.settings.items() if name not in TUNED)
-        return self.fingerprint, self.dropout, *same
+        return self.fingerprint, self.dropout, *(getattr(self, name) for name in _SETTINGS if name not in TUNED)
 
     @property
     def network_key(self) -> tuple[object, ...]:
@@ -337,6 +336,7 @@ TYPES: Mapping[str, tuple[type, ...]] = {
 }
 """Types of the fields' values, by name; NoneType is second where None is valid."""
 
+_SETTINGS = tuple(name for name, about in ABOUT.items() if not about.names)
 _FLOATS = tuple(name for name, (kind, *_) in TYPES.items() if kind is float)
 
 _DEFAULTS = {entry.name: entry.default for entry in fields(Config) if entry.default is not MISSING}

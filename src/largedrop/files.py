@@ -270,7 +270,7 @@ def _parsed(content: bytes, without: str) -> tuple[Any, bool]:
     unchanged = last is not None and last[1][8:].decode() == _crc(content[: last.start(1) + 8])
     if unchanged and without and (end := content.find(f',\n  "{without}": '.encode())) > 0:
         content = content[:end] + b"}"
-    parsed = json.loads(content, parse_constant=_finite, parse_int=_whole)
+    parsed = _DECODER.decode(content.decode(json.detect_encoding(content), "surrogatepass"))
     stated = parsed.pop(CHECKSUM, None) if isinstance(parsed, dict) else None
     if unchanged:
         return parsed, True
@@ -307,7 +307,13 @@ def _finite(text: str) -> float:
 
 
 def _whole(text: str) -> int:
+    if len(text) < 19:
+        return int(text)
     # A longer text is not converted, which would take its length squared.
     if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
         raise ValueError(f"{text[:20]}… is a number of more than 64 bits")
     return int(text)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_finite, parse_int=_whole)
+"""Made once: a report on many runs reads as many small files."""

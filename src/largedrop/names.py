@@ -30,6 +30,8 @@ def names_in(text: str) -> list[str]:
     Raises:
         UserError: a quote is not closed, or something follows a closed one.
     """
+    if not text:
+        return []
     names, at = [], 0
     while at <= len(text):
         found = _NAME.match(text, at)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 from typing import Any
@@ -95,9 +94,9 @@ def contradictions(config: Any, about: Mapping[str, About], defaults: Mapping[st
     """
     if config.left_out and config.left_out in config.test_domains:
         yield f"left-out and test-domain are both '{config.left_out}'"
-    for name, count in Counter(config.test_domains).items():
-        if count > 1:
-            yield f"the test domain '{name}' is named twice"
+    domains = config.test_domains
+    for name in dict.fromkeys(each for each in domains if domains.count(each) > 1):
+        yield f"the test domain '{name}' is named twice"
     if config.also_tested and not config.test_domain:
         yield f"also-tested {config.also_tested!r} does not go without a test-domain"
     if config.decay_again_at < config.decay_at:

@@ -11,6 +11,7 @@ from ..config import TUNED
 from ..errors import UserError, one_of
 from ..files import json_text, write_bytes
 from ..runs.read import Runs
+from ..runtime import without_collector
 from ..selection.averages import Missing, average, cut
 from ..selection.curves import mean_curves
 from ..selection.selection import select
@@ -34,6 +35,7 @@ __all__ = ["FORMATS", "write_report"]
 FORMATS = ("md", "csv", "json", "tex", "png", "svg")
 
 
+@without_collector()
 def write_report(
     runs: Runs,
     output: str | Path,

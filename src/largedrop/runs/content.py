@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..config import PROTOCOL, Config, digest_of
+from ..config import PROTOCOL, Config
 from ..errors import UserError
 from ..files import is_leftover, parse_json, read_bytes
 from .protocol import UnusableError, read_config, records_of
 from .record import Record, is_count, is_fraction
 
-__all__ = ["FILES", "Content", "check_content", "contents_of", "is_finished"]
+__all__ = ["FILES", "Content", "check_content", "contents_of", "is_finished", "name_of"]
 
 FILES = ("config.json", "result.json")
 """A folder with one of these files is a run's."""
@@ -67,8 +69,14 @@ def contents_of(folder: Path, names: frozenset[str] | None = None) -> dict[str, 
     return contents
 
 
+def name_of(folder: Path) -> str:
+    """The name of a run's folder itself, also where the path is a link to it."""
+    return folder.name if folder.name.strip(".") and not folder.is_symlink() else folder.resolve().name
+
+
 def check_content(
     folder: Path,
+    name: str,
     contents: Mapping[str, bytes | OSError],
     settings_of: Callable[[Config], dict[str, Any]] = lambda config: config.settings,
     log: bool = True,
@@ -76,6 +84,7 @@ def check_content(
     """The content of a finished run.
 
     Args:
+        name: the folder's own name, from ``name_of``.
         contents: contents of the files, from ``contents_of``.
         settings_of: function from the config to the settings in the records.
         log: whether the log is needed; else it is left out where the checksum says that the file is as it was written,
@@ -84,16 +93,15 @@ def check_content(
     Raises:
         UnusableError: the run is unusable.
     """
-    name = folder.name if folder.name.strip(".") and not folder.is_symlink() else folder.resolve().name
     parsed = {file: _parsed(file, content, "" if log else "log") for file, content in contents.items()}
     if "config.json" not in parsed:
         if "result.json" in parsed:
             raise UnusableError("damaged", "there is a result.json but no config.json")
         raise UnusableError("half-written", "its config.json was never finished")
     if "result.json" not in parsed:
-        if any(is_leftover(entry) for entry in folder.glob(".result.json.*")):
+        if _is_half_written(folder):
             raise UnusableError("half-written", "it ended while result.json was being written; run it again")
-        _, protocol = read_config(parsed["config.json"], name)
+        _, protocol, _ = read_config(parsed["config.json"], name)
         if protocol != PROTOCOL:
             raise UnusableError(
                 "unfinished", f"there is no result.json, and runs of protocol {protocol} are not resumed"
@@ -103,12 +111,18 @@ def check_content(
     theirs = result.get("largedrop")
     if isinstance(theirs, str) and _numbers(theirs) > _numbers(__version__):
         raise UnusableError("newer version", f"written by largedrop {theirs}, and this is {__version__}; update it")
-    config, protocol = read_config(parsed["config.json"], name)
-    if RUN in result and result[RUN] != (run := digest_of(vars(config), protocol)):
+    config, protocol, run = read_config(parsed["config.json"], name)
+    if result.get(RUN, run) != run:
         raise UnusableError("damaged", f"result.json is of another run: of the config {result[RUN]}, not {run}")
     _check_result(config, result)
     # The settings include fields that are newer than the run.
     return Content(config, result, protocol, tuple(records_of(config, result, protocol, settings_of(config))))
+
+
+def _is_half_written(folder: Path) -> bool:
+    with suppress(OSError):  # it was removed meanwhile
+        return any(entry.name.startswith(".result.json.") and is_leftover(entry) for entry in folder.iterdir())
+    return False
 
 
 def _parsed(file: str, content: bytes | OSError, without: str) -> dict[str, Any]:
@@ -127,7 +141,7 @@ def _check_result(config: Config, result: dict[str, Any]) -> None:
     has the accuracies of its log at the best step.
     """
     model, found = result.get("model", ""), result.get("model_scores", {"iid_accuracy": 0, "ood_accuracy": 0})
-    if not isinstance(model, str) or Path(model).name != model:
+    if not isinstance(model, str) or not _is_name(model):
         raise UnusableError("damaged", f"result.json: 'model' must be the name of a file, not {model!r}")
     tested = bool(config.test_domains)
     if not (isinstance(found, dict) and {*SCORES} <= {*found} and _are_scores(found, tested)):
@@ -178,6 +192,12 @@ def _is_line(line: Any, tested: bool) -> bool:
     return isinstance(line, dict) and is_count(line.get("step")) and _are_scores(line, tested)
 
 
+@lru_cache
+def _is_name(model: str) -> bool:
+    return Path(model).name == model
+
+
+@lru_cache
 def _numbers(version: str) -> tuple[int, ...]:
     """The leading numbers of a version, for comparison: ``0.10.2rc1`` → (0, 10, 2); a name has none."""
     return tuple(int(part) for part in re.findall(r"\d+", re.match(r"[\d.]*", version)[0]))  # type: ignore[index]

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Mapping
 from itertools import product
+from operator import is_
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -39,8 +40,8 @@ class UnusableError(RunError):
         return UnusableError, (self.kind, str(self))
 
 
-def read_config(content: Mapping[str, Any], name: str) -> tuple[Config, int]:
-    """A run's config and protocol.
+def read_config(content: Mapping[str, Any], name: str) -> tuple[Config, int, str]:
+    """A run's config and protocol, and the digest of both.
 
     Up to protocol 2 a config.json does not contain its protocol, which then follows from the digest in the folder's
     name; a folder that a person named is taken for protocol 2.
@@ -80,7 +81,10 @@ def read_config(content: Mapping[str, Any], name: str) -> tuple[Config, int]:
         raise UnusableError(
             "older protocol", f"of protocol {fitting[0]}, and now the same config trains differently; run it again"
         )
-    return config, fitting[0]
+    # Where the config has the stored values themselves, and no others, the digest in the name is that of both.
+    own = vars(config)
+    same = len(stored) == len(own) and all(map(is_, map(own.get, stored), stored.values()))
+    return config, fitting[0], named[1] if named and same else digest_of(own, fitting[0])
 
 
 def refuse_older(content: Mapping[str, Any], folder: Path) -> None:

@@ -7,14 +7,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..config import ABOUT, PROTOCOL, Config
 from ..errors import UserError
+from ..runtime import without_collector
 from .across import ACROSS_FOLDER, Across, matched, read_across
-from .content import FILES, contents_of
+from .content import FILES, contents_of, name_of
 from .estimate import listing
 from .interpolation import INTERPOLATION_FILE, Interpolation
 from .methods import order
@@ -28,14 +30,23 @@ __all__ = ["Runs", "read_runs"]
 THREADS = 8
 """Number of threads that read files, to hide a network's latency; on a local disk it matters little."""
 
-_BATCH = 256
-"""Number of runs whose files are in memory at once."""
+_BATCH, _PART = 256, 32
+"""Numbers of runs whose files are in memory at once, and of those that a thread reads in one go."""
 
 _MOST_NAMED = 12
 
 _TOLD = 3
 
 _scores = attrgetter("method", "iid_accuracy", "ood_accuracy")
+
+
+class _Found(NamedTuple):
+    """A run's folder: its path, that relative to the folder that is read, its own name, and its files' names."""
+
+    path: Path
+    name: str
+    own: str
+    files: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,8 @@ class Runs:
 
     @cached_property
     def _across(self) -> tuple[tuple[Across, ...], tuple[str, ...]]:
+        if not self.stored_across:
+            return (), ()
         return matched(((Path(run.name).name, run.config) for run in self.runs), self.stored_across)
 
     @property
@@ -66,7 +79,7 @@ class Runs:
     @property
     def not_across(self) -> tuple[str, ...]:
         """The groups of ``runs`` without a result across trajectories, in lines; empty where no group has one."""
-        return self._across[1] if self.stored_across else ()
+        return self._across[1]
 
     @cached_property
     def records(self) -> list[Record]:
@@ -108,6 +121,7 @@ class Runs:
         return {"name": first.data, "fingerprint": first.fingerprint, **known}
 
 
+@without_collector()
 def read_runs(folder: str | Path, *, only: Collection[str] | None = None) -> Runs:
     """Read every finished run below ``folder``; only configs, results and interpolations are opened.
 
@@ -137,14 +151,13 @@ def read_runs(folder: str | Path, *, only: Collection[str] | None = None) -> Run
     found: list[Stored | Unusable] = []
     folders = list(_run_folders(folder, others, found))
     if only is not None:
-        folders, found = [entry for entry in folders if entry[0].name in only], []
+        folders, found = [entry for entry in folders if entry.path.name in only], []
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(folders), _BATCH):
             batch = folders[start : start + _BATCH]
-            contents = pool.map(contents_of, *zip(*batch, strict=True))
-            for (path, names), texts in zip(batch, contents, strict=True):
-                name = path.relative_to(folder).as_posix() if path != folder else folder.resolve().name
-                found += _run(path, name, names, texts, shared)
+            parts = [batch[at : at + _PART] for at in range(0, len(batch), _PART)]
+            for each, contents in zip(batch, chain.from_iterable(pool.map(_contents, parts)), strict=True):
+                found += _run(each, contents, shared)
     across, damaged = read_across(others)
     unusable = [entry for entry in found if isinstance(entry, Unusable)]
     runs, copies = _without_copies([entry for entry in found if isinstance(entry, Stored)])
@@ -157,17 +170,20 @@ def read_runs(folder: str | Path, *, only: Collection[str] | None = None) -> Run
     return Runs(folder, tuple(runs), tuple(unusable), across)
 
 
-def _run_folders(
-    folder: Path, others: list[Path], unusable: list[Stored | Unusable]
-) -> Iterator[tuple[Path, frozenset[str]]]:
-    """Every run's folder at or below ``folder``, in order, with the names of its files.
+def _contents(folders: Iterable[_Found]) -> list[dict[str, bytes | OSError]]:
+    return [contents_of(each.path, each.files) for each in folders]
+
+
+def _run_folders(folder: Path, others: list[Path], unusable: list[Stored | Unusable]) -> Iterator[_Found]:
+    """Every run's folder at or below ``folder``, in order.
 
     Appends folders of results across trajectories to ``others``, and what cannot be looked into to ``unusable``.
     """
     seen: set[tuple[int, int]] = set()
-    waiting, root = [folder], folder.resolve()
+    root = folder.resolve()
+    waiting = [(folder, root.name, name_of(folder))]
     while waiting:
-        path = waiting.pop()
+        path, name, own = waiting.pop()
         try:
             about = path.stat()
             with os.scandir(path) as entries:
@@ -176,27 +192,26 @@ def _run_folders(
             if path == folder:
                 raise UserError(f"cannot read {path}: {error.strerror or error}") from error
             reason = f"the folder cannot be read: {error.strerror or error}"
-            unusable.append(Unusable(path.relative_to(folder).as_posix(), "damaged", reason))
+            unusable.append(Unusable(name, "damaged", reason))
             continue
         if (about.st_dev, about.st_ino) in seen:  # reached by a link before
             continue
         seen.add((about.st_dev, about.st_ino))
-        names = frozenset(entry.name for entry in inside)
-        if not names.isdisjoint(FILES) or any(name.startswith(".config.json.") for name in names):
-            yield path, names
+        files = frozenset(entry.name for entry in inside)
+        if not files.isdisjoint(FILES) or any(each.startswith(".config.json.") for each in files):
+            yield _Found(path, name, own, files)
         else:
             if path.name == ACROSS_FOLDER:
                 others.append(path)
-            below = []
-            for entry in inside:
+            before = f"{name}/" if path != folder else ""
+            for entry in sorted(inside, key=attrgetter("name"), reverse=True):
                 if entry.name.startswith("."):
                     continue
                 if reason := _why_not_followed(entry, root):
-                    name = (path / entry.name).relative_to(folder).as_posix()
-                    unusable.append(Unusable(name, "link", reason))
+                    unusable.append(Unusable(before + entry.name, "link", reason))
                 elif entry.is_dir():
-                    below.append(path / entry.name)
-            waiting += sorted(below, reverse=True)
+                    there = path / entry.name
+                    waiting.append((there, before + entry.name, name_of(there) if entry.is_symlink() else entry.name))
 
 
 def _why_not_followed(entry: os.DirEntry[str], root: Path) -> str:
@@ -210,15 +225,14 @@ def _why_not_followed(entry: os.DirEntry[str], root: Path) -> str:
     return "" if target.is_relative_to(root) or not target.is_dir() else f"it leads out of {root}, and is not followed"
 
 
-def _run(
-    path: Path, name: str, inside: frozenset[str], contents: Mapping[str, bytes | OSError], shared: dict[Any, Any]
-) -> list[Stored | Unusable]:
-    """The run in ``path`` with its interpolation, and an entry for each of the two that is unusable."""
+def _run(folder: _Found, contents: Mapping[str, bytes | OSError], shared: dict[Any, Any]) -> list[Stored | Unusable]:
+    """The run in a folder with its interpolation, and an entry for each of the two that is unusable."""
+    path, name, own, files = folder
     try:
-        run = read_stored(path, name, contents, shared)
+        run = read_stored(path, name, own, contents, shared)
     except UnusableError as error:
         return [Unusable(name, error.kind, str(error))]
-    if INTERPOLATION_FILE not in inside:
+    if INTERPOLATION_FILE not in files:
         return [run]
     try:
         return [replace(run, interpolation=Interpolation.read(path / INTERPOLATION_FILE, run.digest))]

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from ..config import PROTOCOL, Config, digest_of
 from ..data.classes import ood_notes
 from ..errors import UserError
-from .content import check_content, contents_of
+from .content import check_content, contents_of, name_of
 from .methods import METHODS, checkpoint_method
 from .protocol import UnusableError, records_of
 from .record import Record, mean_of_domains
@@ -163,7 +163,7 @@ class Run:
     @property
     def hands_over_start(self) -> bool:
         """Whether ``model`` is the network before the first step, since the chosen one has a lower i.i.d. accuracy."""
-        return self.model.name == START_FILE
+        return bool(self.result.get("model") == START_FILE)
 
     @property
     def best(self) -> Path:
@@ -236,7 +236,7 @@ class Run:
             unfinished = " (one was begun there and is not finished)" if "config.json" in contents else ""
             raise UserError(f"no finished run in {folder}{unfinished}")
         try:
-            found = check_content(folder, contents)
+            found = check_content(folder, name_of(folder), contents)
         except UnusableError as error:
             advice = "" if error.kind in ("newer version", "older protocol") else "; remove it and train it again"
             raise UnusableError(error.kind, f"cannot open the run in {folder}: {error}{advice}") from error

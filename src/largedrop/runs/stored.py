@@ -71,12 +71,17 @@ class Stored:
 
 
 def read_stored(
-    path: Path, name: str, contents: Mapping[str, bytes | OSError], shared: dict[tuple[Any, ...], dict[str, Any]]
+    path: Path,
+    name: str,
+    own: str,
+    contents: Mapping[str, bytes | OSError],
+    shared: dict[tuple[Any, ...], dict[str, Any]],
 ) -> Stored:
     """The run in a folder, without its interpolation.
 
     Args:
         name: name of the run in messages.
+        own: the folder's own name, from ``content.name_of``.
         contents: contents of its files, from ``contents_of``.
         shared: settings by their values, so that thousands of runs share few objects.
 
@@ -88,7 +93,7 @@ def read_stored(
         settings = config.settings
         return shared.setdefault(tuple(settings.values()), settings)
 
-    found = check_content(path, contents, settings_of, log=False)
+    found = check_content(path, own, contents, settings_of, log=False)
     run = Run(path, found.config, found.result, found.protocol)
     facts = (run.dataset, run.protocol, run.beats_start, run.hands_over_start)
     return Stored(name, run.config, found.records, *facts)

@@ -87,7 +87,8 @@ class Averages:
     def used(self) -> dict[Setting, list[Mapping[str, Any]]]:
         """The distinct full settings of the runs of each setting."""
         found: dict[Setting, dict[int, Mapping[str, Any]]] = {}
-        for record in self.records:
+        distinct = {(id(record.settings), record.method, record.dropout): record for record in self.records}
+        for record in distinct.values():
             found.setdefault(self.setting_of(record), {})[id(record.settings)] = record.settings
         return {setting: list(settings.values()) for setting, settings in found.items()}
 
@@ -127,28 +128,33 @@ def average(
     setting_of = settings_of(records)
     records = _probes_once(records, setting_of)
     others = () if with_left_out else tuple(record for record in records if left_out(record))
-    final = tuple(record for record in records if with_left_out or not left_out(record))
+    final = tuple(record for record in records if not left_out(record)) if others else records
     if not final:
         only = f" (all {len(records)} leave out a domain besides the test domain)" if records else ""
         raise UserError(f"there is nothing to select from: no run gave a record{only}")
     _refuse_twice(records, setting_of)
-    settings = tuple(sorted({setting_of(record) for record in final}, key=Setting.order))
+    named = list(map(setting_of, final))
+    settings = tuple(sorted(set(named), key=Setting.order))
     tested = tuple(dict.fromkeys([*domains, *(record.test_domain for record in final)]))
     all_seeds = tuple(sorted({*seeds, *(record.seed for record in final)}))
     rows, columns, layers = ({name: index for index, name in enumerate(axis)} for axis in (settings, tested, all_seeds))
     values = np.full((len(settings), len(tested), len(all_seeds), len(SCORES)), np.nan)
     seconds = np.full(values.shape[:3], np.nan)
-    for record in final:
-        at = rows[setting_of(record)], columns[record.test_domain], layers[record.seed]
-        values[at] = [np.nan if score is None else score for score in _scores(record)]
-        seconds[at] = record.seconds
+    at = (
+        [rows[setting] for setting in named],
+        [columns[record.test_domain] for record in final],
+        [layers[record.seed] for record in final],
+    )
+    values[at] = np.array(list(map(_scores, final)), dtype=np.float64)  # None is NaN
+    seconds[at] = [record.seconds for record in final]
     there = ~np.isnan(values[..., 0])
     counts = there.sum(axis=2)
     usable = there.any(axis=2) if allow_missing else there.all(axis=2)
     totals = np.where(there[..., None], values, 0.0).sum(axis=2)
     means = np.where(usable[..., None], totals / np.maximum(counts, 1)[..., None], np.nan)
     gone = np.argwhere(~there).tolist()
-    missing = tuple(dict.fromkeys(Missing(settings[k].without(ALPHA), tested[d], all_seeds[s]) for k, d, s in gone))
+    bare = [setting.without(ALPHA) for setting in settings]
+    missing = tuple(dict.fromkeys(Missing(bare[k], tested[d], all_seeds[s]) for k, d, s in gone))
     return Averages(settings, tested, all_seeds, values, seconds, means, missing, final, others, setting_of)
 
 
@@ -163,18 +169,22 @@ def _probes_once(records: Iterable[Record], setting_of: Callable[[Record], Setti
     first: dict[tuple[Setting, str, str, int], list[Any]] = {}
 
     def kept(record: Record) -> bool:
+        if METHODS[record.method].fit != "probe":
+            return True
         key = (setting_of(record), record.test_domain, left_out(record), record.seed)
         rivals = [record.settings.get(name) for name in RIVALS]
-        return METHODS[record.method].fit != "probe" or first.setdefault(key, rivals) == rivals
+        return first.setdefault(key, rivals) == rivals
 
     return tuple(record for record in records if kept(record))
 
 
 def _refuse_twice(records: Iterable[Record], setting_of: Callable[[Record], Setting]) -> None:
+    keys = [(setting_of(record), record.test_domain, left_out(record), record.seed) for record in records]
+    if len(set(keys)) == len(keys):
+        return
     seen: set[tuple[Setting, str, str, int]] = set()
     twice: dict[str, None] = {}
-    for record in records:
-        key = (setting_of(record), record.test_domain, left_out(record), record.seed)
+    for key in keys:
         if key in seen:
             besides = f", left out {key[2]}" if key[2] else ""
             twice[f"{key[0]}; test domain {key[1]}{besides}, seed {key[3]}"] = None

@@ -8,6 +8,7 @@ The rules are those of Gulrajani & Lopez-Paz (2020, "In Search of Lost Domain Ge
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -94,19 +95,27 @@ def _by_macro(averages: Averages) -> npt.NDArray[np.bool_]:
 
 
 def _choose(settings: Sequence[Setting], scores: FloatArray, averages: Averages) -> dict[str, Setting]:
-    rows = [averages.index[setting] for setting in settings]
-    # A setting with a score but without a mean on the test domain itself cannot be reported.
-    known = np.where(averages.there(settings), np.round(scores[rows], 12), np.nan)
     return {
         # In a tie the first, since the settings are in ``Setting.order``.
         domain: settings[int(np.nanargmax(column))]
-        for domain, column in zip(averages.domains, known.T, strict=True)
+        for domain, column in _known(settings, scores, averages).items()
         if not np.isnan(column).all()
     }
 
 
+def _known(settings: Sequence[Setting], scores: FloatArray, averages: Averages) -> dict[str, FloatArray]:
+    """The scores of the settings by test domain, rounded, NaN where a setting cannot be chosen."""
+    rows = [averages.index[setting] for setting in settings]
+    # A setting with a score but without a mean on the test domain itself cannot be reported.
+    known = np.where(averages.there(settings), np.round(scores[rows], 12), np.nan)
+    return dict(zip(averages.domains, known.T, strict=True))
+
+
 def _in_cloud(settings: Sequence[Setting], scores: FloatArray, averages: Averages) -> dict[str, list[Setting]]:
     """The settings of a cloud by test domain: of those that differ in α alone, the chosen one."""
+    if not any(setting.alpha for setting in settings):
+        known = _known(settings, scores, averages)
+        return {domain: list(compress(settings, ~np.isnan(column))) for domain, column in known.items()}
     found: dict[str, list[Setting]] = {domain: [] for domain in averages.domains}
     for own in candidates_of(settings, ()).values():
         for domain, setting in _choose(own, scores, averages).items():
