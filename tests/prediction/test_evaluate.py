@@ -152,6 +152,15 @@ def test_classes_that_the_model_does_not_know(run: ld.Run, toy: Path, tmp_path: 
         assert list(found.models[0].domains) == ["film"]
 
 
+def test_images_of_one_class_are_enough(run: ld.Run, toy: Path, tmp_path: Path) -> None:
+    (kind,) = sorted((toy / "ink").iterdir())[:1]
+    shutil.copytree(kind, tmp_path / "new" / "pen" / kind.name)
+    (model,) = evaluate(run, tmp_path / "new", device="cpu").models
+    count = len(list(kind.iterdir()))
+    assert (model.domains["pen"].accuracy.n, model.domains["pen"].macro.n) == (count, count)
+    assert model.confusion["pen"].sum() == count
+
+
 def test_mistakes(run: ld.Run, toy: Path, tmp_path: Path) -> None:
     asked = {"device": "cpu"}
     assert refusal(evaluate, run, toy, unknown="maybe", **asked) == "unknown must be 'wrong' or 'skip', not 'maybe'"

@@ -10,6 +10,7 @@ import pytest
 from tests.helpers import refusal
 
 from largedrop.data.inside import Inside
+from largedrop.data.passed_over import PassedOver
 from largedrop.prediction.images import find_images, place_of
 
 
@@ -110,7 +111,9 @@ def test_archives_give_the_images_in_them(tmp_path: Path, labels: int) -> None:
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     for source in ("shards/0.tar", "shards"):
-        found = find_images([source])
+        passed = PassedOver()
+        found = find_images([source], passed)
+        assert list(passed.notes()) == []
         assert sorted(each.read() for each in found if isinstance(each, Inside)) == [b"more", b"pixels"]
         assert str(found[0]).endswith("0.tar: a.png")
     assert "there is no file" in refusal(find_images, ["none.tar"])

@@ -19,6 +19,7 @@ from largedrop.data.views.host import resize
 from largedrop.models.network import Network, Spec
 from largedrop.models.sizes import representation_units
 from largedrop.prediction import predict as module
+from largedrop.prediction.images import Fetched
 from largedrop.prediction.predict import predict
 from largedrop.runs.checkpoint import load_model, save_model
 
@@ -189,3 +190,8 @@ def test_it_is_public(model: Path, photos: Path) -> None:
     found = ld.predict(model, photos, device="cpu")
     assert isinstance(found[0], ld.Prediction)
     assert found == predict([str(model)], [str(photos / "*"), photos / "03.png"], device="cpu")
+
+
+def test_an_address_with_nothing_behind_it(tmp_path: Path) -> None:
+    missing = Fetched("https://host/a.png", tmp_path / "a.png")
+    assert module._views([32], 16, missing) == "there is nothing at this address, or it cannot be fetched"

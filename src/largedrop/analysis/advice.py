@@ -109,6 +109,7 @@ def advise(
         weights=weights,
         precision=precision,
     )
+    config.split_of(data)  # refuses what training would
     seen = Relay(reporter)
     features = FeatureStore(data, open_views(data, device, reporter), reporter=seen).features(config, count=1)
     reporter.skip(len(data) - seen.done)  # the features that were on disk

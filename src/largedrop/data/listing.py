@@ -121,8 +121,6 @@ def make_listing(
     if source.unlabelled and not problems and not has:
         problems.append(f"no image has a label, so there is nothing to train on; {_PREDICT}")
     unlabelled = {visible(domain): [where for where, _ in images] for domain, images in source.unlabelled.items()}
-    if not problems and len(names) < 2:
-        problems.append(f"has only the class '{names[0]}'; at least two are needed")
     if not problems and len(domains) > 1 and len(has) == len(names):
         told = "; ".join(
             f"'{each}' has {named([name for name in names if (each, name) in has])}" for each in domains[:3]

@@ -110,9 +110,11 @@ def _images(path: str, passed: PassedOver, columns: Mapping[str, str]) -> Sequen
         if holds_images(place, columns):
             return _listed(path, columns)
         return _of_table(path, columns) if path.lower().endswith(TABLES) else [path]
-    found = [str(image) for image in images_below(place, passed)]
+    inside = PassedOver()
+    found = [str(image) for image in images_below(place, inside)]
     if not found and (is_saved(place) or parquets_in(place) or any(is_shards(each.name) for each in place.iterdir())):
         return _listed(path, columns)
+    passed.add(inside, others=True)
     return found
 
 

@@ -29,7 +29,7 @@ from ..runtime import keep_freed_memory
 from ..training.device import choose_device, choose_precision, exact
 from ..training.evaluation import autocast
 from .ensemble import Model, not_calibrated, open_networks
-from .images import Image, find_images, place_of
+from .images import Fetched, Image, find_images, place_of
 
 __all__ = ["BATCH", "Prediction", "predict", "predictions", "probabilities", "ready"]
 
@@ -234,6 +234,8 @@ def probabilities(
 def _views(sizes: Sequence[int], bits: int, image: Image) -> Views | str:
     """An image at each size, or the reason why it cannot be read."""
     place = place_of(image)
+    if isinstance(image, Fetched) and not image.path.is_file():
+        return "there is nothing at this address, or it cannot be fetched"
     decoded: dict[int, npt.NDArray[np.uint8]] = {}
     views = {}
     try:

@@ -112,19 +112,19 @@ def render(tables: Iterable[Table], console: Console) -> None:
     for number, table in enumerate(tables):
         if number > 0:
             console.print()
+        if table.title:
+            console.print(Text(visible(table.title)))
         for part, (columns, gap) in enumerate(_parts(table, console.width)):
             if part > 0:
                 console.print()
-            console.print(_drawn(table, columns, gap, table.title if part == 0 else ""))
+            console.print(_drawn(table, columns, gap))
         for note in table.notes:
             console.print(Text(visible(note), style="dim"))
 
 
-def _drawn(table: Table, columns: Sequence[int], gap: int, title: str) -> rich.Table:
+def _drawn(table: Table, columns: Sequence[int], gap: int) -> rich.Table:
     """Some columns of a table, ``gap`` characters apart (1 or 3)."""
     drawn = rich.Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, gap // 2))
-    if title:
-        drawn.title, drawn.title_justify, drawn.title_style = Text(visible(title)), "left", ""
     for index in columns:
         number, head = index >= table.left, table.heads[index]
         named = Text(visible(head), overflow="fold")
