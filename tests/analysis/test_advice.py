@@ -324,7 +324,7 @@ def test_advise_opens_features_and_counts_its_work(data: ld.Dataset) -> None:
     assert found.about["test_domain"] == "photo"
     with pytest.raises(UserError, match="did you mean 'photo'"):
         advise(data, test_domain="fotos", **settings)
-    with pytest.raises(UserError, match="^toy has only the class '.*' to train on; two are needed$"):
+    with pytest.raises(UserError, match=r"^toy has only the class '.*' to train on; two are needed$"):
         advise(replace(data, name="toy", labels=np.zeros_like(data.labels)), **settings)
     with pytest.raises(UserError, match="left-out and test-domain are both 'ink'"):
         advise(data, test_domain="ink", left_out="ink", **settings)
