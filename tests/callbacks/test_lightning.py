@@ -124,6 +124,8 @@ def test_what_cannot_be(loader: Any, tmp_path: Path) -> None:
     assert refusal(LightningCallback, "exponental").startswith("unknown kind of average 'exponental'; did you mean")
     assert refusal(LightningCallback, dropout=1.0).startswith("the dropout rate must be in [0, 1)")
     assert refusal(LightningCallback, masks=0).startswith("the number of dropout masks must be")
+    text = refusal(fit, Classifier(), loader, tmp_path, LightningCallback("uniform"), limit_val_batches=0)
+    assert text == "'uniform' is over validations, and fit has no validation data: take 'exponential'"
     text = refusal(fit, Classifier(), loader, tmp_path, LightningCallback("swad", monitor="val_los"))
     assert text == "swad needs 'val_los', did you mean 'val_loss'? (there are: val_loss)"
     assert "it has network.0, network.2" in refusal(fit, Classifier(), loader, tmp_path, LightningCallback(dropout=0.5))

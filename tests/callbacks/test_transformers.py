@@ -105,7 +105,11 @@ def test_what_cannot_be(tmp_path: Path) -> None:
             {},
             "the network has no head 'classifer'; did you mean 'classifier'?",
         ),
-        (TransformersCallback("uniform"), {}, "'uniform' is over evaluations, and there was none"),
+        (
+            TransformersCallback("uniform"),
+            {},
+            "'uniform' is over evaluations: set eval_strategy to 'epoch', or average='exponential'",
+        ),
     ):
         assert refusal(train, classifier(), tmp_path, callback, num_train_epochs=1, **more).startswith(text)
 

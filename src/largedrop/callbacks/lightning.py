@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import UserError, one_of
 from ..models.dropout import check_masks, check_rate, set_dropout
-from ..training.along import TrajectoryAverage, check_settings
+from ..training.along import OVER_EVALUATIONS, TrajectoryAverage, check_settings
 
 try:
     from lightning.pytorch import Callback
@@ -80,6 +80,8 @@ class LightningCallback(Callback):  # type: ignore[misc]
             if self.average is not None:
                 raise UserError("the average has been handed over: train on with a new Trainer and callback")
             raise UserError("the checkpoint to go on from was not written with a LightningCallback")
+        if self.kind in OVER_EVALUATIONS and not trainer.enable_validation:  # rather than at the end
+            raise UserError(f"'{self.kind}' is over validations, and fit has no validation data: take 'exponential'")
         self._begin(trainer, pl_module)
 
     def _begin(self, trainer: Any, pl_module: Any) -> None:

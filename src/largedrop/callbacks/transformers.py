@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import DamagedError, UserError, one_of
 from ..models.dropout import check_masks, check_rate, set_dropout
 from ..runs.checkpoint import read_tensors, write_tensors
-from ..training.along import TrajectoryAverage, check_settings
+from ..training.along import OVER_EVALUATIONS, TrajectoryAverage, check_settings
 
 try:
     from transformers import TrainerCallback
@@ -77,6 +77,10 @@ class TransformersCallback(TrainerCallback):  # type: ignore[misc]
         if args.load_best_model_at_end and self.kind != "last":
             raise UserError(
                 f"'{self.kind}' hands over an average: set load_best_model_at_end to False, or average='last'"
+            )
+        if self.kind in OVER_EVALUATIONS and args.eval_strategy == "no":  # rather than at the end
+            raise UserError(
+                f"'{self.kind}' is over evaluations: set eval_strategy to 'epoch', or average='exponential'"
             )
         if args.label_smoothing_factor and self.masks > 1:
             raise UserError("the trainer's label smoothing takes one mask for each example: set masks to 1")

@@ -18,9 +18,12 @@ from .averages.swad import DenseAverage
 from .averages.uniform import UniformAverage
 from .averaging import check_finite, check_same, interpolate
 
-__all__ = ["KINDS", "TrajectoryAverage"]
+__all__ = ["KINDS", "OVER_EVALUATIONS", "TrajectoryAverage"]
 
 KINDS = ("exponential", "uniform", "swad", "last")
+
+OVER_EVALUATIONS = ("uniform", "swad")
+"""The kinds that need evaluations."""
 
 
 class TrajectoryAverage:
@@ -103,7 +106,7 @@ class TrajectoryAverage:
         """
         if not self.steps:
             raise UserError("there was no step to average the weights of")
-        if self.kind in ("uniform", "swad") and not self._evaluated_at:
+        if self.kind in OVER_EVALUATIONS and not self._evaluated_at:
             raise UserError(f"'{self.kind}' is over evaluations, and there was none")
         now = self.module.state_dict()
         if isinstance(self._average, ExponentialAverage):
