@@ -38,6 +38,9 @@ def test_files_decode_and_are_the_same_each_time(tmp_path: Path) -> None:
     assert "<dc:date>" not in text
     assert "a line" in text
     assert "<!-- o.o.d. accuracy (%) -->" in text
+    pdf = rendered(make(), "pdf")
+    assert pdf.startswith(b"%PDF")
+    assert b"Date" not in pdf
 
 
 def test_nothing_global_is_touched(tmp_path: Path) -> None:

@@ -24,17 +24,19 @@ GREY, INK = "#999999", "#333333"
 
 _DPI = 150
 
+_OWN = {"png": ("Software",), "svg": ("Date", "Creator"), "pdf": ("CreationDate", "Creator", "Producer")}
+"""What matplotlib says of itself and of the time, by kind of file; it is left out."""
+
 _saving = threading.Lock()
 
 
 def rendered(figure: Figure, kind: str) -> bytes:
     """The figure as ``png`` (150 dots an inch), ``svg`` or ``pdf``; the same bytes for the same figure."""
     buffer = io.BytesIO()
-    metadata: dict[str, Any] = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     # matplotlib takes the salt of an SVG's identifiers from its global settings only, so one figure at a time.
     settings: Any = {"svg.hashsalt": "largedrop", "svg.fonttype": "path"}
     with _saving, mpl.rc_context(settings), every_script(figure):
-        figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=_DPI, metadata=dict.fromkeys(_OWN[kind]))
     return buffer.getvalue()
 
 
