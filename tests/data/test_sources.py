@@ -31,6 +31,15 @@ def test_a_folder_with_archives_beside_folders_is_one_of_folders(tmp_path: Path)
     assert len(find_source(toy, {}).images) > 1
 
 
+def test_images_beside_archives_are_told_of(tmp_path: Path) -> None:
+    archive(tmp_path / "a.tar", {"a.png": png(1), "a.cls": "1"})
+    before = find_source(tmp_path, {}).notes
+    for name in ("one.png", "TWO.JPG", "readme.txt"):
+        (tmp_path / name).write_bytes(png(1))
+    told = f"images of {tmp_path} that lie beside its tar archives are not read: 2"
+    assert find_source(tmp_path, {}).notes == (*before, told)
+
+
 @pytest.mark.parametrize(("source", "kind"), [(["a.png", "b.png"], "list"), (None, "NoneType")])
 def test_what_is_no_source_is_named(source: object, kind: str) -> None:
     expected = f"images are opened from a path, an address or a data frame, not from a {kind}"

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import UserError
 from .cache import ProgressCallback
 from .folder import list_images
+from .formats import suffixes
 from .huggingface import HUB, is_saved, list_described, list_hub, list_parquet, list_saved, tables_of
 from .listing import Source
 from .parquet import holds_images, parquets_in
@@ -68,9 +69,9 @@ def find_source(
     if is_folder and (tables := tables_of(path.absolute())):
         return list_described(path.absolute(), tables, columns)
     if is_folder and (shards := _shards_of(path)):
-        return list_shards(path, shards, path.absolute().resolve().name, columns)
+        return _beside(list_shards(path, shards, path.absolute().resolve().name, columns), path, "tar archives")
     if is_folder and (files := parquets_in(path.absolute())):
-        return list_parquet(files, path.absolute().resolve(), columns, cache)
+        return _beside(list_parquet(files, path.absolute().resolve(), columns, cache), path, "Parquet files")
     if columns:
         raise UserError(f"columns are named for tables ({', '.join(TABLES)}, .tar), and {source} is none")
     return list_images(path)
@@ -112,3 +113,10 @@ def _shards_of(folder: Path) -> list[Path]:
     if any(entry.is_dir() for entry in inside):
         return []
     return sorted(entry.absolute() for entry in inside if entry.suffix.lower() == ".tar")
+
+
+def _beside(found: Source, folder: Path, read: str) -> Source:
+    """The source, with a note of the images that lie in the folder beside what is read."""
+    loose = sum(entry.suffix.lower() in suffixes() for entry in folder.iterdir())
+    note = f"images of {folder} that lie beside its {read} are not read: {loose:,}"
+    return replace(found, notes=(*found.notes, note)) if loose else found
