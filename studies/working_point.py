@@ -183,25 +183,37 @@ class Clock(Reporter):
 
 def do(options: argparse.Namespace) -> None:
     """Do the runs of one dataset."""
-    began = time.monotonic()
     data, device = ld.open_dataset(options.data), choose_device(options.device)
-    tasks = Tasks(
-        data, options.size, device, options.output, options.record, options.seeds, options.arms, options.longest
-    )
-    reporter, done = Clock(options.seconds), 0
+    which = options.seeds, options.arms, options.longest
+    tasks = Tasks(data, options.size, device, options.output, options.record, *which)
+    train(tasks, data, device, options.output, options.jobs, options.seconds, options.keep_weights)
+
+
+def train(
+    tasks: Sequence[tuple[Config, Path]],
+    data: ld.Dataset,
+    device: torch.device,
+    output: Path,
+    jobs: int,
+    seconds: float = math.inf,
+    keep_weights: bool = False,
+) -> None:
+    """Do some runs, several side by side, in their order, until all are done or the seconds are over."""
+    began = time.monotonic()
+    reporter, done = Clock(seconds), 0
     waiting = Queue(tasks, reporter, wait=True)
-    with closing(train_side_by_side(waiting, data, device, options.jobs, reporter)) as together:
+    with closing(train_side_by_side(waiting, data, device, jobs, reporter)) as together:
         try:
             for config, outcome in together:
                 done += 1
                 at = f"{time.monotonic() - began:.0f} s, {done} of {len(tasks)}: {config.run_name}"
                 if isinstance(outcome, RunError):
                     print(f"{at}: {outcome}", flush=True)
-                    write_json(options.output / f"{config.run_name}.failed", {"failed": str(outcome)})
+                    write_json(output / f"{config.run_name}.failed", {"failed": str(outcome)})
                 else:
                     scores = outcome.result["methods"]["fine-tuning"]
                     print(f"{at}: {scores['iid_accuracy']:.4f} {scores['ood_accuracy']:.4f}", flush=True)
-                    for path in () if options.keep_weights else outcome.folder.rglob("*.safetensors"):
+                    for path in () if keep_weights else outcome.folder.rglob("*.safetensors"):
                         path.unlink()
         except Interrupted as error:
             print(error, flush=True)
