@@ -184,7 +184,7 @@ class Clock(Reporter):
 def do(options: argparse.Namespace) -> None:
     """Do the runs of one dataset."""
     data, device = ld.open_dataset(options.data), choose_device(options.device)
-    which = options.seeds, options.arms, options.longest
+    which = options.seeds, options.arms or FURTHER, options.longest
     tasks = Tasks(data, options.size, device, options.output, options.record, *which)
     train(tasks, data, device, options.output, options.jobs, options.seconds, options.keep_weights)
 
@@ -258,7 +258,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=(), help="further seeds of --arms")
-    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=FURTHER, metavar="ARM")
+    parser.add_argument(
+        "--arms", nargs="+", choices=tuple(ARMS), metavar="ARM", help="of --seeds [default: the main ones]"
+    )
     parser.add_argument("--longest", type=float, default=math.inf, help="leave out runs of more steps")
     parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--output", type=Path, default=Path("runs"))
@@ -267,6 +269,8 @@ def main() -> None:
     parser.add_argument("--record", type=Path, default=RECORD)
     parser.add_argument("--machine", default="", help="what the runs were done on, for the record")
     options = parser.parse_args()
+    if options.arms and not options.seeds:
+        parser.error("--arms are those that further --seeds are drawn of: name the seeds")
     if options.collect:
         collect(options.collect, options.machine, options.record)
     else:
