@@ -34,7 +34,7 @@ import largedrop as ld
 from largedrop.cli import main as command
 from largedrop.data import cache
 from largedrop.files import is_leftover
-from largedrop.runs.lease import is_lease
+from largedrop.lease import is_lease
 from largedrop.training import head, setup
 
 SETTINGS: dict[str, Any] = {

@@ -25,11 +25,11 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from safetensors.torch import save_file
 
 import largedrop as ld
 from largedrop.files import write_json
+from largedrop.lease import holding
 from largedrop.models.pretrained import normalisation, packaged_state
 from largedrop.training.evaluation import accuracy, mean_over_domains
 from peer.job import Job
@@ -202,7 +202,7 @@ def read(path: Path) -> Record:
 
 def add(path: Path, name: str, entry: Mapping[str, Any]) -> Record:
     """Add a training to the record, where another process may do so at the same time."""
-    with FileLock(Path(tempfile.gettempdir()) / "largedrop-peers.lock"):
+    with holding(path.parent):
         found = {**read(path), name: dict(entry)}
         write_json(path, dict(sorted(found.items())))
     return found

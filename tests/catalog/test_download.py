@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pytest
 from PIL import Image
 
@@ -24,6 +23,7 @@ from largedrop.catalog.facts import Published, RemoteFile, Source, published
 from largedrop.catalog.transfer import Watcher
 from largedrop.data.digests import digest_of
 from largedrop.errors import UserError
+from largedrop.lease import holding
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -179,7 +179,7 @@ def test_what_was_received_is_gone_on_with_and_then_removed(server: Server, tmp_
     other = RemoteFile("more.zip", (server.source("/more.zip"),))
     facts = replace(first, files=(*first.files, other), domains={"photo": 6, "sketch": 6, "real": 1})
     refusal(facts, tmp_path / "two")
-    assert sorted(path.name for path in (tmp_path / ".two.download").iterdir()) == [".lock", "two.zip"]
+    assert sorted(path.name for path in (tmp_path / ".two.download").iterdir()) == ["two.zip"]
     server.files["/more.zip"] = archive({"real/dog/1.png": image(3)})
     server.requests.clear()
     assert download(facts, tmp_path / "two").images == {"photo": 6, "sketch": 6, "real": 1}
@@ -289,8 +289,7 @@ def test_what_is_there_is_not_touched(server: Server, tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_download_to_one_folder(server: Server, tmp_path: Path) -> None:
-    (tmp_path / ".two.download").mkdir()
-    with filelock.FileLock(tmp_path / ".two.download" / ".lock"):
+    with holding(tmp_path / ".two.download"):
         assert refusal(two(server), tmp_path / "two").startswith("another process is downloading to ")
 
 

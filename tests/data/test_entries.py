@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.helpers import refusal
 
-from largedrop.data.entries import aside, building, cache_errors, cache_folder, install, sweep
+from largedrop.data.entries import aside, building, cache_errors, cache_folder, install, pieces, sweep
 from largedrop.errors import UserError
 
 
@@ -54,7 +55,7 @@ def test_a_finished_folder_takes_the_name(tmp_path: Path) -> None:
 
 def test_an_entry_that_another_process_installed_meanwhile_is_taken(tmp_path: Path) -> None:
     entry = built(tmp_path / "entry", "1")
-    folder = built(aside(entry, "mine"), "2")
+    folder = built(aside(entry), "2")
     assert install(folder, entry, load) == "1"
     assert load(folder) == "2"  # for its builder to remove
 
@@ -89,16 +90,43 @@ def test_what_killed_builds_left_is_removed_by_the_next(tmp_path: Path) -> None:
     process.start()
     pipe.recv()
     with building(tmp_path / "other"):
-        names = sorted(path.name.rpartition(".")[2] for path in tmp_path.iterdir())
-        assert names == sorted([*(name for name in names if name.startswith("building-")), "lock", "lock"])
-        assert len(names) == 4
-    assert len(list(tmp_path.iterdir())) == 2  # of the process, which builds on
+        assert [path.name[:10] for path in tmp_path.iterdir()] == [".building-"] * 2
+    assert len(list(tmp_path.iterdir())) == 1  # of the process, which builds on
     process.kill()
     process.join()
     with building(tmp_path / "entry"):
-        assert len(list(tmp_path.iterdir())) == 2  # its folder and its lock
+        assert len(list(tmp_path.iterdir())) == 1
     sweep(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_machine_builds_is_left_alone(tmp_path: Path) -> None:
+    """Nobody here can know whether its process lives, until its lease is old."""
+    theirs = built(aside(tmp_path / "entry"), "1")
+    lease = theirs / ".lease-1"
+    lease.write_text(json.dumps({"host": "node7", "system": "another", "process": 12, "started": "34"}))
+    for _ in range(2):
+        sweep(tmp_path)
+        assert load(theirs) == "1"
+    for path in (*theirs.iterdir(), theirs):
+        os.utime(path, (0, 0))
+    sweep(tmp_path)
+    assert not theirs.exists()
+
+
+def test_the_cache_needs_no_locks_of_its_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some that machines share have none (Lustre without ``flock``), or none that hold."""
+
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    monkeypatch.setattr("fcntl.lockf", none)
+    with building(tmp_path / "entry") as folder:
+        (folder / "number").write_text("1")
+        assert install(folder, tmp_path / "entry", load) == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["entry"]
+    assert [path.name for path in (tmp_path / "entry").iterdir()] == ["number"]
 
 
 def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
@@ -120,15 +148,19 @@ def test_a_folder_that_cannot_be_renamed_is_the_systems_error(tmp_path: Path) ->
 
 def test_what_was_left_a_day_ago_is_removed(tmp_path: Path) -> None:
     entry = tmp_path / "entry"
-    old, young, fresh = (built(aside(entry, name), "1") for name in ("old", "young", "fresh"))
+    old, young, fresh = (built(aside(entry), "1") for _ in range(3))
+    old_pieces, young_pieces = (built(pieces(tmp_path / name), "1") for name in ("old", "young"))
     kept = built(entry, "1")
     day = time.time() - 24 * 3600
-    for folder, touched in ((old, day - 60), (young, day + 60), (kept, day - 60)):
+    for folder in (old, old_pieces, kept):
         for path in (*folder.iterdir(), folder):
-            os.utime(path, (touched, touched))
+            os.utime(path, (day - 60, day - 60))
+    for folder in (young, young_pieces):
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (day + 60, day + 60))
     os.utime(fresh, (day - 60, day - 60))  # but not the file in it
     sweep(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted([young, fresh, kept])
+    assert sorted(tmp_path.iterdir()) == sorted([young, fresh, young_pieces, kept])
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from largedrop.experiments import status
 from largedrop.experiments.status import PlanStatus, status_of
 from largedrop.experiments.stored_plan import StoredRun, store_plan
 from largedrop.files import write_stored
+from largedrop.lease import LAPSES, take
 from largedrop.runs.failure import write_failure
-from largedrop.runs.lease import LAPSES, take
 
 ABOUT = {"preset": "mine", "title": "Mine", "scale": "full"}
 

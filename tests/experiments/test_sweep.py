@@ -23,11 +23,11 @@ from largedrop.experiments.processes import ProcessFailedError
 from largedrop.experiments.sweep import SweepPlan, begin_sweep, ended_sweep, plan_sweep, run_sweep
 from largedrop.experiments.tasks import Task
 from largedrop.files import write_stored
+from largedrop.lease import take
 from largedrop.report.report import write_report
 from largedrop.report.sweep import report_sweep
 from largedrop.runs.failure import write_failure
 from largedrop.runs.folder import claim
-from largedrop.runs.lease import take
 from largedrop.runs.read import read_runs
 from largedrop.runs.run import Run
 from largedrop.training.loop import cost, train

@@ -14,9 +14,9 @@ from largedrop.config import Config
 from largedrop.errors import CollapseError, Interrupted
 from largedrop.experiments import tasks as module
 from largedrop.experiments.tasks import Task, Tasks
+from largedrop.lease import take
 from largedrop.reporter import SILENT
 from largedrop.runs.failure import write_failure
-from largedrop.runs.lease import take
 
 
 @pytest.fixture

@@ -223,12 +223,12 @@ def test_interrupted_work_is_taken_up(data: ld.Dataset, config: Config, tmp_path
     whole = opened(data, tmp_path / "whole").features(config)
     with pytest.raises(KeyboardInterrupt):
         FeatureStore(data, Breaking(data, 5), tmp_path).features(config)  # two pieces of two batches, and a half
-    (building,) = (tmp_path / "features").glob(".building-*")
-    assert sorted(path.name for path in building.iterdir()) == ["000000000.safetensors", "000000016.safetensors"]
+    (pieces,) = (tmp_path / "features").glob(".pieces-*")
+    assert sorted(path.name for path in pieces.iterdir()) == ["000000000.safetensors", "000000016.safetensors"]
     assert not list((tmp_path / "features").glob("[!.]*"))
     if cut:
-        piece = building / "000000016.safetensors"
-        first = (building / "000000000.safetensors").read_bytes()
+        piece = pieces / "000000016.safetensors"
+        first = (pieces / "000000000.safetensors").read_bytes()
         content = piece.read_bytes()
         changed = content[:-1] + bytes([content[-1] ^ 1])
         piece.write_bytes({"short": content[:-1], "changed": changed, "other": first}[cut])
@@ -238,7 +238,7 @@ def test_interrupted_work_is_taken_up(data: ld.Dataset, config: Config, tmp_path
     assert sum(done) == 54
     np.testing.assert_array_equal(found.values, whole.values)
     assert sorted(path.name for path in entry(tmp_path).iterdir()) == ["entry.json", "features.bin"]
-    assert not list((tmp_path / "features").glob(".building-*"))
+    assert not list((tmp_path / "features").glob(".pieces-*"))
 
 
 def test_a_full_disk_is_one_line(

@@ -18,10 +18,10 @@ from largedrop.config import Config
 from largedrop.data.views.batches import HostViews
 from largedrop.errors import BusyError, CollapseError, Interrupted, RunError, UserError
 from largedrop.experiments.compare import compare, plan
+from largedrop.lease import take
 from largedrop.linear.features import FeatureStore
 from largedrop.linear.runs import train_linear_runs
 from largedrop.runs.checkpoint import load_model, read_tensors
-from largedrop.runs.lease import take
 from largedrop.runs.run import Run
 from largedrop.training.loop import cost
 from largedrop.training.resolve import resolve

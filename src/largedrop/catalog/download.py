@@ -6,14 +6,13 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
-
 from ..data.digests import digest_of
-from ..errors import UserError
+from ..errors import BusyError, UserError
+from ..lease import take
 from .archives import members
 from .facts import Published, RemoteFile
 from .layouts import Places, class_names, places_of
@@ -22,8 +21,6 @@ from .transfer import Watcher, check, fetch
 __all__ = ["Downloaded", "download"]
 
 _UNPACKED = "unpacked"
-
-_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -80,13 +77,12 @@ def download(facts: Published, folder: Path, have: Path | None = None, watch: Wa
 
 @contextmanager
 def _working(folder: Path) -> Iterator[Path]:
-    """The locked folder beside ``folder`` that a download works in."""
+    """The folder beside ``folder`` that a download works in, this process's alone within the block."""
     work = folder.absolute().with_name(f".{folder.absolute().name}.download")
-    lock = filelock.FileLock(work / _LOCK, timeout=0)
     try:
         work.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout as error:
+        lease = take(work)
+    except BusyError as error:
         raise UserError(f"another process is downloading to {folder}") from error
     except OSError as error:
         raise UserError(f"cannot write {work}: {error.strerror or error}") from error
@@ -96,9 +92,9 @@ def _working(folder: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {error.filename or work}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(work / _UNPACKED, ignore_errors=True)
-        if work.is_dir() and all(path.name == _LOCK for path in work.iterdir()):
-            shutil.rmtree(work, ignore_errors=True)
-        lock.release()
+        lease.give_back(ended=True)
+        with suppress(OSError):  # what was received waits for the next call
+            work.rmdir()
 
 
 def _obtain_all(files: Sequence[RemoteFile], work: Path, have: Path | None, watch: Watcher) -> list[Path]:

@@ -10,20 +10,30 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-import filelock
-
 from ..errors import UserError
 from ..files import cache_folder, is_leftover
+from ..lease import holding, is_left
 
-__all__ = ["aside", "building", "cache_errors", "cache_folder", "chosen_folder", "discard", "install", "sweep"]
+__all__ = [
+    "aside",
+    "building",
+    "cache_errors",
+    "cache_folder",
+    "chosen_folder",
+    "discard",
+    "install",
+    "pieces",
+    "sweep",
+]
 
 _BUILDING = ".building-"
+"""Start of the name of a temporary folder: of nobody's use once its process has ended."""
 
-_LOCK = ".lock"
-"""Ending of the file beside a temporary folder that its process has locked."""
+_PIECES = ".pieces-"
+"""The same of one that another process goes on with."""
 
 _STALE = 24 * 3600.0
-"""A temporary file, or folder without a lock, that is unchanged for this many seconds was left by a killed process."""
+"""What is temporary and unchanged for this many seconds was left by a killed process."""
 
 Entry = TypeVar("Entry")
 
@@ -33,25 +43,29 @@ def chosen_folder(cache: Path | None) -> Path:
     return (Path(cache).absolute() if cache is not None else cache_folder()).resolve()
 
 
-def aside(entry: Path, name: str = "") -> Path:
-    """The temporary folder in which ``entry`` is built, named after ``name``, or uniquely where it is empty."""
-    return entry.parent / f"{_BUILDING}{name or uuid.uuid4().hex}"
+def aside(entry: Path) -> Path:
+    """A unique temporary name beside ``entry``."""
+    return entry.parent / f"{_BUILDING}{uuid.uuid4().hex}"
+
+
+def pieces(entry: Path) -> Path:
+    """The folder in which the pieces of ``entry`` are until it is whole; those of a killed process stay for a day."""
+    return entry.parent / f"{_PIECES}{entry.name}"
 
 
 @contextmanager
 def building(entry: Path) -> Iterator[Path]:
-    """A new temporary folder in which ``entry`` is built, locked within the block and removed at its end."""
+    """A new temporary folder in which ``entry`` is built, this process's within the block and removed at its end."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     for name in (entry.parent.name, "digests", "opened"):
         sweep(entry.parent.with_name(name))
-    folder = aside(entry)
-    try:
-        with filelock.FileLock(_lock_of(folder)):
+    with holding(aside(entry)) as lease:
+        folder = lease.path.with_name("entry")
+        try:
             folder.mkdir()
             yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        _lock_of(folder).unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def discard(entry: Path) -> None:
@@ -94,40 +108,18 @@ def sweep(folder: Path) -> None:
     """Remove the temporary folders and files in ``folder`` that killed processes left."""
     for path in filter(is_leftover, folder.glob(".*")):
         with suppress(OSError):  # its own process has just renamed it
-            if path.is_file() and time.time() - path.stat().st_mtime > _STALE:
+            if path.is_file() and _is_old(path):
                 path.unlink()
-    for path in folder.glob(f"{_BUILDING}*"):
-        if path.suffix == _LOCK:
-            if not path.with_suffix("").exists() and _is_free(path):
-                path.unlink(missing_ok=True)
-        elif path.is_symlink():
-            path.unlink(missing_ok=True)
-        elif _is_left(path):
-            shutil.rmtree(path, ignore_errors=True)
-            _lock_of(path).unlink(missing_ok=True)
+    for path in (*folder.glob(f"{_BUILDING}*"), *folder.glob(f"{_PIECES}*")):
+        with suppress(OSError):  # its own process has just removed it
+            if path.is_symlink():
+                path.unlink()
+            elif (path.name.startswith(_BUILDING) and is_left(path)) or all(map(_is_old, (path, *path.iterdir()))):
+                shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_left(folder: Path) -> bool:
-    """Whether a killed process left a temporary folder: it is not locked or, where it never was, long unchanged."""
-    try:
-        if _lock_of(folder).exists():
-            return _is_free(_lock_of(folder))
-        return time.time() - max(child.stat().st_mtime for child in (folder, *folder.iterdir())) > _STALE
-    except OSError:  # its own process has just removed it
-        return False
-
-
-def _lock_of(folder: Path) -> Path:
-    return folder.with_name(folder.name + _LOCK)
-
-
-def _is_free(lock: Path) -> bool:
-    """Whether the process that had locked a file has ended."""
-    try:
-        with filelock.FileLock(lock, timeout=0):
-            return True
-    except filelock.Timeout:
-        return False
+def _is_old(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > _STALE
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from typing import Any
 
 from ..errors import UserError, one_of
 from ..files import read_json
+from ..lease import LAPSES, Holder, holder_of
 from ..runs.failure import FAILURE_FILE, read_failure
-from ..runs.lease import LAPSES, Holder, holder_of
 from .measured import measured, spread
 from .stored_plan import StoredPlan, StoredRun, read_plans
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import Interrupted
+from ..lease import LOOK, Holder, holder_of
 from ..reporter import Reporter
 from ..runs.content import is_finished
 from ..runs.failure import read_failure
-from ..runs.lease import LOOK, Holder, holder_of
 
 __all__ = ["Task", "Tasks"]
 

@@ -2,24 +2,23 @@
 
 <cache>/features/<key>/features.bin   float16 (images, features), one image after the other
                        entry.json     the key, the taps, and checksums
-                 .building-<key>/     the finished pieces of features that are being computed
-                 .lock-<key>          lock of the process that computes them
+                 .pieces-<key>/       the finished pieces of features that are being computed, and who is at it
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -27,10 +26,11 @@ from torch import Tensor
 
 from ..config import Config
 from ..data.dataset import Dataset
-from ..data.entries import aside, cache_errors, cache_folder, install, sweep
+from ..data.entries import cache_errors, cache_folder, install, pieces, sweep
 from ..data.views.batches import Views
-from ..errors import UserError
+from ..errors import BusyError, UserError
 from ..files import read_json, replacing, write_stored
+from ..lease import Lease, holding, is_lease
 from ..models.fast.folding import fold_for_evaluation
 from ..models.pretrained import find_weights
 from ..models.taps import REPRESENTATION, Taps, find_taps, tapped
@@ -201,9 +201,13 @@ class FeatureStore:
         path = self.folder / name
         found = self._open.get(name) or self._known(path, key)
         if found is None:
-            with self._locked(name):
+            with ExitStack() as held:
+                with cache_errors(_WHAT, self.folder):
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    sweep(self.folder)  # also a link of this name
+                    lease = held.enter_context(holding(pieces(path), self._wait))
                 # Another process may have computed it meanwhile.
-                found = self._known(path, key) or self._build(path, key, fill)
+                found = self._known(path, key) or self._build(path, key, fill, lease)
         self._open[name] = found
         return found
 
@@ -216,45 +220,35 @@ class FeatureStore:
             self._said.add(str(error))
             return None
 
-    def _build(self, path: Path, key: dict[str, Any], fill: Callable[[Path], Taps]) -> Features:
-        self._tell_outdated(key)
-        building = aside(path, path.name)
-        with cache_errors(_WHAT, self.folder):
-            sweep(self.folder)  # also a link of this name
-            building.mkdir(exist_ok=True)
-        taps = fill(building)
-        with cache_errors(_WHAT, self.folder):
-            self._assemble(building, key, taps)
-            return install(building, path, partial(_load, images=len(self.data), key=key))
+    def _wait(self, _: BusyError) -> None:
+        self.reporter.note("another process is computing these features; waiting for it")
 
-    def _assemble(self, building: Path, key: dict[str, Any], taps: Taps) -> None:
-        """Make an entry from the pieces in ``building``."""
+    def _build(self, path: Path, key: dict[str, Any], fill: Callable[[Path], Taps], lease: Lease) -> Features:
+        self._tell_outdated(key)
+        work = lease.path.parent
+        taps = fill(work)
+        lease.check()
+        with cache_errors(_WHAT, self.folder):
+            whole = work / "entry"
+            shutil.rmtree(whole, ignore_errors=True)  # of a killed process
+            whole.mkdir()
+            self._assemble(work, whole, key, taps)
+            found = install(whole, path, partial(_load, images=len(self.data), key=key))
+            for other in work.iterdir():
+                if not is_lease(other):
+                    shutil.rmtree(other) if other.is_dir() else other.unlink()
+            return found
+
+    def _assemble(self, work: Path, whole: Path, key: dict[str, Any], taps: Taps) -> None:
+        """Make an entry in ``whole`` from the pieces in ``work``."""
         check = 0
-        with replacing(building / "features.bin") as temporary, open(temporary, "wb") as file:
+        with replacing(whole / "features.bin") as temporary, open(temporary, "wb") as file:
             for start in range(0, len(self.data), _PIECE):
-                content = read_tensors(_piece_path(building, start), "features")[0]["values"].numpy().tobytes()
+                content = read_tensors(_piece_path(work, start), "features")[0]["values"].numpy().tobytes()
                 check = zlib.crc32(content, check)
                 file.write(content)
         header = {"key": key, "data": self.data.name, "check": check, "rows": len(self.data)}
-        write_stored(building / "entry.json", {**header, **asdict(taps)})
-        for path in building.iterdir():
-            if path.name not in ("features.bin", "entry.json"):
-                path.unlink()
-
-    @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        with cache_errors(_WHAT, self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.folder / f".lock-{name}")
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                self.reporter.note("another process is computing these features; waiting for it")
-                lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        write_stored(whole / "entry.json", {**header, **asdict(taps)})
 
     def _tell_outdated(self, key: dict[str, Any]) -> None:
         """Note that there are features whose key differs from ``key`` in the weights or the images only."""

@@ -16,10 +16,10 @@ from ..config import LATER, PROTOCOL, Config
 from ..data.dataset import Dataset
 from ..errors import UserError
 from ..files import is_leftover, read_json, write_stored
+from ..lease import Lease, holder_of, is_lease, settle, take
 from ..reporter import Relay, Reporter
 from .content import is_finished
 from .failure import forget_failure
-from .lease import Lease, holder_of, is_lease, settle, take
 from .protocol import refuse_older
 
 __all__ = ["claim", "claimed", "finished", "named_before", "owned"]

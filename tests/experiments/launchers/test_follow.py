@@ -16,9 +16,9 @@ from largedrop.experiments.launchers import follow as module
 from largedrop.experiments.launchers.follow import follow_workers
 from largedrop.experiments.preset import Preset
 from largedrop.experiments.sweep import PlannedRun, SweepPlan
+from largedrop.lease import Lease, take
 from largedrop.reporter import SILENT
 from largedrop.runs.failure import write_failure
-from largedrop.runs.lease import Lease, take
 
 
 class Fake:

@@ -1,7 +1,7 @@
 """Launchers: they start workers, each of which takes the runs of a sweep that no other has.
 
 What a worker does is the same wherever it is started (``largedrop sweep … --worker``): the folder of the sweep says
-what is left (``runs.lease``, ``experiments.tasks``), so workers of several launchers and machines share one. To add a
+what is left (``lease``, ``experiments.tasks``), so workers of several launchers and machines share one. To add a
 launcher is to write a class with the methods of ``follow.Workers``, its line here, and its name in
 ``cli/launching.py``.
 """

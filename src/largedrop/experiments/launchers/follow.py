@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import Protocol
 
 from ...errors import Interrupted, UserError
+from ...lease import holder_of
 from ...reporter import Reporter
 from ...runs.content import is_finished
 from ...runs.failure import read_failure
-from ...runs.lease import holder_of
 from ..sweep import PlannedRun, SweepPlan
 from .worker import last_words
 

@@ -16,23 +16,20 @@ from typing import Any
 
 import pytest
 
+from largedrop import lease as module
 from largedrop.errors import BusyError
-from largedrop.runs import lease as module
-from largedrop.runs.lease import Holder, Lease, holder_of, settle, take
+from largedrop.lease import Holder, Lease, holder_of, holding, is_left, settle, take
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 
 ALONE = f"""
 import sys, types
 package = types.ModuleType("largedrop")
-package.__path__ = [{str(Path(module.__file__).parents[1])!r}]
-sys.modules["largedrop"] = package
-package = types.ModuleType("largedrop.runs")
 package.__path__ = [{str(Path(module.__file__).parent)!r}]
-sys.modules["largedrop.runs"] = package
+sys.modules["largedrop"] = package
 from pathlib import Path
 from largedrop.errors import BusyError
-from largedrop.runs.lease import take, holder_of
+from largedrop.lease import take, holder_of
 """
 """The start of a script that imports leases without torch."""
 
@@ -304,3 +301,71 @@ def test_where_processes_cannot_be_told_apart_their_leases_lapse(
     clock.sleep(module.LAPSES + 1)
     assert holder_of(tmp_path) is None
     assert Holder().lives is None
+
+
+def test_one_at_a_time_holds_a_folder_that_each_leaves_empty(tmp_path: Path) -> None:
+    """What each does in it needs no lock: a number in a file, which two at once would lose."""
+    folder, number, said = tmp_path / "work", tmp_path / "number", list[str]()
+    number.write_text("0")
+
+    def add() -> None:
+        for _ in range(20):
+            with holding(folder, lambda error: said.append(str(error))):
+                count = int(number.read_text())
+                time.sleep(0.001)
+                number.write_text(str(count + 1))
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert number.read_text() == "80"
+    assert {text.partition(" (")[0] for text in said} == {f"another process is using {folder}"}
+    assert len(said) <= 80
+    assert names(tmp_path) == ["number"]
+
+
+def test_a_held_folder_is_given_back_after_an_error_too(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), holding(tmp_path / "work"):
+        raise KeyError
+    assert names(tmp_path) == []
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").touch()
+    with holding(tmp_path / "kept"):
+        assert names(tmp_path / "kept") == [".lease-1", "file"]
+    assert names(tmp_path / "kept") == ["file"]
+    with pytest.raises(FileNotFoundError), holding(tmp_path / "none" / "work"):
+        pass
+
+
+def test_what_is_left_has_a_lease_that_nobody_holds(tmp_path: Path, clock: Clock, taken: Any) -> None:
+    assert not is_left(tmp_path)  # it never had one
+    lease = taken(tmp_path)
+    assert not is_left(tmp_path)
+    lease.give_back(ended=False)
+    assert is_left(tmp_path)
+    foreign(tmp_path, 2)
+    assert not is_left(tmp_path)
+    clock.sleep(module.LAPSES + 1)
+    assert is_left(tmp_path)
+
+
+def test_numbers_that_begin_again_give_no_second_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: Any
+) -> None:
+    """Between looking and taking, who had it has finished, and another has begun again from 1."""
+    taken(tmp_path).give_back(ended=False)
+    theirs, real = tmp_path / ".lease-1", os.open
+
+    def late(path: Path, *flags: int) -> int:
+        if path.name == ".lease-2":
+            theirs.unlink()
+            monkeypatch.setattr(os, "open", real)
+            taken(tmp_path)
+        return real(path, *flags)
+
+    monkeypatch.setattr(os, "open", late)
+    with pytest.raises(BusyError, match=r"is using"):
+        take(tmp_path)
+    assert names(tmp_path) == [".lease-1"]

@@ -2,9 +2,10 @@
 
 A lease is a file ``.lease-N`` that names its holder and is renewed while the holder lives. The next holder makes number
 N + 1, which only one process can (``O_EXCL``, on NFS as well, where locks may be no locks); the highest number counts,
-and goes down only once the run is finished. So a holder that was slow, and whose lease another took, finds its own
-gone, and no two processes take the same one. Clocks are not compared: a lease of another machine has lapsed when it was
-seen unchanged for ``LAPSES`` of one's own seconds; of a process of this machine it is known whether it lives.
+and goes down only once what the lease was for is finished. So a holder that was slow, and whose lease another took,
+finds its own gone, and no two processes take the same one. Clocks are not compared: a lease of another machine has
+lapsed when it was seen unchanged for ``LAPSES`` of one's own seconds; of a process of this machine it is known whether
+it lives.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import BusyError, visible
-from ..files import opened
+from .errors import BusyError, visible
+from .files import opened
 
-__all__ = ["LOOK", "Holder", "Lease", "holder_of", "is_lease", "settle", "take"]
+__all__ = ["LOOK", "Holder", "Lease", "holder_of", "holding", "is_lease", "is_left", "settle", "take"]
 
 RENEWED = 10.0
 """Seconds between two renewals."""
@@ -38,6 +40,9 @@ MOST_TRIES = 100
 
 LOOK = 1.0
 """Seconds between two looks at what another process has."""
+
+SHORT = 0.05
+"""The same where that takes moments, and is waited for."""
 
 _NAME = re.compile(r"\.lease-([0-9]{1,9})$")
 
@@ -193,10 +198,57 @@ def take(folder: Path) -> Lease:
             path.unlink(missing_ok=True)
             number = now
             continue
-        for older in (entry for entry in _leases(folder) if _number(entry) <= number):
-            older.unlink(missing_ok=True)  # whoever held it and is only slow sees it gone
+        older = [entry for entry in _leases(folder) if _number(entry) <= number]
+        if holders := [holder for holder in map(_holder, older) if holder is not None]:
+            # Since ``number`` was looked at all were given back or removed, and another has begun again from 1.
+            path.unlink(missing_ok=True)
+            raise BusyError(f"another process is using {folder} ({holders[-1]})")
+        for entry in older:
+            entry.unlink(missing_ok=True)  # whoever held it and is only slow sees it gone
         return Lease(path)
     raise BusyError(f"other processes keep taking {folder}")
+
+
+@contextmanager
+def holding(folder: Path, busy: Callable[[BusyError], None] | None = None) -> Iterator[Lease]:
+    """Hold the lease on a folder within the block.
+
+    The folder is made where it is not there, and removed where the block leaves it empty.
+
+    Args:
+        busy: told once that another process has the lease, before it is waited for.
+
+    Raises:
+        OSError: the folder cannot be made, read or written.
+    """
+    lease = None
+    while lease is None:
+        with suppress(FileExistsError):
+            folder.mkdir()
+        try:
+            lease = take(folder)
+        except FileNotFoundError:  # its holder has just removed it
+            continue
+        except BusyError as error:
+            if busy is not None:
+                busy(error)
+                busy = None
+            time.sleep(SHORT)
+    try:
+        yield lease
+    finally:
+        lease.give_back(ended=True)
+        with suppress(OSError):  # there is something in it, if only another's lease
+            folder.rmdir()
+
+
+def is_left(folder: Path) -> bool:
+    """Whether a folder has a lease whose holder has died, has given it back or has let it lapse.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    return bool(_highest(folder)) and holder_of(folder) is None
 
 
 def settle(folder: Path, stopped: Callable[[], bool]) -> None:
