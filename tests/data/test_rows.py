@@ -84,6 +84,10 @@ def test_whatever_bytes_are_rows_or_one_message(content: bytes, suffix: str, tmp
 def test_a_separator_is_that_of_the_columns(tmp_path: Path) -> None:
     assert read(tmp_path / "t.csv", "path;label\na,1;b,2\n") == ([("a,1", "b,2")], [])
     assert read(tmp_path / "t.tsv", "path,label\na\tb,2\n") == ([("a\tb", "2")], [])
+    for first in ("sep=|", '"sep=|"', "sep=| \r"):
+        rows, said = read(tmp_path / "t.csv", f"{first}\npath|label\na,1|b\nc\n")
+        assert rows == [("a,1", "b")]
+        assert said == ["line 4 has 1 value in 2 columns; a value with '|' in it needs quotes"]
 
 
 def test_a_column_of_json_lines_may_come_late(tmp_path: Path) -> None:

@@ -110,6 +110,10 @@ def test_columns_of_other_names_and_values_that_are_numbers(root: Path) -> None:
     assert refusal(list_table, table, {"class": "species"}) == (
         "a table has no 'class' to name a column for; there are: path, label, domain, group, split"
     )
+    capitals = write(root / "capitals.csv", csv_of(ROWS).replace("path,label,domain", "Path,LABEL,Domain"))
+    assert list_table(capitals).keys == list_table(write(root / "small.csv", csv_of(ROWS))).keys
+    two = write(root / "two.csv", "path,Label,LABEL\n")
+    assert refusal(list_table, two).startswith(f"{two} has no column 'label', only path, Label, LABEL; ")
     assert refusal(list_table, table, {"path": " "}) == "the column of the path is named by nothing"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import Any
 
 from ..errors import UserError, nearest
 
-__all__ = ["TABLES", "Choose", "Rows", "columns_in", "existing_table", "names_in", "read_rows", "shown"]
+__all__ = ["TABLES", "Choose", "Rows", "columns_in", "existing_table", "names_in", "read_rows", "shown", "usual_name"]
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 """Suffixes of tables, in lower case."""
+
+_SEPARATOR = re.compile(r'"?sep=([,;\t|])"?[ \t]*(?=\r?\n)')
+"""A first line with which spreadsheets are told the separator."""
 
 Rows = Iterator[tuple[str, Mapping[str, object]]]
 """Where each row is in its table, and its values by what they say."""
@@ -64,6 +68,13 @@ def columns_in(table: object, header: Sequence[str], wanted: Mapping[str, str], 
     for name, count in Counter(header).items():
         if count > 1 and name in wanted.values():
             raise UserError(f"{table} has {count} columns '{name}'")
+
+
+def usual_name(names: Sequence[str], header: Sequence[str]) -> str | None:
+    """The first of some names that a header has, else in other capitals, unless several differ in these alone."""
+    lower = [name.lower() for name in header]
+    exact = next((name for name in names if name in header), None)
+    return exact or next((header[lower.index(name)] for name in names if lower.count(name) == 1), None)
 
 
 def read_rows(table: Path, choose: Choose, problems: list[str]) -> Rows:
@@ -125,9 +136,11 @@ def _decoded(table: Path, content: bytes) -> str:
 
 
 def _csv(table: Path, content: bytes, choose: Choose, problems: list[str]) -> Rows:
-    """The rows below a header, of columns separated by the comma, semicolon or tab that the header has."""
+    """The rows below a header; columns are separated by what a line ``sep=`` says, else by the first in the header."""
     text = _decoded(table, content)
-    separators = ("\t", ",", ";") if table.suffix.lower() == ".tsv" else (",", ";", "\t")
+    separators: tuple[str, ...] = ("\t", ",", ";") if table.suffix.lower() == ".tsv" else (",", ";", "\t")
+    if told := _SEPARATOR.match(text):
+        separators, text = (told[1],), text[told.end() :]
     found = {each: _header(table, text, each) for each in separators}
     headers = {each: header for each, header in found.items() if not isinstance(header, UserError)}
     if not headers:

@@ -16,7 +16,7 @@ from .inside import Inside, Place
 from .listing import ONE_DOMAIN, Listed, Source
 from .parts import part_named
 from .remote import Store, address, is_remote
-from .rows import TABLES, Rows, columns_in, existing_table, read_rows, shown
+from .rows import TABLES, Rows, columns_in, existing_table, read_rows, shown, usual_name
 
 __all__ = ["COLUMNS", "TABLES", "Columns", "list_frame", "list_rows", "list_table"]
 
@@ -105,9 +105,11 @@ class Columns:
         self.chosen: Mapping[str, str] = {}
 
     def __call__(self, header: Sequence[str]) -> Mapping[str, str]:
-        usual = {what: what for what in COLUMNS if what not in _OPTIONAL or what in header}
-        for what, names in _USUAL.items():
-            usual[what] = next((name for name in names if name in header), what)
+        usual: dict[str, str] = {}
+        for what in COLUMNS:
+            found = usual_name(_USUAL.get(what, (what,)), header)
+            if found or what not in _OPTIONAL:
+                usual[what] = found or what
         wanted = {what: name for what, name in {**usual, **self.named}.items() if name}
         columns_in(self.table, header, wanted, "--column WHAT=NAME says which it is")
         self.chosen = wanted

@@ -15,7 +15,7 @@ from ..data.inside import Inside, Place
 from ..data.parquet import holds_images, parquets_in
 from ..data.passed_over import PassedOver
 from ..data.remote import Store, address, folder_of, is_remote, named_in
-from ..data.rows import TABLES, columns_in, read_rows
+from ..data.rows import TABLES, columns_in, read_rows, usual_name
 from ..data.shards import is_shards
 from ..data.sources import find_source
 from ..errors import UserError, check_type
@@ -154,7 +154,7 @@ def _of_table(path: str, columns: Mapping[str, str], base: str = "") -> list[Ima
     """
 
     def choose(header: Sequence[str]) -> Mapping[str, str]:
-        name = columns.get("path") or next((name for name in _USUAL if name in header), _USUAL[0])
+        name = columns.get("path") or usual_name(_USUAL, header) or _USUAL[0]
         columns_in(path, header, {"path": name}, "--column WHAT=NAME says which it is")
         return {"path": name}
 
