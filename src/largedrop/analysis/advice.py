@@ -3,7 +3,7 @@
 Each training domain is held out in turn (``advice_curves``). The rule: of the rates that gain more than one standard
 error over no dropout, keep those within one standard error of the best, and take the one nearest to the paper's 0.9. It
 is the one-standard-error rule of Breiman et al. (1984), towards more regularisation. Some fine-tunings were known when
-it was written, but no number in it was fitted to them; ``studies/adviser.py`` compares it with them.
+it was written, but no number in it was fitted to them; docs/studies/working-point.md compares it with later ones.
 
 The standard errors are over the held-out domains, paired, since the rate is for a new domain.
 """
