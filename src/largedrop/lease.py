@@ -3,9 +3,10 @@
 A lease is a file ``.lease-N`` that names its holder and is renewed while the holder lives. The next holder makes number
 N + 1, which only one process can (``O_EXCL``, on NFS as well, where locks may be no locks); the highest number counts,
 and goes down only once what the lease was for is finished. So a holder that was slow, and whose lease another took,
-finds its own gone, and no two processes take the same one. Clocks are not compared: a lease of another machine has
-lapsed when it was seen unchanged for ``LAPSES`` of one's own seconds; of a process of this machine it is known whether
-it lives.
+finds its own gone, and no two processes take the same one; each has other content, so that none is taken for another
+of the same number. Clocks are not compared: a lease of another machine has lapsed when it was seen unchanged for
+``LAPSES`` of one's own seconds, without those in which nothing could be seen; of a process of this machine it is known
+whether it lives.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ RENEWED = 10.0
 
 LAPSES = 120.0
 """Seconds without a renewal after which another machine takes a lease: twelve were missed."""
+
+BLIND = 3 * RENEWED
+"""The most seconds between two looks that count: a server that was away kept the holder from renewing as well."""
 
 MOST_TRIES = 100
 """Number of processes that may be faster in taking a folder."""
@@ -83,15 +87,27 @@ class Holder:
         return started is not None and started == self.started
 
 
-_seen: dict[Path, tuple[Holder, float]] = {}
-"""Of each lease of another machine that was looked at: its holder, and since when this process has seen it so."""
+_seen: dict[Path, tuple[Holder, float, float]] = {}
+"""Of each lease of another machine that was looked at: its holder, for how many seconds, and when it was last."""
+
+
+@contextmanager
+def _there() -> Iterator[None]:
+    """Have what another machine has removed be not found: NFS calls stale what this one knew or has open."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), error.filename) from error
 
 
 class Lease:
     """A lease that this process holds, renewed by a thread until it is given back."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: bytes) -> None:
         self.path = path
+        self._content = content
         self._lost = False
         self._renewed = _now()
         _pulse.add(self)
@@ -102,9 +118,7 @@ class Lease:
             BusyError: another process has taken the folder, since this one did not renew its lease for too long; or the
                 folder was removed.
         """
-        if (
-            not self._lost and _now() - self._renewed > LAPSES / 2
-        ):  # this process was stopped; the thread has yet to run
+        if not self._lost and _now() - self._renewed > LAPSES / 2:  # it was stopped; the thread has yet to run
             self.renew()
         if self._lost:
             raise BusyError(f"another process has taken {self.path.parent}, which this one left alone for too long")
@@ -112,10 +126,21 @@ class Lease:
     def renew(self) -> None:
         """Say that this process lives; what keeps it from that for long loses the lease."""
         try:
-            os.utime(self.path)
-            self._renewed = _now()
-        except OSError as error:
-            self._lost |= error.errno in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
+            if self._is_there():
+                os.utime(self.path)
+                self._renewed = _now()
+            else:
+                self._lost = True
+        except OSError:
+            pass  # a disk that does not answer for a moment
+
+    def _is_there(self) -> bool:
+        """Whether it is still this process's: once what it was for is finished, numbers begin again."""
+        try:
+            with _there(), opened(self.path) as file:
+                return file.read(4096) == self._content
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def give_back(self, *, ended: bool) -> None:
         """Let others take it.
@@ -124,13 +149,9 @@ class Lease:
             ended: whether nobody needs to (the run is finished); the file is then removed.
         """
         _pulse.remove(self)
-        try:
-            if ended:
-                self.path.unlink(missing_ok=True)
-            else:
-                os.truncate(self.path, len(_GIVEN_BACK))
-        except FileNotFoundError:
-            pass  # another has taken it
+        with suppress(FileNotFoundError), _there():  # another has just taken it
+            if self._is_there():
+                self.path.unlink() if ended else os.truncate(self.path, len(_GIVEN_BACK))
 
 
 class _Pulse:
@@ -169,6 +190,7 @@ class _Pulse:
 _pulse = _Pulse()
 
 
+@_there()
 def take(folder: Path) -> Lease:
     """Take the lease on a folder that is there.
 
@@ -187,26 +209,44 @@ def take(folder: Path) -> Lease:
         except FileExistsError:  # another was faster; it is asked by number, since a list may be an old one
             number += 1
             continue
+        content = _new_content()
         try:
-            os.write(descriptor, json.dumps({name: getattr(_myself(), name) for name in _WRITTEN}).encode())
-        except OSError:
-            path.unlink()
+            try:
+                os.write(descriptor, content)
+            finally:
+                os.close(descriptor)  # which may say that the disk is full
+            now = _looked_again(folder, number)
+        except BaseException:
+            path.unlink(missing_ok=True)
             raise
-        finally:
-            os.close(descriptor)
-        if (now := _highest(folder)) != number + 1:  # the list that ``number`` is from was an old one
-            path.unlink(missing_ok=True)
-            number = now
-            continue
-        older = [entry for entry in _leases(folder) if _number(entry) <= number]
-        if holders := [holder for holder in map(_holder, older) if holder is not None]:
-            # Since ``number`` was looked at all were given back or removed, and another has begun again from 1.
-            path.unlink(missing_ok=True)
-            raise BusyError(f"another process is using {folder} ({holders[-1]})")
-        for entry in older:
-            entry.unlink(missing_ok=True)  # whoever held it and is only slow sees it gone
-        return Lease(path)
+        if now == number:
+            return Lease(path, content)
+        path.unlink(missing_ok=True)  # the list that ``number`` is from was an old one
+        number = now
     raise BusyError(f"other processes keep taking {folder}")
+
+
+def _looked_again(folder: Path, number: int) -> int:
+    """The highest number of others, now that ``number`` + 1 was made; leases that nobody has are removed if it counts.
+
+    Raises:
+        BusyError: since ``number`` was looked at all were given back or removed, and another has begun again from 1.
+    """
+    numbers = {_number(path): path for path in _leases(folder)}
+    if (highest := max(numbers, default=0)) != number + 1:
+        return highest
+    del numbers[highest]
+    if holders := [holder for holder in map(_holder, numbers.values()) if holder is not None]:
+        raise BusyError(f"another process is using {folder} ({holders[-1]})")
+    for path in numbers.values():
+        path.unlink(missing_ok=True)  # whoever held it and is only slow sees it gone
+    return number
+
+
+def _new_content() -> bytes:
+    """The content of a new lease, which no other has."""
+    mine = _myself()
+    return json.dumps({name: getattr(mine, name) for name in _WRITTEN} | {"lease": os.urandom(8).hex()}).encode()
 
 
 @contextmanager
@@ -251,21 +291,26 @@ def is_left(folder: Path) -> bool:
     return bool(_highest(folder)) and holder_of(folder) is None
 
 
-def settle(folder: Path, stopped: Callable[[], bool]) -> None:
+def settle(folder: Path, stopped: Callable[[], bool], note: Callable[[str], object] = lambda text: None) -> None:
     """Wait while nobody can know whether the holder of a folder lives: until it renews its lease, or that has lapsed.
 
     Args:
         stopped: asked often whether to wait no longer.
+        note: told of a wait.
 
     Raises:
         OSError: the folder cannot be read.
     """
     first = holder = holder_of(folder)
-    while first is not None and first.lives is None and holder == first and not stopped():
+    if first is None or first.lives is not None:
+        return
+    note(f"{first} may be using {folder}: looking for up to two minutes whether it is")
+    while holder == first and not stopped():
         time.sleep(LOOK)
         holder = holder_of(folder)
 
 
+@_there()
 def holder_of(folder: Path) -> Holder | None:
     """Who holds a folder; None where it can be taken.
 
@@ -296,7 +341,7 @@ def _number(lease: Path) -> int:
 def _holder(path: Path) -> Holder | None:
     """Who holds a lease; None where it was given back, its holder has died, or it has lapsed."""
     try:
-        with opened(path) as file:
+        with _there(), opened(path) as file:
             content, state = file.read(4096), os.fstat(file.fileno())
     except FileNotFoundError:
         return None
@@ -307,9 +352,10 @@ def _holder(path: Path) -> Holder | None:
     if lives is not None:
         return holder if lives else None
     now = time.monotonic()
-    before, since = _seen.get(path, (holder, now))
-    _seen[path] = holder, since if holder == before else now
-    return holder if holder != before or now - since <= LAPSES else None
+    before, idle, last = _seen.get(path, (holder, 0.0, now))
+    idle = idle + min(now - last, BLIND) if holder == before else 0.0
+    _seen[path] = holder, idle, now
+    return holder if idle <= LAPSES else None
 
 
 def _read(content: bytes, renewed: int) -> Holder:

@@ -293,6 +293,21 @@ def test_two_processes_do_not_download_to_one_folder(server: Server, tmp_path: P
         assert refusal(two(server), tmp_path / "two").startswith("another process is downloading to ")
 
 
+def test_a_download_that_died_on_another_machine_is_gone_on_with(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody here can know that it did, but by looking for a while."""
+    work, seen, clock = tmp_path / ".two.download", Seen(), iter(range(10**9))
+    work.mkdir()
+    lease = {"host": "node7", "system": "another", "process": 12, "started": "34"}
+    (work / ".lease-1").write_text(json.dumps(lease))
+    time = type("time", (), {"monotonic": lambda: next(clock), "sleep": lambda seconds: None})
+    monkeypatch.setattr("largedrop.lease.time", time)
+    download(two(server), tmp_path / "two", watch=seen)
+    assert seen.notes[0].startswith(f"process 12 on node7 may be using {work}: looking for up to two minutes")
+    assert not work.exists()
+
+
 def test_what_a_person_has_to_get_is_said(tmp_path: Path) -> None:
     said = refusal(published("ObjectNet"), tmp_path / "o")
     assert said == (

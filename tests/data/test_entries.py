@@ -60,6 +60,17 @@ def test_an_entry_that_another_process_installed_meanwhile_is_taken(tmp_path: Pa
     assert load(folder) == "2"  # for its builder to remove
 
 
+def test_an_entry_that_another_machine_installed_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS remembers that there was none, until the folder is opened."""
+    entry = built(tmp_path / "entry", "1")
+    folder = built(aside(entry), "2")
+    exists, scan, opened = Path.exists, os.scandir, list[Path]()
+    monkeypatch.setattr(Path, "exists", lambda path: (path != entry or bool(opened)) and exists(path))
+    monkeypatch.setattr(os, "scandir", lambda path: opened.append(path) or scan(path))
+    assert install(folder, entry, load) == "1"
+    assert opened == [tmp_path]
+
+
 @pytest.mark.parametrize("damaged", ["x", ""])
 def test_a_damaged_entry_gives_way(tmp_path: Path, damaged: str) -> None:
     entry = built(tmp_path / "entry", damaged)
@@ -127,6 +138,18 @@ def test_the_cache_needs_no_locks_of_its_file_system(tmp_path: Path, monkeypatch
         assert install(folder, tmp_path / "entry", load) == "1"
     assert [path.name for path in tmp_path.iterdir()] == ["entry"]
     assert [path.name for path in (tmp_path / "entry").iterdir()] == ["number"]
+
+
+def test_what_nfs_kept_of_a_removed_entry_goes_once_nobody_uses_it(tmp_path: Path) -> None:
+    """A file that a process has open stays, under another name, and so does its folder."""
+    (kept := aside(tmp_path / "entry")).mkdir()
+    (kept / ".nfs0001").touch()
+    pieces(tmp_path / "entry").mkdir()
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == [kept]
+    (kept / ".nfs0001").unlink()
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:

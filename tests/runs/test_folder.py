@@ -64,6 +64,22 @@ def test_a_reporter_learns_that_the_folder_was_taken(config: Config, tmp_path: P
     assert done == [1.0]
 
 
+@pytest.mark.parametrize("error", [UserError("cannot write log.json"), OSError(116, "Stale file handle")])
+def test_what_fails_since_the_folder_was_taken_says_so(config: Config, tmp_path: Path, error: Exception) -> None:
+    """As of a file that is gone because the process that took the folder has removed it."""
+
+    def fail(lost: bool) -> None:
+        with claimed(tmp_path, config, SILENT):
+            if lost:
+                (tmp_path / ".lease-2").unlink()
+            raise error
+
+    with pytest.raises(type(error)):
+        fail(lost=False)
+    with pytest.raises(BusyError, match=r"^another process has taken "):
+        fail(lost=True)
+
+
 def test_what_a_failure_left_is_removed_with_what_kills_left(config: Config, tmp_path: Path) -> None:
     with claimed(tmp_path, config, SILENT):
         pass

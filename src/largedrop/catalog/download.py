@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..data.digests import digest_of
 from ..errors import BusyError, UserError
-from ..lease import take
+from ..lease import settle, take
 from .archives import members
 from .facts import Published, RemoteFile
 from .layouts import Places, class_names, places_of
@@ -61,7 +61,7 @@ def download(facts: Published, folder: Path, have: Path | None = None, watch: Wa
         raise UserError(f"there is no folder {have}")
     if folder.exists():
         raise UserError(f"{folder} is there already; name another folder with --output, or remove it")
-    with _working(folder) as work:
+    with _working(folder, watch) as work:
         paths = _obtain_all(facts.files, work, have, watch)
         try:
             found = _unpack(facts, paths, work / _UNPACKED, watch)
@@ -76,11 +76,12 @@ def download(facts: Published, folder: Path, have: Path | None = None, watch: Wa
 
 
 @contextmanager
-def _working(folder: Path) -> Iterator[Path]:
+def _working(folder: Path, watch: Watcher) -> Iterator[Path]:
     """The folder beside ``folder`` that a download works in, this process's alone within the block."""
     work = folder.absolute().with_name(f".{folder.absolute().name}.download")
     try:
         work.mkdir(parents=True, exist_ok=True)
+        settle(work, lambda: False, watch.note)
         lease = take(work)
     except BusyError as error:
         raise UserError(f"another process is downloading to {folder}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import uuid
@@ -22,6 +23,7 @@ __all__ = [
     "chosen_folder",
     "discard",
     "install",
+    "look_again",
     "pieces",
     "sweep",
 ]
@@ -68,6 +70,18 @@ def building(entry: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def look_again(folder: Path) -> None:
+    """Have what other machines have just put into a folder be seen.
+
+    A client of NFS remembers for up to a minute that there was nothing of a name; to open the folder asks the server
+    whether it has changed.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    os.scandir(folder).close()
+
+
 def discard(entry: Path) -> None:
     """Remove an entry that is damaged; another process may have done so already."""
     damaged = aside(entry)
@@ -93,6 +107,7 @@ def install(built: Path, entry: Path, load: Callable[[Path], Entry]) -> Entry:
         try:
             built.rename(entry)
         except OSError:
+            look_again(entry.parent)
             if not entry.exists():
                 raise
         else:
@@ -114,7 +129,10 @@ def sweep(folder: Path) -> None:
         with suppress(OSError):  # its own process has just removed it
             if path.is_symlink():
                 path.unlink()
-            elif (path.name.startswith(_BUILDING) and is_left(path)) or all(map(_is_old, (path, *path.iterdir()))):
+                continue
+            with suppress(OSError):  # it is empty where NFS kept a removed file that was in use
+                path.rmdir()
+            if (path.name.startswith(_BUILDING) and is_left(path)) or all(map(_is_old, (path, *path.iterdir()))):
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..data.dataset import Dataset
-from ..data.entries import cache_errors, cache_folder, install, pieces, sweep
+from ..data.entries import cache_errors, cache_folder, install, look_again, pieces, sweep
 from ..data.views.batches import Views
 from ..errors import BusyError, UserError
 from ..files import read_json, replacing, write_stored
@@ -206,6 +206,7 @@ class FeatureStore:
                     self.folder.mkdir(parents=True, exist_ok=True)
                     sweep(self.folder)  # also a link of this name
                     lease = held.enter_context(holding(pieces(path), self._wait))
+                    look_again(self.folder)
                 # Another process may have computed it meanwhile.
                 found = self._known(path, key) or self._build(path, key, fill, lease)
         self._open[name] = found

@@ -16,7 +16,7 @@ from ..config import LATER, PROTOCOL, Config
 from ..data.dataset import Dataset
 from ..errors import UserError
 from ..files import is_leftover, read_json, write_stored
-from ..lease import Lease, holder_of, is_lease, settle, take
+from ..lease import Lease, is_lease, settle, take
 from ..reporter import Relay, Reporter
 from .content import is_finished
 from .failure import forget_failure
@@ -58,6 +58,10 @@ def claimed(folder: Path, config: Config, reporter: Reporter) -> Iterator[Report
             if path.is_symlink() or not path.is_dir():
                 path.unlink(missing_ok=True)
         yield _Having(reporter, lease)
+    except (UserError, OSError):  # as of files that the process has removed which has taken the folder
+        lease.renew()
+        lease.check()
+        raise
     finally:
         lease.give_back(ended=is_finished(folder))
 
@@ -84,9 +88,7 @@ def _taken(folder: Path, reporter: Reporter) -> Lease:
         for path in (folder / "outputs", *filter(is_lease, folder.iterdir())):
             if path.is_symlink():
                 raise UserError(f"{path} is a link, and a run writes into its own folder only; remove the link")
-        if (holder := holder_of(folder)) is not None and holder.lives is None:
-            reporter.note(f"{holder} may be using {folder}: looking for up to two minutes whether it is")
-            settle(folder, reporter.stopped)
+        settle(folder, reporter.stopped, reporter.note)
         return take(folder)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error

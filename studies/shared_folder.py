@@ -1,0 +1,421 @@
+"""Whether leases and caches keep what they promise on a file system that machines share: NFS, Lustre, a cloud's.
+
+    python studies/shared_folder.py /shared/empty --machines 2        on each of two machines, within ten minutes
+    python studies/shared_folder.py /mount/empty /other/mount/empty   one folder by two mounts of one machine
+
+Each machine starts processes that take the same leases, work on the same small tasks and build the same entries of a
+cache at once; some are killed. What two holders at a time would do is looked for: a mark that is there already, a byte
+that is lost, a result that is not that of a task, an entry that is not what was built. The last line is the verdict;
+the exit code is 1 where anything was wrong.
+
+While the tasks are worked on (``--parts tasks``, ``--tasks`` and ``--seconds`` for how long) the network of a machine
+may be cut, the server be started again, and clocks be set. docs/guide/machines.md says what was tried on NFS: its
+machines were user-mode Linux (Debian's package user-mode-linux, one root file system for all) on a bridge in a network
+namespace; a network was cut by taking its tap device off the bridge, a server stopped by ``rpc.nfsd 0``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import mmap
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import socket
+import sys
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from typing import Any
+
+from largedrop import lease as leases
+from largedrop.data.entries import building, discard, install, look_again, pieces
+from largedrop.errors import BusyError, UserError
+from largedrop.files import is_leftover, read_json, write_bytes, write_json, write_stored
+from largedrop.lease import holder_of, holding, take
+
+STEPS = 10
+"""Steps of a task, each of which is stored."""
+
+PASSES = 4
+"""Times that each process opens every entry."""
+
+PATIENCE = 600.0
+"""Seconds to wait for the other machines at the start."""
+
+WAIT = "ms was the longest wait"
+
+
+@dataclass
+class Work:
+    """What a process of a part has.
+
+    Attributes:
+        place: the part's shared folder.
+        report: file in which the process says at its end what happened.
+        began: when the part did, by this machine's monotonic clock.
+        said: how often something happened, and the longest wait.
+    """
+
+    place: Path
+    report: Path
+    began: float
+    said: Counter[str] = field(default_factory=Counter)
+
+    def die(self) -> None:
+        """End this process as by a kill, but for what it says."""
+        self.said["killed"] += 1
+        write_json(self.report, self.said)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+Part = Callable[[Work], None]
+Holds = Callable[[Work], Any]
+
+
+def rounds(holds: Holds, seconds: float, work: Work) -> None:
+    """Again and again hold the lease, and leave a file longer by a byte, which two at once would lose."""
+    while (began := time.monotonic()) < work.began + seconds:
+        with holds(work):
+            work.said[WAIT] = max(work.said[WAIT], int(1000 * (time.monotonic() - began)))
+            mark = work.place / "mark"
+            try:
+                os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                work.said["wrong: two at once"] += 1
+            descriptor = os.open(work.place / "count", os.O_RDWR | os.O_CREAT)
+            os.pwrite(descriptor, b"x", os.fstat(descriptor).st_size)
+            os.close(descriptor)
+            work.said["rounds"] += 1
+            mark.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(work: Work) -> Iterator[None]:
+    """As a cache holds what it computes."""
+    with holding(work.place / "folder"):
+        yield
+
+
+@contextmanager
+def taken(work: Work) -> Iterator[None]:
+    """As a run's folder is taken; one process in fifty dies with the lease."""
+    folder, lease = work.place / "folder", None
+    folder.mkdir(exist_ok=True)
+    while lease is None:
+        try:
+            lease = take(folder)
+        except BusyError:
+            time.sleep(random.random() / 50)
+    if random.random() < 0.02:
+        work.die()
+    yield
+    lease.give_back(ended=False)
+
+
+def tasks(count: int, seconds: float, work: Work) -> None:
+    """Work on tasks that nobody has until all are finished, as the workers of a sweep do."""
+    left = [work.place / f"task-{number:04d}" for number in range(count)]
+    while left:
+        for folder in list(left):
+            if (folder / "result.json").is_file():
+                left.remove(folder)
+                continue
+            with suppress(FileNotFoundError):
+                if holder_of(folder) is not None:
+                    continue
+            try:
+                task(folder, seconds)
+            except BusyError as error:
+                work.said["taken by another" if "has taken" in str(error) else "had by another"] += 1
+            except (UserError, OSError) as error:
+                work.said[f"failed: {str(error).replace(str(folder), 'TASK')}"] += 1
+        time.sleep(0.2)
+
+
+def task(folder: Path, seconds: float) -> None:
+    """A chain of digests, from where another process has left it."""
+    folder.mkdir(exist_ok=True)
+    lease = take(folder)
+    try:
+        if (folder / "result.json").is_file():
+            return
+        for path in filter(is_leftover, folder.iterdir()):
+            path.unlink(missing_ok=True)
+        state = read_json(folder / "state.json") if (folder / "state.json").exists() else begun(folder)
+        while state["step"] < STEPS:
+            time.sleep(seconds / STEPS * random.uniform(0.5, 1.5))
+            lease.check()
+            state = step(state)
+            write_stored(folder / "state.json", state)
+        lease.check()
+        write_stored(folder / "result.json", state)
+        (folder / f"ended-{os.urandom(8).hex()}").touch(exist_ok=False)
+    except (UserError, OSError):
+        lease.renew()
+        lease.check()
+        raise
+    finally:
+        lease.give_back(ended=(folder / "result.json").is_file())
+
+
+def begun(folder: Path) -> dict[str, Any]:
+    """The state of a task before its first step."""
+    return {"step": 0, "digest": folder.name}
+
+
+def step(state: dict[str, Any]) -> dict[str, Any]:
+    """The next state."""
+    return {"step": state["step"] + 1, "digest": hashlib.sha256(state["digest"].encode()).hexdigest()}
+
+
+def entries(count: int, work: Work) -> None:
+    """Open every entry of a cache, and build what is not there, as images and features are.
+
+    A third is thrown away now and then, as damaged ones are.
+    """
+    cache = work.place / "cache"
+    cache.mkdir(exist_ok=True)
+    for _ in range(PASSES):
+        for number in random.sample(range(count), count):
+            entry, thrown = cache / f"entry-{number:02d}", number % 3 == 0
+            try:
+                opened = load(entry)
+            except FileNotFoundError:
+                opened = built(entry, alone=number % 2 == 1)
+                work.said["entries were not there"] += 1
+            except OSError as error:
+                work.said[f"entries thrown away while opened: {error}" if thrown else f"wrong: {error}"] += 1
+                continue
+            except ValueError as error:
+                work.said[f"wrong: {error}"] += 1
+                continue
+            work.said["entries opened"] += 1
+            time.sleep(random.random() / 20)
+            if thrown and random.random() < 0.2:
+                discard(entry)
+                work.said["entries thrown away"] += 1
+            del opened
+
+
+def built(entry: Path, *, alone: bool) -> list[mmap.mmap]:
+    """Build an entry, as features are (``alone``: by one process, for which the others wait) or as images are."""
+    if not alone:
+        with building(entry) as folder:
+            return filled(folder, entry)
+    with holding(pieces(entry)) as lease:
+        look_again(entry.parent)
+        with suppress(FileNotFoundError):
+            return load(entry)
+        folder = lease.path.with_name("entry")
+        shutil.rmtree(folder, ignore_errors=True)  # of a killed process
+        folder.mkdir()
+        return filled(folder, entry)
+
+
+def filled(folder: Path, entry: Path) -> list[mmap.mmap]:
+    """Write an entry's files, and give it its name."""
+    checks = {}
+    for number in range(4):
+        content = hashlib.sha256(f"{entry.name} {number}".encode()).digest() * 2000
+        write_bytes(folder / str(number), content)
+        checks[str(number)] = zlib.crc32(content)
+    write_stored(folder / "entry.json", {"checks": checks})
+    return install(folder, entry, load)
+
+
+def load(entry: Path) -> list[mmap.mmap]:
+    """Map an entry's files.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it is there in part.
+        ValueError: it is not what was built.
+    """
+    if not entry.exists():
+        raise FileNotFoundError(entry)
+    opened = []
+    try:
+        checks = json.loads((entry / "entry.json").read_text())["checks"]
+        for name, check in checks.items():
+            with open(entry / name, "rb") as file:
+                opened.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            if zlib.crc32(opened[-1]) != check:
+                raise ValueError(f"{entry.name}/{name} is not what was built")
+    except FileNotFoundError as error:
+        if not entry.exists():
+            raise
+        raise OSError(f"{entry.name} is there in part") from error
+    return opened
+
+
+def process(part: Part, work: Work, foreign: bool) -> None:
+    """Do a part, and write down what happened."""
+    if foreign:  # processes that use another mount stand for those of another machine
+        leases._system = lambda: "another machine"  # type: ignore[assignment]
+    random.seed(work.report.name)
+    part(work)
+    write_json(work.report, work.said)
+
+
+class Machine:
+    """The processes of one machine, or one mount, and what it knows of the others.
+
+    Args:
+        folder: the shared folder, by this mount.
+        machines: number of machines or mounts.
+        processes: number of processes on each.
+        foreign: whether its processes say that they are another machine's.
+    """
+
+    def __init__(self, folder: Path, machines: int, processes: int, foreign: bool) -> None:
+        self.folder, self.machines, self.processes, self.foreign = folder, machines, processes, foreign
+        self.name = f"{socket.gethostname()}-{os.getpid()}"
+        self.started = 0
+
+    def meet(self, what: str, patience: float = float("inf")) -> None:
+        """Wait until all machines are here."""
+        end = time.monotonic() + patience
+        (self.folder / f"{what}-{self.name}").touch(exist_ok=False)
+        while len(list(self.folder.glob(f"{what}-*"))) < self.machines:
+            if time.monotonic() > end:
+                raise SystemExit(f"waited in vain for the other machines in {self.folder}")
+            time.sleep(0.2)
+
+    def do(self, name: str, part: Part, kills: float = 0.0) -> Counter[str]:
+        """Do a part in processes, and kill one ``kills`` times a second, for which another begins.
+
+        Returns:
+            What all machines say.
+        """
+        place = self.folder / name
+        (place / "said").mkdir(parents=True, exist_ok=True)
+        self.meet(f"begins-{name}")
+        began, killed = time.monotonic(), 0
+        running = [self.start(part, place, began) for _ in range(self.processes)]
+        while running:
+            time.sleep(0.1)
+            if random.random() < kills * 0.1:
+                random.choice(running).kill()
+                killed += 1
+            for each in [each for each in running if not each.is_alive()]:
+                running.remove(each)
+                if each.exitcode == -signal.SIGKILL:
+                    running.append(self.start(part, place, began))
+                elif each.exitcode:
+                    write_json(place / "said" / f"{self.name}-{each.name}", {"wrong: a process failed": 1})
+        write_json(place / "said" / f"{self.name}-kills", {"killed": killed})
+        self.meet(f"ended-{name}")
+        said = Counter[str]()
+        for path in (place / "said").iterdir():
+            for what, count in json.loads(path.read_text()).items():
+                said[what] = max(said[what], count) if what == WAIT else said[what] + count
+        return said
+
+    def start(self, part: Part, place: Path, began: float) -> ForkProcess:
+        """Start a process."""
+        self.started += 1
+        work = Work(place, place / "said" / f"{self.name}-{self.started}", began)
+        made = multiprocessing.get_context("fork").Process(target=process, args=(part, work, self.foreign))
+        made.start()
+        return made
+
+
+def judge_rounds(place: Path, said: Counter[str]) -> None:
+    """Add the bytes that are not there."""
+    said["wrong: rounds lost"] += said["rounds"] - (place / "count").stat().st_size
+
+
+def judge_tasks(place: Path, count: int, said: Counter[str]) -> None:
+    """Add what the tasks' folders show."""
+    for number in range(count):
+        folder = place / f"task-{number:04d}"
+        state = begun(folder)
+        for _ in range(STEPS):
+            state = step(state)
+        said["tasks"] += 1
+        said["tasks ended twice"] += len(list(folder.glob("ended-*"))) > 1
+        for name in ("state.json", "result.json"):
+            try:
+                said[f"wrong: {name} is not that of its task"] += read_json(folder / name) != state
+            except UserError as error:
+                said[f"wrong: {error}"] += 1
+
+
+def left(folder: Path) -> list[str]:
+    """What should have been removed."""
+    starts = (".nfs", ".building-", ".pieces-")
+    found = [path for path in folder.rglob(".*") if path.name.startswith(starts) or is_leftover(path)]
+    return sorted(str(path.relative_to(folder)) for path in found)
+
+
+def say(name: str, said: Counter[str]) -> bool:
+    """Print what happened in a part; whether nothing was wrong."""
+    print(f"{name}: {', '.join(f'{count} {what}' for what, count in sorted(said.items()) if count)}", flush=True)
+    return not any(count for what, count in said.items() if what.startswith("wrong"))
+
+
+def participate(options: argparse.Namespace, folder: Path, first: bool) -> bool:
+    """All parts on one machine or mount; whether nothing was wrong."""
+    machine = Machine(folder, max(options.machines, len(options.folders)), options.processes, not first)
+    machine.meet("here", PATIENCE)
+    fine = True
+    ways: dict[str, Holds] = {"holding": held, "take": taken}
+    for name in options.parts:
+        if name in ways:
+            said = machine.do(name, partial(rounds, ways[name], options.rounds))
+            judge_rounds(folder / name, said)
+        elif name == "tasks":
+            said = machine.do(name, partial(tasks, options.tasks, options.seconds), options.kills)
+            judge_tasks(folder / name, options.tasks, said)
+        else:
+            said = machine.do(name, partial(entries, options.entries))
+        fine = (not first or say(name, said)) and fine
+    machine.meet("done")
+    if first and (rest := left(folder)):
+        print(f"left: {len(rest)} that should have been removed, {', '.join(rest[:5])}")
+    return fine
+
+
+def main() -> None:
+    """Read the options, do the parts, and give the verdict."""
+    parts = ["holding", "take", "tasks", "entries"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="an empty folder on the shared file system")
+    parser.add_argument("--machines", type=int, default=1, help="on which this command is given")
+    parser.add_argument("--processes", type=int, default=3, help="on each")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--rounds", type=float, default=20.0, help="seconds that leases are passed round")
+    parser.add_argument("--tasks", type=int, default=40, help="number of tasks")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of work in a task")
+    parser.add_argument("--kills", type=float, default=0.2, help="processes that are killed in a second, on each")
+    parser.add_argument("--entries", type=int, default=24, help="entries of the cache")
+    options = parser.parse_args()
+    for folder in options.folders:
+        if not folder.is_dir():
+            parser.error(f"there is no folder {folder}")
+    others = [
+        multiprocessing.get_context("fork").Process(target=participate, args=(options, folder, False))
+        for folder in options.folders[1:]
+    ]
+    for other in others:
+        other.start()
+    fine = participate(options, options.folders[0], True)
+    for other in others:
+        other.join()
+    print("this folder can be shared" if fine else "WRONG: this folder must not be shared")
+    sys.exit(not fine)
+
+
+if __name__ == "__main__":
+    main()
