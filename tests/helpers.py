@@ -7,16 +7,18 @@ import json
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as V
 
 import largedrop as ld
@@ -192,6 +194,16 @@ CHANGES: tuple[Callable[[Tensor, float], Tensor], ...] = (
     V.adjust_hue,
 )
 """Torchvision's changes of colour, at the places of ``colour.BRIGHTNESS``, ``CONTRAST``, ``SATURATION`` and ``HUE``."""
+
+
+def resized_crop(pixels: Tensor, box: Sequence[int], size: int) -> Tensor:
+    """Torchvision's, on bytes (3, h, w): its first versions take floats where the processor has AVX-512."""
+    return F.interpolate(V.crop(pixels, *box)[None], (size, size), mode="bilinear", antialias=True)[0]
+
+
+def newer(model: str) -> pytest.MarkDecorator:
+    """The mark of a test of a network that not every version of timm has."""
+    return pytest.mark.skipif(not timm.is_model(model), reason=f"timm {timm.__version__} has no {model}")
 
 
 def refusal(function: Callable[..., object], *arguments: Any, **options: Any) -> str:

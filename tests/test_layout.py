@@ -21,6 +21,7 @@ OTHER_TESTS = {
     "test_layout.py": "this file",
     "test_docs.py": "the pages, and what docstrings name",
     "test_compatibility.py": "files of older versions",
+    "test_requirements.py": "pyproject.toml's lower bounds and constraints-oldest.txt",
     "training/test_going_on.py": "runs that are stopped or killed, or whose images change, and that go on",
     "training/test_fake_cuda.py": "the code for a GPU, on tensors that pretend to be there",
     "test_faults.py": "disks that are full or cannot be written, and unknown users",

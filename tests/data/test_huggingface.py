@@ -22,7 +22,7 @@ datasets = pytest.importorskip("datasets")
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    datasets.disable_progress_bars()
+    datasets.utils.disable_progress_bar()
     monkeypatch.setenv("LARGEDROP_CACHE", str(tmp_path / "cache"))
 
 

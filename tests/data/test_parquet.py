@@ -85,7 +85,11 @@ def test_columns_of_bytes_and_paths(tmp_path: Path) -> None:
     file = tmp_path / "t.parquet"
     for kind in ("binary", "large_binary", "binary_view"):
         columns = {**content, "photo": pyarrow.array(content["photo"], getattr(pyarrow, kind)())}
-        pyarrow.parquet.write_table(pyarrow.table(columns), file)
+        try:
+            pyarrow.parquet.write_table(pyarrow.table(columns), file)
+        except pyarrow.ArrowNotImplementedError:  # pyarrow reads views before it writes them
+            assert kind == "binary_view"
+            continue
         named = {"path": "photo", "label": "kind"}
         assert reds(ld.open_dataset(file, columns=named)) == [0, 2, 1, 3]
         assert not holds_images(file, {})

@@ -105,3 +105,9 @@ def test_without_the_packages(network: Any, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(builtins, "__import__", missing)
     said = refusal(write_onnx, network, tmp_path / "model.onnx")
     assert said == 'ONNX needs onnx, onnxscript and onnxruntime: pip install "largedrop[onnx]"'
+
+
+def test_a_torch_whose_exporter_fails(network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.6.0+cu124")
+    said = refusal(write_onnx, network, tmp_path / "model.onnx")
+    assert said == "ONNX is written by torch 2.7 or later, and this is 2.6.0+cu124"

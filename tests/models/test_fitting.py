@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from tests.helpers import refusal
+from tests.helpers import newer, refusal
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
@@ -113,7 +113,7 @@ def test_position_embeddings_are_resampled_as_timm_does_it(classes: int, tmp_pat
     assert torch.equal(found["blocks.0.attn.qkv.weight"], state["blocks.0.attn.qkv.weight"])
 
 
-@pytest.mark.parametrize("model", ["test_coatnet", "test_maxvit"])
+@pytest.mark.parametrize("model", [pytest.param(name, marks=newer(name)) for name in ("test_coatnet", "test_maxvit")])
 def test_a_checkpoint_goes_on_at_another_size(model: str, tmp_path: Path) -> None:
     state = own(tmp_path / "best.safetensors", model, 64)
     found = loaded(model, tmp_path / "best.safetensors", 96)

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from tests.helpers import refusal
+from tests.helpers import newer, refusal
 from torch import nn
 
 from largedrop.models.heads import find_heads, parameter_groups
@@ -29,8 +29,12 @@ L = nn.Linear
 
 def timm_net(name: str) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
-        with torch.device("meta"):  # names and widths are enough
-            net: nn.Module = timm.create_model(name, num_classes=7)
+        net: nn.Module
+        try:
+            with torch.device("meta"):  # names and widths are enough
+                net = timm.create_model(name, num_classes=7)
+        except RuntimeError:  # older versions of timm compute values while they build some
+            net = timm.create_model(name, num_classes=7)
         return net
 
     return make
@@ -56,7 +60,11 @@ def of_torchvision(name: str) -> Callable[[], nn.Module]:
         (timm_net("crossvit_tiny_240"), ["head.0", "head.1"]),
         (timm_net("volo_d1_224"), ["aux_head", "head"]),
         (timm_net("convformer_s18"), ["head.fc.fc2"]),
-        (timm_net("efficientvim_m1_dist"), [f"{name}.{k}" for name in ("heads", "heads_dist") for k in range(4)]),
+        pytest.param(
+            timm_net("efficientvim_m1_dist"),
+            [f"{name}.{k}" for name in ("heads", "heads_dist") for k in range(4)],
+            marks=newer("efficientvim_m1_dist"),
+        ),
         (of_torchvision("googlenet"), ["aux1.fc2", "aux2.fc2", "fc"]),
         (of_torchvision("inception_v3"), ["AuxLogits.fc", "fc"]),
         (lambda: parts(body=L(3, 9), cls_classifier=L(9, 5), distillation_classifier=L(9, 5)), None),

@@ -229,17 +229,20 @@ def test_a_file_that_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "Error while deserializing header: header too large"),
-        (b"", "Error while deserializing header: header too small"),
+        (None, "header ?too ?large"),
+        (b"", "header ?too ?small"),
     ],
     ids=["pickle", "empty"],
 )
 def test_a_file_that_is_no_safetensors_is_refused_unopened(content: bytes | None, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "net.pth"
     torch.save(state_of("test_resnet"), path) if content is None else path.write_bytes(content)
-    assert message(lambda: find_weights("test_resnet", str(path))) == (
-        f"{path} is not a safetensors file ({reason}); pickled checkpoints are not opened, since unpickling can run "
-        "code: convert it with safetensors.torch.save_file"
+    refused = message(lambda: find_weights("test_resnet", str(path)))
+    told = refused.removeprefix(f"{path} is not a safetensors file (Error while deserializing header: ")
+    assert re.fullmatch(
+        rf"(?i:{reason})\); pickled checkpoints are not opened, since unpickling can run code: "
+        r"convert it with safetensors\.torch\.save_file",
+        told,
     )
 
 

@@ -17,6 +17,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tests.helpers import newer
 from torch import Tensor
 
 from largedrop.errors import UserError
@@ -88,6 +89,7 @@ def test_a_loaded_model_is_scripted_traced_exported_copied_and_pickled(path: Pat
     assert others[3].about == {"step": 7}
 
 
+@newer("test_coatnet")
 @pytest.mark.parametrize("size", [64, 96])
 def test_a_network_of_a_fixed_size_comes_back_at_the_size_of_its_header(size: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -99,6 +101,7 @@ def test_a_network_of_a_fixed_size_comes_back_at_the_size_of_its_header(size: in
     assert torch.equal(loaded(images), network(images))
 
 
+@newer("test_coatnet")
 def test_a_header_with_a_size_that_the_network_does_not_take(path: Path) -> None:
     header = read_tensors(path, "model")[1]["spec"]
     rewrite(path, spec={**header, "model": "test_coatnet", "size": 100})

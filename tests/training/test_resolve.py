@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.helpers import refusal
+from tests.helpers import newer, refusal
 
 import largedrop as ld
 from largedrop.config import Config
@@ -23,6 +23,7 @@ def resolved(data: ld.Dataset, **settings: Any) -> Config:
     return resolve(data, torch.device("cpu"), recipe="short", **given)
 
 
+@newer("test_coatnet")
 @pytest.mark.parametrize("fit", ["all", "linear", "probe"])
 def test_a_size_that_the_network_does_not_take(data: ld.Dataset, fit: str) -> None:
     assert refusal(resolved, data, model="test_coatnet", size=100, fit=fit) == (
@@ -33,6 +34,7 @@ def test_a_size_that_the_network_does_not_take(data: ld.Dataset, fit: str) -> No
     )
 
 
+@newer("test_coatnet")
 def test_a_network_of_a_fixed_size_is_resolved(data: ld.Dataset) -> None:
     assert resolved(data, model="test_coatnet").size == 32
 

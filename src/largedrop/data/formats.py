@@ -34,7 +34,8 @@ _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "J
 @cache
 def suffixes() -> frozenset[str]:
     """Suffixes of the image files that are opened here, in lower case."""
-    more = (_AVIF if features.check("avif") else (), _HEIF if find_spec("pillow_heif") else ())
+    avif = "avif" in features.modules and features.check("avif")  # unknown to Pillow before 11.3, which warns
+    more = (_AVIF if avif else (), _HEIF if find_spec("pillow_heif") else ())
     return frozenset((*_JPEG, *_OTHERS)).union(*more)
 
 

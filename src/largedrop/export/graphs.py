@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import json
 import warnings
@@ -19,6 +18,9 @@ from ..models.network import Network
 from .deployed import Deployed, agree, described, inputs_of, sample_views
 
 __all__ = ["write_onnx", "write_program"]
+
+_OLDEST_TORCH = (2, 7)
+"""The exporters of 2.5 and 2.6 fail, with onnxscript of their time and with later ones."""
 
 _MOST_BYTES = 2_000_000_000
 """Weights that one ONNX file can hold."""
@@ -47,8 +49,8 @@ def write_onnx(
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError('ONNX needs onnx, onnxscript and onnxruntime: pip install "largedrop[onnx]"') from error
-    if "dynamo" not in inspect.signature(torch.onnx.export).parameters:
-        raise UserError(f"ONNX is written by torch 2.5 or later, and this is {torch.__version__}")
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _OLDEST_TORCH:
+        raise UserError(f"ONNX is written by torch 2.7 or later, and this is {torch.__version__}")
     if sum(each.numel() * each.element_size() for each in network.state_dict().values()) > _MOST_BYTES:
         raise UserError(f"{network.spec.model} is too large for an ONNX file, which holds 2 GB")
     views = sample_views(network, images)

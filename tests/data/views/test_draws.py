@@ -41,7 +41,8 @@ def theirs(height: int, width: int, count: int = 3000) -> npt.NDArray[np.float64
     crop = v2.RandomResizedCrop(32, scale=(0.7, 1.0), ratio=(3 / 4, 4 / 3), antialias=True)
     image = torch.empty(3, height, width)
     torch.manual_seed(0)
-    drawn = [crop.make_params([image]) for _ in range(count)]
+    draw_one = getattr(crop, "make_params", None) or crop._get_params  # its name before torchvision 0.21
+    drawn = [draw_one([image]) for _ in range(count)]
     return np.array([[box[key] for key in ("top", "left", "height", "width")] for box in drawn], dtype=np.float64)
 
 

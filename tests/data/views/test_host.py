@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
-from tests.helpers import CHANGES
+from tests.helpers import CHANGES, resized_crop
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
@@ -140,7 +140,7 @@ def pictures() -> list[npt.NDArray[np.uint8]]:
 def by_torchvision(image: npt.NDArray[np.uint8], size: int, draws: Draws, position: int) -> Tensor:
     """One image's view from torchvision's functions, in float after the resizing, (3, size, size) in [0, 1]."""
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)
-    view = V.resized_crop(pixels, *draws.box[position].tolist(), [size, size], antialias=True).float() / 255
+    view = resized_crop(pixels, draws.box[position].tolist(), size).float() / 255
     if draws.flip[position]:
         view = V.horizontal_flip(view)
     for kind in draws.order[position].tolist():
