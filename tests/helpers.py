@@ -206,6 +206,13 @@ def newer(model: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not timm.is_model(model), reason=f"timm {timm.__version__} has no {model}")
 
 
+FAKE_CUDA = pytest.mark.skipif(
+    torch.__version__ < (2, 5) and torch.version.cuda is not None and not torch.cuda.is_available(),
+    reason="torch 2.4 made for CUDA looks for its driver, for a fake tensor as well",
+)
+"""The mark of a test on tensors that pretend to be on a GPU."""
+
+
 def refusal(function: Callable[..., object], *arguments: Any, **options: Any) -> str:
     """What the user is told by the ``UserError`` that the call raises."""
     with pytest.raises(UserError) as caught:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from largedrop.data import images, open_dataset
 from largedrop.data.images import BadImage, decode
@@ -253,6 +253,8 @@ def test_a_truncated_file_gives_all_its_pixels_or_a_reason(tmp_path: Path, kind:
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_what_is_odd_and_right_is_opened(tmp_path: Path, name: str) -> None:
+    if name == "ycbcr.tiff" and "avif" not in features.modules:
+        pytest.skip("Pillow before 11.3 calls it truncated")
     content, check = RIGHT[name]
     path = written(tmp_path, name, content)
     found = verdict(path)

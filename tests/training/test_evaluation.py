@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from tests.helpers import Watch
+from tests.helpers import Watch, resized_crop
 from torchvision.transforms import v2
 
 import largedrop as ld
@@ -61,15 +61,10 @@ def odd(tmp_path: Path) -> ld.Dataset:
 
 def plain(network: Network, data: ld.Dataset, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Representation and logits, one image at a time, with torchvision's resize and normalisation."""
-    view = v2.Compose(
-        [
-            v2.Resize((24, 24), antialias=True),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(network.spec.mean, network.spec.std),
-        ]
-    )
+    view = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(network.spec.mean, network.spec.std)])
     network.eval()
-    images = [view(torch.from_numpy(np.array(data.images[int(index)])).permute(2, 0, 1)) for index in indices]
+    pixels = [torch.from_numpy(np.array(data.images[int(index)])).permute(2, 0, 1) for index in indices]
+    images = [view(resized_crop(each, (0, 0, *each.shape[1:]), 24)) for each in pixels]
     with torch.inference_mode():
         features = torch.cat([network.backbone(image[None]) for image in images])
         return features, features @ network.head.weight.T + network.head.bias

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.helpers import FAKE_CUDA
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -35,6 +36,8 @@ from largedrop.training.averages.ema import ExponentialAverage
 from largedrop.training.objectives import make_objective
 from largedrop.training.setup import create_network, make_optimizer, set_learning_rate
 from largedrop.training.step import TrainingStep
+
+pytestmark = FAKE_CUDA
 
 CUDA = torch.device("cuda:0")
 CLASSES = ("a", "b", "c")

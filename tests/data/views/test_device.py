@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from tests.helpers import refusal
+from tests.helpers import FAKE_CUDA, refusal
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
@@ -331,6 +331,7 @@ def test_what_images_leave_to_training(
     assert module._room(CUDA, sharing) == expected * GIB
 
 
+@FAKE_CUDA
 def test_on_a_gpu_nothing_waits_and_no_shape_hangs_on_values() -> None:
     """With torch's fake tensors: they raise where a value is read or a shape hangs on one, and need no GPU."""
     with FakeTensorMode(), Watch() as watch:
