@@ -55,6 +55,7 @@ LIGHTNING = [
         "The `srun` command is available",
         "The '.*_dataloader' does not have many workers",
         "The number of training batches",
+        "You are using `torch.load` with `weights_only=False`",  # torch 2.4 and 2.5, of Lightning's first versions
     )
 ]
 """What Lightning warns of wherever it trains for a second."""
@@ -207,7 +208,7 @@ def newer(model: str) -> pytest.MarkDecorator:
 
 
 FAKE_CUDA = pytest.mark.skipif(
-    torch.__version__ < (2, 5) and torch.version.cuda is not None and not torch.cuda.is_available(),
+    torch.__version__ < "2.5" and torch.version.cuda is not None and not torch.cuda.is_available(),
     reason="torch 2.4 made for CUDA looks for its driver, for a fake tensor as well",
 )
 """The mark of a test on tensors that pretend to be on a GPU."""
