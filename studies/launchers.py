@@ -99,7 +99,7 @@ def finished(folder: Path) -> dict[str, int]:
 
 
 def different(one: Path, other: Path) -> list[str]:
-    """The files of runs that differ, but for the seconds in results."""
+    """The files of runs that differ, but for the seconds and the memory in results."""
     wrong = []
     for path in sorted(one.glob("runs/*/**/*")):
         if path.is_dir():
@@ -118,7 +118,9 @@ def different(one: Path, other: Path) -> list[str]:
 
 def _timeless(content: Any) -> Any:
     if isinstance(content, dict):
-        return {name: _timeless(value) for name, value in content.items() if name not in ("seconds", "checksum")}
+        return {
+            name: _timeless(value) for name, value in content.items() if name not in ("seconds", "memory", "checksum")
+        }
     return [_timeless(each) for each in content] if isinstance(content, list) else content
 
 

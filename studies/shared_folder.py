@@ -32,17 +32,22 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
 from largedrop import lease as leases
+from largedrop.config import Config
 from largedrop.data.entries import building, discard, install, look_again, pieces
 from largedrop.errors import BusyError, UserError
+from largedrop.experiments.tasks import Tasks
 from largedrop.files import is_leftover, read_json, write_bytes, write_json, write_stored
-from largedrop.lease import holder_of, holding, take
+from largedrop.lease import holding, take
+from largedrop.reporter import SILENT
+from largedrop.runs.content import is_finished
+from largedrop.runs.folder import claimed, finished
 
 STEPS = 10
 """Steps of a task, each of which is stored."""
@@ -124,49 +129,37 @@ def taken(work: Work) -> Iterator[None]:
 
 
 def tasks(count: int, seconds: float, work: Work) -> None:
-    """Work on tasks that nobody has until all are finished, as the workers of a sweep do."""
-    left = [work.place / f"task-{number:04d}" for number in range(count)]
-    while left:
-        for folder in list(left):
-            if (folder / "result.json").is_file():
-                left.remove(folder)
-                continue
-            with suppress(FileNotFoundError):
-                if holder_of(folder) is not None:
-                    continue
-            try:
-                task(folder, seconds)
-            except BusyError as error:
-                work.said["taken by another" if "has taken" in str(error) else "had by another"] += 1
-            except (UserError, OSError) as error:
-                work.said[f"failed: {str(error).replace(str(folder), 'TASK')}"] += 1
-        time.sleep(0.2)
+    """Work on the runs of a sweep until all are finished; each is a chain of digests instead of a training."""
+    config = Config("toy", "0", "photo", model="none", weights="random", steps=STEPS)
+    folders = {number: work.place / f"task-{number:04d}" for number in range(count)}
+    queue = Tasks([(replace(config, seed=number), folder) for number, folder in folders.items()], SILENT, wait=True)
+    for each in queue:
+        try:
+            task(*each, seconds)
+        except (UserError, OSError) as error:
+            lost = isinstance(error, BusyError) and "has taken" in str(error)
+            why = "had by another" if isinstance(error, BusyError) else str(error).replace(str(each[1]), "TASK")
+            work.said["taken by another" if lost else why] += 1
+            queue.put_back(each)
+        write_json(work.report, work.said)  # this process may be killed
 
 
-def task(folder: Path, seconds: float) -> None:
-    """A chain of digests, from where another process has left it."""
-    folder.mkdir(exist_ok=True)
-    lease = take(folder)
-    try:
-        if (folder / "result.json").is_file():
+def task(config: Config, folder: Path, seconds: float) -> None:
+    """A run, from where another process has left it."""
+    if finished(folder, config):
+        return
+    with claimed(folder, config, SILENT) as reporter:
+        if is_finished(folder):
             return
-        for path in filter(is_leftover, folder.iterdir()):
-            path.unlink(missing_ok=True)
         state = read_json(folder / "state.json") if (folder / "state.json").exists() else begun(folder)
         while state["step"] < STEPS:
             time.sleep(seconds / STEPS * random.uniform(0.5, 1.5))
-            lease.check()
+            reporter.advance(1.0)
             state = step(state)
             write_stored(folder / "state.json", state)
-        lease.check()
+        reporter.advance(1.0)
         write_stored(folder / "result.json", state)
         (folder / f"ended-{os.urandom(8).hex()}").touch(exist_ok=False)
-    except (UserError, OSError):
-        lease.renew()
-        lease.check()
-        raise
-    finally:
-        lease.give_back(ended=(folder / "result.json").is_file())
 
 
 def begun(folder: Path) -> dict[str, Any]:
@@ -190,15 +183,10 @@ def entries(count: int, work: Work) -> None:
         for number in random.sample(range(count), count):
             entry, thrown = cache / f"entry-{number:02d}", number % 3 == 0
             try:
-                opened = load(entry)
-            except FileNotFoundError:
-                opened = built(entry, alone=number % 2 == 1)
-                work.said["entries were not there"] += 1
-            except OSError as error:
-                work.said[f"entries thrown away while opened: {error}" if thrown else f"wrong: {error}"] += 1
-                continue
-            except ValueError as error:
-                work.said[f"wrong: {error}"] += 1
+                opened = found(entry, work, alone=number % 2 == 1)
+            except (OSError, ValueError) as error:
+                right = thrown and isinstance(error, OSError)
+                work.said["entries thrown away while opened" if right else f"wrong: {error}"] += 1
                 continue
             work.said["entries opened"] += 1
             time.sleep(random.random() / 20)
@@ -206,6 +194,15 @@ def entries(count: int, work: Work) -> None:
                 discard(entry)
                 work.said["entries thrown away"] += 1
             del opened
+
+
+def found(entry: Path, work: Work, *, alone: bool) -> list[mmap.mmap]:
+    """Open an entry, or else build it."""
+    try:
+        return load(entry)
+    except FileNotFoundError:
+        work.said["entries were not there"] += 1
+        return built(entry, alone=alone)
 
 
 def built(entry: Path, *, alone: bool) -> list[mmap.mmap]:
@@ -356,7 +353,7 @@ def left(folder: Path) -> list[str]:
     """What should have been removed."""
     starts = (".nfs", ".building-", ".pieces-")
     found = [path for path in folder.rglob(".*") if path.name.startswith(starts) or is_leftover(path)]
-    return sorted(str(path.relative_to(folder)) for path in found)
+    return sorted(str(path.relative_to(folder)) for path in found if path.parent.name != "said")
 
 
 def say(name: str, said: Counter[str]) -> bool:

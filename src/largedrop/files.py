@@ -12,7 +12,7 @@ import re
 import stat
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +23,7 @@ __all__ = [
     "UNKNOWN_CRC",
     "cache_folder",
     "fitting",
+    "guards",
     "is_leftover",
     "json_text",
     "opened",
@@ -49,6 +50,9 @@ UNKNOWN_CRC = "00000000"
 
 _CRC = re.compile(rb'\\"crc32\\": \\"([0-9a-f]{8})\\"')
 """That checksum in the bytes of the file: our header is JSON in a string of safetensors' header."""
+
+guards: dict[Path, Callable[[], None]] = {}
+"""By folder, what is asked before a file in it or below takes its name; a lease raises BusyError once it is lost."""
 
 MOST_BYTES = 255
 """Longest name of a file or folder on common file systems."""
@@ -97,6 +101,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
+        BusyError: another process has taken the folder meanwhile, as where a file server was away.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -109,6 +114,9 @@ def replacing(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        for folder in path.absolute().parents:
+            if (guard := guards.get(folder)) is not None:
+                guard()
         os.replace(temporary, path)
         temporary = None
         _sync_folder(path.parent)

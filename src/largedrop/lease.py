@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BusyError, visible
-from .files import opened
+from .files import guards, opened
 
 __all__ = ["LOOK", "Holder", "Lease", "holder_of", "holding", "is_lease", "is_left", "settle", "take"]
 
@@ -36,7 +36,7 @@ RENEWED = 10.0
 LAPSES = 120.0
 """Seconds without a renewal after which another machine takes a lease: twelve were missed."""
 
-BLIND = 3 * RENEWED
+BLIND = LAPSES - 3 * RENEWED
 """The most seconds between two looks that count: a server that was away kept the holder from renewing as well."""
 
 MOST_TRIES = 100
@@ -110,6 +110,7 @@ class Lease:
         self._content = content
         self._lost = False
         self._renewed = _now()
+        guards[path.parent.absolute()] = self.check
         _pulse.add(self)
 
     def check(self) -> None:
@@ -125,14 +126,12 @@ class Lease:
 
     def renew(self) -> None:
         """Say that this process lives; what keeps it from that for long loses the lease."""
-        try:
+        with suppress(OSError):  # a disk that does not answer for a moment
             if self._is_there():
                 os.utime(self.path)
                 self._renewed = _now()
             else:
                 self._lost = True
-        except OSError:
-            pass  # a disk that does not answer for a moment
 
     def _is_there(self) -> bool:
         """Whether it is still this process's: once what it was for is finished, numbers begin again."""
@@ -149,6 +148,7 @@ class Lease:
             ended: whether nobody needs to (the run is finished); the file is then removed.
         """
         _pulse.remove(self)
+        guards.pop(self.path.parent.absolute(), None)
         with suppress(FileNotFoundError), _there():  # another has just taken it
             if self._is_there():
                 self.path.unlink() if ended else os.truncate(self.path, len(_GIVEN_BACK))

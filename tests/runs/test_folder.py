@@ -15,7 +15,7 @@ from tests.helpers import Watch
 from largedrop.config import PROTOCOL, Config
 from largedrop.data.dataset import Dataset
 from largedrop.errors import BusyError, CollapseError, UserError
-from largedrop.files import read_json
+from largedrop.files import read_json, replacing, write_json
 from largedrop.reporter import SILENT
 from largedrop.runs.failure import write_failure
 from largedrop.runs.folder import claim, claimed, named_before, owned
@@ -78,6 +78,23 @@ def test_what_fails_since_the_folder_was_taken_says_so(config: Config, tmp_path:
         fail(lost=False)
     with pytest.raises(BusyError, match=r"^another process has taken "):
         fail(lost=True)
+
+
+def test_what_was_written_before_the_folder_was_taken_is_not_put_there_after(config: Config, tmp_path: Path) -> None:
+    """As where the file server was away in the middle of writing, and whoever took the folder has finished."""
+
+    def write() -> None:
+        with claimed(tmp_path, config, SILENT) as reporter, replacing(tmp_path / "log.json") as temporary:
+            temporary.write_text("old")
+            (tmp_path / ".lease-1").unlink()
+            (tmp_path / "log.json").write_text("new")
+            vars(reporter)["_lease"].renew()
+
+    with pytest.raises(BusyError, match=r"^another process has taken "):
+        write()
+    assert (tmp_path / "log.json").read_text() == "new"
+    assert not list(tmp_path.glob("*.tmp"))
+    write_json(tmp_path / "log.json", {})  # the lease is given back
 
 
 def test_what_a_failure_left_is_removed_with_what_kills_left(config: Config, tmp_path: Path) -> None:
