@@ -71,7 +71,7 @@ PEERS = {
     "default": Peer("with_largedrop", "largedrop, default ²", 3e-4, False, {"eval_every": STEPS, "way_back": 0.2}),
     "plain": Peer("with_largedrop", "largedrop, plain fine-tuning", 3e-4, False, {"dropout": 0.0, **LAST}),
     "dann": Peer("with_domainlab", "DomainLab, DANN", 1e-4, settings={"method": "dann"}),
-    "frozen": Peer("with_timm", "the script with batch norm frozen ¹", 3e-3, False, {"frozen_batchnorm": True}),
+    "frozen": Peer("with_timm", "the script with batch norm frozen ¹", 1e-3, settings={"frozen_batchnorm": True}),
     "slow": Peer("with_largedrop", "the paper's protocol, slower ¹", 1e-4, False, {"recipe": "paper"}),
 }
 """In the order of the registration, and two that were looked at afterwards."""

@@ -31,6 +31,12 @@ WAYS = {"plain": (0.0, 1.0, "fine-tuning"), "all tricks": (0.9, 10.0, "weight-av
 """Figure 9's ways: rate of dropout, factor of the last layer's learning rate, which weights are scored."""
 DOMAINS = 4
 
+_ALONE = {"head_lr_multiplier": (1.0,), "model": ("tf_efficientnet_lite0",), "seed": (0,)}
+FIGURE_4 = {**_ALONE, "random": (False,), "steps": (120,), "lr": (3e-4, 5e-4), "decay_again_at": (0.833333,)}
+FIGURE_5 = {**_ALONE, "random": (True,), "steps": (200,), "lr": (5e-4, 1e-3)}
+FIGURE_9 = {"random": (False,), "steps": (120,), "lr": (1e-4, 3e-4), "seed": (0, 1), "decay_again_at": (1.0,)}
+"""What the runs of a figure have in common; figure 4's share no run with figure 9's."""
+
 Values = npt.NDArray[np.float64]
 Run = dict[str, Any]
 
@@ -47,10 +53,23 @@ class Figures:
         self.runs = [json.loads(line) for line in lines]
         self.domains = sorted({run["config"]["test_domain"] for run in self.runs})
 
-    def chosen(self, method: str, lrs: Sequence[float], seeds: Sequence[int], **settings: Any) -> Values:
+    def of(self, **settings: Any) -> list[Run]:
+        """The runs whose configs have these values, each one of several."""
+        found = []
+        for run in self.runs:
+            known = {**run["config"], "random": run["config"]["head"] == "random"}
+            if all(known[key] in values for key, values in settings.items()):
+                found.append(run)
+        return found
+
+    def chosen(self, method: str, **settings: Any) -> Values:
         """Accuracies in % at the learning rate of best i.i.d. accuracy, mean over seeds, (domains, [i.i.d., o.o.d.]).
 
         The learning rate is selected for each test domain and seed, as the reports do; the first in a tie.
+
+        Args:
+            method: a method of the runs, or "last", the weights after the last step.
+            settings: what ``of`` takes, learning rates and seeds among it.
 
         Raises:
             MissingError: no such run is recorded.
@@ -59,37 +78,33 @@ class Figures:
         if len(self.domains) < DOMAINS:
             raise MissingError(f"not whole yet: runs tested on {len(self.domains)} of {DOMAINS} domains are recorded")
         for domain in self.domains:
-            scores: dict[int, dict[float, tuple[float, float]]] = {}
-            for run in self.runs:
-                config = run["config"]
-                known = {**config, "random": config["head"] == "random"}
-                wanted = {"test_domain": domain, **settings}
-                if (
-                    config["lr"] in lrs
-                    and config["seed"] in seeds
-                    and all(known[key] == value for key, value in wanted.items())
-                ):
-                    entry = run["methods"][method]
-                    both = entry["iid_accuracy"], entry["ood_accuracy"]
-                    scores.setdefault(config["seed"], {})[config["lr"]] = both
-            if len(scores) < len(seeds) or any(len(each) < len(lrs) for each in scores.values()):
+            scores: dict[tuple[int, float], tuple[float, float]] = {}
+            for run in self.of(test_domain=(domain,), **settings):
+                entry = run["log"][-1] if method == "last" else run["methods"][method]
+                key = run["config"]["seed"], run["config"]["lr"]
+                assert key not in scores, f"two runs of {key} tested on {domain}"
+                scores[key] = entry["iid_accuracy"], entry["ood_accuracy"]
+            if len(scores) < len(settings["seed"]) * len(settings["lr"]):
                 raise MissingError(f"not whole yet: not every run of {settings} tested on {domain} is recorded")
-            found.append(
-                np.mean([max((each[lr] for lr in lrs), key=itemgetter(0)) for each in scores.values()], axis=0)
-            )
+            each = [[scores[seed, lr] for lr in settings["lr"]] for seed in settings["seed"]]
+            found.append(np.mean([max(both, key=itemgetter(0)) for both in each], axis=0))
         return np.asarray(100 * np.array(found), np.float64)
 
-    def rate(self, figure: int, dropout: float) -> Values:
+    def rate(self, figure: int, dropout: float, method: str = "fine-tuning") -> Values:
         """What a rate of dropout reaches in figure 4 or 5."""
-        lrs = (3e-4, 5e-4) if figure == 4 else (5e-4, 1e-3)
-        rest = {"random": figure == 5, "head_lr_multiplier": 1.0, "model": "tf_efficientnet_lite0"}
-        return self.chosen("fine-tuning", lrs, (0,), dropout=dropout, steps=120 if figure == 4 else 200, **rest)
+        return self.chosen(method, dropout=(dropout,), **(FIGURE_4 if figure == 4 else FIGURE_5))
 
-    def way(self, network: str, way: str) -> Values:
+    def way(self, network: str, way: str, method: str = "") -> Values:
         """What a network reaches plainly, or with all tricks, in figure 9."""
-        dropout, multiplier, method = WAYS[way]
-        rest = {"random": False, "steps": 120, "dropout": dropout, "head_lr_multiplier": multiplier}
-        return self.chosen(method, (1e-4, 3e-4), (0, 1), model=network, **rest)
+        dropout, multiplier, usual = WAYS[way]
+        settings = {**FIGURE_9, "dropout": (dropout,), "head_lr_multiplier": (multiplier,), "model": (network,)}
+        return self.chosen(method or usual, **settings)
+
+
+def unmoved(runs: Sequence[Run]) -> str:
+    """In how many runs the checkpoint of best i.i.d. accuracy is the one before the first step."""
+    starts = sum(max(run["log"], key=itemgetter("iid_accuracy"))["step"] == 0 for run in runs)
+    return f"In {starts} of {len(runs)} runs the best checkpoint is the one before the first step"
 
 
 def told(differences: Values) -> str:
@@ -110,11 +125,11 @@ def head(figures: Figures, first: str) -> Iterator[str]:
     yield f"| --- | ---: | ---: |{' ---: |' * len(figures.domains)}"
 
 
-def rates(figures: Figures, figure: int) -> Iterator[str]:
+def rates(figures: Figures, figure: int, method: str = "fine-tuning") -> Iterator[str]:
     """The table of figure 4 or 5."""
-    yield from head(figures, "dropout")
+    yield from head(figures, "dropout, last weights" if method == "last" else "dropout")
     for dropout in RATES:
-        yield row(f"{dropout:g}", figures.rate(figure, dropout))
+        yield row(f"{dropout:g}", figures.rate(figure, dropout, method))
 
 
 def ways(figures: Figures) -> Iterator[str]:
@@ -123,14 +138,17 @@ def ways(figures: Figures) -> Iterator[str]:
     for network, name in NETWORKS.items():
         for way in WAYS:
             yield row(f"{name}, {way}", figures.way(network, way))
+        yield row(f"{name}, plain, last weights", figures.way(network, "plain", "last"))
 
 
 def verdict_4(figures: Figures) -> Iterator[str]:
-    """The rule's first point."""
-    found = {rate: figures.rate(4, rate)[:, 1] for rate in RATES}
-    best = max(RATES, key=lambda rate: found[rate].mean())
-    pairs = ", ".join(f"{a:g} minus {b:g} {told(found[a] - found[b])}" for a, b in ((0.5, 0), (0.9, 0), (0.9, 0.5)))
-    yield f"1. Figure 4: best rate {best:g}; {pairs}."
+    """The rule's first point, and the same of the last weights."""
+    for method, name in (("fine-tuning", "1. Figure 4"), ("last", "   The last weights")):
+        found = {rate: figures.rate(4, rate, method)[:, 1] for rate in RATES}
+        best = max(RATES, key=lambda rate: found[rate].mean())
+        pairs = ", ".join(f"{a:g} minus {b:g} {told(found[a] - found[b])}" for a, b in ((0.5, 0), (0.9, 0), (0.9, 0.5)))
+        yield f"{name}: best rate {best:g}; {pairs}."
+    yield f"   {unmoved(figures.of(**FIGURE_4))}."
 
 
 def verdict_5(figures: Figures) -> Iterator[str]:
@@ -154,10 +172,11 @@ def verdict_9(figures: Figures) -> Iterator[str]:
     yield f"3. Figure 9: Lite1 plainly minus Lite0 with all tricks {told(difference)}: {verdict}."
     yield f"   At least as good on {wins} of {len(difference)} domains."
     yield f"   All tricks minus plain: Lite0 {told(tricks)}, Lite1 {told(more)}."
+    yield f"   {unmoved(figures.of(**FIGURE_9, dropout=(0.0,)))}, plain."
 
 
 PARTS: dict[str, tuple[Callable[[Figures], Iterator[str]], ...]] = {
-    "figure 4": (lambda figures: rates(figures, 4), verdict_4),
+    "figure 4": (lambda figures: rates(figures, 4), lambda figures: rates(figures, 4, "last"), verdict_4),
     "figure 5": (lambda figures: rates(figures, 5), verdict_5),
     "figure 9": (ways, verdict_9),
 }

@@ -165,16 +165,17 @@ def test_what_is_not_there_is_found() -> None:
 
 def pages_of_studies() -> Iterator[tuple[str, list[str]]]:
     """The pages of studies and the lines that their records give."""
-    names = "working_point_report", "richness", "small_figures"
-    report, richness, small = (importlib.import_module(name) for name in names)
+    names = "working_point_report", "richness", "small_figures", "peers"
+    report, richness, small, peers = (importlib.import_module(name) for name in names)
     study = report.Study(report.RECORD)
     for name, parts in (("working-point.md", report.PARTS), ("confirmation.md", report.CONFIRMATION)):
         yield from ((name, list(part(study))) for part in parts.values())
     record = json.loads(richness.RECORD.read_text("utf-8"))["runs"]
     yield from (("richness.md", list(part(record))) for part in (richness.table, richness.verdicts))
     figures = small.Figures(small.RECORD)
-    parts = [part for name in ("figure 4", "figure 5") for part in small.PARTS[name]]
+    parts = [part for each in small.PARTS.values() for part in each]
     yield from (("figures-4-5-9.md", list(part(figures))) for part in parts)
+    yield "../results.md", list(peers.table(peers.read(peers.RECORD)))
 
 
 def test_the_studies_have_the_tables_that_their_records_give(monkeypatch: pytest.MonkeyPatch) -> None:
