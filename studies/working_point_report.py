@@ -70,10 +70,10 @@ class Study:
                 self.runs[key] = run
         self.domains = sorted({(key[0], key[4]) for key in self.runs})
 
-    def lr(self, arm: str, domain: tuple[str, str]) -> float:
+    def lr(self, arm: str, domain: tuple[str, str], rates: Sequence[float] = RATES) -> float:
         """The learning rate of best i.i.d. accuracy with seed 0; the first in a tie."""
         name, test = domain
-        return max(RATES, key=lambda lr: score(self.runs[name, arm, lr, 0, test], "fine-tuning")[0])
+        return max(rates, key=lambda lr: score(self.runs[name, arm, lr, 0, test], "fine-tuning")[0])
 
     def values(self, arm: str, method: str, domain: tuple[str, str]) -> Values:
         """I.i.d. and o.o.d. accuracy in % of each seed that was run, (seeds, 2)."""
@@ -204,6 +204,62 @@ def rates(study: Study) -> Iterator[str]:
                 yield f"| {arm} | {lr:g} | {' | '.join(cells)} |"
 
 
+def alone(study: Study, dataset: str, arm: str, lr: float | None, **settings: Any) -> list[dict[str, Any]]:
+    """The runs of seed 0 on each test domain of a dataset; none where one is missing.
+
+    Args:
+        lr: the learning rate; None for the one that was chosen.
+        settings: fields of the config in which they differ from ``Study.runs``.
+    """
+    wanted = {"data": dataset, "seed": 0, "steps": STEPS, "head": "warm", **settings}
+    found = {}
+    for run in study.every:
+        config, test = run["config"], run["config"]["test_domain"]
+        fits = arm_of(config) == arm and all(config[name] == value for name, value in wanted.items())
+        if fits and config["lr"] == (study.lr(arm, (dataset, test)) if lr is None else lr):
+            found[test] = run
+    tests = [test for name, test in study.domains if name == dataset]
+    return [found[test] for test in tests] if set(found) == set(tests) else []
+
+
+def beside(plain: Sequence[dict[str, Any]], runs: Sequence[dict[str, Any]], method: str = "ema") -> str:
+    """Cells: i.i.d. / o.o.d. in %, and what these are over the best checkpoints of other runs."""
+    own = 100 * np.array([score(run, method) for run in runs])
+    gains = own - 100 * np.array([score(run, "fine-tuning") for run in plain])
+    over = " / ".join("{:+.1f} ± {:.1f}".format(*interval(gains[:, part])) for part in range(2))
+    return f"{own[:, 0].mean():.1f} / {own[:, 1].mean():.1f} | {over}"
+
+
+def steps(study: Study) -> Iterator[str]:
+    """Dropout over plain fine-tuning by the number of steps, at the chosen rates, with seed 0."""
+    yield "| steps | dataset | plain | 0.9, 16 masks | over plain |"
+    yield "| ---: | --- | ---: | ---: | ---: |"
+    for dataset in ("PACS", "emoji"):
+        for count in (150, STEPS, 1_800):
+            plain, many = (alone(study, dataset, arm, None, steps=count) for arm in (PLAIN, MANY))
+            if plain and many:
+                iid, ood = 100 * np.mean([score(run, "fine-tuning") for run in plain], axis=0)
+                yield f"| {count:,} | {dataset} | {iid:.1f} / {ood:.1f} | {beside(plain, many)} |"
+
+
+OTHERS = (
+    *((arm, "warm") for arm in ("l2sp", "0.5, 1 mask", "0.5, 16 masks")),
+    *((f"0.9, {count} mask{'s' * (count > 1)}", "warm") for count in (1, 4, 16, 64)),
+    *((arm, "warm") for arm in ("0.95, 16 masks", "0.98, 16 masks")),
+    *((arm, "random") for arm in (PLAIN, MANY)),
+)
+
+
+def others(study: Study) -> Iterator[str]:
+    """Exponential averages on emoji at one learning rate with seed 0: other rates, masks and heads, and L2-SP."""
+    yield "| arm | head | i.i.d. / o.o.d. | over plain |"
+    yield "| --- | --- | ---: | ---: |"
+    plain = alone(study, "emoji", PLAIN, RATES[0])
+    for arm, head in ((PLAIN, "warm"), *OTHERS):
+        if runs := alone(study, "emoji", arm, RATES[0], head=head):
+            yield f"| {arm} | {head} | {beside(plain, runs)} |"
+
+
 def verdicts(study: Study) -> Iterator[str]:
     """Each of the rule's points, in its order."""
     base = study.means(PLAIN, "fine-tuning")
@@ -267,35 +323,62 @@ def new_seeds(study: Study) -> list[int]:
     return [seed for seed in found if all((arm, seed, style) in done for arm in NEW_ARMS for style in styles)]
 
 
-def confirmed(study: Study, arm: str, method: str = "ema") -> Values:
-    """I.i.d. and o.o.d. accuracy in % on each style, mean over the new seeds, (styles, 2)."""
+def on_emoji(study: Study, arm: str, method: str, seeds: Sequence[int], rates: Sequence[float] = RATES) -> Values:
+    """I.i.d. and o.o.d. accuracy in % on each style, mean over seeds, (styles, 2)."""
     found = [
-        [score(study.runs["emoji", arm, study.lr(arm, domain), seed, domain[1]], method) for seed in new_seeds(study)]
+        [score(study.runs["emoji", arm, study.lr(arm, domain, rates), seed, domain[1]], method) for seed in seeds]
         for domain in study.domains
         if domain[0] == "emoji"
     ]
     return np.asarray(100 * np.mean(found, axis=1), np.float64)
 
 
-def confirmation(study: Study) -> Iterator[str]:
-    """The table and the verdicts of docs/studies/confirmation.md."""
+def compared(study: Study, seeds: Sequence[int], rates: Sequence[float] = RATES) -> Iterator[str]:
+    """The three arms on emoji as a table, and the rule's three verdicts on their exponential averages."""
     yield f"| arm | i.i.d. | {' | '.join(test for name, test in study.domains if name == 'emoji')} | o.o.d. |"
     yield f"| --- | ---: |{' ---: |' * 6}"
     for arm in NEW_ARMS:
         for method in ("fine-tuning", "ema"):
-            both = confirmed(study, arm, method)
+            both = on_emoji(study, arm, method, seeds, rates)
             styles = " | ".join(f"{value:.1f}" for value in both[:, 1])
             yield f"| {arm}, {METHODS[method]} | {both[:, 0].mean():.1f} | {styles} | {both[:, 1].mean():.1f} |"
     yield ""
     pairs = ((MANY, PLAIN), ("0.5, 16 masks", PLAIN), ("0.5, 16 masks", MANY))
     for number, (arm, other) in enumerate(pairs, 1):
-        differences = confirmed(study, arm) - confirmed(study, other)
+        differences = on_emoji(study, arm, "ema", seeds, rates) - on_emoji(study, other, "ema", seeds, rates)
         (iid, iid_half), (mean, half) = (interval(differences[:, part]) for part in range(2))
         good, bad = ("better", "worse") if number == 3 else ("holds", "does not hold")
         wrong = mean + half < 0 if number == 3 else mean <= 0
         verdict = good if mean - half > 0 else bad if wrong else "open"
         told = f"{mean:+.1f} ± {half:.1f} points o.o.d., {iid:+.1f} ± {iid_half:.1f} i.i.d."
         yield f"{number}. {arm} minus {other}: {told}: **{verdict}**."
+
+
+def confirmation(study: Study) -> Iterator[str]:
+    """The table and the verdicts of docs/studies/confirmation.md."""
+    return compared(study, new_seeds(study))
+
+
+WIDER = (*RATES, 1e-3)
+
+
+def wider(study: Study) -> Iterator[str]:
+    """The table and the verdicts of docs/studies/wider-rates.md, of the seeds that are whole."""
+    styles = [domain for domain in study.domains if domain[0] == "emoji"]
+    chosen = {(arm, test): study.lr(arm, (name, test), WIDER) for arm in NEW_ARMS for name, test in styles}
+    whole = [
+        seed
+        for seed in SEEDS
+        if all(("emoji", arm, lr, seed, test) in study.runs for (arm, test), lr in chosen.items())
+    ]
+    yield f"Seeds that are whole: {', '.join(map(str, whole))}."
+    yield ""
+    yield f"| learning rate | {' | '.join(test for _, test in styles)} |"
+    yield f"| --- |{' ---: |' * len(styles)}"
+    for arm in NEW_ARMS:
+        yield f"| {arm} | {' | '.join(f'{chosen[arm, test]:g}' for _, test in styles)} |"
+    yield ""
+    yield from compared(study, whole, WIDER)
 
 
 def said(reached: bool) -> str:
@@ -339,6 +422,7 @@ def figure(study: Study, path: Path) -> None:
 
 
 CONFIRMATION = {"confirmation": confirmation}
+WIDER_RATES = {"wider rates": wider}
 
 PARTS = {
     "verdicts": verdicts,
@@ -346,6 +430,8 @@ PARTS = {
     "domains": by_domain,
     "way back": way_back,
     "learning rates": rates,
+    "steps": steps,
+    "others": others,
     "adviser": adviser,
 }
 
@@ -359,7 +445,7 @@ def main() -> None:
     if options.figure:
         figure(study, options.figure)
         return
-    for name, part in {**PARTS, **CONFIRMATION}.items():
+    for name, part in {**PARTS, **CONFIRMATION, **WIDER_RATES}.items():
         print(f"\n{name}\n")
         print("\n".join(part(study)))
 

@@ -168,7 +168,12 @@ def pages_of_studies() -> Iterator[tuple[str, list[str]]]:
     names = "working_point_report", "richness", "small_figures", "peers"
     report, richness, small, peers = (importlib.import_module(name) for name in names)
     study = report.Study(report.RECORD)
-    for name, parts in (("working-point.md", report.PARTS), ("confirmation.md", report.CONFIRMATION)):
+    pages = {
+        "working-point.md": report.PARTS,
+        "confirmation.md": report.CONFIRMATION,
+        "wider-rates.md": report.WIDER_RATES,
+    }
+    for name, parts in pages.items():
         yield from ((name, list(part(study))) for part in parts.values())
     record = json.loads(richness.RECORD.read_text("utf-8"))["runs"]
     yield from (("richness.md", list(part(record))) for part in (richness.table, richness.verdicts))
