@@ -332,14 +332,19 @@ def test_a_killed_build_is_never_used_and_is_cleaned_up_by_the_next(store: Store
     assert len(decoded) == 6
     store.check(images, 5)
     assert len(store.entries) == 1
-    # One of before there were leases: its process might still be at it.
+    # One of before there were leases: its process might still be at it, but where there is nothing in it.
     left.mkdir()
+    store.open(8)
+    assert left not in store.entries
+    left.mkdir()
+    (left / "pixels.bin").touch()
     store.open(9)
     assert left in store.entries
-    age(left, 25 * 3600)
+    for path in (*left.iterdir(), left):
+        age(path, 25 * 3600)
     store.open(10)
     assert left not in store.entries
-    assert len(store.entries) == 3
+    assert len(store.entries) == 4
 
 
 def test_two_processes_build_the_same_entry_at_once(store: Store) -> None:
