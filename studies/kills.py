@@ -21,6 +21,7 @@ import signal
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from PIL import Image
 import largedrop as ld
 from largedrop.cli import main as command
 from largedrop.data import cache
+from largedrop.data.digests import GRANULARITY
 from largedrop.files import is_leftover
 from largedrop.lease import is_lease
 from largedrop.training import head, setup
@@ -186,6 +188,7 @@ def written(made: Path, *arguments: object) -> None:
 def jobs(home: Path) -> dict[str, tuple[Work, Path | None]]:
     """Each command by name, and a folder that it starts from."""
     toy = images(home / "toy")
+    time.sleep(GRANULARITY + 0.1)  # of younger files no digests are kept, so that runs would differ by their time
     data = ld.open_dataset(toy, cache=home / "cache")
     options = [text for name, value in SETTINGS.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     compare = ["compare", toy, "--test-domains", "photo", "--dropout", "0,0.5", *options, "--output"]
