@@ -162,15 +162,16 @@ def main() -> None:
 
     found = alternate(many, plainly, chosen.rounds, device, chosen.processor_time)
     done = chosen.batch * repeats
-    work, times = done * operations(chosen.model, chosen.size), 4 * repeats
+    each, times = operations(chosen.model, chosen.size), 4 * repeats
     multiply = product(getattr(torch, precision), device, times)
     against = alternate(many, multiply, chosen.rounds, device, chosen.processor_time)
-    ours_rate, product_rate = work / against["ours_seconds"], times * 2 * SQUARE**3 / against["theirs_seconds"]
+    ours_rate, product_rate = done * each / against["ours_seconds"], times * 2 * SQUARE**3 / against["theirs_seconds"]
     shares = {
         "share_of_product": round(ours_rate / product_rate, 3),
         "share_spread": round(ours_rate / product_rate * against["spread"] / against["ratio"], 3),
-        "ours_gflops": round(ours_rate / 1e9, 1),
-        "product_gflops": round(product_rate / 1e9, 1),
+        "gflop_per_image": round(each / 1e9, 4),
+        "ours_gflops": round(ours_rate / 1e9, 3),
+        "product_gflops": round(product_rate / 1e9, 3),
     }
     speeds = {f"{side}_images_per_s": round(done / found[f"{side}_seconds"], 1) for side in ("ours", "theirs")}
     what = {"model": chosen.model, "size": chosen.size, "batch": chosen.batch, "precision": precision}

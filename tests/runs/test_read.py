@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -261,16 +260,14 @@ def test_two_thousand_runs_are_read_without_opening_any_other_file(tmp_path: Pat
                 (folder / name).write_text("not to be opened")
             (folder / "outputs").mkdir()
     sys.addaudithook(_audit)  # stays for good, and does nothing once the list is gone
-    _opened, began = [], time.perf_counter()
+    _opened = []
     try:
         runs = read_runs(tmp_path)
     finally:
         opened, _opened = _opened, None
-    seconds = time.perf_counter() - began
     inside = [path for path in opened if path.startswith(str(tmp_path))]
     assert sorted({Path(path).name for path in inside}) == ["config.json", "result.json"]
     assert len(inside) == 2 * count
     assert len(runs.runs) == count
-    assert seconds < 20  # about one where nothing else is running
     settings = {id(record.settings) for record in runs.records}
     assert len(settings) == 1
