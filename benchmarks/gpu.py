@@ -2,7 +2,8 @@
 
 One command does all that fits ten minutes; the package need not be installed. Each part prints its results as it has
 them and goes on where another failed; all of them are in the JSON file at the end, with the doctor's report and figure
-2's beside it. ``--parts`` names some of the parts, the functions here and in ``gpu_paths.py``, in another order.
+2's beside it. ``--parts`` names some of the parts, the functions here, in ``gpu_paths.py`` and in
+``gpu_commands.py``, in another order.
 
     python benchmarks/gpu.py --output gpu/gpu.json
     python benchmarks/gpu.py --output gpu/gpu.json --data path/to/PACS --parts about doctor figure_2
@@ -30,6 +31,7 @@ import timm
 import torch
 
 import largedrop as ld
+from gpu_commands import commands, memory
 from gpu_paths import SIZE, Found, agreement, config_of, failures, network, objectives, speed, timed, views
 from largedrop.data.views.batches import open_views
 from largedrop.errors import Interrupted
@@ -179,7 +181,21 @@ def jobs(options: argparse.Namespace, device: torch.device) -> Found:
 
 
 PARTS: Mapping[str, Callable[[argparse.Namespace, torch.device], Found]] = {
-    part.__name__: part for part in (about, doctor, figure_2, repeats, run, speed, views, agreement, objectives, jobs)
+    part.__name__: part
+    for part in (
+        about,
+        doctor,
+        figure_2,
+        repeats,
+        run,
+        speed,
+        views,
+        agreement,
+        objectives,
+        jobs,
+        commands,
+        memory,
+    )
 }
 
 
@@ -204,7 +220,7 @@ def main() -> None:
         print(f"{name} …", flush=True)
         with failures(found, name):
             found[name] = PARTS[name](chosen, device)
-            if name not in ("speed", "jobs"):
+            if name not in ("speed", "jobs", "commands", "memory"):
                 print(json.dumps(found[name], indent=1), flush=True)
         print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
         write_json(chosen.output, found)

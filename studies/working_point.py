@@ -1,13 +1,14 @@
 """Every arm on PACS and emoji where plain fine-tuning is trained out: docs/studies/working-point.md has the rule.
 
-Runs are done in the order of ``queue``, several side by side, until all are done or ``--seconds`` are over; those that
-are finished in ``--output``, or recorded, are not done again. The record working_point.jsonl beside this file has one
-line for each finished run, without its weights; ``--collect`` adds to it what it lacks.
+Runs are done in the order of the ``--queues``, several side by side, until all are done or ``--seconds`` are over;
+those that are finished in ``--output``, or recorded, are not done again. The record working_point.jsonl beside this
+file has one line for each finished run, without its weights; ``--collect`` adds to it what it lacks.
 
     python studies/working_point.py --data path/to/PACS --size 160 --device cuda --jobs 12 --output runs/PACS
     python studies/working_point.py --data emoji --size 96 --device cuda --jobs 12 --output runs/emoji
     python studies/working_point.py --collect runs/PACS runs/emoji       # into the record
-    python studies/working_point.py --data emoji --seeds 3 4             # docs/studies/confirmation.md's runs
+    python studies/working_point.py --data emoji --queues rates seeds longer     # docs/studies/nine-domains.md's runs
+    python studies/working_point.py --data emoji --seeds 3 4                     # docs/studies/confirmation.md's runs
     python studies/working_point.py --data emoji --seeds 3 --keep-weights --arms "0.9, 1 mask"      # richness.md's
 """
 
@@ -17,11 +18,12 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
 
@@ -29,6 +31,7 @@ import largedrop as ld
 from largedrop.config import Config
 from largedrop.errors import Interrupted, RunError
 from largedrop.experiments.processes import train_side_by_side
+from largedrop.experiments.tasks import Task
 from largedrop.experiments.tasks import Tasks as Queue
 from largedrop.files import read_json, write_json, write_text
 from largedrop.reporter import Reporter
@@ -55,17 +58,21 @@ FURTHER = (*BOTH, "0.5, 16 masks")
 """Those that further seeds are drawn of."""
 RATES = (3e-4, 1e-4)
 """Learning rates among which each arm's is chosen; those of ``BOTH`` are also tried at one step further out."""
+WIDER = (*RATES, 1e-3)
+WIDEST = (*WIDER, 3e-3)
+"""Those of docs/studies/wider-rates.md and of docs/studies/nine-domains.md."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A run: an arm, its learning rate (None: the chosen one), seed, test domain, and further settings."""
+    """A run: an arm, its learning rate (None: the one chosen among ``rates``), seed, test domain, further settings."""
 
     arm: str
     lr: float | None
     seed: int
     domain: str
     more: tuple[tuple[str, Any], ...] = ()
+    rates: tuple[float, ...] = RATES
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -97,54 +104,76 @@ def further(domains: Sequence[str], seeds: Sequence[int], arms: Sequence[str]) -
     yield from (Cell(arm, None, seed, domain) for seed in seeds for domain in domains for arm in arms)
 
 
-class Tasks(Sequence[tuple[Config, Path]]):
-    """The configs of the cells without a record, and their folders; a learning rate is chosen when a run is asked for.
+def rates(domains: Sequence[str]) -> Iterator[Cell]:
+    """The learning rates beyond ``RATES`` with seed 0; then what the third seed of wider-rates.md lacks."""
+    yield from (Cell(arm, lr, 0, domain) for lr in (1e-3, 3e-3) for arm in FURTHER for domain in domains)
+    yield from (Cell(arm, None, 2, domain, rates=WIDER) for arm in FURTHER for domain in domains)
+
+
+def seeds(domains: Sequence[str]) -> Iterator[Cell]:
+    """The further seeds, at the learning rates chosen among all four."""
+    yield from (Cell(arm, None, seed, domain, rates=WIDEST) for seed in (1, 2) for arm in FURTHER for domain in domains)
+
+
+def longer(domains: Sequence[str], seeds: Sequence[int] = (0,)) -> Iterator[Cell]:
+    """Three times as many steps, at the learning rates chosen among all four."""
+    more = (("steps", 1_800), ("eval_every", 450))
+    yield from (Cell(arm, None, seed, domain, more, WIDEST) for seed in seeds for arm in FURTHER for domain in domains)
+
+
+QUEUES: dict[str, Callable[[Sequence[str]], Iterator[Cell]]] = {
+    "registered": queue,
+    "rates": rates,
+    "seeds": seeds,
+    "longer": longer,
+    "longer, further seeds": lambda domains: longer(domains, (1, 2)),
+}
+
+
+class Cells(Queue):
+    """Cells in their order, without those that have a record; one whose learning rate is not known yet waits for it.
 
     Args:
-        seeds: Further seeds of ``arms``; without, all cells of the study.
-        longest: Cells of more steps are left out.
+        cells: the runs.
+        record: The file of those that are recorded.
     """
 
     def __init__(
-        self,
-        data: ld.Dataset,
-        size: int,
-        device: torch.device,
-        output: Path,
-        record: Path,
-        seeds: Sequence[int] = (),
-        arms: Sequence[str] = FURTHER,
-        longest: float = math.inf,
+        self, cells: Iterable[Cell], data: ld.Dataset, size: int, device: torch.device, output: Path, record: Path
     ) -> None:
+        self.wait = True
         self.data, self.size, self.device, self.output = data, size, device, output
         lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
-        self._recorded = {run["run"]: run["methods"] for run in map(json.loads, lines)}
-        self._made: dict[int, tuple[Config, Path]] = {}
         self._digests: dict[tuple[str, str], str] = {}
-        cells = further(data.domains, seeds, arms) if seeds else queue(data.domains)
-        self.cells = [
-            cell
-            for cell in cells
-            if cell.settings.get("steps", 0) <= longest
-            and self.config(cell, cell.lr or self.chosen(cell)).run_name not in self._recorded
-        ]
+        self._ended: dict[str, dict[str, Any]] = {run["run"]: run["methods"] for run in map(json.loads, lines)}
+        self._given: set[str] = set()
+        self.cells = list(dict.fromkeys(cells))
+        self._drop()
 
     def __len__(self) -> int:
         return len(self.cells)
 
-    @overload
-    def __getitem__(self, index: int) -> tuple[Config, Path]: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[tuple[Config, Path]]: ...
-    def __getitem__(self, index: int | slice) -> tuple[Config, Path] | Sequence[tuple[Config, Path]]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        if index not in self._made:
-            cell = self.cells[index]
-            config = self.config(cell, cell.lr or self.chosen(cell))
-            self._made[index] = config, self.output / "runs" / config.run_name
-        return self._made[index]
+    def take(self) -> Task | None:
+        self._drop()
+        for cell in self.cells:
+            if (lr := cell.lr or self.chosen(cell)) is not None:
+                self.cells.remove(cell)
+                config = self.config(cell, lr)
+                self._given.add(config.run_name)
+                return config, self.output / "runs" / config.run_name
+        return None
 
+    def _drop(self) -> None:
+        """Leave out what is recorded, finished or in work; the same run may be named by several cells."""
+        left = []
+        for cell in self.cells:
+            lr = cell.lr or self.chosen(cell)
+            name = self.config(cell, lr).run_name if lr else ""
+            if not lr or (name not in self._given and self._methods(name) is None):
+                left.append(cell)
+        self.cells = left
+
+    @cache  # noqa: B019  # as long as the program
     def config(self, cell: Cell, lr: float) -> Config:
         """The config of a cell."""
         # The way back that the recipe had when the study was registered; a random head is nothing to go back to.
@@ -153,16 +182,28 @@ class Tasks(Sequence[tuple[Config, Path]]):
         settings = {**shared, **cell.settings}
         return resolve(self.data, self.device, recipe="robust", digests=self._digests, **settings)
 
-    def chosen(self, cell: Cell) -> float:
-        """The learning rate of best i.i.d. accuracy with seed 0 on the cell's test domain; the first in a tie."""
+    def _methods(self, name: str) -> dict[str, Any] | None:
+        """A run's scores by method; without any where it has failed, and None where it has not ended."""
+        if name not in self._ended:
+            path = self.output / "runs" / name / "result.json"
+            if path.is_file():
+                self._ended[name] = read_json(path)["methods"]
+            elif (self.output / f"{name}.failed").is_file():
+                self._ended[name] = {}
+        return self._ended.get(name)
+
+    def chosen(self, cell: Cell) -> float | None:
+        """The learning rate of best i.i.d. accuracy with seed 0 on the cell's test domain, the first in a tie; None
+        before all of its rates have ended.
+        """
         found = {}
-        for lr in RATES:
-            config = self.config(Cell(cell.arm, lr, 0, cell.domain), lr)
-            path = self.output / "runs" / config.run_name / "result.json"
-            methods = read_json(path)["methods"] if path.is_file() else self._recorded.get(config.run_name)
+        for lr in cell.rates:
+            methods = self._methods(self.config(Cell(cell.arm, lr, 0, cell.domain), lr).run_name)
+            if methods is None:
+                return None
             if methods:
                 found[lr] = methods["fine-tuning"]["iid_accuracy"]
-        return max(found, key=lambda lr: found[lr], default=RATES[0])
+        return max(found, key=lambda lr: found[lr], default=cell.rates[0])
 
 
 class Clock(Reporter):
@@ -184,13 +225,17 @@ class Clock(Reporter):
 def do(options: argparse.Namespace) -> None:
     """Do the runs of one dataset."""
     data, device = ld.open_dataset(options.data), choose_device(options.device)
-    which = options.seeds, options.arms or FURTHER, options.longest
-    tasks = Tasks(data, options.size, device, options.output, options.record, *which)
+    if options.seeds:
+        cells = further(data.domains, options.seeds, options.arms or FURTHER)
+    else:
+        cells = (cell for name in options.queues for cell in QUEUES[name](data.domains))
+    wanted = (cell for cell in cells if cell.settings.get("steps", 0) <= options.longest)
+    tasks = Cells(wanted, data, options.size, device, options.output, options.record)
     train(tasks, data, device, options.output, options.jobs, options.seconds, options.keep_weights)
 
 
 def train(
-    tasks: Sequence[tuple[Config, Path]],
+    tasks: Cells | Sequence[Task],
     data: ld.Dataset,
     device: torch.device,
     output: Path,
@@ -201,12 +246,13 @@ def train(
     """Do some runs, several side by side, in their order, until all are done or the seconds are over."""
     began = time.monotonic()
     reporter, done = Clock(seconds), 0
-    waiting = Queue(tasks, reporter, wait=True)
+    waiting = tasks if isinstance(tasks, Cells) else Queue(tasks, reporter, wait=True)
+    total = len(waiting)
     with closing(train_side_by_side(waiting, data, device, jobs, reporter)) as together:
         try:
             for config, outcome in together:
                 done += 1
-                at = f"{time.monotonic() - began:.0f} s, {done} of {len(tasks)}: {config.run_name}"
+                at = f"{time.monotonic() - began:.0f} s, {done} of {total}: {config.run_name}"
                 if isinstance(outcome, RunError):
                     print(f"{at}: {outcome}", flush=True)
                     write_json(output / f"{config.run_name}.failed", {"failed": str(outcome)})
@@ -257,6 +303,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--queues", nargs="+", choices=tuple(QUEUES), default=("registered",))
     parser.add_argument("--seeds", type=int, nargs="+", default=(), help="further seeds of --arms")
     parser.add_argument(
         "--arms", nargs="+", choices=tuple(ARMS), metavar="ARM", help="of --seeds [default: the main ones]"
