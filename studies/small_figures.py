@@ -1,7 +1,8 @@
 """The tables and verdicts of docs/studies/figures-4-5-9.md, from the record small_figures.jsonl beside this file.
 
-python studies/small_figures.py --data PACS --output sweeps/PACS      # the runs that are not recorded
-python studies/small_figures.py --collect sweeps/PACS      # into the record: finished runs, without their weights
+The record is of the presets' small scales as they were: the page says what has changed since.
+
+python studies/small_figures.py --collect sweeps/PACS      # into a record: finished runs, without their weights
 python studies/small_figures.py                            # the tables and verdicts
 """
 
@@ -17,12 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import largedrop as ld
-from largedrop.experiments.preset import read_preset
-from largedrop.experiments.sweep import plan_sweep
-from largedrop.training.device import choose_device
 from paired import interval
-from working_point import collect, train
+from working_point import collect
 
 RECORD = Path(__file__).with_suffix(".jsonl")
 RATES = (0.0, 0.5, 0.9, 0.95)
@@ -183,35 +180,16 @@ PARTS: dict[str, tuple[Callable[[Figures], Iterator[str]], ...]] = {
 """A table and a verdict of each figure."""
 
 
-def do(data: ld.Dataset, output: Path, device: str, jobs: int, recorded: set[str]) -> None:
-    """Train the runs of the three presets that are not recorded."""
-    where, tasks = choose_device(device), {}
-    for number in (4, 5, 9):
-        preset = read_preset(f"paper-figure-{number}")
-        for entry in plan_sweep(preset, "small", data, output, device=where, precision="bfloat16").entries:
-            if entry.config.run_name not in recorded:
-                tasks[entry.config.run_name] = entry.config, entry.folder
-    train(list(tasks.values()), data, where, output, jobs)
-
-
 def main() -> None:
-    """Do runs, collect them, or print everything."""
+    """Collect runs, or print everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collect", type=Path, nargs="+")
     parser.add_argument("--machine", default="", help="what the runs were done on, for the record")
-    parser.add_argument("--data", help="folder of PACS, to do what is not recorded")
-    parser.add_argument("--output", type=Path, default=Path("sweeps/PACS"))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     if options.collect:
         collect(options.collect, options.machine, RECORD)
         return
     figures = Figures(RECORD)
-    if options.data:
-        recorded = {run["run"] for run in figures.runs}
-        do(ld.open_dataset(options.data), options.output, options.device, options.jobs, recorded)
-        return
     for name, parts in PARTS.items():
         print(f"\n{name}\n")
         try:
