@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,9 @@ from tests.helpers import TINY, Networks, Watch
 
 import largedrop as ld
 from largedrop.config import PROTOCOL, Config
-from largedrop.errors import CollapseError, Interrupted, NoMemoryError, UserError
+from largedrop.errors import CollapseError, Interrupted, NoMemoryError, RunError, UserError
 from largedrop.experiments import runner
-from largedrop.experiments.compare import Plan, compare, plan
+from largedrop.experiments.compare import Plan, compare, plan, time_left
 from largedrop.files import read_json
 from largedrop.runs.run import Run
 from largedrop.training import loop
@@ -109,6 +111,10 @@ def test_costs_are_those_of_the_runs(data: ld.Dataset) -> None:
         ({"test_domains": []}, "there is nothing to compare: name at least one test domain"),
         ({"dropouts": []}, "there is nothing to compare: name at least one dropout rate"),
         ({"seeds": []}, "there is nothing to compare: name at least one seed"),
+        ({"learning_rates": [1e-3, 0.01, 0.001]}, "the learning rate '0.001' is named twice"),
+        ({"learning_rates": [1e-3, 0]}, "lr must be above 0, not 0"),
+        ({"learning_rates": [0.1, 0.2], "fit": "probe", "optimizer": "lbfgs"},
+         "optimizer 'lbfgs' has no learning rate: name one at most"),
         ({"dropouts": [0.5, 1.0]}, "dropout must be in [0, 1), not 1.0"),
         ({"seeds": [0, -1]}, "seed must be a whole number from 0 to 2**32 - 1, not -1"),
         ({"recipe": "long"}, "unknown recipe 'long'; there are: robust, short, paper"),
@@ -199,6 +205,93 @@ def test_a_run_that_collapses_is_recorded_and_the_others_go_on(
     ]
     assert varied(run.config for run in result.runs) == [(0, "photo", 0.0), (1, "photo", 0.0), (1, "photo", 0.9)]
     assert len(result.records) == 3 * 4
+
+
+RATES = (0.1, 0.2, 0.3)
+
+
+def pretending(folder: Path, ended: dict[Any, Any], begun: list[Config]) -> Callable[..., Run]:
+    """``train`` that has i.i.d. and o.o.d. accuracy, or an error, by dropout and learning rate."""
+
+    def train(config: Config, *arguments: Any, **options: Any) -> Run:
+        begun.append(config)
+        outcome = ended[config.dropout, config.lr]
+        if isinstance(outcome, RunError):
+            raise outcome
+        scores = {"iid_accuracy": outcome[0], "ood_accuracy": outcome[1], "steps": 2, "seconds": 1.0}
+        return Run(folder, config, {"methods": {"fine-tuning": scores}})
+
+    return train
+
+
+def test_each_arm_takes_its_learning_rate_by_iid_accuracy_with_the_first_seed(
+    data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best o.o.d. accuracy is elsewhere; what collapses is not taken, and no failure where another is."""
+    scores = {(0.0, 0.1): (0.5, 0.9), (0.0, 0.2): (0.6, 0.1), (0.0, 0.3): (0.7, 0.2)}
+    scores |= {(0.9, 0.1): (0.5, 0.9), (0.9, 0.2): (0.7, 0.1)}
+    begun: list[Config] = []
+    gone = CollapseError("the run collapsed at step 21")
+    monkeypatch.setattr(runner, "train", pretending(tmp_path, {**scores, (0.9, 0.3): gone}, begun))
+    made = planned(data, seeds=(4, 0), learning_rates=[0.3, 0.1, 0.2])
+    result = compare(data, made, tmp_path, device=CPU)
+    assert [(each.seed, each.dropout, each.lr) for each in begun] == [
+        *((4, dropout, rate) for dropout in (0.0, 0.9) for rate in RATES),
+        *((0, 0.0, 0.3), (0, 0.9, 0.2)),
+    ]
+    taken = [(run.config.seed, run.config.dropout, run.config.lr) for run in result.runs]
+    assert taken == [(4, 0.0, 0.3), (4, 0.9, 0.2), (0, 0.0, 0.3), (0, 0.9, 0.2)]
+    assert result.failed == []
+    assert [choice.chosen for choice in result.choices] == [0.3, 0.2]
+    assert [line[:41] for line in result.remarks[:1]] == ["Dropout 0 on photo: the best learning rat"]
+    assert (made.count, made.learning_rates) == (len(begun), RATES)
+    assert made.work == pytest.approx(sum(cost(config, config.split_of(data)) for config in begun))
+
+
+def test_an_arm_that_collapses_at_each_learning_rate_and_damage_are_failures(
+    data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, damaged = CollapseError("the run collapsed at step 21"), RunError("result.json is damaged")
+    ended = {(0.0, 0.1): (0.5, 0.5), (0.0, 0.2): damaged, (0.9, 0.1): gone, (0.9, 0.2): gone}
+    begun: list[Config] = []
+    monkeypatch.setattr(runner, "train", pretending(tmp_path, ended, begun))
+    result = compare(data, planned(data, seeds=(0, 1), learning_rates=(0.1, 0.2)), tmp_path, device=CPU)
+    assert varied(begun[4:]) == [(1, "photo", 0.0)]  # nothing says at which the other arm would be trained
+    assert [(entry["dropout"], entry["lr"], entry["error"]) for entry in result.failed] == [
+        (0.0, 0.2, str(damaged)),
+        (0.9, 0.1, str(gone)),
+        (0.9, 0.2, str(gone)),
+    ]
+    assert varied(run.config for run in result.runs) == [(0, "photo", 0.0), (1, "photo", 0.0)]
+
+
+def test_one_learning_rate_is_a_comparison_as_ever(
+    data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert planned(data, learning_rates=[0.1]) == planned(data, lr=0.1)
+    scores = {(dropout, rate): (0.5, 0.5) for dropout in (0.0, 0.9) for rate in RATES}
+    monkeypatch.setattr(runner, "train", pretending(tmp_path, {**scores}, []))
+    one, several = tmp_path / "one", tmp_path / "several"
+    compare(data, planned(data, lr=0.1), one, device=CPU)
+    compare(data, planned(data, learning_rates=RATES), one, device=CPU)  # which may join
+    compare(data, planned(data, learning_rates=RATES), several, device=CPU)
+    compare(data, planned(data, learning_rates=RATES[:2]), several, device=CPU)
+    assert claimed(data, several, lr=0.1) == (
+        f"{several} belongs to another comparison: lr 'several' instead of 0.1; name another --output"
+    )
+
+
+def test_the_time_left_is_of_what_is_not_finished(data: ld.Dataset, tmp_path: Path) -> None:
+    made = planned(data, seeds=(0, 1), learning_rates=RATES)
+    told = time_left(made, data, tmp_path, device=CPU)
+    assert re.fullmatch("very roughly .+ one after the other, by the speed of the network alone", told)
+    one = planned(data, dropouts=[0.9], seeds=(0, 1), lr=0.1)
+    compare(data, one, tmp_path, device=CPU)
+    assert time_left(one, data, tmp_path, device=CPU) == "2 of 2 finished; nothing to train"
+    assert re.fullmatch(
+        r"2 of 8 finished; \d+ s one after the other at the pace of those finished here",
+        time_left(made, data, tmp_path, device=CPU),
+    )
 
 
 def test_collapsed_runs_leave_no_network(

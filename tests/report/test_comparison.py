@@ -18,6 +18,7 @@ from tests.helpers import TINY, refusal
 
 import largedrop as ld
 from largedrop.experiments.compare import Comparison, Plan, plan
+from largedrop.experiments.learning_rates import Choice
 from largedrop.report import comparison as output
 from largedrop.report.comparison import machine, publish
 from largedrop.runs.methods import METHODS as METHOD_TEXTS
@@ -134,6 +135,46 @@ def test_shares_of_the_way_back_are_one_row(data: ld.Dataset, planned: Plan, tmp
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count("wise-ft, alpha 0.3") == 8
     assert METHOD_TEXTS["wise-ft"].explanation in page
+
+
+def test_the_learning_rate_of_each_arm_is_in_all_of_it(data: ld.Dataset, planned: Plan, tmp_path: Path) -> None:
+    """Dropout 0.9 took another on ink than on photo, and yet is one row without missing runs."""
+    plan = replace(planned, learning_rates=(0.001, 0.01))
+    result = comparison(plan)
+    for run in result.runs:
+        if run.config.dropout and run.config.test_domain == "ink":
+            result.runs[result.runs.index(run)] = replace(run, config=replace(run.config, lr=0.01))
+    result.choices = [
+        Choice(0.0, ("photo",), {0.001: 0.8, 0.01: "the run collapsed"}),
+        Choice(0.9, ("photo",), {0.001: 0.8, 0.01: 0.8}),
+        Choice(0.9, ("ink",), {0.001: 0.75, 0.01: 0.8}),
+    ]
+    _, said = published(data, plan, result, tmp_path)
+    assert said.count("\nfine-tuning ") == 2 * 2  # overall and by test domain
+    assert "no record of" not in said
+    lines = [line.split() for line in said.splitlines()]
+    at = lines.index(["learning", "rates"])
+    assert [lines[at + 1], *lines[at + 3 : at + 6]] == [
+        ["dropout", "test", "domain", "0.001", "0.01"],
+        ["0", "photo", "80.0", "*", "–"],
+        ["0.9", "photo", "80.0", "*", "80.0"],
+        ["0.9", "ink", "75.0", "80.0", "*"],
+    ]
+    warned = "Dropout 0.9 on ink: the best learning rate is the largest that was tried, 0.01"
+    assert warned in said
+    found = results(tmp_path)
+    assert found["learning_rates"] == [choice.to_json() for choice in result.choices]
+    assert {(each["test_domain"], each["settings"]["lr"]) for each in found["records"] if each["dropout"]} == {
+        ("photo", 0.001),
+        ("ink", 0.01),
+    }
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert warned in page
+    assert "the best i.i.d. of 0.001 and 0.01" in page
+    assert '<td class="best">80.0 *</td>' in page
+    drawn = (tmp_path / "figure.svg").read_text()
+    for label in ("plain fine-tuning, lr 0.001", "fine-tuning, dropout 0.9, lr 0.001/0.01", "ensemble, dropout 0.9"):
+        assert f'"cloud {label}"' in drawn
 
 
 def test_a_plan_of_one_run(data: ld.Dataset, planned: Plan, tmp_path: Path) -> None:

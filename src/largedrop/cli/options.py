@@ -17,26 +17,29 @@ from ..errors import UserError
 from ..names import names_in
 from .settings_file import SettingsFile
 
-__all__ = ["columns", "domains_in", "listed", "option", "plainly", "rates", "run_options"]
+__all__ = ["columns", "domains_in", "listed", "numbers", "option", "plainly", "rates", "run_options"]
 
 
-def option(name: str) -> Any:
-    """The option for a field of the config, with its help and its default in each recipe."""
+def option(name: str, more: str = "") -> Any:
+    """The option for a field of the config, with its help, its default in each recipe, and ``more``."""
     values = {recipe: defaults_of(recipe)[name] for recipe in RECIPES}
     same = len(set(values.values())) == 1
     shown = f"{values[DEFAULT_RECIPE]}" if same else ", ".join(f"{recipe}: {value}" for recipe, value in values.items())
     tail = "" if shown in ("None", "False", "") else f" [default: {shown}]"
     flags = [f"--{name.replace('_', '-')}"]  # one flag, so that a switch has no --no-…
-    return typer.Option(*flags, help=f"{ABOUT[name].help}{tail}", show_default=False)
+    return typer.Option(*flags, help=f"{ABOUT[name].help}{tail}{more}", show_default=False)
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option for each of ``SHARED`` as its ``**settings``, without those that are None."""
+    """The command with an option for each of ``SHARED`` as its ``**settings``, without those that are None; its own
+    option goes before one of the same name.
+    """
     own = inspect.signature(command, eval_str=True).parameters.values()
     parameters = [entry for entry in own if entry.kind is not entry.VAR_KEYWORD]
     parameters += [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, (annotation, default) in SHARED.items()
+        if name not in {entry.name for entry in own}
     ]
 
     @functools.wraps(command)
@@ -102,17 +105,26 @@ def rates(flag: str, text: str, *, auto: bool = False) -> list[float | str]:
     Raises:
         UserError: there are no rates, or a rate is out of range.
     """
-    return [name if auto and name == AUTO else _rate(name) for name in listed(flag, text)]
+    return [name if auto and name == AUTO else _number(name, "dropout") for name in listed(flag, text)]
 
 
-def _rate(text: str) -> float:
+def numbers(flag: str, text: str, field: str) -> list[float]:
+    """The values of a field of the config in an option's text.
+
+    Raises:
+        UserError: there are none, or one is out of range.
+    """
+    return [_number(name, field) for name in listed(flag, text)]
+
+
+def _number(text: str, field: str) -> float:
     try:
-        rate: float | str = float(text)
+        number: float | str = float(text)
     except ValueError:
-        rate = text
-    for problem in problems_of({"dropout": rate}):
+        number = text
+    for problem in problems_of({field: number}):
         raise UserError(problem)
-    return float(rate)
+    return float(number)
 
 
 def columns(texts: Iterable[str]) -> dict[str, str]:

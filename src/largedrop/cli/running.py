@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def run_and_publish(
         options: those of its options that are neither of the data nor fields of the config.
     """
     # torch and timm take seconds to import, which --help and --version should not.
-    from ..experiments.compare import FILE, plan
+    from ..experiments.compare import FILE, plan, time_left
     from ..experiments.compare import compare as run_comparison
     from ..report.comparison import publish
     from ..runs.estimate import duration, listing
@@ -92,7 +93,7 @@ def run_and_publish(
     planning["dropouts"], chosen = _advised(console, data, torch_device, recipe, planning)
     planned = plan(data, torch_device, recipe=recipe, **planning)
     first = planned.configs[0]
-    count = len(planned.configs)
+    count, several = planned.count, planned.learning_rates
     if planning.get("masks", 1) > 1 and not any(config.dropout for config in planned.configs):
         say(console, "--masks has no effect at dropout 0, where nothing is masked")
     runs, domains = counted(count, "run"), counted(len(data.domains), "domain")
@@ -102,6 +103,13 @@ def run_and_publish(
         f"{runs} of {counted(first.steps, 'step')} "
         f"({first.model}, {first.size} px, {first.precision}, {torch_device.type})",
     )
+    if several:
+        others = f", then {len(planned.then):,} with the other seeds at the best i.i.d. of each" if planned.then else ""
+        say(
+            console,
+            f"learning rates {listing([f'{rate:g}' for rate in several])}, by dropout rate and test domain: "
+            f"{counted(len(planned.tried), 'run')} with seed {first.seed}{others}",
+        )
     say_paths(console, torch_device)
     if at_once:
         tested = f"tested on {listing(planned.test_domains)}" if planned.test_domains else "without a test domain"
@@ -115,19 +123,22 @@ def run_and_publish(
     say_names(console, data)
     folder = folder or Path("largedrop-runs") / _default_name(planned)
     if dry_run:
-        say(console, *(f"  {folder / 'runs' / config.run_name}" for config in planned.configs))
+        say(console, time_left(planned, data, folder, device=torch_device, budget=each))
+        for config in planned.tried or planned.configs:
+            say(console, f"  {folder / 'runs' / config.run_name}{f' (lr {config.lr:g})' if several else ''}")
         return
     given = {**opening, "data": _absolute(source), "column": column}
     given["split"] = split and split.absolute()
     rates = asked if len(set(chosen.values())) > 1 else tuple(dict.fromkeys(each.dropout for each in planned.configs))
     repeated = {**given, **(options or {}), "dropout": rates, "recipe": recipe, **_settings(planned.configs)}
+    repeated |= {"lr": several} if several else {}
 
     def keep() -> None:
         if options is not None:
             write_settings(folder / f"{command}.toml", command, repeated)
 
-    total = sum(planned.costs) + VIEWS * len(data)
-    bar = ProgressBar(console, total, "fine-tuning", count, _named)
+    total = planned.work + VIEWS * len(data)
+    bar = ProgressBar(console, total, "fine-tuning", count, partial(_named, several=bool(several)))
     with bar, bar.interruptible(), followed(bar, trackers) as reporter:
         result = run_comparison(
             data, planned, folder, device=torch_device, jobs=jobs, budget=each, claimed=keep, reporter=reporter
@@ -223,10 +234,12 @@ def _model_of(run: Run) -> tuple[str, str]:
     return f"  {run.model}", f"    {run.model_name}{good}"
 
 
-def _named(config: Config) -> str:
+def _named(config: Config, several: bool = False) -> str:
+    """The name of a run, with its learning rate where there are several."""
     from ..runs.estimate import listing
 
-    return f"{listing(config.test_domains) or 'no test domain'}, dropout {config.dropout:g}, seed {config.seed}"
+    rate = f", lr {config.lr:g}" if several else ""
+    return f"{listing(config.test_domains) or 'no test domain'}, dropout {config.dropout:g}{rate}, seed {config.seed}"
 
 
 def _default_name(planned: Any, *further: str) -> str:

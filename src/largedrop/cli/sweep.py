@@ -341,19 +341,14 @@ def _cost(scale: Scale | None) -> str:
 
 
 def _summary(planned: SweepPlan) -> str:
-    from ..runs.estimate import duration
+    from ..experiments.pace import time_told
 
     states = [entry.state for entry in planned.entries]
     finished, begun = states.count("finished"), states.count("begun")
     there = ", ".join(
         text for text in (f"{finished} finished" * bool(finished), f"{begun} begun" * bool(begun)) if text
     )
-    if not planned.pending:
-        time = "nothing to train"
-    elif planned.rough:
-        time = f"very roughly {duration(planned.seconds)} one after the other, by the speed of the network alone"
-    else:
-        time = f"{duration(planned.seconds)} one after the other at the pace of those finished here"
+    time = time_told(planned.seconds, planned.rough) if planned.pending else "nothing to train"
     return (
         f"{counted(len(states), 'run')}{f' ({there})' if there else ''}, {planned.steps:,} steps to go, "
         f"{_bytes(planned.size)} when all are finished; {time}"

@@ -15,12 +15,13 @@ from ..errors import UserError
 from ..models.fast.folding import speed_up
 from ..models.network import Network, Spec
 from ..models.pretrained import create_backbone, find_weights
+from ..runs.estimate import duration
 from ..runs.run import Run
 from ..training.averages import make_averages
 from ..training.evaluation import autocast
 from ..training.loop import cost
 
-__all__ = ["LINEAR_BYTES", "Paces", "kind_of", "network_bytes", "stored_bytes"]
+__all__ = ["LINEAR_BYTES", "Paces", "kind_of", "network_bytes", "stored_bytes", "time_told"]
 
 LINEAR = 5e-3
 """Seconds per unit of work of a linear fit, similar for all networks; 128 fits of figure 8 took 45 s of a core."""
@@ -77,6 +78,13 @@ class Paces:
 def kind_of(config: Config) -> tuple[object, ...]:
     """The key of runs that take as long for each unit of work, and need as much memory but for the batch's."""
     return *config.network_key, config.fit
+
+
+def time_told(seconds: float, rough: bool) -> str:
+    """An estimate of ``Paces`` in words."""
+    if rough:
+        return f"very roughly {duration(seconds)} one after the other, by the speed of the network alone"
+    return f"{duration(seconds)} one after the other at the pace of those finished here"
 
 
 def stored_bytes(config: Config, outputs: int, network: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,15 +13,17 @@ from rich.console import Console
 from ..data.dataset import Dataset
 from ..errors import visible
 from ..experiments.compare import Comparison, Plan
+from ..experiments.learning_rates import Choice
 from ..fast_paths import device_name
-from ..runs.record import describe, write_results
+from ..runs.estimate import listing
+from ..runs.record import Record, describe, write_results
 from ..selection.selection import summarise
 from .behaviour import behaviour_of
 from .drawing.style import save_figure
 from .examples import example_grid
 from .figures import runs_figure
 from .page import main_rate, write_page
-from .tables import compared_tables
+from .tables import compared_tables, rates_table
 from .text import render
 
 __all__ = ["machine", "publish"]
@@ -49,13 +53,27 @@ def publish(
     records = comparison.records
     facts = describe(data)
     results = folder / "results.json"
-    write_results(results, records, dataset=facts, failed=comparison.failed, command=command)
+    write_results(
+        results,
+        records,
+        dataset=facts,
+        failed=comparison.failed,
+        command=command,
+        learning_rates=[choice.to_json() for choice in comparison.choices],
+    )
     if not records:
         return [results]
-    rows = summarise(records, domains=planned.test_domains, seeds=planned.seeds)
-    drawn = save_figure(runs_figure(rows, title=title), folder / "figure") if planned.test_domains else []
+    choices = comparison.choices
+    rows = summarise(
+        map(_without_rate, records) if choices else records, domains=planned.test_domains, seeds=planned.seeds
+    )
+    figure = runs_figure(rows, title=title, rates=_rates(choices)) if planned.test_domains else None
+    drawn = save_figure(figure, folder / "figure") if figure else []
     page = folder / "report.html"
     shared = max(planned.configs, key=lambda config: config.dropout).settings  # with masks, which rate 0 has none of
+    if choices:
+        shared = {**shared, "lr": f"the best i.i.d. of {listing([f'{rate:g}' for rate in planned.learning_rates])}"}
+    rates = rates_table(choices, shared["select_by"], planned.seeds[0]) if choices else None
     rate = main_rate(rows)
     write_page(
         page,
@@ -67,6 +85,7 @@ def publish(
         dataset=facts,
         examples=example_grid(data),
         behaviour=None if rate is None else behaviour_of(comparison.runs, data, planned.test_domains, rate),
+        rates=rates,
         settings={name.replace("_", " "): value for name, value in shared.items()},
         failed=comparison.failed,
         command=command,
@@ -74,10 +93,24 @@ def publish(
         machine=machine(device),
     )
     # Printed last: all is written, whatever becomes of what reads standard output.
-    render(compared_tables(rows, console.width), console)
+    render([*compared_tables(rows, console.width), *([rates] if rates else [])], console)
     for remark in comparison.remarks:
         console.print(visible(remark), highlight=False, markup=False, soft_wrap=True)
     return [page, *drawn, results]
+
+
+def _without_rate(record: Record) -> Record:
+    """A record as one of an arm, which takes different learning rates on different test domains."""
+    return replace(record, settings={name: value for name, value in record.settings.items() if name != "lr"})
+
+
+def _rates(choices: Sequence[Choice]) -> dict[float, str]:
+    """The learning rates that each dropout rate takes, ascending."""
+    taken: dict[float, set[float]] = {}
+    for choice in choices:
+        if choice.chosen is not None:
+            taken.setdefault(choice.dropout, set()).add(choice.chosen)
+    return {dropout: "/".join(f"{rate:g}" for rate in sorted(rates)) for dropout, rates in taken.items()}
 
 
 def machine(device: torch.device) -> str:

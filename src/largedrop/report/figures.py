@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ _MOST_POINTS = 1296
 """Largest number of points of a cloud of runs, as in the paper: 6 settings on each of 4 test domains."""
 
 _OF_SETTINGS = "large: centre ± standard error over seeds  ·  small: every choice of one setting a test domain"
+
+NO_RATES: Mapping[float, str] = {}
 
 _USUAL = 0.9
 """The dropout rate of figure 2."""
@@ -94,15 +96,18 @@ def figures_of(rows: Sequence[Row], means: Sequence[MeanCurve], name: str) -> tu
     return figures, undrawn
 
 
-def runs_figure(rows: Sequence[Row], *, title: str) -> Figure:
+def runs_figure(rows: Sequence[Row], *, title: str, rates: Mapping[float, str] = NO_RATES) -> Figure:
     """Figure 2 of a comparison: a panel for each test domain and, for several, one for their average.
 
     The points of a cloud are runs; in the panel of the average, means of one run for each test domain.
+
+    Args:
+        rates: learning rates by dropout rate, where there were several to choose among.
     """
     domains = rows[0].test_domains
-    panels = {domain: [_cloud_of_runs(row.domains[domain], row) for row in rows] for domain in domains}
+    panels = {domain: [_cloud_of_runs(row.domains[domain], row, rates) for row in rows] for domain in domains}
     if len(domains) > 1:
-        panels = {_average_of(domains): [_cloud_of_runs(row, row) for row in rows], **panels}
+        panels = {_average_of(domains): [_cloud_of_runs(row, row, rates) for row in rows], **panels}
     spread = any(row.ood and row.ood.error is not None for row in rows)
     large = "large: mean over seeds ± standard error" if spread else "large: mean"
     small = "small: every choice of one run a test domain, or single runs" if len(domains) > 1 else "small: single runs"
@@ -112,9 +117,11 @@ def runs_figure(rows: Sequence[Row], *, title: str) -> Figure:
     )
 
 
-def _cloud_of_runs(row: Row, whole: Row) -> Cloud:
+def _cloud_of_runs(row: Row, whole: Row, rates: Mapping[float, str]) -> Cloud:
     """The cloud of ``row``, which is ``whole`` or its row of one test domain."""
     label = row.name if row.baseline else f"{row.method}, dropout {row.dropout:g}"
+    if row.dropout in rates and row.method == PLAIN.name:
+        label += f", lr {rates[row.dropout]}"
     mean = (row.iid, row.ood) if row.iid and row.ood else None
     runs = [domain[~np.isnan(domain[:, 0]), :2] for domain in row.values]
     points = combinations(runs, most=_MOST_POINTS)

@@ -19,6 +19,7 @@ from .columns import GAIN, OOD, Column
 from .examples import Examples
 from .html import Cells, dataset_line, embedded, filled, plain, prose, versions
 from .tables import ON_A_DOMAIN, WITH_MACRO, best, notes
+from .text import Table
 
 __all__ = ["details", "headline", "main_rate", "write_page"]
 
@@ -122,6 +123,7 @@ def write_page(
     dataset: Mapping[str, Any],
     examples: Examples | None,
     behaviour: Behaviour | None = None,
+    rates: Table | None = None,
     settings: Mapping[str, Any],
     failed: Sequence[Mapping[str, Any]],
     command: str,
@@ -140,6 +142,7 @@ def write_page(
         dataset: facts about the data from ``describe``.
         examples: images from ``example_grid``; None for none.
         behaviour: plain fine-tuning against dropout, image by image; None where there are not both.
+        rates: table of how learning rates were chosen; None where there was one.
         settings: settings that all runs share, by name.
         failed: one entry for each run without a record: the fields that identify it, and its ``error``.
         command: command line.
@@ -180,6 +183,13 @@ def write_page(
         else {},
         examples=examples and {**vars(examples), "png": embedded(examples.png)},
         behaviour=behaviour,
+        rates=rates,
+        rate_rows=[
+            [(cell, "best" if (index, column) in rates.strong else "") for column, cell in enumerate(cells)]
+            for index, cells in enumerate(rates.rows)
+        ]
+        if rates
+        else [],
         score_heads=[column.head for column in WITH_MACRO],
         domain_heads=[column.head for column in ON_A_DOMAIN],
         failed=[_failed(entry) for entry in failed],

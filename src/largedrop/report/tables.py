@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..experiments.learning_rates import Choice
 from ..runs.across import Across
 from ..runs.estimate import listing, percent, tested_on
 from ..runs.interpolation import INTERPOLATED
@@ -40,7 +41,7 @@ from .text import Table
 
 __all__ = [
     *("COMPARED", "ON_A_DOMAIN", "across_table", "best", "chosen_table", "compared_tables", "curves_table"),
-    *("WITH_MACRO", "every_seed", "missing_lines", "notes", "published_table", "selected_table"),
+    *("WITH_MACRO", "every_seed", "missing_lines", "notes", "published_table", "rates_table", "selected_table"),
 ]
 
 RULE_TEXTS = {
@@ -106,6 +107,25 @@ def compared_tables(rows: Sequence[Row], width: int) -> list[Table]:
         )
         tables.append(table_of("o.o.d. accuracy by test domain", columns, rows, strong=strong))
     return tables
+
+
+def rates_table(choices: Iterable[Choice], select_by: str, seed: int) -> Table:
+    """The accuracies by which the learning rate of each dropout rate and test domain was chosen."""
+    choices = list(choices)
+    rates = list(choices[0].tried)
+    cells, strong = [], set()
+    for index, choice in enumerate(choices):
+        scores = ("–" if isinstance(score, str) else f"{100 * score:.1f}" for score in choice.tried.values())
+        cells.append([f"{choice.dropout:g}", listing(choice.test_domains) or "none", *scores])
+        if choice.chosen is not None:
+            strong.add((index, 2 + rates.index(choice.chosen)))
+            cells[-1][2 + rates.index(choice.chosen)] += " *"
+    score = "macro accuracy" if select_by == "iid-macro" else "accuracy"
+    lines = [f"I.i.d. {score} of the best checkpoint in %, seed {seed}. *: the best, which every seed is trained with."]
+    if any(isinstance(score, str) for choice in choices for score in choice.tried.values()):
+        lines.append("–: the run collapsed, or is damaged.")
+    heads = ["dropout", "test domain", *(f"{rate:g}" for rate in rates)]
+    return Table("learning rates", heads, cells, lines, left=2, strong=frozenset(strong))
 
 
 def notes(rows: Sequence[Row]) -> list[str]:

@@ -117,7 +117,13 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def write_results(
-    path: Path, records: Iterable[Record], *, dataset: dict[str, Any], failed: list[dict[str, Any]], command: str
+    path: Path,
+    records: Iterable[Record],
+    *,
+    dataset: dict[str, Any],
+    failed: list[dict[str, Any]],
+    command: str,
+    learning_rates: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write ``records`` and their origin to the JSON file ``path``, whole.
 
@@ -125,6 +131,7 @@ def write_results(
         dataset: facts about the data from ``describe``.
         failed: one entry for each run without a record: the fields that identify it, and its ``error``.
         command: command line that made the records.
+        learning_rates: how they were chosen, where there were several.
 
     Raises:
         UserError: the file cannot be written.
@@ -135,6 +142,7 @@ def write_results(
         "command": command,
         "dataset": dataset,
         "failed": failed,
+        **({"learning_rates": list(learning_rates)} if learning_rates else {}),
         "records": [record.to_json() for record in records],
     }
     write_json(path, content)
