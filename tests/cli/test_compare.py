@@ -62,6 +62,14 @@ def test_mistakes_in_learning_rates_take_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_of_very_many_names_the_first(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    many = ["compare", str(toy), *FAST, "--dropout", "0", "--seeds", "500", "--output", str(tmp_path / "out")]
+    assert main([*many, "--dry-run"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1] == "1,500 runs of 6 steps (test_efficientnet, 32 px, float32, cpu)"
+    assert (sum("/runs/" in line for line in said), said[-1]) == (1000, "  … and 500 more")
+
+
 def test_learning_rates_are_chosen_and_more_may_join(
     toy: Path, tmp_path: Path, quick_heads: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,12 +15,19 @@ import largedrop as ld
 from largedrop.config import Config
 from largedrop.errors import UserError
 from largedrop.training.objectives import OBJECTIVES
-from largedrop.training.resolve import resolve
+from largedrop.training.resolve import resolve, with_seed
 
 
 def resolved(data: ld.Dataset, **settings: Any) -> Config:
     given = {"model": "test_resnet", "weights": "random", "size": 32, "test_domain": "photo", **settings}
     return resolve(data, torch.device("cpu"), recipe="short", **given)
+
+
+def test_another_seed_changes_nothing_else(config: Config) -> None:
+    other, slow = with_seed(config, np.int64(7)), replace(config, seed=7)  # type: ignore[arg-type]
+    assert (other, other.digest(), hash(other)) == (slow, slow.digest(), hash(slow))
+    assert config.seed == 0
+    assert refusal(with_seed, config, -1) == "seed must be a whole number from 0 to 2**32 - 1, not -1"
 
 
 @newer("test_coatnet")

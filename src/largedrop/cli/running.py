@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["command_line", "run_and_publish"]
 
+MOST_LISTED = 1000
+"""Number of runs whose folders a dry run names."""
+
 
 def run_and_publish(
     source: str,
@@ -124,8 +127,11 @@ def run_and_publish(
     folder = folder or Path("largedrop-runs") / _default_name(planned)
     if dry_run:
         say(console, time_left(planned, data, folder, device=torch_device, budget=each))
-        for config in planned.tried or planned.configs:
+        listed = planned.tried or planned.configs
+        for config in listed[:MOST_LISTED]:
             say(console, f"  {folder / 'runs' / config.run_name}{f' (lr {config.lr:g})' if several else ''}")
+        if len(listed) > MOST_LISTED:
+            say(console, f"  … and {len(listed) - MOST_LISTED:,} more")
         return
     given = {**opening, "data": _absolute(source), "column": column}
     given["split"] = split and split.absolute()

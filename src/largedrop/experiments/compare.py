@@ -23,7 +23,7 @@ from ..runs.folder import claim
 from ..runs.record import Record
 from ..runs.run import Run, remarks
 from ..training.loop import cost
-from ..training.resolve import resolve, schedule_of
+from ..training.resolve import resolve, schedule_of, with_seed
 from .learning_rates import Choice, arm_of, choices_of, rate_lines
 from .measured import spread
 from .pace import Paces, time_told
@@ -41,7 +41,7 @@ class Plan:
 
     Attributes:
         configs: config of each run; of several learning rates, before one is chosen.
-        costs: work of each run, in evaluated images.
+        costs: work of each run, in evaluated images, of the first seed's split.
         learning_rates: several to choose among, or none.
     """
 
@@ -69,8 +69,8 @@ class Plan:
     @property
     def work(self) -> float:
         """Work of all of them, in evaluated images; a learning rate changes none."""
-        known = dict(zip(self.configs, self.costs, strict=True))
-        tried = sum(cost for config, cost in known.items() if config.seed == self.configs[0].seed)
+        first = self.configs[0].seed
+        tried = sum(cost for config, cost in zip(self.configs, self.costs, strict=True) if config.seed == first)
         return sum(self.costs) + max(0, len(self.learning_rates) - 1) * tried
 
     @property
@@ -159,14 +159,11 @@ def plan(
     if epochs is not None:
         settings |= schedule_of(epochs, data, firsts, settings)
         firsts = [resolve(data, device, **settings, test_domain=each) for each in tested]
-    configs = [
-        replace(first, dropout=rate, seed=seed)
-        for seed in seeds
-        for first, found in zip(firsts, rates, strict=True)
-        for rate in found
-    ]
-    costs = [cost(config, split) for config, split in zip(configs, splits_of(configs, data), strict=True)]
-    return Plan(tuple(configs), tuple(costs), learning_rates)
+    arms = [replace(first, dropout=rate) for first, found in zip(firsts, rates, strict=True) for rate in found]
+    configs = tuple(with_seed(arm, seed) for seed in seeds for arm in arms)
+    # Of one seed, as a split of each takes minutes where there are very many; only groups make the others differ.
+    costs = [cost(config, split) for config, split in zip(arms, splits_of(configs[: len(arms)], data), strict=True)]
+    return Plan(configs, tuple(costs) * len(seeds), learning_rates)
 
 
 def _several(rates: Iterable[float], settings: dict[str, Any]) -> tuple[float, ...]:

@@ -27,7 +27,7 @@ from ..runs.record import shown
 from ..runs.run import Run
 from ..runtime import free_memory
 from ..training.loop import cost
-from ..training.resolve import resolve
+from ..training.resolve import resolve, with_seed
 from .measured import spread
 from .pace import LINEAR_BYTES, Paces, kind_of, network_bytes, stored_bytes
 from .packing import Packing
@@ -195,7 +195,7 @@ def plan_sweep(
         key = tuple(item for item in run.items() if item[0] != "seed")
         if key not in resolved:
             resolved[key] = resolve(data, device, recipe=chosen.recipe, precision=precision, digests=digests, **run)
-        config = replace(resolved[key], seed=run["seed"]) if "seed" in run else resolved[key]
+        config = with_seed(resolved[key], run["seed"]) if "seed" in run else resolved[key]
         if config in configs and run.get("masks", 1) != config.masks:
             continue  # masks at dropout 0, which has none
         if config in configs:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ..config import Config, defaults_of, make_config
+from ..config import Config, defaults_of, make_config, problems_of
 from ..data.dataset import Dataset
-from ..errors import UserError, check_type
+from ..errors import UserError, check_type, plain
 from ..models.pretrained import check_model, find_weights
 from ..models.sizes import check_one_image, size_settings
 from ..names import names_in, text_of
 from .device import choose_precision
 from .objectives import OBJECTIVES, make_objective
 
-__all__ = ["resolve", "schedule_of"]
+__all__ = ["resolve", "schedule_of", "with_seed"]
 
 
 def resolve(
@@ -83,6 +84,19 @@ def resolve(
         check_one_image(config.model, config.size)
     digest = "+".join(digests[pair] for pair in named)
     return replace(config, penalty=penalty["weight"], penalty_after=penalty["anneal_steps"], weights_digest=digest)
+
+
+def with_seed(config: Config, seed: int) -> Config:
+    """The config with another seed; as ``replace``, which checks all fields anew: plans may have very many.
+
+    Raises:
+        UserError: the seed is invalid.
+    """
+    for problem in problems_of({"seed": plain(seed)}):
+        raise UserError(problem)
+    made = copy(config)
+    object.__setattr__(made, "seed", plain(seed))
+    return made
 
 
 def schedule_of(epochs: float, data: Dataset, configs: Sequence[Config], settings: Mapping[str, Any]) -> dict[str, int]:
