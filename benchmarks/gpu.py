@@ -88,7 +88,7 @@ def figure_2(options: argparse.Namespace, device: torch.device) -> Found:
 
 def command(arguments: list[str], seconds: float) -> int | None:
     """The exit code of ``largedrop``; None where it is stopped after so many seconds, for which it saves."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(ld.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(ld.__file__).parents[1]), *sys.path[1:]])}
     process = subprocess.Popen([sys.executable, "-m", "largedrop", *arguments], env=environment)
     try:
         return process.wait(seconds)

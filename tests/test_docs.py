@@ -165,27 +165,22 @@ def test_what_is_not_there_is_found() -> None:
 
 def pages_of_studies() -> Iterator[tuple[str, list[str]]]:
     """The pages of studies and the lines that their records give."""
-    names = "working_point_report", "richness", "small_figures", "peers"
-    report, richness, small, peers = (importlib.import_module(name) for name in names)
+    names = "working_point_report", "three_arms_report", "richness", "small_figures", "peers"
+    report, three, richness, small, peers = (importlib.import_module(name) for name in names)
     study = report.Study(report.RECORD)
-    pages = {
-        "working-point.md": report.PARTS,
-        "confirmation.md": report.CONFIRMATION,
-        "wider-rates.md": report.WIDER_RATES,
-    }
-    for name, parts in pages.items():
-        yield from ((name, list(part(study))) for part in parts.values())
+    yield from (("docs/studies/working-point.md", list(part(study))) for part in report.PARTS.values())
+    yield from ((name, list(part(study))) for name, part in three.PAGES.items())
     record = json.loads(richness.RECORD.read_text("utf-8"))["runs"]
-    yield from (("richness.md", list(part(record))) for part in (richness.table, richness.verdicts))
+    yield from (("docs/studies/richness.md", list(part(record))) for part in (richness.table, richness.verdicts))
     figures = small.Figures(small.RECORD)
     parts = [part for each in small.PARTS.values() for part in each]
-    yield from (("figures-4-5-9.md", list(part(figures))) for part in parts)
-    yield "../results.md", list(peers.table(peers.read(peers.RECORD)))
+    yield from (("docs/studies/figures-4-5-9.md", list(part(figures))) for part in parts)
+    yield "docs/results.md", list(peers.table(peers.read(peers.RECORD)))
 
 
 def test_the_studies_have_the_tables_that_their_records_give(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "studies"))
     for name, lines in pages_of_studies():
-        page = (ROOT / "docs" / "studies" / name).read_text("utf-8").splitlines()
+        page = (ROOT / name).read_text("utf-8").splitlines()
         assert lines != []
         assert [line for line in lines if line not in page] == []

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 from tests.helpers import refusal
+from typer.models import OptionInfo
 
-from largedrop.cli import main
+from largedrop.cli import app, main
 from largedrop.cli.compare import compare
 from largedrop.cli.options import columns
 from largedrop.cli.train import train
@@ -53,3 +54,20 @@ def test_columns_of_a_table() -> None:
     assert columns(["label=species", " domain = a=b"]) == {"label": "species", "domain": " a=b"}
     assert refusal(columns, ["species"]) == "--column species must be like label=species"
     assert refusal(columns, ["label=a", "label=b"]) == "--column names two columns for the label"
+
+
+def test_every_option_that_is_shown_by_another_word_has_its_name_said() -> None:
+    """Without it typer 0.27 takes the word for the name: ``sweep --DATA``."""
+    shown = [
+        (
+            parameter.name,
+            (option.default, *(option.param_decls or ())),
+        )  # within Annotated the first name is the default's
+        for command in app.registered_commands
+        for parameter in inspect.signature(command.callback, eval_str=True).parameters.values()  # type: ignore[arg-type]
+        for option in getattr(parameter.annotation, "__metadata__", ())
+        if isinstance(option, OptionInfo) and option.metavar
+    ]
+    assert ("data", ("--data",)) in shown
+    for name, said in shown:
+        assert said[:1] == (f"--{name.replace('_', '-')}",), name

@@ -64,6 +64,7 @@ def _jobs(text: str) -> int:
 Jobs = Annotated[
     int | None,
     typer.Option(
+        "--jobs",
         help="Runs side by side, each in its own process; 'auto' for as many as fit by the memory that the first of "
         "their kind took; with another launcher, how many workers. [default: local: one for each GPU; ray: as many as "
         "the cluster has room for]",
@@ -95,6 +96,7 @@ Cpus = Annotated[
 TimeLimit = Annotated[
     str | None,
     typer.Option(
+        "--time-limit",
         help="slurm: time of a job, such as 90m or 12h; one that reaches it saves and is queued again. [default: 4h]",
         metavar="TIME",
         show_default=False,
@@ -114,6 +116,7 @@ Slurm = Annotated[
 Worker = Annotated[
     str | None,
     typer.Option(
+        "--worker",
         help="What a launcher starts: train what no other process has until nothing is left, without a report. PLAN is "
         "the plan it was launched for.",
         metavar="PLAN",

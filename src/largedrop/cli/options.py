@@ -174,6 +174,7 @@ Plain = Annotated[
 Budget = Annotated[
     str | None,
     typer.Option(
+        "--budget",
         help="Time for each run on this machine, such as 90s, 10m or 1.5h, instead of --steps and --eval-every: they, "
         "and --size where it is not given, are what fits, by a short measurement.",
         metavar="TIME",
@@ -217,6 +218,7 @@ Column = Annotated[
 GroupPattern = Annotated[
     str | None,
     typer.Option(
+        "--group-pattern",
         help="Regular expression whose parentheses find, in the names of the files, what belongs together (a burst, a "
         "video, a patient), such as '^(seq[0-9]+)_'; with a / in it, in the path below the class. No group is trained "
         "on and held out.",

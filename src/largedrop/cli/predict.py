@@ -57,6 +57,7 @@ def predict(
     column: Annotated[
         list[str] | None,
         typer.Option(
+            "--column",
             help="path=NAME where a table's column of paths is not named path or file_name.",
             metavar="WHAT=NAME",
             show_default=False,

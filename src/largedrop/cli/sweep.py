@@ -41,7 +41,7 @@ def sweep(
         str | None, typer.Argument(help="A name that --list shows, or a TOML file of your own.", metavar="PRESET")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help=f"What to train on: {SOURCES}.", metavar="DATA", show_default=False)
+        str | None, typer.Option("--data", help=f"What to train on: {SOURCES}.", metavar="DATA", show_default=False)
     ] = None,
     output: Annotated[
         Path | None,
@@ -53,6 +53,7 @@ def sweep(
     weights: Annotated[
         list[str] | None,
         typer.Option(
+            "--weights",
             help="Initial weights from a safetensors file instead of the model hub: FILE, or MODEL=FILE where the "
             "preset has several (again for each).",
             metavar="FILE",
@@ -62,6 +63,7 @@ def sweep(
     test_on: Annotated[
         list[str] | None,
         typer.Option(
+            "--test-on",
             help="For figure 1 on ImageNet, which is one domain: NAME=DATA, a shifted ImageNet (ImageNet-V2, -R, "
             "-Sketch, -A, ObjectNet) and where it is; again for each. The o.o.d. accuracy is the mean over them.",
             metavar="NAME=DATA",
