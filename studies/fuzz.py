@@ -86,7 +86,8 @@ class Parser:
 
 def image(form: str, mode: str = "RGB", **options: Any) -> bytes:
     """A small image file."""
-    pixels = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).convert(mode)
+    pixels = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+    pixels = pixels.convert("L" if mode == "I;16" else "RGB").convert(mode)  # Pillow before 10.3 has no other way there
     file = io.BytesIO()
     pixels.save(file, form, **options)
     return file.getvalue()

@@ -112,6 +112,8 @@ def _place_caches() -> None:
         if chosen != tempfile.gettempdir():  # into which others write
             os.environ.setdefault("NUMBA_CACHE_DIR", f"{Path(chosen).absolute()}/numba")
             os.environ.setdefault("MPLCONFIGDIR", f"{Path(chosen).absolute()}/matplotlib")
+        else:  # without it matplotlib to 3.10 is not imported; where it cannot be written, it makes one of its own
+            os.environ.setdefault("MPLCONFIGDIR", os.devnull)
 
 
 _place_caches()

@@ -9,9 +9,10 @@ import pytest
 import timm
 import torch
 from tests.helpers import newer, refusal
+from torch import nn
 
 from largedrop.models import sizes
-from largedrop.models.sizes import build, check_one_image, pretrained_size, size_settings
+from largedrop.models.sizes import build, check_one_image, pretrained_size, shapes_of, size_settings
 
 
 @pytest.mark.parametrize(
@@ -125,3 +126,17 @@ def test_batch_norm_has_no_statistics_of_one_value(check: Callable[[], None], te
 @pytest.mark.parametrize(("model", "size"), [("test_resnet", 64), ("test_vit", 32)])
 def test_batch_norm_of_many_positions_and_layer_norm_take_one_image(model: str, size: int) -> None:
     check_one_image(model, size)
+
+
+def test_shapes_take_no_memory_where_a_network_can_be_built_without() -> None:
+    torch.manual_seed(0)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    rates = shapes_of(lambda: nn.Linear(2, int(torch.linspace(1, 3, 2)[1].item())))
+    assert {name: (tuple(value.shape), value.device.type) for name, value in rates.items()} == {
+        "weight": ((3, 2), "meta"),
+        "bias": ((3,), "meta"),
+    }
+    computed = shapes_of(lambda: nn.Linear(2, int(torch.ones(3).sum().item()), bias=False))
+    assert [(tuple(value.shape), value.device.type) for value in computed.values()] == [((3, 2), "cpu")]
+    assert torch.equal(torch.rand(1), drawn)

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..models.fast.folding import speed_up
 from ..models.network import Network, Spec
 from ..models.pretrained import create_backbone, find_weights
+from ..models.sizes import shapes_of
 from ..runs.estimate import duration
 from ..runs.run import Run
 from ..training.averages import make_averages
@@ -100,9 +101,8 @@ def stored_bytes(config: Config, outputs: int, network: int) -> int:
 
 def network_bytes(model: str, classes: int) -> int:
     """Size of a checkpoint of ``model`` with a head of ``classes``, in bytes."""
-    with torch.device("meta"):
-        network = timm.create_model(model, pretrained=False, num_classes=classes)
-    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    shapes = shapes_of(lambda: timm.create_model(model, pretrained=False, num_classes=classes))
+    return sum(tensor.numel() * tensor.element_size() for tensor in shapes.values())
 
 
 def _measure(config: Config, device: torch.device) -> float:

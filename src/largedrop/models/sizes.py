@@ -7,16 +7,19 @@ is loaded, with those near it that it takes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import timm
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..errors import UserError
 
-__all__ = ["build", "check_one_image", "pretrained_size", "representation_units", "size_settings"]
+__all__ = ["build", "check_one_image", "pretrained_size", "representation_units", "shapes_of", "size_settings"]
 
 _FAULTS = (AssertionError, AttributeError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 """What networks raise that do not fit the images, or whose constructor has no argument ``img_size``."""
@@ -89,6 +92,33 @@ def check_one_image(model: str, size: int) -> None:
             ) from error
 
 
+def shapes_of(make: Callable[[], nn.Module]) -> dict[str, Tensor]:
+    """State dict of the network that ``make`` builds, without memory where it can be built so; draws nothing."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with _on_meta():
+                return make().state_dict()
+        except _FAULTS:  # a network that must compute values to be built
+            return make().state_dict()
+
+
+@contextmanager
+def _on_meta() -> Iterator[None]:
+    """Within the block, tensors are made without memory."""
+
+    class Numbers(TorchFunctionMode):
+        """Rates that timm's older versions read off a tensor have to be numbers."""
+
+        def __torch_function__(
+            self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+        ) -> Any:
+            device = {"device": "cpu"} if function is torch.linspace else {}
+            return function(*args, **{**device, **(kwargs or {})})
+
+    with torch.device("meta"), Numbers():
+        yield
+
+
 class _Tried(NamedTuple):
     """Arguments with which a network takes a size, or None; whether it gives (n, units) then; the device that it was
     tried on, and what it raised first.
@@ -117,7 +147,8 @@ def _try(model: str, size: int) -> _Tried:
 
 def _is_vector(model: str, size: int, settings: dict[str, Any], device: str) -> bool:
     """Whether the output of the network, in evaluation mode, is its representation, (n, units)."""
-    with torch.device(device), torch.random.fork_rng(devices=[]), torch.no_grad():
+    on_device = _on_meta() if device == "meta" else torch.device(device)
+    with on_device, torch.random.fork_rng(devices=[]), torch.no_grad():
         network = timm.create_model(model, pretrained=False, num_classes=0, **settings).eval()
         output = network(torch.zeros(2, 3, size, size))
     return isinstance(output, Tensor) and output.shape == (2, representation_units(network))

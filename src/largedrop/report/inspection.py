@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 from rich.console import Console
 
 from ..analysis.inspection import PARTS, Inspection
@@ -72,7 +72,7 @@ def inspection_figure(comparison: RateComparison, *, title: str) -> Figure:
             _draw_kept(axes, rate, part)
         axes.set_xscale("log")
         axes.set_xticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
-        axes.xaxis.minorticks_off()
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("units kept (%)")
     panels[0].set_ylabel("accuracy (%)")
     spectrum = panels[2]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from ..errors import DamagedError, UserError, check_type
 from ..files import UNKNOWN_CRC, opened, parse_json, replacing, tensors_crc
 from ..models.network import Network, Spec
 from ..models.pretrained import check_model
-from ..models.sizes import build, representation_units
+from ..models.sizes import build, representation_units, shapes_of
 
 __all__ = ["TEMPERATURE", "StoredTensors", "load_model", "open_tensors", "read_tensors", "save_model", "write_tensors"]
 
@@ -179,9 +177,7 @@ def load_model(path: str | Path, *, run: str = "") -> Network:
     about = stored.header.get("about")
     temperature = _temperature(about.get(TEMPERATURE) if isinstance(about, dict) else None, stored.path)
     try:
-        with on_meta():
-            expected = _built(spec).state_dict()
-        if wrong := _misfit(stored.shapes, expected):
+        if wrong := _misfit(stored.shapes, shapes_of(lambda: _built(spec))):
             raise UserError(f"the weights in {path} do not fit its network {spec.model}: {wrong}")
         network = _built(spec)
         network.load_state_dict(stored.load())
@@ -190,23 +186,6 @@ def load_model(path: str | Path, *, run: str = "") -> Network:
     network.about = about if isinstance(about, dict) else {}
     network.temperature = temperature
     return network.eval()
-
-
-@contextmanager
-def on_meta() -> Iterator[None]:
-    """Within the block, tensors are made without memory."""
-
-    class Numbers(TorchFunctionMode):
-        """Rates that timm's older versions read off a tensor have to be numbers."""
-
-        def __torch_function__(
-            self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-        ) -> Any:
-            device = {"device": "cpu"} if function is torch.linspace else {}
-            return function(*args, **{**device, **(kwargs or {})})
-
-    with torch.device("meta"), Numbers():
-        yield
 
 
 def _built(spec: Spec) -> Network:
