@@ -145,7 +145,7 @@ class Cells(Queue):
         self.data, self.size, self.device, self.output = data, size, device, output
         lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
         self._digests: dict[tuple[str, str], str] = {}
-        self._ended: dict[str, dict[str, Any]] = {run["run"]: run["methods"] for run in map(json.loads, lines)}
+        self._ended: dict[str, dict[str, Any]] = {run["run"]: run.get("methods", {}) for run in map(json.loads, lines)}
         self._given: set[str] = set()
         self.cells = list(dict.fromkeys(cells))
         self._drop()
