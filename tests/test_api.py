@@ -85,7 +85,7 @@ def test_of_a_user_without_a_name_and_a_home_all_caches_have_a_place(monkeypatch
 def test_a_note_on_how_views_are_made_is_a_warning(
     data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def noted(data: ld.Dataset, device: torch.device, reporter: Reporter) -> HostViews:
+    def noted(data: ld.Dataset, device: torch.device, reporter: Reporter, pixels: float) -> HostViews:
         reporter.note("views are made on the processor: too many")
         return HostViews(data, device)
 

@@ -44,8 +44,9 @@ def _machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     device_name.cache_clear()
 
 
-def report(device: torch.device = CUDA, chosen: Any = ("resident", "recorded"), **changes: Any) -> Path:
-    content = {"format": FORMAT, "machine": machine_key(device), "chosen": chosen}
+def report(device: torch.device = CUDA, paths: Any = ("resident", "recorded"), **changes: Any) -> Path:
+    choices = [{"pixels": None, "paths": paths}]
+    content = {"format": FORMAT, "machine": machine_key(device), "chosen": choices}
     write_stored(report_file(device), {**content, **changes})
     return report_file(device)
 
@@ -70,11 +71,22 @@ def test_a_gpu_that_was_not_examined_is_plain() -> None:
 
 @pytest.mark.parametrize("chosen", [[], ["recorded"], ["recorded", "folded", "resident"]])
 def test_a_gpu_takes_what_was_found_on_it(chosen: list[str]) -> None:
-    path = report(chosen=chosen)
+    path = report(paths=chosen)
     paths = FastPaths.of(chosen)
     assert chosen_paths(CUDA) == (paths, f"fast paths: {paths}, by {path}", False)
     assert path.name == f"NVIDIA H200 1, torch {torch.__version__}.json"
     assert fast_paths(torch.device("cuda:0")) == PLAIN  # another one
+
+
+def test_the_nearest_size_of_a_step_decides() -> None:
+    small, large = {"pixels": 300_000, "paths": ["recorded"]}, {"pixels": 3_000_000, "paths": ["recorded", "folded"]}
+    path = report(chosen=[{"pixels": None, "paths": ["resident", "recorded"]}, small, large])
+    recorded, folded = FastPaths(recorded=True), FastPaths(recorded=True, folded=True)
+    for pixels, paths in ((1, recorded), (940_000, recorded), (960_000, folded), (10**9, folded)):
+        assert fast_paths(CUDA, pixels) == paths
+        assert chosen_paths(CUDA, pixels).why == f"fast paths: {paths}, by {path}"
+    told = f"fast paths: resident, recorded, and others for steps of another size, by {path}"
+    assert chosen_paths(CUDA) == (FastPaths(resident=True, recorded=True), told, False)
 
 
 @pytest.mark.parametrize("name", ["device", "driver", "torch", "largedrop"])
@@ -88,12 +100,24 @@ def test_a_report_of_another_machine_or_version(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"format": 2}, " is not a doctor's report of this version"),
+        ({"format": 1}, " is not a doctor's report of this version"),
         ({"machine": None}, " is of device 'None', and this is 'NVIDIA H200 1'"),
-        ({"chosen": ["kernels"]}, " chooses ['kernels'], which are no fast paths of this device"),
-        ({"chosen": [["folded"]]}, " chooses [['folded']], which are no fast paths of this device"),
-        ({"chosen": "folded"}, " chooses folded, which are no fast paths of this device"),
-        ({"chosen": None}, " chooses None, which are no fast paths of this device"),
+        *(
+            ({"chosen": chosen}, f" chooses {str(chosen)[:80]}, which are no fast paths of this device")
+            for chosen in (
+                [{"pixels": None, "paths": ["kernels"]}],
+                [{"pixels": None, "paths": [["folded"]]}],
+                [{"pixels": None, "paths": "folded"}],
+                [{"pixels": None}],
+                [{"pixels": 10, "paths": []}],
+                [{"pixels": None, "paths": []}, {"pixels": 0, "paths": []}],
+                [{"pixels": None, "paths": []}, {"pixels": 1.5, "paths": []}],
+                ["folded"],
+                [],
+                "folded",
+                None,
+            )
+        ),
     ],
 )
 def test_a_report_that_is_none(changes: dict[str, Any], told: str) -> None:

@@ -19,6 +19,7 @@ from .reporter import Reporter
 from .runs.folder import named_before
 from .runs.run import Run
 from .tracking.following import Opens, followed, trackers_of
+from .training.batches import step_pixels
 from .training.device import choose_device
 from .training.features import FeatureCache
 from .training.loop import train
@@ -92,14 +93,15 @@ def _finetune(
     tested = () if test_domain is None else several(test_domain, "test_domain must be the name of a domain, or names")
     config = resolve(data, torch_device, recipe=recipe, test_domain=tested, **settings)
     folder = Path(output) if output is not None else Path("largedrop-runs") / config.run_name
-    chosen = chosen_paths(torch_device)
+    pixels = step_pixels(config, config.split_of(data))
+    chosen = chosen_paths(torch_device, pixels)
     if chosen.slow:
         reporter.note(chosen.why)
     for domain in filter(data.has_no_labels, tested):
         reporter.note(f"No image of '{domain}' has a label: it is not scored.")
     for line in ood_notes(data.lacking, data.domains, config.test_domains, config.unseen):
         reporter.note(line)
-    features = FeatureCache(open_views(data, torch_device, reporter))
+    features = FeatureCache(open_views(data, torch_device, reporter, pixels=pixels))
     if config.fit == "all":
         return train(config, data, folder, features=features, reporter=reporter)
     from .linear.runs import train_linear_runs

@@ -8,13 +8,14 @@ no part of its config: ``result.json`` says which were taken.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +52,7 @@ VARIABLE = "LARGEDROP_FAST_PATHS"
 
 NONE = "none"
 
-FORMAT = 1
+FORMAT = 2
 """Version of the doctor's report."""
 
 
@@ -83,13 +84,17 @@ def available(device: torch.device) -> FastPaths:
     return FastPaths(True, True, True, False) if device.type == "cuda" else FastPaths(False, False, True, True)
 
 
-def fast_paths(device: torch.device) -> FastPaths:
+def fast_paths(device: torch.device, pixels: float | None = None) -> FastPaths:
     """The fast paths to take on a device: as ``VARIABLE`` says, else as the doctor found, else the usual ones.
+
+    Args:
+        pixels: those of the images of a training step, on whose number it depends what is fastest: of the steps that
+            the doctor timed the nearest one's paths are taken, by the ratio. None for what is best on average.
 
     Raises:
         UserError: ``VARIABLE`` names a path that there is not.
     """
-    return chosen_paths(device).paths
+    return chosen_paths(device, pixels).paths
 
 
 class Chosen(NamedTuple):
@@ -106,8 +111,8 @@ class Chosen(NamedTuple):
     slow: bool = False
 
 
-def chosen_paths(device: torch.device) -> Chosen:
-    """``fast_paths`` with their reason.
+def chosen_paths(device: torch.device, pixels: float | None = None) -> Chosen:
+    """``fast_paths`` with their reason; the arguments are the same.
 
     Raises:
         UserError: ``VARIABLE`` names a path that there is not.
@@ -120,8 +125,9 @@ def chosen_paths(device: torch.device) -> Chosen:
     try:
         path = report_file(device)
         if os.path.lexists(path):
-            paths = _found(read_json(path), path, device)
-            return Chosen(paths, f"fast paths: {paths}, by {path}" if gpu or paths != usual else "")
+            paths, others = _found(read_json(path), path, device, pixels)
+            varied = ", and others for steps of another size," if others and pixels is None else ","
+            return Chosen(paths, f"fast paths: {paths}{varied} by {path}" if gpu or paths != usual else "")
         why = f"{device_name(device)} was not examined yet"
     except UserError as error:
         why = str(error)
@@ -193,8 +199,8 @@ def _named(text: str, device: torch.device) -> FastPaths:
     return FastPaths.of(name for name in names if name in available(device).names)
 
 
-def _found(report: Mapping[str, Any], path: Path, device: torch.device) -> FastPaths:
-    """What a report says for a device.
+def _found(report: Mapping[str, Any], path: Path, device: torch.device, pixels: float | None) -> tuple[FastPaths, bool]:
+    """What a report says for a device, and for steps of so many pixels; and whether it says other for others.
 
     Raises:
         UserError: it is of another machine or version, or is no report.
@@ -206,7 +212,18 @@ def _found(report: Mapping[str, Any], path: Path, device: torch.device) -> FastP
         other = theirs.get(name) if isinstance(theirs, dict) else None
         if other != own:
             raise UserError(f"{path} is of {name} {str(other)[:80]!r}, and this is {own!r}")
-    names = report.get("chosen")
-    if not isinstance(names, list) or not all(name in available(device).names for name in names):
-        raise UserError(f"{path} chooses {str(names)[:80]}, which are no fast paths of this device")
-    return FastPaths.of(names)
+    chosen, known = report.get("chosen"), available(device).names
+    choices: list[Any] = chosen if isinstance(chosen, list) and chosen else [chosen]
+    if not all(map(partial(_is_choice, known=known), choices)) or choices[0]["pixels"] is not None:
+        raise UserError(f"{path} chooses {str(chosen)[:80]}, which are no fast paths of this device")
+    overall, *each = choices
+    near = min(each, key=lambda case: abs(math.log(case["pixels"] / pixels))) if each and pixels else overall
+    return FastPaths.of(near["paths"]), any(case["paths"] != near["paths"] for case in each)
+
+
+def _is_choice(choice: Any, known: Sequence[str]) -> bool:
+    """Whether an entry of a report's choices is one: paths of the device, for steps of so many pixels or for any."""
+    if not isinstance(choice, dict) or not isinstance(names := choice.get("paths"), list):
+        return False
+    pixels = choice.get("pixels")
+    return all(name in known for name in names) and (pixels is None or (type(pixels) is int and pixels > 0))

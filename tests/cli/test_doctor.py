@@ -32,7 +32,7 @@ def report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
             {"paths": ["folded"], "agrees": True, "ratio": 2.0, "float32": apart, "times": [time]},
             {"paths": ["kernels"], "agrees": False, "ratio": 0.0, "failed": "RuntimeError: no [kernel]"},
         ],
-        "chosen": ["folded"],
+        "chosen": [{"pixels": None, "paths": ["folded"]}, {"pixels": 294_912, "paths": []}],
         "runs": {"held_bytes": [1 << 20] * 3, "again_apart": 0.0, "resumed_apart": 2e-3},
         "problems": [],
     }
@@ -53,7 +53,7 @@ def test_the_report_is_kept_and_shown(
         "three runs by the chosen paths leave 1.0, 1.0, 1.0 MiB in memory",
         "the same config again: the same bits",
         "cut, and gone on: weights up to 0.002 apart",
-        "fast paths chosen: folded",
+        "fast paths chosen: folded\n  for steps of about 0.3 million pixels: none\n",
         str(tmp_path / "mine.json"),
         str(report_file(CPU)),
     ):

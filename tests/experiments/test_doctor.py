@@ -13,7 +13,7 @@ from tests.helpers import Watch
 import largedrop as ld
 from largedrop.errors import NoMemoryError
 from largedrop.experiments import doctor, doctor_steps
-from largedrop.experiments.doctor import THOROUGH, choose, examine, sets, work
+from largedrop.experiments.doctor import THOROUGH, choices, choose, examine, sets, work
 from largedrop.experiments.doctor_steps import Effort
 from largedrop.fast_paths import FORMAT, FastPaths, fast_paths, machine_key, report_file
 from largedrop.files import write_stored
@@ -51,14 +51,16 @@ def test_what_is_found_on_a_processor(
         assert 0 <= entry["float32"]["weights"] < 1e-4
     assert not report["paths"][0]["float32"]["same_bits"]
     assert report["again"]["float32"] == {"loss": 0.0, "weights": 0.0, "same_bits": True}
-    assert report["chosen"] == ["folded", "kernels"]
+    assert report["chosen"] == [{"pixels": None, "paths": ["folded", "kernels"]}]
     runs = report["runs"]
     assert len(set(runs["held_bytes"])) == 1
     assert (len(runs["seconds"]), runs["again_apart"], runs["resumed_apart"]) == (3, 0.0, 0.0)
     assert report["problems"] == []
     # It is what training reads.
     monkeypatch.setenv("LARGEDROP_CACHE", str(tmp_path))
-    write_stored(report_file(CPU), json.loads(json.dumps({**report, "chosen": ["folded"]})))
+    write_stored(
+        report_file(CPU), json.loads(json.dumps({**report, "chosen": [{"pixels": None, "paths": ["folded"]}]}))
+    )
     assert fast_paths(CPU) == FastPaths(folded=True)
 
 
@@ -115,6 +117,21 @@ def test_the_choice(entries: list[dict[str, Any]], gpu: list[str], processor: li
     """On a GPU what is fastest, or as good as that with fewer paths; on a processor, all that is right."""
     assert choose(entries, CUDA) == gpu
     assert processor is None or choose(entries, CPU) == processor
+
+
+def test_the_choice_for_each_size_of_step_on_an_h200() -> None:
+    """Of the times that the doctor measured on one: folding costs at small steps and pays at large ones."""
+    entries = json.loads((Path(__file__).parents[1] / "fixtures" / "doctor-h200.json").read_text("utf-8"))
+    assert choices(entries, CUDA) == [
+        {"pixels": None, "paths": ["resident", "recorded"]},
+        {"pixels": 32 * 96**2, "paths": ["resident", "recorded"]},
+        {"pixels": 64 * 224**2, "paths": ["recorded", "folded"]},
+    ]
+    for each in entries[1:]:
+        each["times"] = each["times"][:1]  # as where a GPU has no room for the larger step
+    assert [each["pixels"] for each in choices(entries, CUDA)] == [None, 32 * 96**2]
+    assert choices([{**each, "agrees": False} for each in entries], CUDA) == [{"pixels": None, "paths": []}]
+    assert choices(entries, CPU) == choices(entries, CPU)[:1]
 
 
 def test_the_sets() -> None:

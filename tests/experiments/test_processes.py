@@ -368,17 +368,6 @@ def at_work(monkeypatch: pytest.MonkeyPatch, *sent: Any) -> list[tuple[str, Any]
     return said
 
 
-def test_a_process_says_how_views_are_made(data: ld.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert at_work(monkeypatch, data, None) == []
-
-    def noted(data: ld.Dataset, device: torch.device, reporter: Reporter, sharing: int) -> HostViews:
-        reporter.note("on the processor")
-        return HostViews(data, device)
-
-    monkeypatch.setattr(parallel, "open_views", noted)
-    assert at_work(monkeypatch, data, None) == [("note", "on the processor")]
-
-
 def test_a_process_that_is_told_to_stop_before_it_begins_does_nothing(
     data: ld.Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -405,7 +394,7 @@ def test_a_cache_that_was_removed_before_a_process_could_open_it(
     )
 
 
-def test_a_run_that_finds_too_little_memory_ends_alone(
+def test_a_process_says_how_views_are_made_and_a_run_that_finds_too_little_memory_ends_alone(
     data: ld.Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(*arguments: Any, **options: Any) -> Any:
@@ -414,8 +403,19 @@ def test_a_run_that_finds_too_little_memory_ends_alone(
     polls = iter([False, False])
     monkeypatch.setattr(parallel, "train", fail)
     monkeypatch.setattr(Connection, "poll", lambda self, timeout=0.0: next(polls, True))
+    opened: list[float] = []
+
+    def noted(data: ld.Dataset, device: torch.device, reporter: Reporter, sharing: int, pixels: float) -> HostViews:
+        reporter.note("views are made on the processor")
+        opened.append(pixels)
+        return HostViews(data, device)
+
+    monkeypatch.setattr(parallel, "open_views", noted)
     tasks = [(config, tmp_path / config.run_name) for config in planned(data, 0.0, 0.9).configs]
-    said = at_work(monkeypatch, data, *tasks, None)
+    note, *said = at_work(monkeypatch, data, *tasks, None)
+    assert note == ("note", "views are made on the processor")
+    config = tasks[0][0]
+    assert opened == [config.batch * len(config.split_of(data).train) * config.size**2]  # once, for both
     assert [(kind, type(error), str(error)) for kind, error in said] == [
         ("ended", NoMemoryError, "a smaller --batch needs less, and so do fewer --jobs")
     ] * 2

@@ -26,7 +26,7 @@ from ..reporter import SILENT, Reporter
 from ..runs.estimate import duration
 from ..runtime import keep_freed_memory
 from ..training.averages import make_averages
-from ..training.batches import training_batches
+from ..training.batches import step_pixels, training_batches
 from ..training.collapse import CollapseWatch
 from ..training.evaluation import BATCH, logits
 from ..training.features import VIEWS
@@ -208,7 +208,7 @@ def measure(config: Config, data: Dataset, views: Views) -> Pace:
         optimizer, averages = make_optimizer(config, network), make_averages(config)
         objective = make_objective(config.objective, config.penalty, config.penalty_after)
         objective.bind(network, optimizer)
-        paths = fast_paths(device)
+        paths = fast_paths(device, step_pixels(config, split))
         held.enter_context(speed_up(network, paths))
         network.train()
         take = TrainingStep(

@@ -80,8 +80,8 @@ def examine(device: torch.device, data: Dataset, effort: Effort | None = None, r
 
     Returns:
         The report as JSON: ``machine`` is what it is of, ``paths`` and ``again`` what ``compare_steps`` found,
-        ``chosen`` the names of the paths to take, ``runs`` what was found of whole runs, ``problems`` what is wrong, a
-        line each.
+        ``chosen`` the names of the paths to take, on average and, on a GPU, for each size of step that was timed,
+        ``runs`` what was found of whole runs by those on average, ``problems`` what is wrong, a line each.
     """
     effort = effort or THOROUGH[device.type]
     keep_freed_memory()
@@ -100,16 +100,31 @@ def examine(device: torch.device, data: Dataset, effort: Effort | None = None, r
         "precision": configs[0].precision,
         "tolerances": TOLERANCES,
         **steps,
-        "chosen": choose(steps["paths"], device),
+        "chosen": choices(steps["paths"], device),
     }
     config = replace(configs[0], steps=effort.run, eval_every=math.ceil(effort.run / 2), optimizer="adamw", lr=1e-4)
-    with only(FastPaths.of(report["chosen"])):
+    with only(FastPaths.of(report["chosen"][0]["paths"])):
         report["runs"] = _runs(config, data, device, reporter)
     report["problems"] = _problems(report, device)
     if report["problems"] and device.type == "cuda":
-        report["chosen"] = []
+        report["chosen"] = [{"pixels": None, "paths": []}]
     report["seconds"] = round(time.monotonic() - began, 1)
     return report
+
+
+def choices(entries: Sequence[Found], device: torch.device) -> list[Found]:
+    """The paths to take: ``choose``'s on average, and on a GPU also for steps of so many pixels, a case that was timed.
+
+    A case that some set had no room for is left out.
+    """
+    found: list[Found] = [{"pixels": None, "paths": choose(entries, device)}]
+    right = [entry for entry in entries if entry["agrees"]]
+    if device.type != "cuda" or not right:
+        return found
+    for case in zip(*(entry["times"] for entry in right), strict=False):
+        timed = [{**entry, "ratio": time["ratio"]} for entry, time in zip(right, case, strict=True)]
+        found.append({"pixels": case[0]["images"] * case[0]["size"] ** 2, "paths": choose(timed, device)})
+    return found
 
 
 def choose(entries: Iterable[Found], device: torch.device) -> list[str]:

@@ -27,6 +27,7 @@ from ..errors import BusyError, Interrupted, NoMemoryError, RunError, UserError
 from ..reporter import Reporter
 from ..runs.failure import read_failure
 from ..runs.run import Run
+from ..training.batches import step_pixels
 from ..training.features import FeatureCache
 from ..training.loop import train
 from .tasks import Task, Tasks
@@ -209,10 +210,13 @@ def _work(pipe: Connection, device: torch.device, threads: int, sharing: int) ->
     reporter = _Sender(pipe)
     try:
         data = _received(pipe)
-        features = FeatureCache(open_views(data, device, reporter, sharing), reporter)
+        features: FeatureCache | None = None
         while (task := pipe.recv()) is not None:
             reporter.raise_if_stopped("stopped before the next run began")
             config, folder = task
+            if features is None:
+                pixels = step_pixels(config, config.split_of(data))
+                features = FeatureCache(open_views(data, device, reporter, sharing, pixels), reporter)
             reporter.say("ended", _outcome(config, data, folder, features, reporter))
     except (UserError, Interrupted) as error:
         reporter.say("raised", error)

@@ -13,6 +13,7 @@ from ..errors import BusyError, CollapseError, RunError
 from ..reporter import SILENT, Reporter
 from ..runs.failure import read_failure, write_failure
 from ..runs.run import Run
+from ..training.batches import step_pixels
 from ..training.features import FeatureCache
 from ..training.loop import train
 from .processes import train_side_by_side
@@ -63,7 +64,8 @@ def train_all(
     if jobs > 1 and len(whole) > 1:
         yield from train_side_by_side(Tasks(whole, reporter, wait=wait), data, device, min(jobs, len(whole)), reporter)
     elif whole:
-        views = open_views(data, device, reporter, sharing)
+        first = whole[0][0]
+        views = open_views(data, device, reporter, sharing, step_pixels(first, first.split_of(data)))
         yield from _one_by_one(Tasks(whole, reporter, wait=wait), data, FeatureCache(views, reporter), reporter)
 
 

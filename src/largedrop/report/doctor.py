@@ -73,7 +73,11 @@ def render_doctor(report: Found, console: Console) -> None:
         _say(console, f"cut, and gone on: {_bits(runs['resumed_apart'])}")
     for problem in report["problems"]:
         console.print(Text(f"problem: {visible(problem)}", style="bold red"), soft_wrap=True)
-    console.print(Text(f"fast paths chosen: {', '.join(report['chosen']) or 'none'}", style="bold"))
+    overall, *cases = (", ".join(each["paths"]) or "none" for each in report["chosen"])
+    console.print(Text(f"fast paths chosen: {overall}", style="bold"))
+    if len({overall, *cases}) > 1:
+        for choice, paths in zip(report["chosen"][1:], cases, strict=True):
+            _say(console, f"  for steps of about {choice['pixels'] / 1e6:.1f} million pixels: {paths}")
 
 
 def _bits(apart: float) -> str:

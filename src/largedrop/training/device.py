@@ -9,7 +9,9 @@ import torch
 
 from ..errors import UserError, check_type, one_of
 
-__all__ = ["choose_device", "choose_precision", "default_jobs", "exact"]
+__all__ = ["CPU", "choose_device", "choose_precision", "default_jobs", "exact"]
+
+CPU = torch.device("cpu")
 
 AMPERE = (8, 0)
 """Compute capability from which on a GPU multiplies in bfloat16; AMD's that torch supports report 9 and more."""

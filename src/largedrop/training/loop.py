@@ -37,10 +37,10 @@ from ..runs.record import describe
 from ..runs.run import SPLIT_FILE, START_FILE, Run
 from ..runtime import keep_freed_memory, peak_memory
 from .averages import make_averages
-from .batches import saved_first, training_batches
+from .batches import saved_first, step_pixels, training_batches
 from .class_weights import class_weights, held_out_weights
 from .collapse import CollapseWatch
-from .device import exact
+from .device import CPU, exact
 from .evaluation import accuracy, iid_loss, logits, scores, scores_in
 from .features import FeatureCache
 from .memory import in_memory
@@ -105,7 +105,7 @@ def train(
             run = _tidied(Run.open(folder))
             reporter.logged(folder)
             return run
-        shared = features or FeatureCache(open_views(data, device or torch.device("cpu"), reporter))
+        shared = features or FeatureCache(open_views(data, device or CPU, reporter, pixels=step_pixels(config, split)))
         gpus = [shared.views.device] if shared.views.device.type == "cuda" else []
         keep_freed_memory()
 
@@ -168,7 +168,7 @@ def _train(
     else:
         check_kept(folder, config, so_far, _shapes(data, split))
         reporter.skip(cost(config, split) * so_far.step / config.steps)
-    paths = replace(fast_paths(views.device), resident=isinstance(views, ResidentViews))
+    paths = replace(fast_paths(views.device, step_pixels(config, split)), resident=isinstance(views, ResidentViews))
     paths = replace(paths, recorded=paths.recorded and objective.recordable)
     so_far.goes_on_by(paths, reporter)
     held.enter_context(speed_up(network, paths))

@@ -108,14 +108,17 @@ class ResidentViews:
         return device_evaluation_batch(self.images, indices, spec.size, spec.mean, spec.std)
 
 
-def open_views(data: Dataset, device: torch.device, reporter: Reporter = SILENT, sharing: int = 1) -> Views:
+def open_views(
+    data: Dataset, device: torch.device, reporter: Reporter = SILENT, sharing: int = 1, pixels: float | None = None
+) -> Views:
     """Views made on the GPU where that is a fast path of the device and there is room for the images; where there is
     none, on the processor, with a note.
 
     Args:
         sharing: number of processes that compute on the device, each with its own images there.
+        pixels: those of the images of a training step, as ``fast_paths`` takes them.
     """
-    if device.type != "cuda" or not fast_paths(device).resident:
+    if device.type != "cuda" or not fast_paths(device, pixels).resident:
         return HostViews(data, device)
     if isinstance(data.images, CachedImages) and data.images.partial:
         reporter.note("views are made on the processor: some images are decoded whenever they are used")
