@@ -66,5 +66,5 @@ def test_options_arrive(emoji_folder: Path, tmp_path: Path) -> None:
 def test_an_unknown_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert refusal(open_dataset, "emojy") == (
-        "there is no folder emojy; did you mean 'emoji'? ('emoji' names the dataset that comes with largedrop)"
+        "there is no folder emojy; did you mean 'emoji', the dataset that comes with largedrop?"
     )

@@ -118,3 +118,8 @@ def test_what_does_not_tell_which_layers_are_frozen() -> None:
         "the network is in evaluation mode, which does not tell the batch norms that were frozen in training: "
     )
     assert refusal(update_batchnorm, net, batches(), {}) == "start is of another network: it has no '1.running_mean'"
+
+
+@pytest.mark.parametrize("module", ["resnet18", {}, None, nn.ReLU])
+def test_what_is_no_network(module: Any) -> None:
+    assert refusal(update_batchnorm, module, batches()) == f"the network must be a torch.nn.Module, not {module!r}"

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from tests.helpers import refusal
 from torch import Tensor, nn
 
 from largedrop.errors import UserError
@@ -313,3 +314,8 @@ def test_an_image_it_cannot_take() -> None:
     assert {type(child.drop_path) for child in net.modules() if hasattr(child, "drop_path")} == {nn.Identity}
     assert not any(child._forward_pre_hooks for child in net.modules())
     assert set_block_dropout(net, 0.1, torch.zeros(1, 3, 32, 32)) == 4
+
+
+@pytest.mark.parametrize("module", ["resnet18", {}, None, nn.ReLU])
+def test_what_is_no_network(module: Any) -> None:
+    assert refusal(set_block_dropout, module, 0.1) == f"the network must be a torch.nn.Module, not {module!r}"

@@ -115,8 +115,10 @@ def _existing(path: Path) -> Path:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     missing = path if absolute.name == path.name else absolute
     close = nearest(absolute.name, [*beside, "emoji"])
-    hint = f"did you mean '{close}'? " if close else ""
-    raise UserError(f"there is no folder {missing}; {hint}('emoji' names the dataset that comes with largedrop)")
+    emoji = "the dataset that comes with largedrop"
+    known = f", {emoji}" if close == "emoji" else ""
+    hint = f"did you mean '{close}'{known}?" if close else f"'emoji' is the name of {emoji}"
+    raise UserError(f"there is no folder {missing}; {hint}")
 
 
 def _domains(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import UserError
+from ..errors import UserError, check_type
 
 __all__ = ["estimate_statistics", "learned_layers", "statistics_of", "update_batchnorm"]
 
@@ -37,9 +37,10 @@ def update_batchnorm(
         Names of the batch norms that were changed.
 
     Raises:
-        UserError: ``module`` is in evaluation mode and ``start`` is not given, there are no inputs, or a batch has a
-            single value for a channel.
+        UserError: ``module`` is no network, or in evaluation mode and ``start`` is not given; there are no inputs, or a
+            batch has a single value for a channel.
     """
+    check_type(module, nn.Module, "the network must be a torch.nn.Module")
     if start is not None:
         names = learned_layers(module, start)
     else:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 from torchvision.models import mnasnet, mobilenetv2, mobilenetv3, regnet, resnet, vision_transformer
 from torchvision.ops import StochasticDepth
 
-from ..errors import UserError
+from ..errors import UserError, check_type
 from .dropout import check_rate
 from .tracing import copied, evaluating, run_example, tensors_in
 
@@ -112,9 +112,10 @@ def set_block_dropout(module: nn.Module, rate: float, example: Tensor | None = N
         The number of residual branches (two per transformer block) whose rate was set or removed.
 
     Raises:
-        UserError: the rate is not in [0, 1); it is not 0 and no residual block is known; or the network cannot take the
-            default example.
+        UserError: ``module`` is no network; the rate is not in [0, 1); it is not 0 and no residual block is known; or
+            the network cannot take the default example.
     """
+    check_type(module, nn.Module, "the network must be a torch.nn.Module")
     rate = check_rate(rate, "the rate of block dropout")
     known = list(_known_branches(module))
     slots = list(_slots(module)) if rate == 0 else _residual(module, list(_slots(module)), example)

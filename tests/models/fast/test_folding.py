@@ -491,3 +491,8 @@ def test_relu6_elsewhere_keeps_its_output_alone_until_the_folding_is_removed() -
         assert type(net(IMAGES.float()).grad_fn).__name__ == "_ReLU6Backward"
     assert not any(folded(child) for child in net.modules())
     assert type(net(IMAGES.float()).grad_fn).__name__ == "HardtanhBackward0"
+
+
+@pytest.mark.parametrize("module", ["resnet18", {}, None, nn.ReLU])
+def test_what_is_no_network(module: Any) -> None:
+    assert refusal(fold_batchnorm, module) == f"the network must be a torch.nn.Module, not {module!r}"

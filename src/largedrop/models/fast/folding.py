@@ -19,6 +19,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...errors import check_type
 from ...fast_paths import FastPaths, fast_paths
 from ..network import Network
 from ..tracing import Watch, evaluating, run_example, tensors_in
@@ -109,8 +110,9 @@ def fold_batchnorm(module: nn.Module, example: Tensor | None = None, *, kernels:
         A handle whose ``remove()`` undoes it.
 
     Raises:
-        UserError: the network cannot take the default example.
+        UserError: ``module`` is no network, or it cannot take the default example.
     """
+    check_type(module, nn.Module, "the network must be a torch.nn.Module")
     links = _follow(module, example)
     taken: list[nn.Module] = []
     for link in links:
