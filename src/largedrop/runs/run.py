@@ -88,7 +88,8 @@ def never_beat(beats_start: Iterable[bool]) -> list[str]:
         return []
     return [
         f"In {count} of {len(known)} runs fine-tuning never beat the head that it started from: the best checkpoint is "
-        "that before the first step."
+        "that before the first step. More steps may help; where accuracy fell from evaluation to evaluation, a lower "
+        "learning rate."
     ]
 
 
