@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import largedrop as ld
+from ending import exit_with
 from largedrop.analysis.outcomes import PARTS, Outcome, outcome_of
 from largedrop.files import write_json
 from largedrop.runs.read import read_runs
@@ -77,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

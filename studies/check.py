@@ -22,6 +22,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 import largedrop as ld
+from ending import exit_with
 from largedrop.analysis.duplicates import identical, look_at, proposed, same_pictures
 from largedrop.analysis.findings import doubted
 from largedrop.analysis.neighbours import doubts, nearest, principal_axes, projected
@@ -175,4 +176,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

@@ -29,6 +29,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from ending import exit_with
 from largedrop.errors import UserError
 from largedrop.models.dropout import set_dropout
 from largedrop.models.fast.folding import fold_batchnorm
@@ -371,4 +372,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

@@ -42,6 +42,7 @@ import torch
 from PIL import Image
 
 import largedrop
+from ending import exit_with
 from largedrop.catalog.archives import members
 from largedrop.cli import settings_file
 from largedrop.config import PROTOCOL, make_config
@@ -397,4 +398,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -32,6 +32,7 @@ import torch
 from PIL import Image
 
 import largedrop as ld
+from ending import exit_with
 from largedrop.cli import main as command
 from largedrop.data import cache
 from largedrop.data.digests import GRANULARITY
@@ -280,4 +281,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

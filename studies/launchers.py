@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ending import exit_with
+
 PRESET = """
 title = "Runs on a cluster"
 test_domains = ["photo"]
@@ -298,4 +300,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

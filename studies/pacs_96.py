@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import largedrop as ld
+from ending import exit_with
 from largedrop.experiments.compare import compare, plan
 from largedrop.files import read_json, write_json
 from largedrop.training.device import choose_device
@@ -94,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

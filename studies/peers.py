@@ -28,6 +28,7 @@ import numpy as np
 from safetensors.torch import save_file
 
 import largedrop as ld
+from ending import exit_with
 from largedrop.files import write_json
 from largedrop.lease import holding
 from largedrop.models.pretrained import normalisation, packaged_state
@@ -258,4 +259,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

@@ -20,6 +20,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch
 
+from ending import exit_with
 from largedrop.data import open_dataset
 from largedrop.data.views.batches import HostViews
 from largedrop.files import write_json
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

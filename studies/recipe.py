@@ -32,6 +32,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import numpy as np
 
 import largedrop as ld
+from ending import exit_with
 from largedrop.data.views.batches import HostViews
 from largedrop.files import write_json
 from largedrop.models.fast.folding import speed_up
@@ -166,4 +167,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from ending import exit_with
 from largedrop.files import read_json, write_json
 from largedrop.report.drawing.panels import label_axes, panels_of
 from largedrop.report.drawing.style import save_figure
@@ -145,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

@@ -38,6 +38,7 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
+from ending import exit_with
 from largedrop import lease as leases
 from largedrop.config import Config
 from largedrop.data.entries import building, discard, install, look_again, pieces
@@ -415,4 +416,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
+from ending import exit_with
 from largedrop.data.random import torch_seed
 from largedrop.files import write_json
 from largedrop.models.dropout import RepresentationDropout
@@ -251,4 +252,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 import largedrop as ld
+from ending import exit_with
 from largedrop.config import Config
 from largedrop.errors import Interrupted, RunError
 from largedrop.experiments.processes import train_side_by_side
@@ -325,4 +326,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)
