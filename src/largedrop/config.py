@@ -36,6 +36,7 @@ PROTOCOL = 3
 
 _data, _method, _schedule, _view = (fields_in(group) for group in ("data", "method", "schedule", "view"))
 _extra = partial(_method, fine_tuning=True, later=True)
+_beside = partial(_extra, beside=True)
 
 
 @dataclass(frozen=True)
@@ -162,25 +163,23 @@ class Config(Schedule, Tested):
         valid.choice("none", "balanced"),
         "none",
     )
-    swad: bool = _extra("Also compute SWAD's dense average of the weights (Cha et al., 2021).", valid.SWITCH, False)
-    ema: float = _extra(
-        "Decay, such as 0.99, of an exponential average of the weights, as one more method; 0 for none.",
-        valid.RATE,
-        0.0,
+    swad: bool = _beside("Also compute SWAD's dense average of the weights (Cha et al., 2021).", valid.SWITCH, False)
+    ema: float = _beside(
+        "Decay, such as 0.99, of an exponential average of the weights, as a method; 0 for none.", valid.RATE, 0.0
     )
-    wise_ft: bool = _extra(
+    wise_ft: bool = _beside(
         "Also evaluate between the weights at the start and at the end, and keep the best i.i.d. (WiSE-FT: Wortsman et "
         "al., 2022b).",
         valid.SWITCH,
         False,
     )
-    hand_over: str = _extra(
+    hand_over: str = _beside(
         "The model that a run hands over: the checkpoint of 'best' i.i.d. accuracy, its 'average', 'ema', 'swad' or "
         "'wise-ft'; the start where that is better i.i.d.",
         valid.choice("best", "average", "ema", "swad", "wise-ft"),
         "best",
     )
-    way_back: float = _extra(
+    way_back: float = _beside(
         "Share of the way back to the weights at the start that this model is moved first, in [0, 1].", valid.PART, 0.0
     )
 

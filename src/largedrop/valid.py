@@ -55,6 +55,8 @@ class About:
         tuned: whether the field is tuned (section 4.1); the paper compares the others.
         fine_tuning: whether only fine-tuning uses the field, so that other fits need its default.
         rival: whether another value than the default is an alternative to plain fine-tuning, which gains are over.
+        beside: whether the field only adds to what a run keeps, whose best, average and last weights are the same with
+            every value.
     """
 
     group: str
@@ -69,6 +71,7 @@ class About:
     tuned: bool = False
     fine_tuning: bool = False
     rival: bool = False
+    beside: bool = False
 
     @property
     def option(self) -> bool:

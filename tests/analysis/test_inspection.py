@@ -148,6 +148,14 @@ def test_other_settings_are_other_comparisons(inspections: list[Inspection]) -> 
         compare_inspections([inspections[0], inspections[0]])
 
 
+def test_what_changes_no_weight_makes_no_other_comparison(inspections: list[Inspection]) -> None:
+    mixed = [fake(each, wise_ft=each.run.config.dropout > 0, ema=0.99) for each in inspections]
+    (comparison,) = compare_inspections(mixed)
+    assert ([rate.dropout for rate in comparison.rates], comparison.title) == ([0.0, 0.5], "")
+    (one,) = compare_inspections([*inspections, *mixed])
+    assert one.runs == inspections
+
+
 def test_no_dropout_is_compared_with_every_number_of_masks(inspections: list[Inspection]) -> None:
     large = [each for each in inspections if each.run.config.dropout]
     same = [fake(each, masks=16) for each in inspections]

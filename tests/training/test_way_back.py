@@ -11,7 +11,7 @@ import torch
 from tests.helpers import Watch, assert_same_run, different, files, refusal, stopped_at, tensors
 
 import largedrop as ld
-from largedrop.config import Config
+from largedrop.config import ABOUT, Config
 from largedrop.data.views.batches import HostViews
 from largedrop.errors import Interrupted
 from largedrop.measures.calibration import fit_temperature
@@ -265,3 +265,12 @@ def test_the_safest_by_macro_accuracy() -> None:
     ]
     assert safest(curve)["alpha"] == 0
     assert safest(curve, "iid_macro_accuracy")["alpha"] == 1
+
+
+def test_the_weights_are_the_same_whatever_is_kept_beside(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    beside = replace(config, swad=True, ema=0.5, wise_ft=True, hand_over="swad", way_back=0.5)
+    assert all((getattr(beside, name) != getattr(config, name)) == about.beside for name, about in ABOUT.items())
+    one, other = (train(each, data, tmp_path / str(each.swad)) for each in (config, beside))
+    for name in ("best", "average", "final"):
+        first, second = (read_tensors(getattr(run, name), "model")[0] for run in (one, other))
+        assert different(first, second) == []

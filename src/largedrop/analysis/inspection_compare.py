@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
+from ..config import ABOUT
 from ..errors import UserError
 from ..runs.estimate import Estimate, estimate_json
 from ..runs.record import shown
@@ -83,10 +84,11 @@ class RateComparison:
 
 
 def compare_inspections(inspections: Sequence[Inspection]) -> list[RateComparison]:
-    """Comparisons between dropout rates, one for each value of the other settings.
+    """Comparisons between dropout rates, one for each value of the other settings that change the weights.
 
     Runs without dropout, which have no masks, are compared with those of every number of masks. Rates are compared over
-    the same test domains; seeds without an inspection of each are not in the means.
+    the same test domains; seeds without an inspection of each are not in the means. Of runs that differ only in what
+    they keep beside, whose weights are the same, the first one stands for all.
 
     Raises:
         UserError: two runs of one config, or a rate without a complete seed.
@@ -98,7 +100,9 @@ def compare_inspections(inspections: Sequence[Inspection]) -> list[RateCompariso
         for number in ([each.run.config.masks] if each.run.config.dropout else masks)
     ]
     first = settings[0][1]
-    varied = [name for name in first if any(values[name] != first[name] for _, values in settings)]
+    varied = [
+        name for name in first if not ABOUT[name].beside and any(values[name] != first[name] for _, values in settings)
+    ]
     groups: dict[tuple[tuple[str, Any], ...], list[Inspection]] = {}
     for each, values in settings:
         groups.setdefault(tuple((name, values[name]) for name in varied), []).append(each)
@@ -125,9 +129,9 @@ def _comparison(key: tuple[tuple[str, Any], ...], members: list[Inspection]) -> 
     for each in members:
         config = each.run.config
         cell = (config.dropout, config.test_domain, config.seed)
-        if cell in cells:
+        if cell in cells and cells[cell].run.config == config:
             raise UserError(f"{cells[cell].run.folder} and {each.run.folder} are runs of the same settings")
-        cells[cell] = each
+        cells.setdefault(cell, each)
     rates, domains, seeds = (sorted(set(values)) for values in zip(*cells, strict=True))
     found = []
     for rate in rates:
