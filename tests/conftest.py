@@ -92,7 +92,7 @@ def data(toy: Path) -> ld.Dataset:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with weights of ``TINY``'s model: a network that starts from one has frozen batch norms."""
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = timm.create_model("test_efficientnet", pretrained=False)
         for layer in network.modules():

@@ -101,7 +101,7 @@ def test_weights_come_from_a_file(toy: Path, mine: Path, tmp_path: Path, capsys:
     text = TOML.replace('weights = "random"\n', "")
     mine.write_text(text)
     weights = tmp_path / "weights.safetensors"
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         network = timm.create_model("test_efficientnet", pretrained=False)
     save_file(network.state_dict(), weights)
     arguments = ["sweep", str(mine), "--scale", "small", "--data", str(toy), "--output", str(tmp_path / "out"), *RUN]

@@ -91,7 +91,9 @@ class Cuda:
         ):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
         monkeypatch.setattr(torch, "Generator", lambda device: self)
-        monkeypatch.setattr(torch.cuda, "default_generators", {None: self})
+        generators: dict[int | None, Any] = dict(enumerate(torch.cuda.default_generators))
+        generators[None] = self  # the others are those that ``torch.manual_seed`` seeds where there are GPUs
+        monkeypatch.setattr(torch.cuda, "default_generators", generators)
         module._side_stream.cache_clear()
 
     class Line:

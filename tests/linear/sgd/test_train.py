@@ -63,7 +63,7 @@ def plain(problem: Problem, setting: Config) -> tuple[list[Tensor], list[Tensor]
     last = widths[-1]
     wide = sum(widths) if len(set(widths)) > 1 else last
     units = wide if setting.fit == "linear" else last
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed("linear head", setting.seed))
         layer = torch.nn.Linear(units, problem.classes).double()
     vs = [torch.full((width,), float(number == len(widths) - 1)).double() for number, width in enumerate(widths)]
