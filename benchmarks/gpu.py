@@ -38,6 +38,7 @@ from largedrop.errors import Interrupted
 from largedrop.fast_paths import FastPaths, fast_paths, only
 from largedrop.files import read_json, write_json
 from largedrop.reporter import Reporter
+from largedrop.training.batches import step_pixels
 from largedrop.training.evaluation import logits
 from largedrop.training.features import FeatureCache
 from largedrop.training.loop import train
@@ -141,7 +142,8 @@ class _Stops(Reporter):
 def run(options: argparse.Namespace, device: torch.device) -> Found:
     """A whole run of the default recipe on emoji, plain and by the paths that the doctor chose, and its parts."""
     data = ld.open_dataset("emoji")
-    chosen = fast_paths(device)
+    first = config_of(data, device, steps=600, eval_every=100, seed=0)
+    chosen = fast_paths(device, step_pixels(first, first.split_of(data)))
     found: Found = {"chosen": chosen.names}
     with tempfile.TemporaryDirectory() as folder:
         for seed, name in enumerate(("plain", "first", "second")):

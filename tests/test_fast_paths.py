@@ -15,6 +15,7 @@ from tests.helpers import refusal
 
 from largedrop import __version__
 from largedrop import fast_paths as module
+from largedrop.experiments.doctor import choices
 from largedrop.fast_paths import (
     FORMAT,
     VARIABLE,
@@ -44,9 +45,12 @@ def _machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     device_name.cache_clear()
 
 
+def choice(*sets: Any, images: Any = None, size: Any = None) -> dict[str, Any]:
+    return {"images": images, "size": size, "sets": list(sets)}
+
+
 def report(device: torch.device = CUDA, paths: Any = ("resident", "recorded"), **changes: Any) -> Path:
-    choices = [{"pixels": None, "paths": paths}]
-    content = {"format": FORMAT, "machine": machine_key(device), "chosen": choices}
+    content = {"format": FORMAT, "machine": machine_key(device), "chosen": [choice(paths)]}
     write_stored(report_file(device), {**content, **changes})
     return report_file(device)
 
@@ -79,14 +83,42 @@ def test_a_gpu_takes_what_was_found_on_it(chosen: list[str]) -> None:
 
 
 def test_the_nearest_size_of_a_step_decides() -> None:
-    small, large = {"pixels": 300_000, "paths": ["recorded"]}, {"pixels": 3_000_000, "paths": ["recorded", "folded"]}
-    path = report(chosen=[{"pixels": None, "paths": ["resident", "recorded"]}, small, large])
-    recorded, folded = FastPaths(recorded=True), FastPaths(recorded=True, folded=True)
-    for pixels, paths in ((1, recorded), (940_000, recorded), (960_000, folded), (10**9, folded)):
+    """By the ratio; here the middle is between 973,159 and 973,160 pixels."""
+    both, folded = ["resident", "recorded"], ["recorded", "folded"]
+    small, large = choice(both, ["recorded"], images=32, size=96), choice(folded, images=64, size=224)
+    path = report(chosen=[choice(both, ["folded"]), small, large])
+    for pixels, names, on_host, step in (
+        (1, both, ["recorded"], "32 images of 96 px"),
+        (973_159, both, ["recorded"], "32 images of 96 px"),
+        (973_160, folded, folded, "64 images of 224 px"),
+        (10**9, folded, folded, "64 images of 224 px"),
+    ):
+        paths = FastPaths.of(names)
         assert fast_paths(CUDA, pixels) == paths
-        assert chosen_paths(CUDA, pixels).why == f"fast paths: {paths}, by {path}"
-    told = f"fast paths: resident, recorded, and others for steps of another size, by {path}"
-    assert chosen_paths(CUDA) == (FastPaths(resident=True, recorded=True), told, False)
+        assert chosen_paths(CUDA, pixels).why == f"fast paths: {paths}, best for steps like {step}, by {path}"
+        assert fast_paths(CUDA, pixels, ["resident"]) == FastPaths.of(on_host)
+        assert fast_paths(CUDA, pixels, ["recorded"]) == PLAIN  # never the rest of a set
+    told = f"fast paths: resident, recorded, best for all steps on average, by {path}"
+    assert chosen_paths(CUDA) == (FastPaths.of(both), told, False)
+    assert fast_paths(CUDA, without=["resident"]) == fast_paths(CUDA, without=["recorded"]) == FastPaths(folded=True)
+    path = report(chosen=[choice(both), choice(both, images=32, size=96), choice(both, images=64, size=224)])
+    assert chosen_paths(CUDA, 10**6).why == f"fast paths: resident, recorded, by {path}"  # whatever the step
+
+
+def test_what_the_doctor_found_on_an_h200_is_taken_there() -> None:
+    found = json.loads((Path(__file__).parent / "fixtures" / "doctor-h200.json").read_text("utf-8"))
+    report(chosen=choices(found, CUDA))
+    assert fast_paths(CUDA, 3 * 8 * 96**2).names == ["resident", "recorded"]
+    assert fast_paths(CUDA, 3 * 8 * 96**2, ["resident"]).names == ["recorded", "folded"]
+    assert fast_paths(CUDA, 3 * 32 * 224**2).names == ["recorded", "folded"]
+    for pixels in (3 * 8 * 96**2, 3 * 32 * 224**2):
+        assert fast_paths(CUDA, pixels, ["resident", "recorded"]) == PLAIN  # folding alone costs 30 %
+
+
+def test_named_paths_without_those_that_a_run_cannot_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "resident,folded")
+    assert fast_paths(CUDA, 10**6) == FastPaths(resident=True, folded=True)
+    assert fast_paths(CUDA, 10**6, ["resident"]) == FastPaths(folded=True)
 
 
 @pytest.mark.parametrize("name", ["device", "driver", "torch", "largedrop"])
@@ -105,13 +137,16 @@ def test_a_report_of_another_machine_or_version(name: str) -> None:
         *(
             ({"chosen": chosen}, f" chooses {str(chosen)[:80]}, which are no fast paths of this device")
             for chosen in (
-                [{"pixels": None, "paths": ["kernels"]}],
-                [{"pixels": None, "paths": [["folded"]]}],
-                [{"pixels": None, "paths": "folded"}],
-                [{"pixels": None}],
-                [{"pixels": 10, "paths": []}],
-                [{"pixels": None, "paths": []}, {"pixels": 0, "paths": []}],
-                [{"pixels": None, "paths": []}, {"pixels": 1.5, "paths": []}],
+                [choice(["kernels"])],
+                [choice([["folded"]])],
+                [choice("folded")],
+                [{**choice(), "sets": "folded"}],
+                [{"pixels": None, "paths": ["folded"]}],
+                [choice(images=32, size=96)],
+                [choice(), choice(images=32, size=0)],
+                [choice(), choice(images=32, size=96.5)],
+                [choice(), choice(images=True, size=96)],
+                [choice(), choice()],
                 ["folded"],
                 [],
                 "folded",

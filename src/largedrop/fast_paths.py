@@ -12,10 +12,10 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,17 +84,18 @@ def available(device: torch.device) -> FastPaths:
     return FastPaths(True, True, True, False) if device.type == "cuda" else FastPaths(False, False, True, True)
 
 
-def fast_paths(device: torch.device, pixels: float | None = None) -> FastPaths:
+def fast_paths(device: torch.device, pixels: float | None = None, without: Collection[str] = ()) -> FastPaths:
     """The fast paths to take on a device: as ``VARIABLE`` says, else as the doctor found, else the usual ones.
 
     Args:
         pixels: those of the images of a training step, on whose number it depends what is fastest: of the steps that
             the doctor timed the nearest one's paths are taken, by the ratio. None for what is best on average.
+        without: names of paths that cannot be taken; the best set without them is.
 
     Raises:
         UserError: ``VARIABLE`` names a path that there is not.
     """
-    return chosen_paths(device, pixels).paths
+    return chosen_paths(device, pixels, without).paths
 
 
 class Chosen(NamedTuple):
@@ -111,23 +112,22 @@ class Chosen(NamedTuple):
     slow: bool = False
 
 
-def chosen_paths(device: torch.device, pixels: float | None = None) -> Chosen:
+def chosen_paths(device: torch.device, pixels: float | None = None, without: Collection[str] = ()) -> Chosen:
     """``fast_paths`` with their reason; the arguments are the same.
 
     Raises:
         UserError: ``VARIABLE`` names a path that there is not.
     """
     if given := os.environ.get(VARIABLE):
-        paths = _named(given, device)
+        paths = FastPaths.of(name for name in _named(given, device).names if name not in without)
         return Chosen(paths, f"fast paths: {paths} ({'--plain' if given == NONE else VARIABLE})")
     gpu = device.type == "cuda"
     usual = FastPaths() if gpu else available(device)
     try:
         path = report_file(device)
         if os.path.lexists(path):
-            paths, others = _found(read_json(path), path, device, pixels)
-            varied = ", and others for steps of another size," if others and pixels is None else ","
-            return Chosen(paths, f"fast paths: {paths}{varied} by {path}" if gpu or paths != usual else "")
+            paths, steps = _found(read_json(path), path, device, pixels, without)
+            return Chosen(paths, f"fast paths: {paths}{steps}, by {path}" if gpu or paths != usual else "")
         why = f"{device_name(device)} was not examined yet"
     except UserError as error:
         why = str(error)
@@ -199,8 +199,10 @@ def _named(text: str, device: torch.device) -> FastPaths:
     return FastPaths.of(name for name in names if name in available(device).names)
 
 
-def _found(report: Mapping[str, Any], path: Path, device: torch.device, pixels: float | None) -> tuple[FastPaths, bool]:
-    """What a report says for a device, and for steps of so many pixels; and whether it says other for others.
+def _found(
+    report: Mapping[str, Any], path: Path, device: torch.device, pixels: float | None, without: Collection[str]
+) -> tuple[FastPaths, str]:
+    """What a report chooses; and for which steps, where it chooses others for others.
 
     Raises:
         UserError: it is of another machine or version, or is no report.
@@ -214,16 +216,25 @@ def _found(report: Mapping[str, Any], path: Path, device: torch.device, pixels: 
             raise UserError(f"{path} is of {name} {str(other)[:80]!r}, and this is {own!r}")
     chosen, known = report.get("chosen"), available(device).names
     choices: list[Any] = chosen if isinstance(chosen, list) and chosen else [chosen]
-    if not all(map(partial(_is_choice, known=known), choices)) or choices[0]["pixels"] is not None:
+    if not all(_is_choice(choice, known, average=number == 0) for number, choice in enumerate(choices)):
         raise UserError(f"{path} chooses {str(chosen)[:80]}, which are no fast paths of this device")
-    overall, *each = choices
-    near = min(each, key=lambda case: abs(math.log(case["pixels"] / pixels))) if each and pixels else overall
-    return FastPaths.of(near["paths"]), any(case["paths"] != near["paths"] for case in each)
+    choice, *cases = choices
+    if cases and pixels:
+        choice = min(cases, key=lambda case: abs(math.log(case["images"] * case["size"] ** 2 / pixels)))
+    paths = FastPaths.of(next((names for names in choice["sets"] if not set(names) & set(without)), ()))
+    if all(case["sets"][:1] == choice["sets"][:1] for case in cases):
+        return paths, ""
+    steps = f"steps like {choice['images']} images of {choice['size']} px" if pixels else "all steps on average"
+    return paths, f", best for {steps}"
 
 
-def _is_choice(choice: Any, known: Sequence[str]) -> bool:
-    """Whether an entry of a report's choices is one: paths of the device, for steps of so many pixels or for any."""
-    if not isinstance(choice, dict) or not isinstance(names := choice.get("paths"), list):
+def _is_choice(choice: Any, known: Collection[str], average: bool) -> bool:
+    """Whether an entry of a report's choices is one: sets of paths of the device, best first, on average or for a step
+    that was timed.
+    """
+    if not isinstance(choice, dict) or not isinstance(sets := choice.get("sets"), list):
         return False
-    pixels = choice.get("pixels")
-    return all(name in known for name in names) and (pixels is None or (type(pixels) is int and pixels > 0))
+    if not all(isinstance(names, list) and all(name in known for name in names) for names in sets):
+        return False
+    case = (choice.get(name) for name in ("images", "size"))
+    return all(each is None if average else type(each) is int and each > 0 for each in case)

@@ -32,8 +32,11 @@ def report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
             {"paths": ["folded"], "agrees": True, "ratio": 2.0, "float32": apart, "times": [time]},
             {"paths": ["kernels"], "agrees": False, "ratio": 0.0, "failed": "RuntimeError: no [kernel]"},
         ],
-        "chosen": [{"pixels": None, "paths": ["folded"]}, {"pixels": 294_912, "paths": []}],
-        "runs": {"held_bytes": [1 << 20] * 3, "again_apart": 0.0, "resumed_apart": 2e-3},
+        "chosen": [
+            {"images": None, "size": None, "sets": [["folded"]]},
+            {"images": 32, "size": 96, "sets": []},
+        ],
+        "runs": [{"paths": ["folded"], "held_bytes": [1 << 20] * 3, "again_apart": 0.0, "resumed_apart": 2e-3}],
         "problems": [],
     }
     monkeypatch.setenv("LARGEDROP_CACHE", str(tmp_path / "cache"))
@@ -50,10 +53,10 @@ def test_the_report_is_kept_and_shown(
         "1e-06, 1e-04",
         "20 for 40 ms: 2.00",
         "kernels: RuntimeError: no [kernel]",
-        "three runs by the chosen paths leave 1.0, 1.0, 1.0 MiB in memory",
+        "three runs by folded leave 1.0, 1.0, 1.0 MiB in memory",
         "the same config again: the same bits",
         "cut, and gone on: weights up to 0.002 apart",
-        "fast paths chosen: folded\n  for steps of about 0.3 million pixels: none\n",
+        "fast paths chosen: folded\n  for steps like 32 images of 96 px: none\n",
         str(tmp_path / "mine.json"),
         str(report_file(CPU)),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from largedrop.errors import NoMemoryError
 from largedrop.experiments import doctor, doctor_steps
 from largedrop.experiments.doctor import THOROUGH, choices, choose, examine, sets, work
 from largedrop.experiments.doctor_steps import Effort
-from largedrop.fast_paths import FORMAT, FastPaths, fast_paths, machine_key, report_file
+from largedrop.fast_paths import FORMAT, VARIABLE, FastPaths, fast_paths, machine_key, report_file
 from largedrop.files import write_stored
 from largedrop.models.fast import convolution
 from largedrop.models.fast.folding import speed_up
@@ -25,6 +26,11 @@ from largedrop.training import loop
 from largedrop.training.resolve import resolve
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+
+H200: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "fixtures" / "doctor-h200.json").read_text("utf-8")
+)
+"""What the doctor found of each set on an H200."""
 
 pytestmark = pytest.mark.usefixtures("quick_heads")
 
@@ -41,7 +47,7 @@ def test_what_is_found_on_a_processor(
 ) -> None:
     done: list[float] = []
     report = examine(CPU, data, effort, Watch(advance=done.append))
-    assert sum(each == 1 for each in done) == work(CPU) == 7
+    assert sum(done) == work(CPU) == 7
     assert (report["format"], report["machine"]) == (FORMAT, machine_key(CPU))
     assert [entry["paths"] for entry in report["paths"]] == [["folded"], ["kernels"], ["folded", "kernels"]]
     for entry in report["paths"]:
@@ -51,16 +57,17 @@ def test_what_is_found_on_a_processor(
         assert 0 <= entry["float32"]["weights"] < 1e-4
     assert not report["paths"][0]["float32"]["same_bits"]
     assert report["again"]["float32"] == {"loss": 0.0, "weights": 0.0, "same_bits": True}
-    assert report["chosen"] == [{"pixels": None, "paths": ["folded", "kernels"]}]
-    runs = report["runs"]
+    both = ["folded", "kernels"]
+    assert report["chosen"] == [{"images": None, "size": None, "sets": [both, ["folded"], ["kernels"]]}]
+    (runs,) = report["runs"]
+    assert runs["paths"] == both
     assert len(set(runs["held_bytes"])) == 1
     assert (len(runs["seconds"]), runs["again_apart"], runs["resumed_apart"]) == (3, 0.0, 0.0)
     assert report["problems"] == []
     # It is what training reads.
     monkeypatch.setenv("LARGEDROP_CACHE", str(tmp_path))
-    write_stored(
-        report_file(CPU), json.loads(json.dumps({**report, "chosen": [{"pixels": None, "paths": ["folded"]}]}))
-    )
+    report["chosen"][0]["sets"] = [["folded"]]
+    write_stored(report_file(CPU), json.loads(json.dumps(report)))
     assert fast_paths(CPU) == FastPaths(folded=True)
 
 
@@ -108,7 +115,7 @@ def entry(names: str, ratio: float, agrees: bool = True) -> dict[str, Any]:
         ([], [], []),
         ([entry("folded", 1.04)], [], ["folded"]),
         ([entry("folded", 1.06), entry("recorded", 8.0, agrees=False)], ["folded"], ["folded"]),
-        ([entry("folded", 0.5), entry("recorded", 7.9), entry("recorded folded", 8.0)], ["recorded"], None),
+        ([entry("folded", 0.5), entry("recorded", 7.3), entry("recorded folded", 8.0)], ["recorded"], None),
         ([entry("recorded", 7.0), entry("recorded folded", 8.0)], ["recorded", "folded"], ["recorded", "folded"]),
         ([entry("kernels", 0.5), entry("folded kernels", 0.4)], [], ["folded", "kernels"]),
     ],
@@ -121,17 +128,54 @@ def test_the_choice(entries: list[dict[str, Any]], gpu: list[str], processor: li
 
 def test_the_choice_for_each_size_of_step_on_an_h200() -> None:
     """Of the times that the doctor measured on one: folding costs at small steps and pays at large ones."""
-    entries = json.loads((Path(__file__).parents[1] / "fixtures" / "doctor-h200.json").read_text("utf-8"))
-    assert choices(entries, CUDA) == [
-        {"pixels": None, "paths": ["resident", "recorded"]},
-        {"pixels": 32 * 96**2, "paths": ["resident", "recorded"]},
-        {"pixels": 64 * 224**2, "paths": ["recorded", "folded"]},
+    every, resident = ["resident", "recorded", "folded"], ["resident", "recorded"]
+    folded, recorded = ["recorded", "folded"], ["recorded"]
+    assert choices(H200, CUDA) == [
+        {"images": None, "size": None, "sets": [resident, folded, recorded, every]},
+        {"images": 32, "size": 96, "sets": [resident, folded, every, recorded]},
+        {"images": 64, "size": 224, "sets": [folded, recorded, every, resident, ["resident"]]},
     ]
-    for each in entries[1:]:
-        each["times"] = each["times"][:1]  # as where a GPU has no room for the larger step
-    assert [each["pixels"] for each in choices(entries, CUDA)] == [None, 32 * 96**2]
-    assert choices([{**each, "agrees": False} for each in entries], CUDA) == [{"pixels": None, "paths": []}]
-    assert choices(entries, CPU) == choices(entries, CPU)[:1]
+    small = [{**each, "times": each["times"][:1]} for each in H200]  # as where there is no room for the larger step
+    assert [each["size"] for each in choices(small, CUDA)] == [None, 96]
+    others = [{**each, "agrees": each["paths"] != folded} for each in H200]
+    assert all(folded not in each["sets"] for each in choices(others, CUDA))
+    none = [{"images": None, "size": None, "sets": list[Any]()}]
+    assert choices([{**each, "agrees": False} for each in H200], CUDA) == choices([], CUDA) == none
+    assert len(choices(H200, CPU)) == 1
+
+
+def test_every_set_that_is_chosen_trains_whole_runs(
+    data: ld.Dataset, effort: Effort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU; what is wrong with one of them lets all go."""
+    ran: list[str | None] = []
+    good = {name: value for name, value in GOOD.items() if name != "paths"}
+    found = {"resident,recorded": good, "recorded,folded": good}
+
+    def run(config: Any, data: Any, device: Any, reporter: Any) -> dict[str, Any]:
+        ran.append(os.environ.get(VARIABLE))
+        for _ in range(doctor.RUNS + 1):
+            reporter.advance(1)
+        return found[ran[-1] or ""]
+
+    monkeypatch.setattr(doctor, "resolve", lambda data, device, **given: resolve(data, CPU, **given))
+    monkeypatch.setattr(doctor, "compare_steps", lambda *rest: {"again": {}, "paths": H200})
+    monkeypatch.setattr(doctor, "_libraries", lambda device: {})
+    monkeypatch.setattr(doctor, "machine_key", lambda device: {})
+    monkeypatch.setattr(doctor, "_runs", run)
+    done: list[float] = []
+    report = examine(CUDA, data, effort, Watch(advance=done.append))
+    assert ran == ["resident,recorded", "recorded,folded"]
+    assert [(runs["paths"], report["problems"]) for runs in report["runs"]] == [
+        (["resident", "recorded"], []),
+        (["recorded", "folded"], []),
+    ]
+    assert report["chosen"] == choices(H200, CUDA)
+    assert sum(done) == doctor.RUNS + 1
+    found["recorded,folded"] = {"failed": "RuntimeError: no kernel"}
+    report = examine(CUDA, data, effort)
+    assert report["problems"] == ["a run failed: RuntimeError: no kernel (by recorded, folded)"]
+    assert report["chosen"] == choices([], CUDA)
 
 
 def test_the_sets() -> None:
@@ -143,7 +187,12 @@ def test_the_sets() -> None:
     assert THOROUGH.keys() == {"cpu", "cuda"}
 
 
-GOOD = {"held_bytes": [5 << 20, 5 << 20, 5 << 20], "again_apart": 0.0, "resumed_apart": 0.0}
+GOOD: dict[str, Any] = {
+    "paths": ["folded"],
+    "held_bytes": [5 << 20, 5 << 20, 5 << 20],
+    "again_apart": 0.0,
+    "resumed_apart": 0.0,
+}
 
 
 @pytest.mark.parametrize(
@@ -163,7 +212,7 @@ GOOD = {"held_bytes": [5 << 20, 5 << 20, 5 << 20], "again_apart": 0.0, "resumed_
 )
 def test_problems(runs: dict[str, Any], on_cpu: str | None, on_gpu: str | None) -> None:
     for device, told in ((CPU, on_cpu), (CUDA, on_gpu)):
-        assert doctor._problems({"runs": {**GOOD, **runs}}, device) == ([told] if told else [])
+        assert doctor._problems({**GOOD, **runs}, device) == ([f"{told} (by folded)"] if told else [])
 
 
 def test_a_run_that_fails_is_a_problem(
@@ -175,7 +224,8 @@ def test_a_run_that_fails_is_a_problem(
     monkeypatch.setattr(doctor, "train", fail)
     runs = doctor._runs(config, data, CPU, SILENT)
     assert runs == {"failed": "NoMemoryError: a run needs more memory"}
-    assert doctor._problems({"runs": runs}, CPU) == ["a run failed: NoMemoryError: a run needs more memory"]
+    told = "a run failed: NoMemoryError: a run needs more memory (by none)"
+    assert doctor._problems({"paths": [], **runs}, CPU) == [told]
 
 
 def test_memory_that_a_run_leaves_is_seen(data: ld.Dataset, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import largedrop as ld
 from largedrop.config import Config
 from largedrop.data.views.batches import HostViews, ResidentViews
 from largedrop.errors import CollapseError, Interrupted, NoMemoryError
+from largedrop.fast_paths import FastPaths
 from largedrop.training.features import FeatureCache
 from largedrop.training.loop import cost, train
 from largedrop.training.step import TrainingStep
@@ -49,9 +50,20 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Any:
     return install
 
 
+def takes(monkeypatch: pytest.MonkeyPatch, resident: FastPaths, on_host: FastPaths) -> None:
+    """Let a run take some paths, and others where its images are not in the GPU's memory."""
+
+    def fast_paths(device: torch.device, pixels: int, without: list[str]) -> FastPaths:
+        return on_host if without == ["resident"] else resident
+
+    monkeypatch.setattr("largedrop.training.batches.fast_paths", fast_paths)
+
+
 def test_a_run_goes_on_with_its_images_on_the_host(
-    data: ld.Dataset, config: Config, tmp_path: Path, networks: Networks, full: Any
+    data: ld.Dataset, config: Config, tmp_path: Path, networks: Networks, full: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By the paths that are best there, which need not be the others of the set."""
+    takes(monkeypatch, FastPaths(resident=True, folded=True), FastPaths(kernels=True))
     full(1)
     views = ResidentViews(data, CPU)
     images = weakref.ref(views.images)
@@ -62,14 +74,30 @@ def test_a_run_goes_on_with_its_images_on_the_host(
     watch = Watch(note=lambda text: alive.append((text, images())), advance=done.append, skip=done.append)
     run = train(config, data, tmp_path / "run", features=features, reporter=watch)
     told = "the GPU has too little memory: its images are removed, and views are made on the processor"
-    by = "fast paths: resident, folded, kernels up to step 2, and from there folded, kernels: the last bits may differ"
+    by = "fast paths: resident, folded up to step 2, and from there kernels: the last bits may differ"
     assert alive == [(told, None), (by, None)]
-    assert run.result["fast_paths"] == [["resident", "folded", "kernels"], ["folded", "kernels"]]
+    assert run.result["fast_paths"] == [["resident", "folded"], ["kernels"]]
     assert networks.before == [0, 0]
     assert sum(done) == pytest.approx(cost(config, data.split("photo", 0)), rel=0.05)  # none of it twice
     assert type(features.views) is HostViews
     assert (features.views.data, features.views.device) == (data, CPU)
     assert run.best.is_file()
+
+
+def test_a_run_that_is_faster_without_the_images_leaves_them_to_others(
+    data: ld.Dataset, config: Config, tmp_path: Path, full: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    takes(monkeypatch, FastPaths(folded=True), FastPaths(kernels=True))
+    views = ResidentViews(data, CPU)
+    monkeypatch.setattr(views, "inputs", None)  # what its steps would call
+    features = FeatureCache(views)
+    run = train(config, data, tmp_path / "one", features=features)
+    assert run.result["fast_paths"] == [["folded"]]
+    assert features.views is views
+    full(1)  # where they take the memory they are removed all the same
+    run = train(config, data, tmp_path / "two", features=features)
+    assert run.result["fast_paths"] == [["folded"], ["kernels"]]
+    assert type(features.views) is HostViews
 
 
 def test_what_needs_more_memory_without_the_images_as_well(

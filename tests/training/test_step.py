@@ -191,8 +191,14 @@ def test_a_collapse_after_a_run_was_taken_up_counts_from_its_first_step(
         train(changed, data, tmp_path)
 
 
-def test_a_run_through_a_devices_memory(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+def test_a_run_through_a_devices_memory(
+    data: ld.Dataset, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Finishes close to one through the processor's views, and goes on with the same bits."""
+    monkeypatch.setattr(
+        "largedrop.training.batches.fast_paths",
+        lambda device, pixels, without: FastPaths("resident" not in without, False, True, True),
+    )
     train(config, data, tmp_path / "host", features=FeatureCache(HostViews(data, CPU)))
     views = ResidentViews(data, CPU)
     train(config, data, tmp_path / "resident", features=FeatureCache(views))

@@ -113,7 +113,7 @@ def run_and_publish(
             f"learning rates {listing([f'{rate:g}' for rate in several])}, by dropout rate and test domain: "
             f"{counted(len(planned.tried), 'run')} with seed {first.seed}{others}",
         )
-    say_paths(console, torch_device)
+    say_paths(console, torch_device, data, [first])
     if at_once:
         tested = f"tested on {listing(planned.test_domains)}" if planned.test_domains else "without a test domain"
         title = f"{title}, {tested}"

@@ -158,7 +158,7 @@ def sweep(
     if launcher == "local":
         sharing = math.floor(1 / request.gpus) if request.gpus and request.gpus < 1 else 1
         with plainly(plain):
-            say_paths(console, torch_device)
+            say_paths(console, torch_device, opened, (entry.config for entry in planned.entries))
             result = _train(console, planned, opened, torch_device, here, packed, worker, sharing, trackers)
         if worker is not None:
             trained = counted(len(result.trained), "run")

@@ -235,12 +235,14 @@ def say_names(console: Console, data: Dataset) -> None:
         say(console, f"  {what}: {', '.join(listed)}{more}")
 
 
-def say_paths(console: Console, device: torch.device) -> None:
-    """Say which fast paths a device takes, where that may be news."""
+def say_paths(console: Console, device: torch.device, data: Dataset, configs: Iterable[Config]) -> None:
+    """Say which fast paths runs take on a device, where that may be news; a line for each kind of step that differs."""
     from ..fast_paths import chosen_paths
+    from ..training.batches import step_pixels
 
-    why = chosen_paths(device).why
-    say(console, *([why] if why else []))
+    kinds = {(len(config.unseen), config.batch, config.size): config for config in configs}
+    pixels = {step_pixels(config, config.split_of(data)) for config in kinds.values()}
+    say(console, *dict.fromkeys(filter(None, (chosen_paths(device, each).why for each in sorted(pixels)))))
 
 
 def _short(name: str, most: int = 40) -> str:

@@ -19,14 +19,13 @@ from ..config import Config
 from ..data.dataset import Dataset
 from ..data.views.batches import Views, open_views
 from ..errors import UserError
-from ..fast_paths import fast_paths
 from ..files import read_json
 from ..models.fast.folding import speed_up
 from ..reporter import SILENT, Reporter
 from ..runs.estimate import duration
 from ..runtime import keep_freed_memory
 from ..training.averages import make_averages
-from ..training.batches import step_pixels, training_batches
+from ..training.batches import step_pixels, training_batches, views_and_paths
 from ..training.collapse import CollapseWatch
 from ..training.evaluation import BATCH, logits
 from ..training.features import VIEWS
@@ -154,7 +153,7 @@ def fit_budget(
     configs = list(configs)
     first = configs[0]
     scored = max(len(split.iid) + len(split.ood) for split in (config.split_of(data) for config in configs))
-    views = open_views(data, device)
+    views = open_views(data, device, pixels=step_pixels(first, first.split_of(data)))
     best: Config | None = None
     for size in sizes or [size for size in SIZES if size <= first.size] or [first.size]:
         at = replace(first, size=size)
@@ -208,7 +207,7 @@ def measure(config: Config, data: Dataset, views: Views) -> Pace:
         optimizer, averages = make_optimizer(config, network), make_averages(config)
         objective = make_objective(config.objective, config.penalty, config.penalty_after)
         objective.bind(network, optimizer)
-        paths = fast_paths(device, step_pixels(config, split))
+        views, paths = views_and_paths(views, config, split, objective.recordable)
         held.enter_context(speed_up(network, paths))
         network.train()
         take = TrainingStep(

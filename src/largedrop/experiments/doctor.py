@@ -27,7 +27,7 @@ from ..data.dataset import Dataset
 from ..data.views.batches import open_views
 from ..errors import Interrupted, UserError
 from ..fast_paths import FORMAT, FastPaths, available, machine_key, only
-from ..reporter import SILENT, Reporter
+from ..reporter import SILENT, Relay, Reporter
 from ..runs.checkpoint import read_tensors
 from ..runtime import free_memory, keep_freed_memory
 from ..training.features import FeatureCache
@@ -42,8 +42,9 @@ Found = dict[str, Any]
 FASTER = 1.05
 """Times as fast as the plain path that a set of fast paths must be on a GPU to be chosen."""
 
-ALIKE = 0.97
-"""Of sets that are this near to the fastest, that with the fewest paths is chosen."""
+ALIKE = 0.9
+"""Of sets that are this near to the fastest, that with the fewest paths is chosen: on an H200 the plain path's time of
+one case, by which all are divided, differed by as much (8 %, standard deviation) from set to set."""
 
 KEPT = 1 << 20
 """Bytes by which what a process holds after a run may differ from run to run."""
@@ -80,8 +81,8 @@ def examine(device: torch.device, data: Dataset, effort: Effort | None = None, r
 
     Returns:
         The report as JSON: ``machine`` is what it is of, ``paths`` and ``again`` what ``compare_steps`` found,
-        ``chosen`` the names of the paths to take, on average and, on a GPU, for each size of step that was timed,
-        ``runs`` what was found of whole runs by those on average, ``problems`` what is wrong, a line each.
+        ``chosen`` what ``choices`` gives, ``runs`` what was found of whole runs by each set that is best,
+        ``problems`` what is wrong, a line each.
     """
     effort = effort or THOROUGH[device.type]
     keep_freed_memory()
@@ -103,27 +104,37 @@ def examine(device: torch.device, data: Dataset, effort: Effort | None = None, r
         "chosen": choices(steps["paths"], device),
     }
     config = replace(configs[0], steps=effort.run, eval_every=math.ceil(effort.run / 2), optimizer="adamw", lr=1e-4)
-    with only(FastPaths.of(report["chosen"][0]["paths"])):
-        report["runs"] = _runs(config, data, device, reporter)
-    report["problems"] = _problems(report, device)
+    taken = list(dict.fromkeys(tuple(next(iter(choice["sets"]), ())) for choice in report["chosen"]))
+    report["runs"] = []
+    for paths in taken:
+        with only(FastPaths.of(paths)):
+            found = _runs(config, data, device, Relay(reporter, 1 / len(taken)))
+        report["runs"].append({"paths": list(paths), **found})
+        free_memory()
+    report["problems"] = [line for runs in report["runs"] for line in _problems(runs, device)]
     if report["problems"] and device.type == "cuda":
-        report["chosen"] = [{"pixels": None, "paths": []}]
+        report["chosen"] = choices([], device)
     report["seconds"] = round(time.monotonic() - began, 1)
     return report
 
 
 def choices(entries: Sequence[Found], device: torch.device) -> list[Found]:
-    """The paths to take: ``choose``'s on average, and on a GPU also for steps of so many pixels, a case that was timed.
-
-    A case that some set had no room for is left out.
+    """What to take on average and, on a GPU, in each case that was timed: ``sets``, the best by ``choose`` first, so
+    that the first without a path that a run cannot take is the best without it.
     """
-    found: list[Found] = [{"pixels": None, "paths": choose(entries, device)}]
+
+    def choice(images: int | None, size: int | None, entries: Sequence[Found]) -> Found:
+        found: list[list[str]] = []
+        while names := choose([entry for entry in entries if entry["paths"] not in found], device):
+            found.append(names)
+        return {"images": images, "size": size, "sets": found}
+
     right = [entry for entry in entries if entry["agrees"]]
-    if device.type != "cuda" or not right:
-        return found
-    for case in zip(*(entry["times"] for entry in right), strict=False):
-        timed = [{**entry, "ratio": time["ratio"]} for entry, time in zip(right, case, strict=True)]
-        found.append({"pixels": case[0]["images"] * case[0]["size"] ** 2, "paths": choose(timed, device)})
+    found = [choice(None, None, right)]
+    if device.type == "cuda" and right:
+        for times in zip(*(entry["times"] for entry in right), strict=True):
+            timed = [{**entry, "ratio": time["ratio"]} for entry, time in zip(right, times, strict=True)]
+            found.append(choice(times[0]["images"], times[0]["size"], timed))
     return found
 
 
@@ -205,19 +216,19 @@ def _held(device: torch.device, kept: Sequence[Mapping[str, Tensor]]) -> int:
     return sum(size for start, size in sizes.items() if start not in own)
 
 
-def _problems(report: Found, device: torch.device) -> list[str]:
-    """What is wrong with whole runs, a line each."""
-    runs = report["runs"]
+def _problems(runs: Found, device: torch.device) -> list[str]:
+    """What is wrong with whole runs by a set, a line each."""
+    by = f" (by {FastPaths.of(runs['paths'])})"
     if "failed" in runs:
-        return [f"a run failed: {runs['failed']}"]
+        return [f"a run failed: {runs['failed']}{by}"]
     found = []
     first, *_, last = runs["held_bytes"]
     if last > first + KEPT:
-        found.append(f"each run leaves memory: {first >> 20} MiB after the first, {last >> 20} MiB after the last")
+        found.append(f"each run leaves memory: {first >> 20} MiB after the first, {last >> 20} MiB after the last{by}")
     if device.type == "cpu" and runs["again_apart"]:
-        found.append(f"two runs of one config differ by {runs['again_apart']:.2g}")
+        found.append(f"two runs of one config differ by {runs['again_apart']:.2g}{by}")
     if runs["resumed_apart"] and not runs["again_apart"]:
-        found.append(f"a run that was cut and went on differs by {runs['resumed_apart']:.2g} from one that was not")
+        found.append(f"a run that was cut and went on differs by {runs['resumed_apart']:.2g} from one that was not{by}")
     return found
 
 

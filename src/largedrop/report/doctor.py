@@ -59,25 +59,30 @@ def _time(found: Found | None) -> str:
 
 def render_doctor(report: Found, console: Console) -> None:
     """Print the table, what was found of whole runs, and what is chosen."""
-    machine, runs = report["machine"], report["runs"]
+    machine = report["machine"]
     driver = f", driver {machine['driver']}" if machine["driver"] else ""
     _say(console, f"{machine['device']}{driver}, torch {machine['torch']}, largedrop {machine['largedrop']}")
     render([doctor_table(report)], console)
     for entry in report["paths"]:
         if why := entry.get("failed") or entry.get("note"):
             _say(console, f"{', '.join(entry['paths'])}: {why}")
-    if "failed" not in runs:
-        held = ", ".join(f"{each / 2**20:.1f}" for each in runs["held_bytes"])
-        _say(console, f"three runs by the chosen paths leave {held} MiB in memory")
-        _say(console, f"the same config again: {_bits(runs['again_apart'])}")
-        _say(console, f"cut, and gone on: {_bits(runs['resumed_apart'])}")
+    for runs in report["runs"]:
+        if "failed" not in runs:
+            held = ", ".join(f"{each / 2**20:.1f}" for each in runs["held_bytes"])
+            _say(console, f"three runs by {_names(runs['paths'])} leave {held} MiB in memory")
+            _say(console, f"  the same config again: {_bits(runs['again_apart'])}")
+            _say(console, f"  cut, and gone on: {_bits(runs['resumed_apart'])}")
     for problem in report["problems"]:
         console.print(Text(f"problem: {visible(problem)}", style="bold red"), soft_wrap=True)
-    overall, *cases = (", ".join(each["paths"]) or "none" for each in report["chosen"])
+    overall, *cases = (_names(next(iter(choice["sets"]), [])) for choice in report["chosen"])
     console.print(Text(f"fast paths chosen: {overall}", style="bold"))
-    if len({overall, *cases}) > 1:
+    if {overall, *cases} != {overall}:
         for choice, paths in zip(report["chosen"][1:], cases, strict=True):
-            _say(console, f"  for steps of about {choice['pixels'] / 1e6:.1f} million pixels: {paths}")
+            _say(console, f"  for steps like {choice['images']} images of {choice['size']} px: {paths}")
+
+
+def _names(paths: list[str]) -> str:
+    return ", ".join(paths) or "none"
 
 
 def _bits(apart: float) -> str:

@@ -12,15 +12,30 @@ from ..config import Config
 from ..data.ahead import in_order
 from ..data.dataset import Dataset, Split
 from ..data.sampling import batch_indices, classes_of
-from ..data.views.batches import InputSpec, Views
+from ..data.views.batches import HostViews, InputSpec, ResidentViews, Views
 from ..errors import UserError
+from ..fast_paths import FastPaths, fast_paths
 
-__all__ = ["saved_first", "step_pixels", "training_batches"]
+__all__ = ["saved_first", "step_pixels", "training_batches", "views_and_paths"]
 
 
 def step_pixels(config: Config, split: Split) -> int:
     """Pixels of the images of a training step, by which ``fast_paths`` chooses."""
     return config.batch * len(split.train) * config.size**2
+
+
+def views_and_paths(views: Views, config: Config, split: Split, recordable: bool) -> tuple[Views, FastPaths]:
+    """A run's views and fast paths: the best set of those that it can take. Where it is better off without the images
+    in the GPU's memory, where other runs of the process have them, its views are made on the host.
+
+    Args:
+        recordable: whether its objective's steps can be recorded.
+    """
+    without = ["resident"] * isinstance(views, HostViews) + ["recorded"] * (not recordable)
+    paths = fast_paths(views.device, step_pixels(config, split), without)
+    if isinstance(views, ResidentViews) and not paths.resident:
+        views = HostViews(views.data, views.device)
+    return views, paths
 
 
 def training_batches(

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from .._version import __version__
 from ..config import Config
 from ..data.dataset import Dataset, Split
 from ..data.random import torch_seed
-from ..data.views.batches import ResidentViews, Views, open_views
+from ..data.views.batches import Views, open_views
 from ..errors import CollapseError, Interrupted, UserError
-from ..fast_paths import device_name, fast_paths
+from ..fast_paths import device_name
 from ..files import write_json, write_stored, write_text
 from ..measures.calibration import fit_temperature
 from ..models.fast.folding import speed_up
@@ -37,7 +36,7 @@ from ..runs.record import describe
 from ..runs.run import SPLIT_FILE, START_FILE, Run
 from ..runtime import keep_freed_memory, peak_memory
 from .averages import make_averages
-from .batches import saved_first, step_pixels, training_batches
+from .batches import saved_first, step_pixels, training_batches, views_and_paths
 from .class_weights import class_weights, held_out_weights
 from .collapse import CollapseWatch
 from .device import CPU, exact
@@ -153,13 +152,13 @@ def _train(
     held: ExitStack,
 ) -> Run:
     """Train; what ``held`` undoes at its end would else keep the network in memory."""
-    views = features.views
-    network = create_network(config, data.classes, data.bits).to(views.device)
+    device = features.views.device
+    network = create_network(config, data.classes, data.bits).to(device)
     optimizer, averages = make_optimizer(config, network), make_averages(config)
     objective = make_objective(config.objective, config.penalty, config.penalty_after)
     if config.class_weights == "balanced":
         weights = class_weights(data.labels, split.train, len(data.classes))
-        objective.weigh(torch.from_numpy(weights).float().to(views.device))
+        objective.weigh(torch.from_numpy(weights).float().to(device))
     objective.bind(network, optimizer)  # at the pretrained weights, which a state overwrites
     watch = CollapseWatch(len(data.classes), config.dropout, config.lr, config.head == "warm")
     so_far = load_state(folder, config.digest(), network, optimizer, averages, watch)
@@ -168,8 +167,7 @@ def _train(
     else:
         check_kept(folder, config, so_far, _shapes(data, split))
         reporter.skip(cost(config, split) * so_far.step / config.steps)
-    paths = replace(fast_paths(views.device, step_pixels(config, split)), resident=isinstance(views, ResidentViews))
-    paths = replace(paths, recorded=paths.recorded and objective.recordable)
+    views, paths = views_and_paths(features.views, config, split, objective.recordable)
     so_far.goes_on_by(paths, reporter)
     held.enter_context(speed_up(network, paths))
     network.train()
@@ -262,7 +260,7 @@ def _train(
         model = "start"
     so_far.seconds += time.monotonic() - saved
     handed_over = {"model": f"{model}.safetensors", "model_scores": scores_in(kept[model])}
-    return _finish(config, data, split, folder, so_far, further, handed_over, views.device)
+    return _finish(config, data, split, folder, so_far, further, handed_over, device)
 
 
 def _logits(config: Config, views: Views, split: Split, network: Network, step: int, reporter: Reporter) -> Logits:
