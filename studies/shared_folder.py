@@ -78,11 +78,23 @@ class Work:
     began: float
     said: Counter[str] = field(default_factory=Counter)
 
+    def write(self) -> None:
+        """Write down what happened."""
+        write_patiently(self.report, self.said)
+
     def die(self) -> None:
         """End this process as by a kill, but for what it says."""
         self.said["killed"] += 1
-        write_json(self.report, self.said)
+        self.write()
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_patiently(path: Path, said: dict[str, int]) -> None:
+    """Write a report as soon as the file system takes it: one that is mounted ``soft`` gives errors."""
+    while True:
+        with suppress(UserError):
+            return write_json(path, said)
+        time.sleep(1)
 
 
 Part = Callable[[Work], None]
@@ -134,6 +146,16 @@ def tasks(count: int, seconds: float, work: Work) -> None:
     config = Config("toy", "0", "photo", model="none", weights="random", steps=STEPS)
     folders = {number: work.place / f"task-{number:04d}" for number in range(count)}
     queue = Tasks([(replace(config, seed=number), folder) for number, folder in folders.items()], SILENT, wait=True)
+    while queue:
+        try:
+            work_on(queue, seconds, work)
+        except UserError:  # where a command would end, and be given again
+            work.said["not answered"] += 1
+            time.sleep(1)
+
+
+def work_on(queue: Tasks, seconds: float, work: Work) -> None:
+    """Work on tasks until all are finished."""
     for each in queue:
         try:
             task(*each, seconds)
@@ -142,7 +164,7 @@ def tasks(count: int, seconds: float, work: Work) -> None:
             why = "had by another" if isinstance(error, BusyError) else str(error).replace(str(each[1]), "TASK")
             work.said["taken by another" if lost else why] += 1
             queue.put_back(each)
-        write_json(work.report, work.said)  # this process may be killed
+        work.write()  # this process may be killed
 
 
 def task(config: Config, folder: Path, seconds: float) -> None:
@@ -263,7 +285,7 @@ def process(part: Part, work: Work, foreign: bool) -> None:
         leases._system = lambda: "another machine"  # type: ignore[assignment]
     random.seed(work.report.name)
     part(work)
-    write_json(work.report, work.said)
+    work.write()
 
 
 class Machine:
@@ -311,8 +333,8 @@ class Machine:
                 if each.exitcode == -signal.SIGKILL:
                     running.append(self.start(part, place, began))
                 elif each.exitcode:
-                    write_json(place / "said" / f"{self.name}-{each.name}", {"wrong: a process failed": 1})
-        write_json(place / "said" / f"{self.name}-kills", {"killed": killed})
+                    write_patiently(place / "said" / f"{self.name}-{each.name}", {"wrong: a process failed": 1})
+        write_patiently(place / "said" / f"{self.name}-kills", {"killed": killed})
         self.meet(f"ended-{name}")
         said = Counter[str]()
         for path in (place / "said").iterdir():

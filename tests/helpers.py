@@ -338,6 +338,16 @@ def golden(name: str, text: str) -> None:
     assert text == path.read_text("utf-8")
 
 
+def unanswering(monkeypatch: pytest.MonkeyPatch, *calls: str) -> None:
+    """Have calls of ``os`` fail as on a file system that is mounted ``soft`` and whose server is away."""
+
+    def failing(path: Any, *arguments: object, **options: object) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    for call in calls:
+        monkeypatch.setattr(Path if call == "unlink" else os, call, failing)
+
+
 def make_fixture_images(root: Path) -> Path:
     """The images that the runs in ``tests/fixtures/protocol2`` were trained on: ``oil`` is smaller than the others."""
     make_toy(root, images=16)

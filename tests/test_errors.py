@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from largedrop.errors import CollapseError, Interrupted, UserError, nearest, one_of, out_of_memory
+from largedrop.errors import CollapseError, Interrupted, UserError, nearest, one_of, out_of_memory, unanswered
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,17 @@ def test_a_collapse_is_a_users_error_and_an_interruption_is_none() -> None:
 )
 def test_what_says_that_memory_was_full(error: Exception, full: bool) -> None:
     assert out_of_memory(error) is full
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(5, "Input/output error", "/shared/run"), "/shared/run: Input/output error; the file system failed"),
+        (TimeoutError(110, "Connection timed out"), "Connection timed out; the file system failed"),
+        (OSError(28, "No space left on device"), ""),
+        (FileNotFoundError(2, "No such file or directory"), ""),
+        (UserError("cannot write x"), ""),
+    ],
+)
+def test_what_says_that_a_file_system_did_not_answer(error: Exception, told: str) -> None:
+    assert unanswered(error).partition(" or ")[0] == told

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.helpers import refusal
+from tests.helpers import refusal, unanswering
 
 from largedrop.files import (
     fitting,
@@ -19,6 +19,8 @@ from largedrop.files import (
     parse_json,
     read_json,
     replacing,
+    tensors_crc,
+    there,
     write_bytes,
     write_json,
     write_stored,
@@ -195,3 +197,29 @@ def test_a_name_that_a_file_system_takes_stays_and_a_longer_one_ends_in_a_digest
 def test_a_file_may_have_the_longest_name(tmp_path: Path) -> None:
     write_text(tmp_path / ("é" * 127), "whole")
     assert (tmp_path / ("é" * 127)).read_text() == "whole"
+
+
+def test_what_is_not_answered_is_not_taken_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to("nothing")
+    assert there(tmp_path / "link")
+    assert not there(tmp_path / "other")
+    assert not there(tmp_path / "link" / "below")
+    unanswering(monkeypatch, "lstat")
+    assert refusal(there, tmp_path / "link").endswith(
+        "link: Input/output error; the file system failed or did not answer; what is saved is kept, and the same "
+        "command goes on"
+    )
+
+
+def test_where_nothing_is_answered_any_more_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bytes(tmp_path / "file", b"old")
+    unanswering(monkeypatch, "replace", "unlink")
+    assert refusal(write_bytes, tmp_path / "file", b"new") == f"cannot write {tmp_path / 'file'}: Input/output error"
+    monkeypatch.undo()
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_a_file_of_no_tensors_has_no_checksum(tmp_path: Path) -> None:
+    for content in (b"", b"{", b"\xff" * 8, b"\xff" * 7 + b"\x7f" + b"x" * 50):
+        write_bytes(tmp_path / "file", content)
+        assert tensors_crc(tmp_path / "file") == ("", 0)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.helpers import unanswering
 
 from largedrop import lease as module
 from largedrop.errors import BusyError
@@ -269,6 +270,19 @@ def test_a_disk_that_does_not_answer_for_a_moment_loses_nothing(
     monkeypatch.setattr(os, "utime", utime)
     lease.renew()
     lease.check()
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_what_cannot_be_given_back_is_taken_again_by_the_same_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: Any, ended: bool
+) -> None:
+    """As on NFS that is mounted ``soft``, whose server is away."""
+    lease = taken(tmp_path)
+    unanswering(monkeypatch, "unlink", "truncate")
+    lease.give_back(ended=ended)
+    monkeypatch.undo()
+    taken(tmp_path)
+    assert names(tmp_path) == [".lease-2"]
 
 
 def test_an_old_list_of_a_folder_gives_no_second_holder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "out_of_memory",
     "plain",
     "several",
+    "unanswered",
     "visible",
 ]
 
@@ -60,6 +62,19 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory was full, in words where torch has no class for it."""
     said = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(text in str(error) for text in said)
+
+
+_UNANSWERED = frozenset((errno.EIO, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN))
+"""What a file system says that failed, or whose server did not answer: NFS that is mounted ``soft``, FUSE, SMB."""
+
+
+def unanswered(error: BaseException) -> str:
+    """What to tell of an error of a file system that failed or did not answer; empty for any other error."""
+    if not isinstance(error, OSError) or error.errno not in _UNANSWERED:
+        return ""
+    where = f"{error.filename}: " if error.filename else ""
+    told = "the file system failed or did not answer; what is saved is kept, and the same command goes on"
+    return f"{where}{error.strerror}; {told}"
 
 
 def check_type(value: object, kinds: type | tuple[type, ...], what: str) -> None:

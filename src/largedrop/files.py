@@ -6,18 +6,17 @@ import errno
 import hashlib
 import json
 import math
-import mmap
 import os
 import re
 import stat
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import UserError
+from .errors import UserError, unanswered
 
 __all__ = [
     "UNKNOWN_CRC",
@@ -33,6 +32,7 @@ __all__ = [
     "replacing",
     "stored_text",
     "tensors_crc",
+    "there",
     "write_bytes",
     "write_json",
     "write_stored",
@@ -126,7 +126,8 @@ def replacing(path: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # what failed is told
+                temporary.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -200,6 +201,21 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def there(path: Path) -> bool:
+    """Whether there is something of a name, if only a link to nothing.
+
+    Raises:
+        UserError: the file system failed or did not answer, which does not say that there is nothing.
+    """
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if told := unanswered(error):
+            raise UserError(told) from error
+        return False
+    return True
 
 
 def read_bytes(path: Path) -> bytes:
@@ -295,15 +311,20 @@ def tensors_crc(path: Path) -> tuple[str, int]:
     header; and that place, in bytes. Empty where there is none.
 
     Any run of wrong bytes up to four is noticed for certain, any other change but for one in 2³².
+
+    Raises:
+        OSError: it cannot be read. (Where a file is mapped into memory, that ends the process.)
     """
-    with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        found = _CRC.search(content, 8, 8 + int.from_bytes(content[:8], "little"))
+    with opened(path) as file:
+        head = file.read(8)
+        head += file.read(min(int.from_bytes(head, "little"), os.fstat(file.fileno()).st_size))
+        found = _CRC.search(head, 8)
         if found is None:
             return "", 0
         start, stop = found.span(1)
-        del found  # it keeps the file mapped
-        with memoryview(content) as view, view[:start] as before, view[stop:] as after:
-            value = zlib.crc32(after, zlib.crc32(UNKNOWN_CRC.encode(), zlib.crc32(before)))
+        value = zlib.crc32(head[:start] + UNKNOWN_CRC.encode() + head[stop:])
+        while part := file.read(1 << 20):
+            value = zlib.crc32(part, value)
     return f"{value:08x}", start
 
 

@@ -81,12 +81,11 @@ class Holder:
     @property
     def lives(self) -> bool | None:
         """Whether it lives; None where this machine cannot know."""
-        if not self.system or self.system != _system():
-            return None
-        started = _started(self.process)
-        return started is not None and started == self.started
+        known = self.system and self.system == _system()
+        return _started(self.process) == self.started if known else None
 
 
+_left: set[bytes] = set()  # contents of leases that this process has given back, whatever the disk says
 _seen: dict[Path, tuple[Holder, float, float]] = {}
 """Of each lease of another machine that was looked at: its holder, for how many seconds, and when it was last."""
 
@@ -149,7 +148,8 @@ class Lease:
         """
         _pulse.remove(self)
         guards.pop(self.path.parent.absolute(), None)
-        with suppress(FileNotFoundError), _there():  # another has just taken it
+        _left.add(self._content)
+        with suppress(OSError):  # another has just taken it, or the disk does not answer
             if self._is_there():
                 self.path.unlink() if ended else os.truncate(self.path, len(_GIVEN_BACK))
 
@@ -345,7 +345,7 @@ def _holder(path: Path) -> Holder | None:
             content, state = file.read(4096), os.fstat(file.fileno())
     except FileNotFoundError:
         return None
-    if content == _GIVEN_BACK:
+    if content == _GIVEN_BACK or content in _left:
         return None
     holder = _read(content, state.st_mtime_ns)
     lives = holder.lives

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -340,6 +341,22 @@ def test_too_little_memory_is_one_line(
     monkeypatch.setattr("largedrop.analysis.advice.advise", full)
     said = one_line(capsys, "advise", toy, "--test-domain", "ink", "--device", "cpu")
     assert said == "this needs more memory than is free; what is finished is kept"
+
+
+@pytest.mark.parametrize(("code", "told"), [(5, True), (13, False)])
+def test_a_file_system_that_does_not_answer_is_one_line(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int, told: bool
+) -> None:
+    def failing(*arguments: object, **options: object) -> None:
+        raise OSError(code, os.strerror(code), "/shared/photos")
+
+    monkeypatch.setattr("largedrop.analysis.advice.advise", failing)
+    if told:
+        said = one_line(capsys, "advise", toy, "--test-domain", "ink", "--device", "cpu")
+        assert said.startswith("/shared/photos: Input/output error; the file system failed or did not answer; ")
+    else:
+        with pytest.raises(PermissionError):
+            main(["advise", str(toy), "--test-domain", "ink", "--device", "cpu"])
 
 
 def test_other_errors_of_torch_are_not_hidden(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

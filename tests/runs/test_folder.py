@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers import Watch
+from tests.helpers import Watch, unanswering
 
 from largedrop.config import PROTOCOL, Config
 from largedrop.data.dataset import Dataset
@@ -78,6 +78,23 @@ def test_what_fails_since_the_folder_was_taken_says_so(config: Config, tmp_path:
         fail(lost=False)
     with pytest.raises(BusyError, match=r"^another process has taken "):
         fail(lost=True)
+
+
+def test_a_file_system_that_does_not_answer_is_said_and_leaves_the_folder_free(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is mounted ``soft``: also where not even the lease can be given back."""
+
+    def fail() -> None:
+        with claimed(tmp_path, config, SILENT):
+            unanswering(monkeypatch, "open", "lstat", "unlink", "truncate", "utime")
+            (tmp_path / "log.json").unlink()
+
+    with pytest.raises(UserError, match=r"log\.json: Input/output error; the file system failed or did not answer"):
+        fail()
+    monkeypatch.undo()
+    with claimed(tmp_path, config, SILENT):
+        pass
 
 
 def test_what_was_written_before_the_folder_was_taken_is_not_put_there_after(config: Config, tmp_path: Path) -> None:

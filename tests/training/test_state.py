@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.helpers import unanswering
 from torch.nn import functional as F
 
 from largedrop.config import Config
+from largedrop.errors import UserError
 from largedrop.models.network import Network
 from largedrop.runs.checkpoint import read_tensors, write_tensors
 from largedrop.training.averages import make_averages
@@ -126,6 +128,18 @@ def test_a_run_that_was_not_begun(config: Config, tmp_path: Path) -> None:
     before = run.bits()
     assert run.load(tmp_path) is None
     assert same(run.bits(), before)
+
+
+@pytest.mark.parametrize("call", ["lstat", "open"])
+def test_a_state_that_cannot_be_read_is_neither_missing_nor_damaged(
+    config: Config, saved: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Else the run would be begun again where a file server is away for a moment."""
+    run = Run(config)
+    unanswering(monkeypatch, call)
+    with pytest.raises(UserError, match=r"Input/output error") as caught:
+        run.load(saved)
+    assert not isinstance(caught.value, NoStateError)
 
 
 @pytest.mark.parametrize("length", [0, 5, 100, -1])

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from ..errors import Interrupted, UserError, out_of_memory, visible
+from ..errors import Interrupted, UserError, out_of_memory, unanswered, visible
 from . import (
     advise,
     check,
@@ -129,6 +129,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = _CTRL_C
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if not (told := unanswered(error)):
+            raise
+        return _complain(told)
     if code == _CTRL_C:
         return _complain(
             "interrupted; finished runs and saved states are kept, and the same command resumes from there"

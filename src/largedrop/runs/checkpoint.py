@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import DamagedError, UserError, check_type
-from ..files import UNKNOWN_CRC, opened, parse_json, replacing, tensors_crc
+from ..files import UNKNOWN_CRC, parse_json, replacing, tensors_crc
 from ..models.network import Network, Spec
 from ..models.pretrained import check_model
 from ..models.sizes import build, representation_units, shapes_of
@@ -92,8 +92,7 @@ def open_tensors(path: Path, kind: str, run: str = "") -> StoredTensors:
     """
     path = Path(path)
     try:
-        with opened(path):
-            pass
+        crc = tensors_crc(path)[0]  # first: what cannot be read is then not taken for damaged
     except IsADirectoryError:
         raise DamagedError(f"{path} is a folder, not a checkpoint; Run.open(a run's folder).model names one") from None
     except (FileNotFoundError, NotADirectoryError):
@@ -105,7 +104,9 @@ def open_tensors(path: Path, kind: str, run: str = "") -> StoredTensors:
             metadata = file.metadata() or {}
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
             shapes = {name: (str(part.get_dtype()), tuple(part.get_shape())) for name, part in parts.items()}
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
         if _is_pickle(path):
             raise DamagedError(f"{path} is a pickle, which is not opened, since that can run code") from error
         raise DamagedError(f"{path} is damaged or not a safetensors file: {error}") from error
@@ -116,7 +117,7 @@ def open_tensors(path: Path, kind: str, run: str = "") -> StoredTensors:
         raise DamagedError(f"{path} was not written by largedrop: its header does not describe a network") from None
     if version > VERSION:
         raise UserError(f"{path} was written by a newer largedrop (format {version}, this one reads {VERSION})")
-    if ("crc32" in header or version > 1) and tensors_crc(path)[0] != header.get("crc32"):
+    if ("crc32" in header or version > 1) and crc != header.get("crc32"):
         raise DamagedError(f"{path} is damaged: its checksum is not that of its content")
     if found != kind:
         raise DamagedError(f"{path} is a largedrop file of the kind '{found}', not '{kind}'")

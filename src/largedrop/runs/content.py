@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import Any
 from .._version import __version__
 from ..config import PROTOCOL, Config
 from ..errors import UserError
-from ..files import is_leftover, parse_json, read_bytes
+from ..files import is_leftover, parse_json, read_bytes, there
 from .protocol import UnusableError, read_config, records_of
 from .record import Record, is_count, is_fraction
 
@@ -46,8 +45,12 @@ class Content:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether there is a result.json, of whatever kind: nothing is trained that could not be stored there."""
-    return os.path.lexists(folder / "result.json")
+    """Whether there is a result.json, of whatever kind: nothing is trained that could not be stored there.
+
+    Raises:
+        UserError: see ``there``.
+    """
+    return there(folder / "result.json")
 
 
 def contents_of(folder: Path, names: frozenset[str] | None = None) -> dict[str, bytes | OSError]:

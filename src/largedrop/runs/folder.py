@@ -5,6 +5,7 @@ A comparison's and a sweep's are worked on by several processes, each of which t
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from typing import Any
 
 from ..config import LATER, PROTOCOL, Config
 from ..data.dataset import Dataset
-from ..errors import UserError
+from ..errors import UserError, unanswered
 from ..files import is_leftover, read_json, write_stored
 from ..lease import Lease, is_lease, settle, take
 from ..reporter import Relay, Reporter
@@ -58,12 +59,14 @@ def claimed(folder: Path, config: Config, reporter: Reporter) -> Iterator[Report
             if path.is_symlink() or not path.is_dir():
                 path.unlink(missing_ok=True)
         yield _Having(reporter, lease)
-    except (UserError, OSError):  # as of files that the process has removed which has taken the folder
+    except (UserError, OSError) as error:  # as of files that the process has removed which has taken the folder
         lease.renew()
         lease.check()
+        if told := unanswered(error):
+            raise UserError(told) from error
         raise
     finally:
-        lease.give_back(ended=is_finished(folder))
+        lease.give_back(ended=os.path.lexists(folder / "result.json"))
 
 
 class _Having(Relay):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from ..config import Config
 from ..errors import DamagedError
 from ..fast_paths import FastPaths
+from ..files import there
 from ..models.network import Network
 from ..reporter import Reporter
 from ..runs.checkpoint import misfit, open_tensors, read_tensors, write_tensors
@@ -106,7 +106,7 @@ def load_state(
         UserError: it cannot be read, or is of a newer version.
     """
     path = folder / STATE_FILE
-    if not os.path.lexists(path):
+    if not there(path):
         return None
     try:
         tensors, header = read_tensors(path, "state", run)
