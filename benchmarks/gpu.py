@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -31,7 +30,7 @@ import timm
 import torch
 
 import largedrop as ld
-from gpu_commands import commands, memory
+from gpu_commands import commands, environment, memory
 from gpu_paths import SIZE, Found, agreement, config_of, failures, network, objectives, speed, timed, views
 from largedrop.data.views.batches import open_views
 from largedrop.errors import Interrupted
@@ -89,8 +88,7 @@ def figure_2(options: argparse.Namespace, device: torch.device) -> Found:
 
 def command(arguments: list[str], seconds: float) -> int | None:
     """The exit code of ``largedrop``; None where it is stopped after so many seconds, for which it saves."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(ld.__file__).parents[1]), *sys.path[1:]])}
-    process = subprocess.Popen([sys.executable, "-m", "largedrop", *arguments], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "largedrop", *arguments], env=environment())
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:

@@ -83,13 +83,17 @@ def write_images(folder: Path, count: int) -> None:
         Image.fromarray(data.images[number]).save(to / f"{number}.png")
 
 
+def environment() -> dict[str, str]:
+    """This process's, in which a command finds this package and all that this process finds."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(ld.__file__).parents[1]), *sys.path[1:]])}
+
+
 def called(arguments: Sequence[str], seconds: float = 240.0) -> Found:
     """What ``largedrop`` with some arguments ended with."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(ld.__file__).parents[1]), *sys.path[1:]])}
     began = time.perf_counter()
     whole = [sys.executable, "-m", "largedrop", *arguments]
     try:
-        done = subprocess.run(whole, env=environment, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(whole, env=environment(), capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return {"code": None, "seconds": seconds}
     told = done.stderr if done.returncode else done.stdout + done.stderr
@@ -101,7 +105,7 @@ def memory(options: argparse.Namespace, device: torch.device) -> Found:
     """Runs while something else holds nearly all of the GPU's memory: none may end with more than a line.
 
     With 6 GiB left the images stay on the host; with 1.5 GiB a large step finds no room, is tried again with the images
-    on the host, and ends; a comparison goes on with its other runs.
+    on the host, and ends.
     """
     found: Found = {}
     for left, batch in ((6.0, 8), (1.5, 128)):

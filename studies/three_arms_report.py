@@ -7,7 +7,6 @@ docs/studies/confirmation.md, wider-rates.md and nine-domains.md, from the recor
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ import numpy as np
 
 from paired import interval
 from working_point import WIDER, WIDEST
-from working_point_report import MANY, METHODS, PLAIN, RATES, RECORD, SEEDS, STEPS, Study, Values, score
+from working_point_report import MANY, METHODS, PLAIN, RATES, RECORD, SEEDS, STEPS, Study, Values, print_or_draw, score
 
 HALF = "0.5, 16 masks"
 ARMS = (PLAIN, MANY, HALF)
@@ -208,19 +207,5 @@ PAGES = {
 }
 
 
-def main() -> None:
-    """Print everything, or draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figure", type=Path)
-    options = parser.parse_args()
-    study = Study(RECORD)
-    if options.figure:
-        figure(study, options.figure)
-        return
-    for name, part in PAGES.items():
-        print(f"\n{name}\n")
-        print("\n".join(part(study)))
-
-
 if __name__ == "__main__":
-    main()
+    print_or_draw(__doc__, PAGES, figure)

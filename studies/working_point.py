@@ -30,7 +30,7 @@ import torch
 import largedrop as ld
 from ending import exit_with
 from largedrop.config import Config
-from largedrop.errors import Interrupted, RunError
+from largedrop.errors import Interrupted, RunError, UserError
 from largedrop.experiments.processes import train_side_by_side
 from largedrop.experiments.tasks import Task
 from largedrop.experiments.tasks import Tasks as Queue
@@ -150,6 +150,13 @@ class Cells(Queue):
         self._given: set[str] = set()
         self.cells = list(dict.fromkeys(cells))
         self._drop()
+        asked = {self.config(cell, cell.lr).run_name for cell in self.cells if cell.lr}
+        for cell in self.cells:
+            for first in () if cell.lr else self._tried(cell):
+                if self._methods(first.run_name) is None and first.run_name not in asked:
+                    raise UserError(
+                        f"{first.run_name}, by which a learning rate is chosen, is not done nor in these queues"
+                    )
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -163,6 +170,9 @@ class Cells(Queue):
                 self._given.add(config.run_name)
                 return config, self.output / "runs" / config.run_name
         return None
+
+    def put_back(self, task: Task) -> None:
+        """Leave a run to another process that has it; where a learning rate hangs on it, its end is waited for."""
 
     def _drop(self) -> None:
         """Leave out what is recorded, finished or in work; the same run may be named by several cells."""
@@ -193,17 +203,21 @@ class Cells(Queue):
                 self._ended[name] = {}
         return self._ended.get(name)
 
+    def _tried(self, cell: Cell) -> list[Config]:
+        """The runs by which a cell's learning rate is chosen: with seed 0, at each."""
+        return [self.config(Cell(cell.arm, lr, 0, cell.domain), lr) for lr in cell.rates]
+
     def chosen(self, cell: Cell) -> float | None:
         """The learning rate of best i.i.d. accuracy with seed 0 on the cell's test domain, the first in a tie; None
         before all of its rates have ended.
         """
         found = {}
-        for lr in cell.rates:
-            methods = self._methods(self.config(Cell(cell.arm, lr, 0, cell.domain), lr).run_name)
+        for first in self._tried(cell):
+            methods = self._methods(first.run_name)
             if methods is None:
                 return None
             if methods:
-                found[lr] = methods["fine-tuning"]["iid_accuracy"]
+                found[first.lr] = methods["fine-tuning"]["iid_accuracy"]
         return max(found, key=lambda lr: found[lr], default=cell.rates[0])
 
 

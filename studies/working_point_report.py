@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -369,19 +369,21 @@ PARTS = {
 }
 
 
-def main() -> None:
-    """Print everything, or draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def print_or_draw(
+    about: str | None, parts: Mapping[str, Callable[[Study], Iterator[str]]], draw: Callable[[Study, Path], None]
+) -> None:
+    """The command of a report: print its parts, or draw its figure."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
     study = Study(RECORD)
     if options.figure:
-        figure(study, options.figure)
+        draw(study, options.figure)
         return
-    for name, part in PARTS.items():
+    for name, part in parts.items():
         print(f"\n{name}\n")
         print("\n".join(part(study)))
 
 
 if __name__ == "__main__":
-    main()
+    print_or_draw(__doc__, PARTS, figure)
