@@ -171,6 +171,22 @@ def nine_domains(study: Study) -> Iterator[str]:
         for arm, other in PAIRS:
             cells = [differences(compared.on(dataset), arm, other)[0] for dataset in ("PACS", "emoji")]
             yield f"| {arm} minus {other} | {' | '.join(cells)} |"
+    yield from further_seeds(compared)
+
+
+def further_seeds(compared: Compared) -> Iterator[str]:
+    """The same of a dataset that has more whole seeds than all nine test domains have."""
+    for dataset in ("PACS", "emoji"):
+        alone = compared.on(dataset)
+        alone = alone._replace(seeds=whole(alone.runs, alone.chosen, alone.domains, SEEDS))
+        if len(alone.seeds) > len(compared.seeds):
+            yield ""
+            yield f"{dataset} alone; seeds that are whole there: {', '.join(map(str, alone.seeds))}."
+            yield ""
+            yield from table(alone)
+            yield ""
+            for arm, other in PAIRS:
+                yield f"- {arm} minus {other}: {differences(alone, arm, other)[0]}"
 
 
 def figure(study: Study, path: Path) -> None:

@@ -62,6 +62,8 @@ RATES = (3e-4, 1e-4)
 WIDER = (*RATES, 1e-3)
 WIDEST = (*WIDER, 3e-3)
 """Those of docs/studies/wider-rates.md and of docs/studies/nine-domains.md."""
+COLLAPSED = "the run collapsed"
+"""What says that a run failed by its own settings, and not for want of memory."""
 
 
 @dataclass(frozen=True)
@@ -281,12 +283,20 @@ def train(
 
 
 def collect(folders: Sequence[Path], machine: str, record: Path) -> None:
-    """Add the finished runs of some folders to the record."""
+    """Add the runs of some folders to the record: the finished ones, and those that collapsed."""
     lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
     known = {json.loads(line)["run"] for line in lines}
+    for path in sorted(path for folder in folders for path in folder.glob("*.failed")):
+        if path.stem in known or COLLAPSED not in read_json(path)["failed"]:
+            continue
+        config = read_json(path.parent / "runs" / path.stem / "config.json")
+        content = {"run": path.stem, "machine": machine, "config": config, **read_json(path)}
+        lines.append(json.dumps(content, separators=(",", ":")))
+        known.add(path.stem)
     for path in sorted(path for folder in folders for path in folder.glob("runs/*/result.json")):
         if path.parent.name in known:
             continue
+        known.add(path.parent.name)
         result = read_json(path)
         log = [{key: entry[key] for key in ("step", "iid_accuracy", "ood_accuracy")} for entry in result["log"]]
         content = {

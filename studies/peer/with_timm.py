@@ -46,7 +46,11 @@ def main() -> None:
     files = Files(asked.files(keys), labels, views)
     loader = DataLoader(files, asked.batch, shuffle=True, drop_last=True)
     optimizer = torch.optim.AdamW(network.parameters(), asked.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, asked.steps)
+    schedule: torch.optim.lr_scheduler.LRScheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, asked.steps)
+    if rising := round(asked.settings.get("warmup", 0) * asked.steps):
+        first = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / rising, total_iters=rising)
+        rest = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, asked.steps - rising)
+        schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [first, rest], [rising])
     network.train()
     if asked.settings.get("frozen_batchnorm"):
         for module in network.modules():

@@ -145,7 +145,7 @@ def test_the_list_has_every_preset_with_its_runs(capsys: pytest.CaptureFixture[s
     for name in preset_names():
         assert name in said
     rows = {line.split()[0]: line for line in said.splitlines() if line.strip().startswith("paper-")}
-    assert re.search(r"^paper-figure-2 +figure 2 +144 × 10,000 +64 × 120 ", rows["paper-figure-2"])
+    assert re.search(r"^paper-figure-2 +figure 2 +144 × 10,000 +24 × 600 ", rows["paper-figure-2"])
     assert re.search(r"^paper-figure-4 +figure 4 +288 × 30,000 +32 × 600 ", rows["paper-figure-4"])
 
 

@@ -19,15 +19,15 @@ FOUR = ("art_painting", "cartoon", "photo", "sketch")
 SIX = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
 RUNS = {
     "paper-figure-1": (2 * 3 * 4, 2 * 2 * 4),
-    "paper-figure-2": (2 * 2 * 3 * 3 * 4, 2 * 2 * 2 * 2 * 4),  # rates, learning rates, weight decays, seeds, domains
-    "paper-figure-3": (4 * 2 * 3 * 3 * 4, 4 * 2 * 1 * 2 * 4),
+    "paper-figure-2": (2 * 2 * 3 * 3 * 4, 2 * 3 * 1 * 1 * 4),  # rates, learning rates, weight decays, seeds, domains
+    "paper-figure-3": (4 * 2 * 3 * 3 * 4, 4 * 2 * 1 * 1 * 4),
     "paper-figure-4": (4 * 2 * 3 * 3 * 4, 4 * 1 * 1 * 2 * 4),
     "paper-figure-5": (4 * 2 * 3 * 3 * 4, 4 * 2 * 1 * 1 * 4),
-    "paper-figure-6": (2 * 2 * 2 * 3 * 3 * 4, 2 * 2 * 2 * 1 * 2 * 4),  # multipliers and rates first
-    "paper-figure-7": (1 * 2 * 3 * 3 * 4, 1 * 2 * 2 * 2 * 4),
-    "paper-figure-8": (3 * 4 * 2 * 3 * 3 * 4, 3 * 4 * 2 * 1 * 2 * 4),  # fits and rates first
+    "paper-figure-6": (2 * 2 * 2 * 3 * 3 * 4, 2 * 2 * 2 * 1 * 1 * 4),  # multipliers and rates first
+    "paper-figure-7": (1 * 2 * 3 * 3 * 4, 1 * 3 * 1 * 1 * 4),
+    "paper-figure-8": (3 * 4 * 2 * 3 * 3 * 4, 3 * 4 * 2 * 1 * 1 * 4),  # fits and rates first
     "paper-figure-9": (2 * 2 * 2 * 3 * 3 * 4, 2 * 2 * 1 * 1 * 1 * 4),  # networks and methods first
-    "paper-figure-10": (5 * 2 * 3 * 3 * 4, 5 * 1 * 1 * 2 * 4),
+    "paper-figure-10": (5 * 2 * 3 * 3 * 4, 5 * 1 * 1 * 1 * 4),
 }
 """Of every figure of the paper, at full and at small scale, with four test domains."""
 
@@ -150,15 +150,15 @@ def test_full_scale_is_the_papers_protocol(name: str) -> None:
 @pytest.mark.parametrize(
     ("one", "other", "shared", "shared_small"),
     [
-        ("paper-figure-2", "paper-figure-3", 144, 32),
-        ("paper-figure-2", "paper-figure-6", 144, 32),
-        ("paper-figure-3", "paper-figure-8", 288, 64),
-        ("paper-figure-1", "paper-figure-2", 0, 8),
-        ("paper-figure-2", "paper-figure-7", 72, 32),
-        ("paper-figure-2", "paper-figure-9", 72, 0),
-        ("paper-figure-6", "paper-figure-9", 144, 0),
+        ("paper-figure-2", "paper-figure-3", 144, 16),
+        ("paper-figure-2", "paper-figure-6", 144, 16),
+        ("paper-figure-3", "paper-figure-8", 288, 32),
+        ("paper-figure-3", "paper-figure-4", 0, 16),
+        ("paper-figure-2", "paper-figure-7", 72, 12),
+        ("paper-figure-2", "paper-figure-9", 72, 4),
+        ("paper-figure-6", "paper-figure-9", 144, 8),
         ("paper-figure-4", "paper-figure-9", 0, 4),
-        ("paper-figure-2", "paper-figure-10", 144, 16),
+        ("paper-figure-2", "paper-figure-10", 144, 8),
     ],
 )
 def test_what_two_figures_share_is_one_run(one: str, other: str, shared: int, shared_small: int) -> None:
@@ -183,11 +183,14 @@ def test_small_scale_takes_less_than_an_hour_by_its_steps_and_evaluations(name: 
     assert total < 3600
 
 
-@pytest.mark.parametrize("name", ["paper-figure-4", "paper-figure-9"])
+@pytest.mark.parametrize("name", [f"paper-figure-{number}" for number in (2, 3, 4, 6, 7, 8, 9, 10)])
 def test_figures_that_need_trained_networks_are_trained_like_the_default_recipe_at_small_scale(name: str) -> None:
     robust = make_config("robust", data="d", fingerprint="f", test_domain="a")
     for config in configs(small(read_preset(name))):
-        for field in ("steps", "lr", "schedule", "warmup", "eval_every", "optimizer", "weight_decay", "batch", "head"):
+        if config.fit != "all":
+            continue
+        assert 1e-4 <= config.lr <= 1e-3
+        for field in ("steps", "schedule", "warmup", "eval_every", "optimizer", "weight_decay", "batch", "head"):
             assert getattr(config, field) == getattr(robust, field), field
 
 
