@@ -22,6 +22,7 @@ from largedrop.fast_paths import FastPaths
 from largedrop.models.fast.folding import fold_batchnorm, speed_up
 from largedrop.models.network import Network, Spec
 from largedrop.models.pretrained import Weights, create_backbone, find_weights
+from largedrop.training.evaluation import BATCH_PIXELS
 from largedrop.training.objectives import OBJECTIVES, make_objective
 from largedrop.training.objectives.erm import ERM
 from largedrop.training.resolve import resolve
@@ -229,7 +230,8 @@ def step_time(
     found["peak_gib"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
     if not recorded:
         module.eval()
-        many = torch.randn((16 << 20) // size**2, 3, size, size, device=device).contiguous(memory_format=shape)
+        count = BATCH_PIXELS["cuda"] // size**2
+        many = torch.randn(count, 3, size, size, device=device).contiguous(memory_format=shape)
         with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=precision == "bfloat16"):
             found["evaluated_per_s"] = round(len(many) / timed(partial(module, many), 3))
     return found

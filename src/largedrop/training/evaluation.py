@@ -45,9 +45,9 @@ BY_DOMAIN = {"ood_accuracy": "ood_by_domain", "ood_macro_accuracy": "ood_macro_b
 BATCH = 64
 """Number of images in a batch; training views are drawn batch by batch, so for those it is the same on every device."""
 
-BATCH_PIXELS = {"cpu": 0, "cuda": 16 << 20}
+BATCH_PIXELS = {"cpu": 0, "cuda": 8 << 20}
 """Pixels in a batch of evaluation views, where that is more than ``BATCH`` images: on a GPU a batch of small images
-takes as long as launching its kernels."""
+takes as long as launching its kernels, and one of very many takes most of the memory of a run (docs/performance.md)."""
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
