@@ -58,6 +58,15 @@ def test_lines_say_the_share_and_the_time_left(clock: Clock, monkeypatch: pytest
     )
 
 
+def test_a_line_in_a_file_is_one_line_however_long(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY", 10.0)
+    console, name = paper(), "3/64 art_painting, dropout 0.9, lr 0.0003, weight decay 0.01, " * 3 + "seed 0"
+    with ProgressBar(console, 200, name) as bar:
+        clock.now += 11
+        bar.advance(50)
+    assert printed(console) == f"{name}: 25% of all, 33 s left\n"
+
+
 def test_no_time_left_is_said_before_it_means_something(clock: Clock) -> None:
     """Networks are loaded and kernels compiled first: half a minute with nothing done is no sign of a slow rest."""
     console = paper()

@@ -137,7 +137,7 @@ class ProgressBar(Reporter):
             self._said = now
             share = min(self.done / self.total, 1.0) if self.total else 1.0
             left = self.left()
-            self.console.print(f"{self.what}: {share:.0%} of all{left and f', {left}'}", highlight=False, markup=False)
+            say(self.console, f"{self.what}: {share:.0%} of all{left and f', {left}'}")
 
     def left(self) -> str:
         """The time left at the recent pace as text; empty while it is too uncertain."""
