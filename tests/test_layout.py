@@ -29,6 +29,7 @@ OTHER_TESTS = {
     "test_guide.py": "the code in docs/guide",
     "data/test_hostile.py": "a corpus of files that are odd or damaged",
     "experiments/test_presets_end_to_end.py": "presets, from the plan to the report",
+    "experiments/test_too_little_memory.py": "runs side by side of which one finds too little memory",
     "studies/test_ending.py": "studies/ending.py",
     "studies/test_fuzz.py": "studies/fuzz.py, and what it has found",
     "studies/test_kills.py": "studies/kills.py",

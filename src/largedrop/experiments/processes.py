@@ -27,6 +27,7 @@ from ..errors import BusyError, Interrupted, NoMemoryError, RunError, UserError
 from ..reporter import Reporter
 from ..runs.failure import read_failure
 from ..runs.run import Run
+from ..runtime import free_memory
 from ..training.batches import step_pixels
 from ..training.features import FeatureCache
 from ..training.loop import train
@@ -38,6 +39,8 @@ LOOK_EVERY = 0.2
 """Seconds between two calls of ``Reporter.stopped`` while no process sends a message."""
 
 GOES_ON = "the same command resumes it"
+
+ALONE = "a run found too little memory beside the others: such runs are trained after them, one at a time"
 
 
 class ProcessFailedError(UserError):
@@ -63,7 +66,8 @@ def train_side_by_side(
     """Train every task that no other process has, ``jobs`` of them at a time, and yield each as it ends.
 
     Where the device is ``cuda`` without a number, the processes are distributed over all GPUs; threads are divided
-    between them. The processes save and end when the reporter asks to stop, and when this process dies.
+    between them. The processes save and end when the reporter asks to stop, and when this process dies. A run that
+    finds too little memory beside others goes on when they are done, one at a time, and is only then yielded.
 
     Args:
         data: the dataset, whose images each process opens from the same cache.
@@ -77,6 +81,8 @@ def train_side_by_side(
         Interrupted: the reporter asks to stop.
     """
     workers: list[_Worker] = []
+    later: list[Task] = []
+    again: set[Path] = set()
     total = len(tasks)
     asked = noted = False
 
@@ -89,18 +95,20 @@ def train_side_by_side(
                 workers.append(_started(own, threads, -(-jobs // gpus)))
         for worker in workers:
             _tell(worker, data)
-        idle, busy = list(reversed(workers)), {}
+        idle, busy = list(reversed(workers)), dict[Connection, _Worker]()
         while True:
             while idle and not asked and (task := tasks.take()) is not None:
                 reporter.begin(task[0])
                 if (failure := read_failure(task[1])) is not None:
                     yield task[0], failure[0]
                     continue
-                worker = idle.pop()
-                worker.task, busy[worker.pipe] = task, worker
-                _tell(worker, task)
+                _give(task, idle, busy)
             if not busy:
-                if asked or not tasks or not tasks.wait:
+                if later and not asked:
+                    reporter.begin(later[0][0])
+                    again.add(later[0][1])
+                    _give(later.pop(0), idle, busy)
+                elif asked or not tasks or not tasks.wait:
                     break
                 time.sleep(LOOK_EVERY)  # others have them all
             ready = wait(list(busy), LOOK_EVERY) if busy else []
@@ -125,10 +133,13 @@ def train_side_by_side(
                     idle.append(busy.pop(pipe))
                     if isinstance(value, BusyError):
                         tasks.put_back(worker.task)
+                    elif isinstance(value, NoMemoryError) and jobs > 1 and worker.task[1] not in again:
+                        later.append(worker.task)
+                        reporter.note(ALONE)
                     else:
                         yield worker.task[0], value
-        if asked and tasks:
-            raise Interrupted(f"stopped before run {total - len(tasks) + 1} of {total}")
+        if asked and (left := len(tasks) + len(later)):
+            raise Interrupted(f"stopped before run {total - left + 1} of {total}")
     except KeyboardInterrupt:  # at once: what is on disk stays whole
         for worker in workers:
             worker.process.kill()
@@ -164,6 +175,12 @@ def _started(device: torch.device, threads: int, sharing: int) -> _Worker:
         process = context.Process(target=_work, args=(theirs, device, threads, sharing), name="largedrop")
         process.start()
     return _Worker(process, ours)
+
+
+def _give(task: Task, idle: list[_Worker], busy: dict[Connection, _Worker]) -> None:
+    worker = idle.pop()
+    worker.task, busy[worker.pipe] = task, worker
+    _tell(worker, task)
 
 
 def _tell(worker: _Worker, message: object) -> None:
@@ -217,7 +234,10 @@ def _work(pipe: Connection, device: torch.device, threads: int, sharing: int) ->
             if features is None:
                 pixels = step_pixels(config, config.split_of(data))
                 features = FeatureCache(open_views(data, device, reporter, sharing, pixels), reporter)
-            reporter.say("ended", _outcome(config, data, folder, features, reporter))
+            outcome = _outcome(config, data, folder, features, reporter)
+            if sharing > 1 and device.type == "cuda":
+                free_memory()  # for the others: this process may have no more to do
+            reporter.say("ended", outcome)
     except (UserError, Interrupted) as error:
         reporter.say("raised", error)
     except (EOFError, ConnectionError):
