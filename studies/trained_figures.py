@@ -1,0 +1,197 @@
+"""The tables and verdicts of docs/studies/figures-trained-out.md, from the record trained_figures.jsonl beside this
+file: finished runs of the small scales of figures 2, 3, 6 and 10, and what is across figure 2's trajectories.
+
+python studies/trained_figures.py --collect sweeps/PACS      # into the record, without weights
+python studies/trained_figures.py                            # the tables and verdicts
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ending import exit_with
+from largedrop.files import read_json, write_text
+from small_figures import Figures, MissingError, Values, head, row, told
+from working_point import collect
+
+RECORD = Path(__file__).with_suffix(".jsonl")
+RATES = (0.0, 0.5, 0.9, 0.95)
+BLOCKS = (0.1, 0.2, 0.3)
+USUAL = {
+    "model": ("tf_efficientnet_lite0",),
+    "steps": (600,),
+    "seed": (0,),
+    "head_lr_multiplier": (1.0,),
+    "block_dropout": (0.0,),
+}
+"""What the runs have in common where a figure does not say otherwise."""
+WIDE, TWO, ONE = (1e-4, 3e-4, 1e-3), (3e-4, 1e-3), (3e-4,)
+"""Learning rates of figure 2, of figures 3 and 6, and of figure 10."""
+ALONG = {"ensemble": "ensemble along the trajectory", "weight-average": "weight average along it"}
+ACROSS = {
+    "ensemble-across": "ensemble across trajectories",
+    "weight-average-across": "weight average across them",
+    "greedy-soup": "greedy soup",
+}
+
+
+class Trained(Figures):
+    """The runs of the record, and the results across trajectories."""
+
+    def __init__(self, record: Path) -> None:
+        super().__init__(record)
+        self.across = [run for run in self.runs if "across" in run]
+        self.runs = [run for run in self.runs if "across" not in run]
+        self.domains = sorted({run["config"]["test_domain"] for run in self.runs})
+
+    def row(self, lr: Sequence[float], method: str = "fine-tuning", **settings: Any) -> Values:
+        """Accuracies in %, at the learning rate of best i.i.d. accuracy, (domains, [i.i.d., o.o.d.])."""
+        named = {name: (value,) for name, value in settings.items()}
+        return self.chosen(method, **{**USUAL, **named, "lr": tuple(lr)})
+
+    def joint(self, method: str) -> Values:
+        """The same of plain fine-tuning's results across trajectories."""
+        found = {each["test_domain"]: each for each in self.across if each["across"] == method}
+        if set(found) != set(self.domains):
+            raise MissingError(f"not whole yet: {method} of {len(found)} of {len(self.domains)} test domains")
+        each = [[found[name]["iid_accuracy"], found[name]["ood_accuracy"]] for name in self.domains]
+        return np.asarray(100 * np.array(each), np.float64)
+
+
+def rows_2(figures: Trained) -> dict[str, Values]:
+    """Figure 2's rows by their names, plain fine-tuning first."""
+    plain = {name: figures.row(WIDE, method, dropout=0.0) for method, name in ALONG.items()}
+    joint = {name: figures.joint(method) for method, name in ACROSS.items()}
+    both = {name: figures.row(WIDE, dropout=rate) for rate, name in ((0.0, "plain fine-tuning"), (0.9, "dropout 0.9"))}
+    return {**both, **plain, **joint}
+
+
+def rows_3(figures: Trained) -> dict[str, Values]:
+    """Figure 3's."""
+    return {f"dropout {rate:g}": figures.row(TWO, dropout=rate) for rate in RATES}
+
+
+def rows_6(figures: Trained) -> dict[str, Values]:
+    """Figure 6's."""
+    return {
+        f"× {factor:g}, dropout {rate:g}": figures.row(TWO, dropout=rate, head_lr_multiplier=factor)
+        for factor in (1.0, 10.0)
+        for rate in (0.0, 0.9)
+    }
+
+
+def rows_10(figures: Trained) -> dict[str, Values]:
+    """Figure 10's."""
+    blocks = {f"block dropout {rate:g}": figures.row(ONE, dropout=0.0, block_dropout=rate) for rate in BLOCKS}
+    return {
+        "neither": figures.row(ONE, dropout=0.0),
+        **blocks,
+        "dropout 0.9": figures.row(ONE, dropout=0.9),
+    }
+
+
+def verdict(good: bool, number: int, figure: int) -> str:
+    """The first line of a verdict."""
+    return f"{number}. Figure {figure}: **{'as in the paper' if good else 'not as in the paper'}**."
+
+
+def verdict_2(rows: dict[str, Values]) -> Iterator[str]:
+    """The rule's first point."""
+    own = rows["dropout 0.9"][:, 1]
+    others = {name: own - values[:, 1] for name, values in rows.items() if name != "dropout 0.9"}
+    yield verdict(all(each.mean() > 0 for each in others.values()), 1, 2)
+    for name, differences in others.items():
+        yield f"   - dropout 0.9 minus {name}: {told(differences)}"
+
+
+def verdict_3(rows: dict[str, Values]) -> Iterator[str]:
+    """The rule's second point."""
+    plain, *others = rows.values()
+    differences = {rate: each[:, 1] - plain[:, 1] for rate, each in zip(RATES[1:], others, strict=True)}
+    yield verdict(all(each.mean() > 0 for each in differences.values()), 2, 3)
+    for rate, each in differences.items():
+        yield f"   - {rate:g} minus 0: {told(each)}"
+
+
+def verdict_6(rows: dict[str, Values]) -> Iterator[str]:
+    """The rule's third point."""
+    plain, many, tenfold, both = (each[:, 1] for each in rows.values())
+    yield verdict(bool((both - tenfold).mean() > 0 and (both - many).mean() <= 1), 3, 6)
+    yield f"   - ten times the rate minus the usual one, without dropout: {told(tenfold - plain)}"
+    yield f"   - the same with dropout 0.9: {told(both - many)}"
+    yield f"   - dropout 0.9 minus 0 at ten times the rate: {told(both - tenfold)}"
+
+
+def verdict_10(rows: dict[str, Values]) -> Iterator[str]:
+    """The rule's fourth point."""
+    plain, *blocks, dropout = (each[:, 1] for each in rows.values())
+    best = max(blocks, key=lambda each: float(each.mean()))
+    yield verdict(bool((dropout - best).mean() > 0), 4, 10)
+    for rate, each in zip(BLOCKS, blocks, strict=True):
+        yield f"   - block dropout {rate:g} minus neither: {told(each - plain)}"
+    yield f"   - dropout 0.9 minus the best of them: {told(dropout - best)}"
+
+
+PARTS: dict[str, tuple[Callable[[Trained], dict[str, Values]], Callable[[dict[str, Values]], Iterator[str]], str]] = {
+    "figure 2": (rows_2, verdict_2, "method"),
+    "figure 3": (rows_3, verdict_3, "rate"),
+    "figure 6": (rows_6, verdict_6, "last layer's rate, dropout"),
+    "figure 10": (rows_10, verdict_10, "dropout of"),
+}
+"""Rows and verdict of each figure, and what its table is headed."""
+
+
+def part(figures: Trained, name: str) -> Iterator[str]:
+    """The table and the verdict of a figure.
+
+    Raises:
+        MissingError: its runs are not all recorded.
+    """
+    rows, judged, first = PARTS[name]
+    found = rows(figures)
+    yield from head(figures, first)
+    yield from (row(label, values) for label, values in found.items())
+    yield ""
+    yield from judged(found)
+
+
+def collect_across(folders: Sequence[Path]) -> None:
+    """Add plain fine-tuning's results across the trajectories of one seed."""
+    lines = RECORD.read_text(encoding="utf-8").splitlines()
+    known = {json.loads(line)["run"] for line in lines}
+    for path in sorted(path for folder in folders for path in folder.glob("across/*.json")):
+        found = read_json(path)
+        if found["seed"] is None or found["dropout"] or path.stem in known:
+            continue
+        kept = {name: found[name] for name in ("test_domain", "iid_accuracy", "ood_accuracy")}
+        lines.append(json.dumps({"run": path.stem, "across": found["method"], "config": kept, **kept}))
+    write_text(RECORD, "".join(f"{line}\n" for line in lines))
+
+
+def main() -> None:
+    """Collect runs, or print everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--collect", type=Path, nargs="+")
+    parser.add_argument("--machine", default="", help="what the runs were done on, for the record")
+    options = parser.parse_args()
+    if options.collect:
+        collect(options.collect, options.machine, RECORD)
+        collect_across(options.collect)
+        return
+    figures = Trained(RECORD)
+    for name in PARTS:
+        print(f"\n{name}\n")
+        try:
+            print("\n".join(part(figures, name)))
+        except MissingError as error:
+            print(error)
+
+
+if __name__ == "__main__":
+    exit_with(main)
