@@ -11,8 +11,8 @@ from largedrop.errors import UserError, visible
 
 
 def exit_with(main: Callable[[], int | None]) -> NoReturn:
-    """Exit with what a study's ``main`` returns, or with 2 and one line on standard error for a user's mistake or a file
-    that cannot be read or written.
+    """Exit with what a study's ``main`` returns, or with 2 and one line on standard error for a user's mistake or a
+    file that cannot be read or written.
     """
     try:
         code = main()
