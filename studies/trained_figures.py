@@ -29,10 +29,12 @@ USUAL = {
     "seed": (0,),
     "head_lr_multiplier": (1.0,),
     "block_dropout": (0.0,),
+    "random": (False,),
+    "fit": ("all",),
 }
 """What the runs have in common where a figure does not say otherwise."""
-WIDE, TWO, ONE = (1e-4, 3e-4, 1e-3), (3e-4, 1e-3), (3e-4,)
-"""Learning rates of figure 2, of figures 3 and 6, and of figure 10."""
+WIDE, ONE = (1e-4, 3e-4, 1e-3), (3e-4,)
+"""Learning rates of figure 2, and of the others: figures 3 and 6 have 1e-3 as well, of which not all runs are done."""
 ALONG = {"ensemble": "ensemble along the trajectory", "weight-average": "weight average along it"}
 ACROSS = {
     "ensemble-across": "ensemble across trajectories",
@@ -74,13 +76,13 @@ def rows_2(figures: Trained) -> dict[str, Values]:
 
 def rows_3(figures: Trained) -> dict[str, Values]:
     """Figure 3's."""
-    return {f"dropout {rate:g}": figures.row(TWO, dropout=rate) for rate in RATES}
+    return {f"dropout {rate:g}": figures.row(ONE, dropout=rate) for rate in RATES}
 
 
 def rows_6(figures: Trained) -> dict[str, Values]:
     """Figure 6's."""
     return {
-        f"× {factor:g}, dropout {rate:g}": figures.row(TWO, dropout=rate, head_lr_multiplier=factor)
+        f"× {factor:g}, dropout {rate:g}": figures.row(ONE, dropout=rate, head_lr_multiplier=factor)
         for factor in (1.0, 10.0)
         for rate in (0.0, 0.9)
     }
@@ -93,6 +95,25 @@ def rows_10(figures: Trained) -> dict[str, Values]:
         "neither": figures.row(ONE, dropout=0.0),
         **blocks,
         "dropout 0.9": figures.row(ONE, dropout=0.9),
+    }
+
+
+def rows_8(figures: Trained) -> dict[str, Values]:
+    """Figure 8's: fine-tuning, and both linear fits, which are trained for 2,000 steps."""
+    lr = 3e-3, 1e-2
+    fits = {"linear fine-tuning": ("linear-fine-tuning", "linear"), "linear probing": ("linear-probe", "probe")}
+    return {f"fine-tuning, {name}": values for name, values in rows_3(figures).items()} | {
+        f"{name}, dropout {rate:g}": figures.row(lr, method, fit=fit, dropout=rate, steps=2_000, random=True)
+        for name, (method, fit) in fits.items()
+        for rate in RATES
+    }
+
+
+def rows_head(figures: Trained) -> dict[str, Values]:
+    """Plain fine-tuning from either head."""
+    return {
+        "fitted head": figures.row(ONE, dropout=0.0),
+        "random head": figures.row(ONE, dropout=0.0, random=True),
     }
 
 
@@ -138,11 +159,28 @@ def verdict_10(rows: dict[str, Values]) -> Iterator[str]:
     yield f"   - dropout 0.9 minus the best of them: {told(dropout - best)}"
 
 
+def verdict_8(rows: dict[str, Values]) -> Iterator[str]:
+    """Linear fine-tuning against the others at each rate, which was not registered."""
+    tuned, linear, probe = (list(rows.values())[start : start + len(RATES)] for start in (0, 4, 8))
+    for rate, own, other, least in zip(RATES, tuned, linear, probe, strict=True):
+        over, under = told((other - least)[:, 1]), told((other - own)[:, 1])
+        yield f"   - {rate:g}: linear fine-tuning minus probing {over}, minus fine-tuning {under}"
+
+
+def verdict_head(rows: dict[str, Values]) -> Iterator[str]:
+    """What was added to the rule."""
+    fitted, other = rows.values()
+    for column, name in ((1, "o.o.d."), (0, "i.i.d.")):
+        yield f"   - random head minus fitted head, {name}: {told((other - fitted)[:, column])}"
+
+
 PARTS: dict[str, tuple[Callable[[Trained], dict[str, Values]], Callable[[dict[str, Values]], Iterator[str]], str]] = {
     "figure 2": (rows_2, verdict_2, "method"),
     "figure 3": (rows_3, verdict_3, "rate"),
     "figure 6": (rows_6, verdict_6, "last layer's rate, dropout"),
     "figure 10": (rows_10, verdict_10, "dropout of"),
+    "figure 8": (rows_8, verdict_8, "method"),
+    "head": (rows_head, verdict_head, "plain fine-tuning"),
 }
 """Rows and verdict of each figure, and what its table is headed."""
 

@@ -304,8 +304,7 @@ def collect(folders: Sequence[Path], machine: str, record: Path) -> None:
             "machine": machine,
             "config": read_json(path.parent / "config.json"),
             "methods": result["methods"],
-            "model": result["model"],
-            "model_scores": result["model_scores"],
+            **{name: result[name] for name in ("model", "model_scores") if name in result},
             "log": log,
         }
         lines.append(json.dumps(_rounded(content), separators=(",", ":")))

@@ -165,8 +165,8 @@ def test_what_is_not_there_is_found() -> None:
 
 def pages_of_studies() -> Iterator[tuple[str, list[str]]]:
     """The pages of studies and the lines that their records give."""
-    names = "working_point_report", "three_arms_report", "richness", "small_figures", "peers"
-    report, three, richness, small, peers = (importlib.import_module(name) for name in names)
+    names = "working_point_report", "three_arms_report", "richness", "small_figures", "peers", "trained_figures"
+    report, three, richness, small, peers, trained = (importlib.import_module(name) for name in names)
     study = report.Study(report.RECORD)
     yield from (("docs/studies/working-point.md", list(part(study))) for part in report.PARTS.values())
     yield from ((name, list(part(study))) for name, part in three.PAGES.items())
@@ -175,6 +175,8 @@ def pages_of_studies() -> Iterator[tuple[str, list[str]]]:
     figures = small.Figures(small.RECORD)
     parts = [part for each in small.PARTS.values() for part in each]
     yield from (("docs/studies/figures-4-5-9.md", list(part(figures))) for part in parts)
+    figures = trained.Trained(trained.RECORD)
+    yield from (("docs/studies/figures-trained-out.md", list(trained.part(figures, name))) for name in trained.PARTS)
     yield "docs/results.md", list(peers.table(peers.read(peers.RECORD)))
 
 
