@@ -73,12 +73,7 @@ PEERS = {
     "plain": Peer("with_largedrop", "largedrop, plain fine-tuning", 3e-4, False, {"dropout": 0.0, **LAST}),
     "dann": Peer("with_domainlab", "DomainLab, DANN", 1e-4, settings={"method": "dann"}),
     "frozen": Peer("with_timm", "the script with batch norm frozen ¹", 1e-3, settings={"frozen_batchnorm": True}),
-    "warm": Peer(
-        "with_timm",
-        "that, with a warm-up ³",
-        1e-3,
-        settings={"frozen_batchnorm": True, "warmup": 0.1},
-    ),
+    "warm": Peer("with_timm", "that, with a warm-up ³", 1e-3, settings={"frozen_batchnorm": True, "warmup": 0.1}),
     "slow": Peer("with_largedrop", "the paper's protocol, slower ¹", 1e-4, False, {"recipe": "paper"}),
 }
 """In the order of the registration; then two that were looked at afterwards, and ``warm``, registered later."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,16 @@ class MissingError(Exception):
     """A figure of which runs are not recorded yet."""
 
 
+def recorded(record: Path) -> list[Run]:
+    """The lines of a record; none where there is no such file."""
+    return [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()] if record.exists() else []
+
+
 class Figures:
     """The runs of the three figures, and what is selected of them."""
 
-    def __init__(self, record: Path) -> None:
-        lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
-        self.runs = [json.loads(line) for line in lines]
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = runs
         self.domains = sorted({run["config"]["test_domain"] for run in self.runs})
 
     def of(self, **settings: Any) -> list[Run]:
@@ -181,22 +186,34 @@ PARTS: dict[str, tuple[Callable[[Figures], Iterator[str]], ...]] = {
 """A table and a verdict of each figure."""
 
 
-def main() -> None:
-    """Collect runs, or print everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def collect_or_print(
+    about: str | None, collected: Callable[[Sequence[Path], str], None], pages: Callable[[], dict[str, Iterator[str]]]
+) -> None:
+    """A study's command: collect runs with ``--collect``, else print the lines of each page."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collect", type=Path, nargs="+")
     parser.add_argument("--machine", default="", help="what the runs were done on, for the record")
     options = parser.parse_args()
     if options.collect:
-        collect(options.collect, options.machine, RECORD)
+        collected(options.collect, options.machine)
         return
-    figures = Figures(RECORD)
-    for name, parts in PARTS.items():
+    for name, lines in pages().items():
         print(f"\n{name}\n")
         try:
-            print("\n\n".join("\n".join(part(figures)) for part in parts))
+            print("\n".join(lines))
         except MissingError as error:
             print(error)
+
+
+def pages() -> dict[str, Iterator[str]]:
+    """The lines of each figure's tables and verdicts."""
+    figures = Figures(recorded(RECORD))
+    return {name: chain.from_iterable((*part(figures), "") for part in parts) for name, parts in PARTS.items()}
+
+
+def main() -> None:
+    """Collect runs, or print everything."""
+    collect_or_print(__doc__, lambda folders, machine: collect(folders, machine, RECORD), pages)
 
 
 if __name__ == "__main__":

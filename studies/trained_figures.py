@@ -7,7 +7,6 @@ python studies/trained_figures.py                            # the tables and ve
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,11 +16,10 @@ import numpy as np
 
 from ending import exit_with
 from largedrop.files import read_json, write_text
-from small_figures import Figures, MissingError, Values, head, row, told
+from small_figures import RATES, Figures, MissingError, Run, Values, collect_or_print, head, recorded, row, told
 from working_point import collect
 
 RECORD = Path(__file__).with_suffix(".jsonl")
-RATES = (0.0, 0.5, 0.9, 0.95)
 BLOCKS = (0.1, 0.2, 0.3)
 USUAL = {
     "model": ("tf_efficientnet_lite0",),
@@ -46,11 +44,9 @@ ACROSS = {
 class Trained(Figures):
     """The runs of the record, and the results across trajectories."""
 
-    def __init__(self, record: Path) -> None:
-        super().__init__(record)
-        self.across = [run for run in self.runs if "across" in run]
-        self.runs = [run for run in self.runs if "across" not in run]
-        self.domains = sorted({run["config"]["test_domain"] for run in self.runs})
+    def __init__(self, lines: Sequence[Run]) -> None:
+        super().__init__([line for line in lines if "across" not in line])
+        self.across = [line for line in lines if "across" in line]
 
     def row(self, lr: Sequence[float], method: str = "fine-tuning", **settings: Any) -> Values:
         """Accuracies in %, at the learning rate of best i.i.d. accuracy, (domains, [i.i.d., o.o.d.])."""
@@ -161,7 +157,7 @@ def verdict_10(rows: dict[str, Values]) -> Iterator[str]:
 
 def verdict_8(rows: dict[str, Values]) -> Iterator[str]:
     """Linear fine-tuning against the others at each rate, which was not registered."""
-    tuned, linear, probe = (list(rows.values())[start : start + len(RATES)] for start in (0, 4, 8))
+    tuned, linear, probe = np.array_split(np.array(list(rows.values())), 3)
     for rate, own, other, least in zip(RATES, tuned, linear, probe, strict=True):
         over, under = told((other - least)[:, 1]), told((other - own)[:, 1])
         yield f"   - {rate:g}: linear fine-tuning minus probing {over}, minus fine-tuning {under}"
@@ -199,36 +195,29 @@ def part(figures: Trained, name: str) -> Iterator[str]:
     yield from judged(found)
 
 
-def collect_across(folders: Sequence[Path]) -> None:
-    """Add plain fine-tuning's results across the trajectories of one seed."""
-    lines = RECORD.read_text(encoding="utf-8").splitlines()
-    known = {json.loads(line)["run"] for line in lines}
+def collect_all(folders: Sequence[Path], machine: str) -> None:
+    """Add runs to the record, and plain fine-tuning's results across the trajectories of one seed."""
+    collect(folders, machine, RECORD)
+    lines = recorded(RECORD)
+    known = {line["run"] for line in lines}
     for path in sorted(path for folder in folders for path in folder.glob("across/*.json")):
         found = read_json(path)
         if found["seed"] is None or found["dropout"] or path.stem in known:
             continue
         kept = {name: found[name] for name in ("test_domain", "iid_accuracy", "ood_accuracy")}
-        lines.append(json.dumps({"run": path.stem, "across": found["method"], "config": kept, **kept}))
-    write_text(RECORD, "".join(f"{line}\n" for line in lines))
+        lines.append({"run": path.stem, "across": found["method"], **kept})
+    write_text(RECORD, "".join(f"{json.dumps(line, separators=(',', ':'))}\n" for line in lines))
+
+
+def pages() -> dict[str, Iterator[str]]:
+    """The lines of each figure's table and verdict."""
+    figures = Trained(recorded(RECORD))
+    return {name: part(figures, name) for name in PARTS}
 
 
 def main() -> None:
     """Collect runs, or print everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--collect", type=Path, nargs="+")
-    parser.add_argument("--machine", default="", help="what the runs were done on, for the record")
-    options = parser.parse_args()
-    if options.collect:
-        collect(options.collect, options.machine, RECORD)
-        collect_across(options.collect)
-        return
-    figures = Trained(RECORD)
-    for name in PARTS:
-        print(f"\n{name}\n")
-        try:
-            print("\n".join(part(figures, name)))
-        except MissingError as error:
-            print(error)
+    collect_or_print(__doc__, collect_all, pages)
 
 
 if __name__ == "__main__":

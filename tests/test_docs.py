@@ -172,10 +172,10 @@ def pages_of_studies() -> Iterator[tuple[str, list[str]]]:
     yield from ((name, list(part(study))) for name, part in three.PAGES.items())
     record = json.loads(richness.RECORD.read_text("utf-8"))["runs"]
     yield from (("docs/studies/richness.md", list(part(record))) for part in (richness.table, richness.verdicts))
-    figures = small.Figures(small.RECORD)
+    figures = small.Figures(small.recorded(small.RECORD))
     parts = [part for each in small.PARTS.values() for part in each]
     yield from (("docs/studies/figures-4-5-9.md", list(part(figures))) for part in parts)
-    figures = trained.Trained(trained.RECORD)
+    figures = trained.Trained(small.recorded(trained.RECORD))
     yield from (("docs/studies/figures-trained-out.md", list(trained.part(figures, name))) for name in trained.PARTS)
     yield "docs/results.md", list(peers.table(peers.read(peers.RECORD)))
 
