@@ -8,6 +8,7 @@ file has one line for each finished run, without its weights; ``--collect`` adds
     python studies/working_point.py --data emoji --size 96 --device cuda --jobs 12 --output runs/emoji
     python studies/working_point.py --collect runs/PACS runs/emoji       # into the record
     python studies/working_point.py --data emoji --queues rates seeds longer     # docs/studies/nine-domains.md's runs
+    python studies/working_point.py --data emoji --queues heads                  # docs/studies/heads.md's
     python studies/working_point.py --data emoji --seeds 3 4                     # docs/studies/confirmation.md's runs
     python studies/working_point.py --data emoji --seeds 3 --keep-weights --arms "0.9, 1 mask"      # richness.md's
 """
@@ -68,7 +69,11 @@ COLLAPSED = "the run collapsed"
 
 @dataclass(frozen=True)
 class Cell:
-    """A run: an arm, its learning rate (None: the one chosen among ``rates``), seed, test domain, further settings."""
+    """A run: an arm, its learning rate (None: the one chosen among ``rates``), seed, test domain, further settings.
+
+    Attributes:
+        head: how its head starts; its learning rate is chosen by runs with the same.
+    """
 
     arm: str
     lr: float | None
@@ -76,11 +81,14 @@ class Cell:
     domain: str
     more: tuple[tuple[str, Any], ...] = ()
     rates: tuple[float, ...] = RATES
+    head: str = "warm"
 
     @property
     def settings(self) -> dict[str, Any]:
         """Settings of the config, without the learning rate."""
-        return {**ARMS[self.arm], **dict(self.more), "seed": self.seed, "test_domain": self.domain}
+        # Only a fitted head is a start to go back to, by the share that the recipe had when the study was registered.
+        back = {"way_back": 0.2} if self.head == "warm" else {"way_back": 0.0, "wise_ft": False, "head": self.head}
+        return {**ARMS[self.arm], **dict(self.more), **back, "seed": self.seed, "test_domain": self.domain}
 
 
 def queue(domains: Sequence[str]) -> Iterator[Cell]:
@@ -98,8 +106,7 @@ def queue(domains: Sequence[str]) -> Iterator[Cell]:
     for arm in ("0.9, 4 masks", "0.95, 16 masks", "0.9, 64 masks", "0.98, 16 masks", "0.5, 1 mask", "l2sp"):
         yield from (Cell(arm, 3e-4, 0, domain) for domain in domains)
     yield from (Cell(arm, 3e-5, 0, domain) for arm in BOTH for domain in domains)
-    more = (("head", "random"), ("wise_ft", False))
-    yield from (Cell(arm, 3e-4, 0, domain, more) for arm in BOTH for domain in domains)
+    yield from (Cell(arm, 3e-4, 0, domain, head="random") for arm in BOTH for domain in domains)
 
 
 def further(domains: Sequence[str], seeds: Sequence[int], arms: Sequence[str]) -> Iterator[Cell]:
@@ -124,12 +131,23 @@ def longer(domains: Sequence[str], seeds: Sequence[int] = (0,)) -> Iterator[Cell
     yield from (Cell(arm, None, seed, domain, more, WIDEST) for seed in seeds for arm in FURTHER for domain in domains)
 
 
+def heads(domains: Sequence[str]) -> Iterator[Cell]:
+    """Heads that were not fitted, at three learning rates with seed 0; then the further seeds, at the chosen ones."""
+    starts = [*((arm, "zero") for arm in FURTHER), ("plain", "random")]
+    yield from (Cell(arm, lr, 0, domain, head=head) for lr in WIDER for arm, head in starts for domain in domains)
+    for seed in (1, 2):
+        yield from (
+            Cell(arm, None, seed, domain, rates=WIDER, head=head) for arm, head in starts for domain in domains
+        )
+
+
 QUEUES: dict[str, Callable[[Sequence[str]], Iterator[Cell]]] = {
     "registered": queue,
     "rates": rates,
     "seeds": seeds,
     "longer": longer,
     "longer, further seeds": lambda domains: longer(domains, (1, 2)),
+    "heads": heads,
 }
 
 
@@ -189,9 +207,7 @@ class Cells(Queue):
     @cache  # noqa: B019  # as long as the program
     def config(self, cell: Cell, lr: float) -> Config:
         """The config of a cell."""
-        # The way back that the recipe had when the study was registered; a random head is nothing to go back to.
-        back = 0.0 if cell.settings.get("head") == "random" else 0.2
-        shared = {"size": self.size, "lr": lr, "eval_every": 150, "precision": "bfloat16", "way_back": back}
+        shared = {"size": self.size, "lr": lr, "eval_every": 150, "precision": "bfloat16"}
         settings = {**shared, **cell.settings}
         return resolve(self.data, self.device, recipe="robust", digests=self._digests, **settings)
 
@@ -207,7 +223,7 @@ class Cells(Queue):
 
     def _tried(self, cell: Cell) -> list[Config]:
         """The runs by which a cell's learning rate is chosen: with seed 0, at each."""
-        return [self.config(Cell(cell.arm, lr, 0, cell.domain), lr) for lr in cell.rates]
+        return [self.config(Cell(cell.arm, lr, 0, cell.domain, head=cell.head), lr) for lr in cell.rates]
 
     def chosen(self, cell: Cell) -> float | None:
         """The learning rate of best i.i.d. accuracy with seed 0 on the cell's test domain, the first in a tie; None

@@ -150,6 +150,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "sgd": {},
     "adamw": {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine", "warmup": 0.3},
     "cold": {"head": "random", "head_lr_multiplier": 10.0, "eval_every": 4},
+    "zero": {"head": "zero", "dropout": 0.9, "masks": 4, "eval_every": 4},
     "frozen": {"weights_digest": ""},  # the weights of the fixture
     "swad": {"swad": True, "left_out": "ink", "decay_again_at": 0.8, "lr": 1e-5},
     "ema": {"ema": 0.7},

@@ -123,8 +123,8 @@ class Config(Schedule, Tested):
         rival=True,
     )
     head: str = _method(
-        "How the new head starts: 'warm' (first fitted on cached features with the same dropout) or 'random'.",
-        valid.choice("warm", "random"),
+        "How the new head starts: 'warm' (first fitted on cached features with the same dropout), 'zero' or 'random'.",
+        valid.choice("warm", "zero", "random"),
         "warm",
     )
     head_lr_multiplier: float = _method(

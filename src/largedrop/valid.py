@@ -122,8 +122,8 @@ def contradictions(config: Any, about: Mapping[str, About], defaults: Mapping[st
         if "+" in config.model:
             yield f"networks side by side ('{config.model}') are for linear fits and probes, not for fine-tuning"
         for name in ("wise_ft", "way_back"):
-            if getattr(config, name) and config.head == "random":
-                yield f"{name.replace('_', '-')} needs head 'warm': a random head is nothing to go back to"
+            if getattr(config, name) and config.head != "warm":
+                yield f"{name.replace('_', '-')} needs head 'warm': a {config.head} head is nothing to go back to"
         needed = config.hand_over.replace("-", "_")
         if needed in ("ema", "swad", "wise_ft") and not getattr(config, needed):
             yield f"hand-over '{config.hand_over}' needs {config.hand_over}, which this run does not compute"

@@ -155,7 +155,7 @@ def test_a_head_that_diverges_is_a_collapse(data: ld.Dataset, config: Config) ->
         start_head(changed, data, split, network, FeatureCache(HostViews(data)))
 
 
-@pytest.mark.parametrize("head", ["warm", "random"])
+@pytest.mark.parametrize("head", ["warm", "zero", "random"])
 def test_only_a_warm_head_is_the_fitted_one(
     data: ld.Dataset, config: Config, monkeypatch: pytest.MonkeyPatch, head: str
 ) -> None:
@@ -171,6 +171,7 @@ def test_only_a_warm_head_is_the_fitted_one(
     network, split = create_network(changed, data.classes), data.split("photo", 3)
     drawn = network.head.weight.detach().clone()
     start_head(changed, data, split, network, FeatureCache(HostViews(data)))
+    assert bool(drawn.any()) == (head != "zero")
     expected = torch.full_like(drawn, 7.0) if head == "warm" else drawn
     assert torch.equal(network.head.weight, expected)
     assert bool((network.head.bias == 8).all()) is (head == "warm")

@@ -171,7 +171,7 @@ def interpolation_cost(run: Run, data: Dataset, test_on: Sequence[Shifted] = ())
 
 
 def start_network(config: Config, data: Dataset, split: Split, features: FeatureCache) -> Network:
-    """The network at the start of a run, its head random or, with a warm start, fitted on the features."""
+    """The network at the start of a run, its head random, zero or, with a warm start, fitted on the features."""
     network = create_network(config, data.classes, data.bits).to(features.views.device)
     if config.head == "warm":
         start_head(config, data, split, network, features)

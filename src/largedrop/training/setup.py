@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import Config
@@ -27,7 +27,7 @@ __all__ = ["create_network", "make_optimizer", "start_head"]
 
 
 def create_network(config: Config, classes: tuple[str, ...], bits: int = 16) -> Network:
-    """The pretrained backbone with a new head, drawn with the config's seed.
+    """The pretrained backbone with a new head: drawn with the config's seed, or zero (``head`` 'zero').
 
     Raises:
         UserError: the model or its weights are not available, or the weights' digest is not the config's.
@@ -53,6 +53,9 @@ def create_network(config: Config, classes: tuple[str, ...], bits: int = 16) -> 
             bits=bits,
         )
         network = Network(backbone, units, spec, config.masks)
+    if config.head == "zero":
+        nn.init.zeros_(network.head.weight)
+        nn.init.zeros_(network.head.bias)
     if config.block_dropout:
         set_block_dropout(network.backbone, config.block_dropout, torch.zeros(1, 3, config.size, config.size))
     # Convolutions are fastest in this layout, on processors and GPUs.
