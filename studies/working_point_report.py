@@ -61,15 +61,18 @@ class Study:
     """The runs of so many steps by (dataset, arm, learning rate, seed, test domain); ``every`` has them all.
 
     Runs that collapsed, which chose no learning rate and are in no table, are left out.
+
+    Args:
+        head: how the runs' heads started.
     """
 
-    def __init__(self, record: Path, steps: int = STEPS) -> None:
+    def __init__(self, record: Path, steps: int = STEPS, head: str = "warm") -> None:
         lines = record.read_text(encoding="utf-8").splitlines()
         self.every = [run for run in map(json.loads, lines) if "failed" not in run]
         self.runs: dict[tuple[str, str, float, int, str], dict[str, Any]] = {}
         for run in self.every:
             config = run["config"]
-            if config["steps"] == steps and config["head"] == "warm":
+            if config["steps"] == steps and config["head"] == head:
                 key = config["data"], arm_of(config), config["lr"], config["seed"], config["test_domain"]
                 self.runs[key] = run
         self.domains = sorted({(key[0], key[4]) for key in self.runs})
