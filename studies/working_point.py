@@ -136,9 +136,7 @@ def heads(domains: Sequence[str]) -> Iterator[Cell]:
     starts = [*((arm, "zero") for arm in FURTHER), ("plain", "random")]
     yield from (Cell(arm, lr, 0, domain, head=head) for lr in WIDER for arm, head in starts for domain in domains)
     for seed in (1, 2):
-        yield from (
-            Cell(arm, None, seed, domain, rates=WIDER, head=head) for arm, head in starts for domain in domains
-        )
+        yield from (Cell(arm, None, seed, domain, rates=WIDER, head=head) for arm, head in starts for domain in domains)
 
 
 QUEUES: dict[str, Callable[[Sequence[str]], Iterator[Cell]]] = {

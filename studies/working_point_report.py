@@ -259,13 +259,14 @@ OTHERS = (
 
 
 def others(study: Study) -> Iterator[str]:
-    """Exponential averages on emoji at one learning rate with seed 0: other rates, masks and heads, and L2-SP."""
-    yield "| arm | head | i.i.d. / o.o.d. | over plain |"
-    yield "| --- | --- | ---: | ---: |"
-    plain = alone(study, "emoji", PLAIN, RATES[0])
+    """Exponential averages at one learning rate with seed 0: other rates, masks and heads, and L2-SP."""
+    yield "| arm | head | PACS | over plain | emoji | over plain |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: |"
+    plain = {dataset: alone(study, dataset, PLAIN, RATES[0]) for dataset in ("PACS", "emoji")}
     for arm, head in ((PLAIN, "warm"), *OTHERS):
-        if runs := alone(study, "emoji", arm, RATES[0], head=head):
-            yield f"| {arm} | {head} | {beside(plain, runs)} |"
+        found = {dataset: alone(study, dataset, arm, RATES[0], head=head) for dataset in plain}
+        cells = [beside(plain[dataset], runs) if runs else "– | –" for dataset, runs in found.items()]
+        yield f"| {arm} | {head} | {' | '.join(cells)} |"
 
 
 def verdicts(study: Study) -> Iterator[str]:

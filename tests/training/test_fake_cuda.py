@@ -185,8 +185,9 @@ def test_a_step_is_on_the_device_and_never_waits_for_it(
                 set_learning_rate(optimizer, changed, step)
                 take(inputs, labels, step)
                 average.after_step(network)
-        # What several masks share is made once, before a step is recorded.
-        assert look.waits == ["aten._to_copy.default from cpu to cuda:0"] * (changed.masks > 1)
+        # What several masks share is made once, before a step is recorded; with a real GPU that copy is not dispatched.
+        once = changed.masks > 1 and not torch.cuda.is_available()
+        assert look.waits == ["aten._to_copy.default from cpu to cuda:0"] * once
         assert all(laid_out_alike(each, each.grad) for each in parameters if each.grad is not None)
         assert {each.device.type for each in network.state_dict().values()} == {"cuda"}
         states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
