@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from operator import itemgetter
@@ -50,7 +51,7 @@ def recorded(record: Path) -> list[Run]:
 
 
 class Figures:
-    """The runs of the three figures, and what is selected of them."""
+    """The runs of the three figures, and what is selected of them; collapsed ones are chosen by nothing."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
@@ -83,9 +84,12 @@ class Figures:
         for domain in self.domains:
             scores: dict[tuple[int, float], tuple[float, float]] = {}
             for run in self.of(test_domain=(domain,), **settings):
-                entry = run["log"][-1] if method == "last" else run["methods"][method]
                 key = run["config"]["seed"], run["config"]["lr"]
                 assert key not in scores, f"two runs of {key} tested on {domain}"
+                if "failed" in run:
+                    scores[key] = -math.inf, math.nan
+                    continue
+                entry = run["log"][-1] if method == "last" else run["methods"][method]
                 scores[key] = entry["iid_accuracy"], entry["ood_accuracy"]
             if len(scores) < len(settings["seed"]) * len(settings["lr"]):
                 raise MissingError(f"not whole yet: not every run of {settings} tested on {domain} is recorded")

@@ -1,5 +1,5 @@
 """The tables and verdicts of docs/studies/figures-trained-out.md, from the record trained_figures.jsonl beside this
-file: finished runs of the small scales of figures 2, 3, 6 and 10, and what is across figure 2's trajectories.
+file: finished runs of the small scales of figures 2, 3, 6, 9 and 10, and what is across figure 2's trajectories.
 
 python studies/trained_figures.py --collect sweeps/PACS      # into the record, without weights
 python studies/trained_figures.py                            # the tables and verdicts
@@ -16,7 +16,20 @@ import numpy as np
 
 from ending import exit_with
 from largedrop.files import read_json, write_text
-from small_figures import RATES, Figures, MissingError, Run, Values, collect_or_print, head, recorded, row, told
+from small_figures import (
+    NETWORKS,
+    RATES,
+    WAYS,
+    Figures,
+    MissingError,
+    Run,
+    Values,
+    collect_or_print,
+    head,
+    recorded,
+    row,
+    told,
+)
 from working_point import collect
 
 RECORD = Path(__file__).with_suffix(".jsonl")
@@ -31,8 +44,8 @@ USUAL = {
     "fit": ("all",),
 }
 """What the runs have in common where a figure does not say otherwise."""
-WIDE, ONE = (1e-4, 3e-4, 1e-3), (3e-4,)
-"""Learning rates of figure 2, and of the others: figures 3 and 6 have 1e-3 as well, of which not all runs are done."""
+WIDE, TWO, ONE = (1e-4, 3e-4, 1e-3), (3e-4, 1e-3), (3e-4,)
+"""Learning rates of figure 2, of figures 3 and 6, and of the others."""
 ALONG = {"ensemble": "ensemble along the trajectory", "weight-average": "weight average along it"}
 ACROSS = {
     "ensemble-across": "ensemble across trajectories",
@@ -72,13 +85,13 @@ def rows_2(figures: Trained) -> dict[str, Values]:
 
 def rows_3(figures: Trained) -> dict[str, Values]:
     """Figure 3's."""
-    return {f"dropout {rate:g}": figures.row(ONE, dropout=rate) for rate in RATES}
+    return {f"dropout {rate:g}": figures.row(TWO, dropout=rate) for rate in RATES}
 
 
 def rows_6(figures: Trained) -> dict[str, Values]:
     """Figure 6's."""
     return {
-        f"× {factor:g}, dropout {rate:g}": figures.row(ONE, dropout=rate, head_lr_multiplier=factor)
+        f"× {factor:g}, dropout {rate:g}": figures.row(TWO, dropout=rate, head_lr_multiplier=factor)
         for factor in (1.0, 10.0)
         for rate in (0.0, 0.9)
     }
@@ -102,6 +115,15 @@ def rows_8(figures: Trained) -> dict[str, Values]:
         f"{name}, dropout {rate:g}": figures.row(lr, method, fit=fit, dropout=rate, steps=2_000, random=True)
         for name, (method, fit) in fits.items()
         for rate in RATES
+    }
+
+
+def rows_9(figures: Trained) -> dict[str, Values]:
+    """Figure 9's: a smaller and a larger network, plainly and with all tricks."""
+    return {
+        f"{name}, {way}": figures.row(ONE, method, model=network, dropout=rate, head_lr_multiplier=factor)
+        for network, name in NETWORKS.items()
+        for way, (rate, factor, method) in WAYS.items()
     }
 
 
@@ -163,6 +185,16 @@ def verdict_8(rows: dict[str, Values]) -> Iterator[str]:
         yield f"   - {rate:g}: linear fine-tuning minus probing {over}, minus fine-tuning {under}"
 
 
+def verdict_9(rows: dict[str, Values]) -> Iterator[str]:
+    """What figures-4-5-9.md has as its third point."""
+    plain, tricks, larger, both = (each[:, 1] for each in rows.values())
+    wins = int((larger >= tricks).sum())
+    yield verdict(wins >= 3, 5, 9)
+    yield f"   - Lite1 plainly minus Lite0 with all tricks: {told(larger - tricks)}"
+    yield f"   - at least as good on {wins} of {len(larger)} test domains"
+    yield f"   - all tricks minus plain: Lite0 {told(tricks - plain)}, Lite1 {told(both - larger)}"
+
+
 def verdict_head(rows: dict[str, Values]) -> Iterator[str]:
     """What was added to the rule."""
     fitted, other = rows.values()
@@ -176,6 +208,7 @@ PARTS: dict[str, tuple[Callable[[Trained], dict[str, Values]], Callable[[dict[st
     "figure 6": (rows_6, verdict_6, "last layer's rate, dropout"),
     "figure 10": (rows_10, verdict_10, "dropout of"),
     "figure 8": (rows_8, verdict_8, "method"),
+    "figure 9": (rows_9, verdict_9, "network, way"),
     "head": (rows_head, verdict_head, "plain fine-tuning"),
 }
 """Rows and verdict of each figure, and what its table is headed."""

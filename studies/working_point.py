@@ -297,16 +297,14 @@ def train(
 
 
 def collect(folders: Sequence[Path], machine: str, record: Path) -> None:
-    """Add the runs of some folders to the record: the finished ones, and those that collapsed."""
+    """Add the runs of some folders, of this study or of a sweep, to the record: those that finished or collapsed."""
     lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
     known = {json.loads(line)["run"] for line in lines}
-    for path in sorted(path for folder in folders for path in folder.glob("*.failed")):
-        if path.stem in known or COLLAPSED not in read_json(path)["failed"]:
-            continue
-        config = read_json(path.parent / "runs" / path.stem / "config.json")
-        content = {"run": path.stem, "machine": machine, "config": config, **read_json(path)}
-        lines.append(json.dumps(content, separators=(",", ":")))
-        known.add(path.stem)
+    for name, run, failed in ended_early(folders):
+        if COLLAPSED in failed and name not in known:
+            content = {"run": name, "machine": machine, "config": read_json(run / "config.json"), "failed": failed}
+            lines.append(json.dumps(content, separators=(",", ":")))
+            known.add(name)
     for path in sorted(path for folder in folders for path in folder.glob("runs/*/result.json")):
         if path.parent.name in known:
             continue
@@ -324,6 +322,15 @@ def collect(folders: Sequence[Path], machine: str, record: Path) -> None:
         lines.append(json.dumps(_rounded(content), separators=(",", ":")))
     write_text(record, "".join(f"{line}\n" for line in lines))
     print(f"{len(lines)} runs in {record.name}")
+
+
+def ended_early(folders: Sequence[Path]) -> Iterator[tuple[str, Path, str]]:
+    """Name, folder and reason of each run that failed: as ``train`` notes it here, and as a sweep does."""
+    for folder in folders:
+        for path in sorted(folder.glob("*.failed")):
+            yield path.stem, folder / "runs" / path.stem, read_json(path)["failed"]
+        for path in sorted(folder.glob("runs/*/failure.json")):
+            yield path.parent.name, path.parent, read_json(path)["reason"]
 
 
 def _rounded(value: Any) -> Any:
