@@ -37,6 +37,7 @@ OTHER_TESTS = {
     "studies/test_peers.py": "studies/peers.py",
     "studies/test_protocol_cost.py": "studies/protocol_cost.py",
     "studies/test_shared_folder.py": "studies/shared_folder.py",
+    "studies/test_working_point.py": "studies/working_point.py",
     "benchmarks/test_scripts.py": "benchmarks/ that measure in a precision",
 }
 """The test files that are no module's."""
