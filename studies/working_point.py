@@ -302,8 +302,8 @@ def collect(folders: Sequence[Path], machine: str, record: Path) -> None:
     known = {json.loads(line)["run"] for line in lines}
     for name, run, failed in ended_early(folders):
         if COLLAPSED in failed and name not in known:
-            content = {"run": name, "machine": machine, "config": read_json(run / "config.json"), "failed": failed}
-            lines.append(json.dumps(content, separators=(",", ":")))
+            early = {"run": name, "machine": machine, "config": read_json(run / "config.json"), "failed": failed}
+            lines.append(json.dumps(early, separators=(",", ":")))
             known.add(name)
     for path in sorted(path for folder in folders for path in folder.glob("runs/*/result.json")):
         if path.parent.name in known:
