@@ -311,12 +311,12 @@ def collect(folders: Sequence[Path], machine: str, record: Path) -> None:
         known.add(path.parent.name)
         result = read_json(path)
         log = [{key: entry[key] for key in ("step", "iid_accuracy", "ood_accuracy")} for entry in result["log"]]
-        content = {
+        content: dict[str, Any] = {
             "run": path.parent.name,
             "machine": machine,
             "config": read_json(path.parent / "config.json"),
             "methods": result["methods"],
-            **{name: result[name] for name in ("model", "model_scores") if name in result},
+            **{key: result[key] for key in ("model", "model_scores") if key in result},
             "log": log,
         }
         lines.append(json.dumps(_rounded(content), separators=(",", ":")))

@@ -167,11 +167,12 @@ def pages_of_studies() -> Iterator[tuple[str, list[str]]]:
     """The pages of studies and the lines that their records give."""
     names = "working_point_report", "three_arms_report", "heads_report", "richness", "small_figures", "peers"
     report, three, heads, richness, small, peers = (importlib.import_module(name) for name in names)
-    trained = importlib.import_module("trained_figures")
+    trained, linear = importlib.import_module("trained_figures"), importlib.import_module("linear_report")
     study = report.Study(report.RECORD)
     yield from (("docs/studies/working-point.md", list(part(study))) for part in report.PARTS.values())
     yield from ((name, list(part(study))) for name, part in three.PAGES.items())
     yield from (("docs/studies/heads.md", list(part(study))) for part in heads.PAGES.values())
+    yield "docs/studies/nine-domains.md", list(linear.table(study))
     record = json.loads(richness.RECORD.read_text("utf-8"))["runs"]
     yield from (("docs/studies/richness.md", list(part(record))) for part in (richness.table, richness.verdicts))
     figures = small.Figures(small.recorded(small.RECORD))
