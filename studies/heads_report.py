@@ -112,7 +112,9 @@ COMPARED = (
     *(((arm, OWN), (PLAIN, OWN)) for arm in (MANY, HALF)),
     *(((arm, "zero"), (arm, "warm")) for arm in ARMS),
     ((PLAIN, "random"), (PLAIN, "zero")),
+    ((PLAIN, "random"), (PLAIN, "warm")),
 )
+"""The last one was not registered."""
 
 
 def verdicts(fitted: Study) -> Iterator[str]:

@@ -123,7 +123,8 @@ class Config(Schedule, Tested):
         rival=True,
     )
     head: str = _method(
-        "How the new head starts: 'warm' (first fitted on cached features with the same dropout), 'zero' or 'random'.",
+        "How the new head starts: 'warm' (fitted on cached features with the same dropout), 'zero' (of zeros, from "
+        "which large dropout does not collapse) or 'random'; only a warm one is handed over or gone back to.",
         valid.choice("warm", "zero", "random"),
         "warm",
     )
@@ -175,7 +176,7 @@ class Config(Schedule, Tested):
     )
     hand_over: str = _beside(
         "The model that a run hands over: the checkpoint of 'best' i.i.d. accuracy, its 'average', 'ema', 'swad' or "
-        "'wise-ft'; the start where that is better i.i.d.",
+        "'wise-ft'; the start where that is better i.i.d. and its head was fitted.",
         valid.choice("best", "average", "ema", "swad", "wise-ft"),
         "best",
     )

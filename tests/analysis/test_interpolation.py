@@ -138,6 +138,23 @@ def test_it_is_stored_and_not_computed_again(run: Run, data: Dataset) -> None:
     assert Interpolation.read(path, run.digest) == best
 
 
+def test_a_run_that_cannot_be_written_to(run: Run, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, content: Any) -> None:
+        raise UserError(f"cannot write {path}")
+
+    features, notes = FeatureCache(HostViews(data)), list[str]()
+    first = interpolate_run(run, data, features)
+    path = run.folder / "interpolation.json"
+    path.unlink()
+    monkeypatch.setattr("largedrop.analysis.interpolation.write_stored", refuse)
+    with pytest.raises(UserError, match=r"^cannot write "):  # a full disk, say
+        interpolate_run(run, data, features)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert interpolate_run(run, data, features, reporter=Watch(note=notes.append)) == first
+    told = "the run cannot be written to, so its interpolation is computed anew each time"
+    assert notes == [f"cannot write {path}; {told}"]
+
+
 def test_features_are_shared(run: Run, data: Dataset) -> None:
     _, cache = pretrained(run, data)
     done: list[float] = []

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.helpers import one_line
+from tests.helpers import make_toy, one_line
 
 from largedrop.cli import main
 
@@ -47,3 +47,8 @@ def test_one_that_cannot(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
 def test_mistakes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no folder" in one_line(capsys, "check", tmp_path / "nothing")
     assert "largedrop" not in one_line(capsys, "check", folder, *NETWORK, "--model", "resnet_of_mine")
+
+
+def test_the_size_has_a_bound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = one_line(capsys, "check", make_toy(tmp_path / "toy"), "--quick", "--size", str(10**9))
+    assert said == "size must be a whole number of pixels from 16 to 4096, not 1000000000"

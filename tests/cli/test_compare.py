@@ -107,3 +107,12 @@ def test_learning_rates_are_chosen_and_more_may_join(
     assert main([*repeat, "--dry-run"]) == 0
     assert "3 of 3 finished; nothing to train" in capsys.readouterr().out
     assert first.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("command", ["compare", "train"])
+@pytest.mark.parametrize("seeds", [0, 10**9, 10**20])
+def test_the_number_of_seeds_has_a_bound(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, seeds: int
+) -> None:
+    said = one_line(capsys, command, make_toy(tmp_path / "toy"), "--seeds", str(seeds), "--dry-run")
+    assert said.startswith("Invalid value for '--seeds': ")

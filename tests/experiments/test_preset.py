@@ -413,3 +413,11 @@ def test_weights_that_do_not_fit(models: list[str], weights: list[str], problem:
     with pytest.raises(UserError) as caught:
         with_weights(runs, models, weights)
     assert str(caught.value) == problem
+
+
+@pytest.mark.parametrize("leave_out", ["", "leave_out = true\n"])
+def test_a_grid_has_a_bound(tmp_path: Path, leave_out: str) -> None:
+    text = f"{PLAIN}{leave_out}[grid]\nseed = {[*range(2_000)]}\nlr = {[number / 1e6 for number in range(1, 502)]}\n"
+    scale = read_preset(written(tmp_path, text)).full
+    with pytest.raises(UserError, match=r"^the preset has [\d,]+ runs, and a sweep at most 1,000,000: shorten "):
+        scale.runs(["a", "b"])

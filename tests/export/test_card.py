@@ -93,3 +93,18 @@ def test_an_evaluation_is_added(network: Any, toy: Path, tmp_path: Path) -> None
     network.spec = ld.load_model(save(tmp_path / "z.safetensors", 0, classes=("a", "b", "c"))).spec
     said = refusal(card_of, network, name="x", evaluation=found.to_json())
     assert said == "the evaluation is of a model with other classes"
+
+
+@pytest.mark.parametrize("field", ["value", "low", "high", "n"])
+@pytest.mark.parametrize("odd", [7.667, -1, "x", None])
+def test_an_evaluation_that_was_edited(network: Any, toy: Path, tmp_path: Path, field: str, odd: Any) -> None:
+    found = ld.evaluate(save(tmp_path / "same.safetensors", 0), toy, device="cpu").to_json()
+    found["models"][0]["domains"]["ink"]["accuracy"][field] = odd
+    assert refusal(card_of, network, name="x", evaluation=found).startswith("this is no evaluation.json of largedrop")
+
+
+def test_an_evaluation_whose_confidence_was_edited(network: Any, toy: Path, tmp_path: Path) -> None:
+    found = ld.evaluate(save(tmp_path / "same.safetensors", 0), toy, device="cpu").to_json()
+    found["models"][0]["after"]["ink"]["confidence"] = 1e308
+    said = refusal(card_of, network, name="x", evaluation=found)
+    assert said.endswith("(a confidence or calibration error is no fraction)")

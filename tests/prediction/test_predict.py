@@ -175,7 +175,9 @@ def test_mistakes(model: Path, photos: Path, tmp_path: Path) -> None:
     asked = {"device": "cpu"}
     said = refusal(predict, model, photos, top=4, **asked)
     assert said == "the model has 3 classes, so the 4 most probable cannot be given"
-    assert refusal(predict, model, photos, batch=0, **asked) == "batch must be at least 1, not 0"
+    for batch in (0, 10**20):
+        told = f"batch must be a whole number from 1 to 10,000,000, not {batch}"
+        assert refusal(predict, model, photos, batch=batch, **asked) == told
     assert refusal(predict, model, photos, unsure_below=2, **asked) == "unsure_below must be in [0, 1], not 2"
     assert "unknown precision 'float16'" in refusal(predict, model, photos, precision="float16", **asked)
     assert "unknown device 'tpu'" in refusal(predict, model, photos, device="tpu")

@@ -271,3 +271,22 @@ def test_two_thousand_runs_are_read_without_opening_any_other_file(tmp_path: Pat
     assert len(runs.runs) == count
     settings = {id(record.settings) for record in runs.records}
     assert len(settings) == 1
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        (5, "facts must be an object, not 5"),
+        ({"name": ["x"]}, "name must be text, not ['x']"),
+        ({"images": -1}, "images must be a number of images, not -1"),
+        ({"classes": 5}, "classes must be a list of names, not 5"),
+        ({"classes": [["a"], {}]}, "classes must be a list of names, not [['a'], {}]"),
+        ({"domains": [1]}, "domains must be numbers of images by domain, not [1]"),
+        ({"domains": {"ink": "x"}}, "domains must be numbers of images by domain, not {'ink': 'x'}"),
+        ({"lacking": {"photo": 5}}, "lacking must be lists of classes by domain, not {'photo': 5}"),
+    ],
+)
+def test_a_result_with_other_facts_about_the_dataset(tmp_path: Path, facts: Any, told: str) -> None:
+    store(tmp_path, config(), result(0.9, 0.7), "good")
+    store(tmp_path, config(seed=1), result(0.9, 0.7, dataset=facts), "odd")
+    assert unusable(tmp_path) == {"odd": f"damaged: result.json: the dataset's {told}"}

@@ -200,3 +200,32 @@ def test_images_that_change_while_a_run_goes_on_change_no_bit(
             assert ld.open_dataset(tmp_path / data.name).fingerprint != data.fingerprint
         except UserError:
             assert how != "overwritten"
+
+
+def test_a_start_that_is_another_checkpoint_is_noticed(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    changed = replace(config, hand_over="average")
+    train(changed, data, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(changed, data, tmp_path / "cut", reporter=stopped_at(3))
+    shutil.copy(tmp_path / "whole" / "final.safetensors", tmp_path / "cut" / "start.safetensors")
+    notes: list[str] = []
+    train(changed, data, tmp_path / "cut", reporter=Watch(note=notes.append))
+    start = tmp_path / "cut" / "start.safetensors"
+    assert notes == [f"{start} is of step {config.steps}, and the start is step 0; this run is begun again"]
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_state_that_is_gone_or_a_folder(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    train(config, data, tmp_path / "whole")
+    cut = tmp_path / "cut"
+    with pytest.raises(Interrupted):
+        train(config, data, cut, reporter=stopped_at(3))
+    state = cut / STATE_FILE
+    state.unlink()
+    state.mkdir()
+    assert refusal(train, config, data, cut) == f"{state} is a folder, and a run's state is a file; remove it"
+    state.rmdir()
+    notes: list[str] = []
+    train(config, data, cut, reporter=Watch(note=notes.append))
+    assert notes == [f"{cut} has a log and no state to go on from; this run is begun again"]
+    assert_same_run(tmp_path / "whole", cut)

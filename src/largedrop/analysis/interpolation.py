@@ -5,6 +5,7 @@ O.o.d. accuracy is that on the run's test domain or, for a run on ImageNet witho
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -160,7 +161,12 @@ def interpolate_run(
             weights.append(pair("weights", outputs, on_others))
     tested_on = {each.name: {"fingerprint": each.fingerprint, **by_set[each.name]} for each in test_on}
     result = Interpolation(which, ALPHAS, tuple(weights), tuple(mixed), tested_on=tested_on)
-    write_stored(path, {**result.to_json(), "run": run.digest})
+    try:
+        write_stored(path, {**result.to_json(), "run": run.digest})
+    except UserError as error:
+        if os.access(run.folder, os.W_OK):
+            raise
+        reporter.note(f"{error}; the run cannot be written to, so its interpolation is computed anew each time")
     return result
 
 

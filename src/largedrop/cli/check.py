@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from ..config import defaults_of
+from ..valid import PIXELS
 from .options import Classes, Column, Data, Device, GroupPattern, Precision, SkipBad, SplitFile, columns, option
 from .running import command_line
 
@@ -56,6 +57,9 @@ def check(
 
     began = time.monotonic()
     console = Console(stderr=False)
+    valid, is_valid = PIXELS
+    if not is_valid(size):
+        raise UserError(f"size must be {valid}, not {size}")
     bound = bound_for([size])
     with ProgressBar(console, 1, f"opening {data}") as bar:
         opened, places = open_all(

@@ -54,7 +54,7 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Accuracy with intervals by domain and class, confusions, calibration and worst mistakes on labelled images."""
-    from ..files import write_json
+    from ..files import write_stored
     from ..prediction.ensemble import not_calibrated, open_networks
     from ..prediction.evaluate import evaluate_networks
     from ..report.comparison import machine
@@ -90,7 +90,7 @@ def evaluate(
         )
     seconds = time.monotonic() - began
     command = command_line()
-    write_json(numbers, {**found.to_json(), "command": command})
+    write_stored(numbers, {**found.to_json(), "command": command})
     write_evaluation_page(page, found, opened.images, command=command, seconds=seconds, machine=machine(torch_device))
     say(console, *found.notes)
     render(evaluation_tables(found), console)

@@ -190,7 +190,7 @@ Track = Annotated[
     ),
 ]
 
-Seeds = Annotated[int, typer.Option(help="How many seeds: 0, 1, …", min=1)]
+Seeds = Annotated[int, typer.Option(help="How many seeds: 0, 1, …", min=1, max=100_000)]
 
 IN_QUOTES = "one with a comma in it, where there are several, in double quotes"
 

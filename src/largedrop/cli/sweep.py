@@ -383,6 +383,7 @@ def _named(config: Config) -> str:
     from ..runs.record import shown
 
     rivals = {name: getattr(config, name) for name, usual in RIVALS.items() if getattr(config, name) != usual}
-    named = {"dropout": config.dropout, **rivals, "lr": config.lr, "weight decay": config.weight_decay}
+    head = {"head": config.head} if config.fit == "all" and config.head != "warm" else {}
+    named = {"dropout": config.dropout, **head, **rivals, "lr": config.lr, "weight decay": config.weight_decay}
     said = (f"{name.replace('_', ' ')} {shown(value)}" for name, value in {**named, "seed": config.seed}.items())
     return ", ".join([config.test_domain, *said])

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,6 +41,9 @@ FOLDER = Path(__file__).parent / "presets"
 """Folder of the presets that come with the package."""
 
 SCALES = ("full", "small")
+
+MOST_RUNS = 1_000_000
+"""Largest number of runs of a preset; the paper's whole protocol has some thousand."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,9 @@ class Scale:
 
         Sorted by seed, tuned settings (learning rate, weight decay), test domain, and compared settings, so that the
         first few runs compare every method on every test domain. Runs with a left-out domain are last.
+
+        Raises:
+            UserError: there are more than ``MOST_RUNS``.
         """
         first = [name for name in ("seed", *TUNED) if name in self.grid]
         axes: list[list[Mapping[str, Any]]] = [_axis(name, self.grid[name]) for name in first]
@@ -76,12 +83,15 @@ class Scale:
         axes.append(_axis("test_domain", tested))
         axes += [_axis(name, values) for name, values in self.grid.items() if name not in first]
         axes.append(list(self.variants))
-        made = list(itertools.product(*axes))
+        both = [axes]
         if self.leave_out:
-            axes[len(first)] = [
+            both.append(list(axes))
+            both[1][len(first)] = [
                 {"test_domain": other, "left_out": target} for target in tested for other in domains if other != target
             ]
-            made += itertools.product(*axes)
+        if (count := sum(math.prod(map(len, each)) for each in both)) > MOST_RUNS:
+            raise UserError(f"the preset has {count:,} runs, and a sweep at most {MOST_RUNS:,}: shorten its lists")
+        made = [parts for each in both for parts in itertools.product(*each)]
         return [{name: value for part in (self.settings, *parts) for name, value in part.items()} for parts in made]
 
     @property

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..measures.intervals import Interval, wilson
 from ..models.network import Network, weights_crc
 from ..names import names_in
+from ..runs.record import is_count, is_fraction
 
 __all__ = ["card_of"]
 
@@ -125,6 +126,18 @@ def _scores(config: Mapping[str, Any], about: Mapping[str, Any], test_images: in
     return ["\n".join(["| accuracy in % | |", "| --- | --- |", *rows]), said]
 
 
+def _shares(found: Mapping[str, Any]) -> Interval:
+    """An accuracy with its interval.
+
+    Raises:
+        ValueError: it is not of fractions and a number of images.
+    """
+    one = Interval(**found)
+    if not (all(map(is_fraction, (one.low, one.value, one.high))) and is_count(one.n)):
+        raise ValueError("an accuracy is no fraction of a number of images")
+    return one
+
+
 def _evaluated(network: Network, evaluation: Mapping[str, Any]) -> str:
     try:
         models, data = evaluation["models"], evaluation["dataset"]["name"]
@@ -137,14 +150,16 @@ def _evaluated(network: Network, evaluation: Mapping[str, Any]) -> str:
             raise UserError(f"the evaluation is of another model: of {theirs}, and this is {own}; evaluate this one")
         rows = []
         for domain, scores in model["domains"].items():
-            accuracy, macro = (Interval(**scores[each]) for each in ("accuracy", "macro"))
+            accuracy, macro = (_shares(scores[each]) for each in ("accuracy", "macro"))
             after = model["after"][domain]
             cells = [
                 f"{100 * each.value:.1f} [{100 * each.low:.1f}, {100 * each.high:.1f}]" for each in (accuracy, macro)
             ]
+            if not (is_fraction(after["confidence"]) and is_fraction(after["ece"])):
+                raise ValueError("a confidence or calibration error is no fraction")
             sure = f"{100 * after['confidence']:.1f} | {100 * after['ece']:.1f}"
             rows.append(f"| {_line(domain)} | {accuracy.n:,} | {' | '.join(cells)} | {sure} |")
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise UserError(f"this is no evaluation.json of largedrop evaluate ({error})") from error
     return "\n".join(
         [

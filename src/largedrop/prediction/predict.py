@@ -36,6 +36,9 @@ __all__ = ["BATCH", "Prediction", "predict", "predictions", "probabilities", "re
 BATCH = 64
 """Number of images that go through the network together."""
 
+MOST = 10**7
+"""Largest number of them."""
+
 Views = dict[int, npt.NDArray[np.uint8]]
 """An image, (size, size, 3), for each size that a network needs."""
 
@@ -149,8 +152,8 @@ def predictions(
     classes = networks[0].classes
     if not 1 <= top <= len(classes):
         raise UserError(f"the model has {len(classes)} classes, so the {top} most probable cannot be given")
-    if batch < 1:
-        raise UserError(f"batch must be at least 1, not {batch}")
+    if not 1 <= batch <= MOST:
+        raise UserError(f"batch must be a whole number from 1 to {MOST:,}, not {batch}")
     if not 0 <= unsure_below <= 1:
         raise UserError(f"unsure_below must be in [0, 1], not {unsure_below:g}")
     precision = choose_precision(precision, device)

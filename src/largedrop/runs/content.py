@@ -149,6 +149,8 @@ def _check_result(config: Config, result: dict[str, Any]) -> None:
     tested = bool(config.test_domains)
     if not (isinstance(found, dict) and {*SCORES} <= {*found} and _are_scores(found, tested)):
         raise UnusableError("damaged", f"result.json: 'model_scores' must have two fractions, not {found!r}")
+    if wrong := _wrong_of_dataset(result.get("dataset", {})):
+        raise UnusableError("damaged", f"result.json: the dataset's {wrong}")
     methods, log = result.get("methods"), result.get("log", [])
     if not isinstance(log, list) or not all(_is_line(line, tested) for line in log):
         raise UnusableError("damaged", "result.json: each line of its log must have a step and fractions as accuracies")
@@ -167,6 +169,29 @@ def _check_result(config: Config, result: dict[str, Any]) -> None:
     if tuned.get("steps") != config.steps:
         told = f"{tuned.get('steps')} steps, and its config of {config.steps}"
         raise UnusableError("edited by hand", f"its result is of {told}")
+
+
+def _wrong_of_dataset(facts: Any) -> str:
+    """What is wrong with a result's facts about the dataset (``record.describe``); empty where nothing is."""
+    if not isinstance(facts, dict):
+        return f"facts must be an object, not {facts!r:.60}"
+    for name in ("name", "fingerprint"):
+        if not isinstance(facts.get(name, ""), str):
+            return f"{name} must be text, not {facts[name]!r:.60}"
+    for name in ("images", "skipped"):
+        if not is_count(facts.get(name, 0)):
+            return f"{name} must be a number of images, not {facts[name]!r:.60}"
+    if not _are_names(facts.get("classes", [])):
+        return f"classes must be a list of names, not {facts['classes']!r:.60}"
+    for name, valid, told in (("domains", is_count, "numbers of images"), ("lacking", _are_names, "lists of classes")):
+        found = facts.get(name, {})
+        if not (isinstance(found, dict) and all(map(valid, found.values()))):
+            return f"{name} must be {told} by domain, not {found!r:.60}"
+    return ""
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 SCORES = ("iid_accuracy", "ood_accuracy")

@@ -13,6 +13,9 @@ __all__ = ["CollapseWatch"]
 WINDOW = 20
 """Number of steps over which the loss and the representation's size are averaged."""
 
+EXPLODED = 10.0
+"""A loss above this multiple of log(classes) is that of weights that have grown, not of guessing."""
+
 SHRUNK = 0.1
 """A representation below this share of its first size has collapsed."""
 
@@ -54,6 +57,8 @@ class CollapseWatch:
         if len(self.losses) < WINDOW:
             return
         recent, share = sum(self.losses) / WINDOW, sum(self.sizes) / WINDOW / max(self.first, 1e-30)
+        if share < SHRUNK and recent > EXPLODED * self.chance:
+            raise CollapseError(f"the run diverged at step {step}: the loss is {recent:.3g}. {self._advice()}")
         if share < SHRUNK and recent > CHANCE * self.chance:
             raise CollapseError(
                 f"the run collapsed at step {step}: its representation has shrunk to {share:.1%} of its first size and "

@@ -22,7 +22,7 @@ from ..data.random import torch_seed
 from ..data.views.batches import Views, open_views
 from ..errors import CollapseError, Interrupted, UserError
 from ..fast_paths import device_name
-from ..files import write_json, write_stored, write_text
+from ..files import there, write_json, write_stored, write_text
 from ..measures.calibration import fit_temperature
 from ..models.fast.folding import speed_up
 from ..models.network import Network
@@ -33,7 +33,7 @@ from ..runs.failure import write_failure
 from ..runs.folder import claimed, finished
 from ..runs.logits import Logits, read_logits, write_logits
 from ..runs.record import describe
-from ..runs.run import SPLIT_FILE, START_FILE, Run
+from ..runs.run import LOG_FILE, SPLIT_FILE, START_FILE, Run
 from ..runtime import keep_freed_memory, peak_memory
 from .averages import make_averages
 from .batches import saved_first, step_pixels, training_batches, views_and_paths
@@ -45,7 +45,7 @@ from .features import FeatureCache
 from .memory import in_memory
 from .objectives import make_objective
 from .setup import create_network, make_optimizer, set_learning_rate, start_head
-from .state import STATE_FILE, NoStateError, Trajectory, check_kept, load_state, save_state
+from .state import STATE_FILE, NoStateError, Trajectory, check_kept, discard, load_state, save_state
 from .step import TrainingStep
 from .way_back import evaluations_after, keeps_start, move_back, safest, wise_ft
 
@@ -108,6 +108,9 @@ def train(
         gpus = [shared.views.device] if shared.views.device.type == "cuda" else []
         keep_freed_memory()
 
+        if there(folder / LOG_FILE) and not there(folder / STATE_FILE):
+            reporter.note(f"{folder} has a log and no state to go on from; this run is begun again")
+
         def attempt(to: Reporter) -> Run:
             # Dropout and the network's other draws use torch's generator, seeded at each step and restored at the end.
             try:
@@ -116,7 +119,7 @@ def train(
             except NoStateError as error:
                 to.note(f"{error}; this run is begun again")
                 error.with_traceback(None)  # which would keep the network
-            (folder / STATE_FILE).unlink()
+            discard(folder / STATE_FILE)
             with torch.random.fork_rng(devices=gpus), exact(), ExitStack() as held:
                 return _train(config, data, split, folder, shared, to, held)
 
@@ -306,7 +309,7 @@ def _log(
     so_far.log.append({**found, "iid_accuracy_pooled": pooled, "iid_by_domain": by_domain, **more})
     if so_far.best["step"] == so_far.step:
         save_model(folder / "best.safetensors", network, about(config, data, found))
-    write_json(folder / "log.json", {"log": so_far.log})
+    write_json(folder / LOG_FILE, {"log": so_far.log})
 
 
 def _finish(

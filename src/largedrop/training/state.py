@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..errors import DamagedError
+from ..errors import DamagedError, UserError
 from ..fast_paths import FastPaths
 from ..files import there
 from ..models.network import Network
@@ -24,7 +24,7 @@ from .averages.base import part_of
 from .collapse import CollapseWatch
 from .way_back import keeps_start
 
-__all__ = ["STATE_FILE", "NoStateError", "Trajectory", "check_kept", "load_state", "save_state"]
+__all__ = ["STATE_FILE", "NoStateError", "Trajectory", "check_kept", "discard", "load_state", "save_state"]
 
 STATE_FILE = "resume.safetensors"
 
@@ -125,6 +125,19 @@ def load_state(
     return trajectory
 
 
+def discard(state: Path) -> None:
+    """Delete a state that is damaged.
+
+    Raises:
+        UserError: it is a folder, or cannot be deleted.
+    """
+    try:
+        state.unlink()
+    except OSError as error:
+        told = "is a folder, and a run's state is a file" if state.is_dir() else f"cannot be deleted: {error.strerror}"
+        raise UserError(f"{state} {told}; remove it") from error
+
+
 def check_kept(folder: Path, config: Config, so_far: Trajectory, shapes: dict[str, tuple[int, int]]) -> None:
     """Check, before steps are taken for nothing, that a run that goes on has what it needs at its end: the logits of
     every evaluation, the best checkpoint, and the start where it goes back to that.
@@ -144,7 +157,10 @@ def check_kept(folder: Path, config: Config, so_far: Trajectory, shapes: dict[st
         if about["step"] != so_far.best["step"] and about["step"] <= so_far.step:
             raise DamagedError(f"{best} is of step {about['step']}, and the best was step {so_far.best['step']}")
         if keeps_start(config):
-            open_tensors(folder / START_FILE, "model", config.digest())
+            start = folder / START_FILE
+            about = open_tensors(start, "model", config.digest()).header["about"]
+            if about["step"] != 0:
+                raise DamagedError(f"{start} is of step {about['step']}, and the start is step 0")
     except (KeyError, TypeError) as error:
         raise NoStateError(f"the files in {folder} do not fit its state ({error})") from error
     except DamagedError as error:
