@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..config import defaults_of
-from ..valid import PIXELS
+from ..config import ABOUT, defaults_of
 from .options import Classes, Column, Data, Device, GroupPattern, Precision, SkipBad, SplitFile, columns, option
 from .running import command_line
 
@@ -57,7 +56,7 @@ def check(
 
     began = time.monotonic()
     console = Console(stderr=False)
-    valid, is_valid = PIXELS
+    valid, is_valid = ABOUT["size"].check
     if not is_valid(size):
         raise UserError(f"size must be {valid}, not {size}")
     bound = bound_for([size])

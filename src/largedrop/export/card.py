@@ -14,7 +14,6 @@ from ..errors import UserError
 from ..measures.intervals import Interval, wilson
 from ..models.network import Network, weights_crc
 from ..names import names_in
-from ..runs.record import is_count, is_fraction
 
 __all__ = ["card_of"]
 
@@ -126,6 +125,10 @@ def _scores(config: Mapping[str, Any], about: Mapping[str, Any], test_images: in
     return ["\n".join(["| accuracy in % | |", "| --- | --- |", *rows]), said]
 
 
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
 def _shares(found: Mapping[str, Any]) -> Interval:
     """An accuracy with its interval.
 
@@ -133,7 +136,7 @@ def _shares(found: Mapping[str, Any]) -> Interval:
         ValueError: it is not of fractions and a number of images.
     """
     one = Interval(**found)
-    if not (all(map(is_fraction, (one.low, one.value, one.high))) and is_count(one.n)):
+    if not (all(map(_is_share, (one.low, one.value, one.high))) and type(one.n) is int and one.n >= 0):
         raise ValueError("an accuracy is no fraction of a number of images")
     return one
 
@@ -155,7 +158,7 @@ def _evaluated(network: Network, evaluation: Mapping[str, Any]) -> str:
             cells = [
                 f"{100 * each.value:.1f} [{100 * each.low:.1f}, {100 * each.high:.1f}]" for each in (accuracy, macro)
             ]
-            if not (is_fraction(after["confidence"]) and is_fraction(after["ece"])):
+            if not (_is_share(after["confidence"]) and _is_share(after["ece"])):
                 raise ValueError("a confidence or calibration error is no fraction")
             sure = f"{100 * after['confidence']:.1f} | {100 * after['ece']:.1f}"
             rows.append(f"| {_line(domain)} | {accuracy.n:,} | {' | '.join(cells)} | {sure} |")

@@ -107,7 +107,6 @@ def train(
         shared = features or FeatureCache(open_views(data, device or CPU, reporter, pixels=step_pixels(config, split)))
         gpus = [shared.views.device] if shared.views.device.type == "cuda" else []
         keep_freed_memory()
-
         if there(folder / LOG_FILE) and not there(folder / STATE_FILE):
             reporter.note(f"{folder} has a log and no state to go on from; this run is begun again")
 
