@@ -13,7 +13,7 @@ from largedrop.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
-TABLES = {"protocol_cost.py", "three_arms_report.py", "working_point_report.py"}
+TABLES = {"heads_report.py", "linear_report.py", "protocol_cost.py", "three_arms_report.py", "working_point_report.py"}
 """Studies that are given nothing, and make a page of what is recorded."""
 
 

@@ -22,7 +22,7 @@ from ..data.random import torch_seed
 from ..data.views.batches import Views, open_views
 from ..errors import CollapseError, Interrupted, UserError
 from ..fast_paths import device_name
-from ..files import there, write_json, write_stored, write_text
+from ..files import write_json, write_stored, write_text
 from ..measures.calibration import fit_temperature
 from ..models.fast.folding import speed_up
 from ..models.network import Network
@@ -107,8 +107,6 @@ def train(
         shared = features or FeatureCache(open_views(data, device or CPU, reporter, pixels=step_pixels(config, split)))
         gpus = [shared.views.device] if shared.views.device.type == "cuda" else []
         keep_freed_memory()
-        if there(folder / LOG_FILE) and not there(folder / STATE_FILE):
-            reporter.note(f"{folder} has a log and no state to go on from; this run is begun again")
 
         def attempt(to: Reporter) -> Run:
             # Dropout and the network's other draws use torch's generator, seeded at each step and restored at the end.
