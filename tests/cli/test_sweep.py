@@ -153,11 +153,13 @@ def test_collapsed_runs_are_told_and_the_others_reported(
     toy: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = TOML.replace("lr = [1e-3, 1e-2]", "lr = [1e-3, 1e6]").replace("steps = 2\neval_every = 1", "steps = 40")
+    text = text.replace("[settings]\n", "[settings]\nhead = 'zero'\n")
     mine.write_text(text.replace("dropout = [0.0, 0.9]", "dropout = [0.9]"))
     assert main(["sweep", str(mine), "--data", str(toy), "--output", str(tmp_path / "out"), *RUN]) == 2
     captured = capsys.readouterr()
     assert captured.err == "largedrop: 3 of 6 runs collapsed and are missing from the report\n"
-    assert len(re.findall(r"lr 1e\+06, weight decay 0.01, seed 0: the run (?:collapsed|diverged)", captured.out)) == 3
+    told = r"dropout 0.9, head zero, lr 1e\+06, weight decay 0.01, seed 0: the run (?:collapsed|diverged)"
+    assert len(re.findall(told, captured.out)) == 3
     assert json.loads((tmp_path / "out" / "report-mine" / "report.json").read_text())["runs"] == 3
 
 

@@ -58,6 +58,14 @@ def test_a_collapse_is_said_with_its_numbers_and_what_to_do() -> None:
     )
 
 
+def test_a_huge_loss_is_not_that_of_guessing() -> None:
+    assert follow(watch(), [(2.0, 2.0), *[(4e27, 0.0)] * 60]) == (
+        20,
+        "the run diverged at step 20: the loss is 3.8e+27. With dropout 0.9, start from --head warm, lower --lr (it is "
+        "0.005) or lower --dropout.",
+    )
+
+
 def test_a_gradual_collapse_is_seen_within_a_window() -> None:
     found = follow(watch(), COLLAPSED)
     assert found is not None

@@ -63,7 +63,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Images that go through the network together.", min=1, max=10**7)] = 64,
+    batch: Annotated[int, typer.Option(help="Images that go through the network together.", min=1)] = 64,
     precision: Annotated[
         str,
         typer.Option(help="'float32' (as `load_model` in Python), 'bfloat16', or 'auto': bfloat16 where there is one."),

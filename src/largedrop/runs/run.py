@@ -31,13 +31,11 @@ from .methods import METHODS, checkpoint_method
 from .protocol import UnusableError, records_of
 from .record import Record, mean_of_domains
 
-__all__ = ["LOG_FILE", "SPLIT_FILE", "START_FILE", "Run", "remarks"]
+__all__ = ["SPLIT_FILE", "START_FILE", "Run", "remarks"]
 
 BEST_FILE = "best.safetensors"
 
 SPLIT_FILE = "split.csv"
-
-LOG_FILE = "log.json"
 
 START_FILE = "start.safetensors"
 """The network before the first step: of a run that goes back to it, until it is finished; of one that hands it over."""

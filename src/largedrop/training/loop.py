@@ -33,7 +33,7 @@ from ..runs.failure import write_failure
 from ..runs.folder import claimed, finished
 from ..runs.logits import Logits, read_logits, write_logits
 from ..runs.record import describe
-from ..runs.run import LOG_FILE, SPLIT_FILE, START_FILE, Run
+from ..runs.run import SPLIT_FILE, START_FILE, Run
 from ..runtime import keep_freed_memory, peak_memory
 from .averages import make_averages
 from .batches import saved_first, step_pixels, training_batches, views_and_paths
@@ -306,7 +306,7 @@ def _log(
     so_far.log.append({**found, "iid_accuracy_pooled": pooled, "iid_by_domain": by_domain, **more})
     if so_far.best["step"] == so_far.step:
         save_model(folder / "best.safetensors", network, about(config, data, found))
-    write_json(folder / LOG_FILE, {"log": so_far.log})
+    write_json(folder / "log.json", {"log": so_far.log})
 
 
 def _finish(
