@@ -108,6 +108,7 @@ def kinds(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stor
         "config": (run.folder / "config.json", runs[1].folder / "config.json", content),
         "result": (run.folder / "result.json", runs[1].folder / "result.json", content),
         "best": (run.best, runs[1].best, model("best.safetensors")),
+        "best of its own run": (run.best, run.final, model("best.safetensors")),
         "average": (run.average, runs[1].average, model("average.safetensors")),
         "logits": (
             logits_file(run.folder, 1),

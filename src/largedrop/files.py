@@ -21,6 +21,7 @@ from .errors import UserError, unanswered
 __all__ = [
     "UNKNOWN_CRC",
     "cache_folder",
+    "file_crc",
     "fitting",
     "guards",
     "is_leftover",
@@ -322,10 +323,24 @@ def tensors_crc(path: Path) -> tuple[str, int]:
         if found is None:
             return "", 0
         start, stop = found.span(1)
-        value = zlib.crc32(head[:start] + UNKNOWN_CRC.encode() + head[stop:])
-        while part := file.read(1 << 20):
-            value = zlib.crc32(part, value)
+        value = _crc_of_rest(file, zlib.crc32(head[:start] + UNKNOWN_CRC.encode() + head[stop:]))
     return f"{value:08x}", start
+
+
+def file_crc(path: Path) -> str:
+    """CRC-32 of a file, eight hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with opened(path) as file:
+        return f"{_crc_of_rest(file):08x}"
+
+
+def _crc_of_rest(file: BinaryIO, value: int = 0) -> int:
+    while part := file.read(1 << 20):
+        value = zlib.crc32(part, value)
+    return value
 
 
 def _finite(text: str) -> float:

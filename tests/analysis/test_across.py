@@ -216,12 +216,20 @@ def test_what_is_stored_is_not_computed_again(sweep: tuple[Dataset, Path]) -> No
     # A damaged result, a lost checkpoint, and a member that was trained anew with another outcome.
     stored(folder, "ensemble-across", "ink", 0)[1].write_text("{")
     stored(folder, "greedy-soup", "ink", 1)[1].with_suffix(".safetensors").unlink()
+    # So are a flipped byte in its weights, and another result's weights under its name.
+    average, other, soup = (
+        stored(folder, method, "ink", seed)[1].with_suffix(".safetensors")
+        for method, seed in (("weight-average-across", 0), ("weight-average-across", 1), ("greedy-soup", 0))
+    )
+    content = average.read_bytes()
+    average.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+    shutil.copy(other, soup)
     changed = next(run for run in runs_of(folder) if (run.config.test_domain, run.config.seed) == ("photo", 0))
     changed.result["log"][-1]["ood_accuracy"] = 0.125
     (changed.folder / "result.json").write_text(json.dumps(changed.result))
     results = written(folder)
     done(data, folder)
-    assert sum(results.get(path) != time for path, time in written(folder).items()) == 2 + 4
+    assert sum(results.get(path) != time for path, time in written(folder).items()) == 4 + 4
     assert sorted(before) == sorted((folder / "across").iterdir())
 
 

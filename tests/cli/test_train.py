@@ -128,3 +128,19 @@ def test_test_domains_that_there_are_not(
     command = ["train", str(toy), *options, *FAST, "--output", str(tmp_path / "out")]
     assert one_line(capsys, *command) == told.format(name=toy.name)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_run_whose_model_is_damaged(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command: tuple[str | Path, ...] = ("train", toy, "--test-domain", "photo", *FAST, "--output", tmp_path / "out")
+    assert main(list(map(str, command))) == 0
+    (run,) = (tmp_path / "out" / "runs").iterdir()
+    best, final = run / "best.safetensors", run / "final.safetensors"
+    content = best.read_bytes()
+    for path in (best, final):  # which the recipe may hand over
+        shutil.copy(run / "average.safetensors", path)
+    handed = json.loads((run / "result.json").read_text())["model"]
+    told = f"{run / handed} is the checkpoint 'average' of its run, not '{handed.removesuffix('.safetensors')}'"
+    assert one_line(capsys, *command) == f"{told}; remove {run} and train it again"
+    assert one_line(capsys, "predict", run, toy) == f"{told}; remove {run} and train it again"
+    (run / handed).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "is damaged: its checksum is not that of its content; remove" in one_line(capsys, *command)

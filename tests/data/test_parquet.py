@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from PIL import Image
 from tests.helpers import refusal
 
 import largedrop as ld
+from largedrop.data import parquet
 from largedrop.data.parquet import as_arrow, holds_images, parquets_in
+from largedrop.files import file_crc
 from largedrop.prediction.images import find_images
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -70,13 +73,14 @@ def test_images_in_parquet(tmp_path: Path, cache: Path, features: bool) -> None:
     assert data.classes == (("cat", "dog") if features else ("0", "1"))
     assert data.keys[:3] == tuple(f"a/{data.classes[n % 2]}/{at:07d}" for n, at in ((0, 0), (0, 4), (1, 1)))
     assert reds(data) == [0, 40, 10, 50, 20, 60, 30, 70]
-    (copy,) = (cache / "arrow").iterdir()
+    (copy,) = (cache / "arrow").glob("*.arrow")
     stamp = copy.stat().st_mtime_ns
     assert ld.open_dataset(file).fingerprint == data.fingerprint
     assert copy.stat().st_mtime_ns == stamp
     write(file, rows(start=8), features)
     assert reds(ld.open_dataset(file))[0] == 80
-    assert [each.name for each in (cache / "arrow").iterdir()] != [copy.name]
+    assert [each.name for each in (cache / "arrow").glob("*.arrow")] != [copy.name]
+    assert len(list((cache / "arrow").iterdir())) == 2
     assert len(find_images([file])) == 8
 
 
@@ -139,3 +143,34 @@ def test_parquet_that_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "file").write_text("")
     said = refusal(as_arrow, file, tmp_path / "file")
     assert said.startswith(f"cannot write a copy of Parquet's images in {tmp_path}/file/arrow: Not a directory; set ")
+
+
+def test_a_copy_that_was_changed_is_made_again(tmp_path: Path, cache: Path) -> None:
+    file = write(tmp_path / "pets.parquet", rows())
+    data = ld.open_dataset(file)
+    (copy,) = (cache / "arrow").glob("*.arrow")
+    content = copy.read_bytes()
+    assert content.count(png(40)) == 1
+    places = [*range(0, len(content), 97), content.index(png(40)) + 60]
+    for place in places:
+        copy.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert as_arrow(file, cache).read_bytes() == content
+    for change in (lambda path: path.unlink(), lambda path: path.write_text("{"), lambda path: path.write_text("{}")):
+        change(copy.with_suffix(".json"))
+        assert as_arrow(file, cache) == copy
+    found = ld.open_dataset(file)
+    assert (found.fingerprint, list(found.labels), reds(found)) == (data.fingerprint, list(data.labels), reds(data))
+
+
+def test_a_copy_whose_stamp_alone_has_changed_is_compared_once(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path / "pets.parquet", rows())
+    copy = as_arrow(file, cache)
+    compared: list[Path] = []
+    monkeypatch.setattr(parquet, "file_crc", lambda path: [compared.append(path), file_crc(path)][1])
+    before = copy.stat().st_ino
+    os.utime(copy, (1, 1))
+    for _ in range(2):
+        assert as_arrow(file, cache).stat().st_ino == before
+    assert compared == [copy]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -263,6 +264,23 @@ def test_an_arm_that_collapses_at_each_learning_rate_and_damage_are_failures(
         (0.9, 0.2, str(gone)),
     ]
     assert varied(run.config for run in result.runs) == [(0, "photo", 0.0), (1, "photo", 0.0)]
+
+
+def test_a_damaged_config_is_one_failure(data: ld.Dataset, tmp_path: Path) -> None:
+    made = planned(data, seeds=(0, 1))
+    compare(data, made, tmp_path, device=CPU)
+    path = tmp_path / "runs" / made.configs[0].run_name / "config.json"
+    path.unlink()
+    os.mkfifo(path)
+    result = compare(data, made, tmp_path, device=CPU)
+    assert len(result.runs) == len(made.configs) - 1
+    (failed,) = result.failed
+    assert (
+        failed["error"]
+        == f"{path} cannot be read: it is no regular file; remove it, and the same command writes it again"
+    )
+    path.unlink()
+    assert len(compare(data, made, tmp_path, device=CPU).runs) == len(made.configs)
 
 
 def test_one_learning_rate_is_a_comparison_as_ever(

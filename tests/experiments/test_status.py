@@ -33,6 +33,7 @@ def sweep(folder: Path, seconds: list[float], kinds: list[int] | None = None) ->
 
 
 def result(folder: Path, seconds: Any = 10.0) -> None:
+    write_stored(folder / "config.json", {})
     write_stored(folder / "result.json", {"methods": {"fine-tuning": {"seconds": seconds}}, "log": []})
 
 
@@ -97,7 +98,15 @@ def test_damaged_runs_are_named_and_the_others_counted(tmp_path: Path) -> None:
         path.mkdir(parents=True)
     (empty / "result.json").touch()
     (folder / "result.json").mkdir()
+    (damaged / "config.json").write_text("{}")
     (damaged / "result.json").write_text("{")
+    flipped, pipe, looping, without = rest[:4]
+    content = (flipped / "result.json").read_text()
+    (flipped / "result.json").write_text(content.replace("10.0", "10.5"))
+    for path in (pipe, looping, without):
+        (path / "config.json").unlink()
+    os.mkfifo(pipe / "config.json")
+    (looping / "config.json").symlink_to("config.json")
     (failed / "failure.json").write_text("[")
     begun(odd, None)
     (odd / "log.json").write_text('{"log": [{"step": "x"}]}')
@@ -106,11 +115,15 @@ def test_damaged_runs_are_named_and_the_others_counted(tmp_path: Path) -> None:
     assert {each.run: each.reason for each in plan.failures} == {
         "r0": "result.json is empty",
         "r1": "result.json is no file",
+        "r2": "result.json is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
         "r3": "failure.json cannot be read",
         "r5": "result.json cannot be read: Not a directory",
+        "r6": "result.json was changed after it was written: its checksum is not that of its content",
+        "r7": "config.json cannot be read: it is no regular file",
+        "r8": "config.json cannot be read: Too many levels of symbolic links",
+        "r9": "config.json cannot be read: No such file or directory",
     }
-    # Whether each of the results can be read is not looked at: that is a report's.
-    assert (plan.finished, plan.begun, plan.new) == (15, 1, 0)
+    assert (plan.finished, plan.begun, plan.new, plan.unread) == (10, 1, 0, 0)
 
 
 def test_a_process_of_another_machine_that_is_silent_has_none(tmp_path: Path) -> None:
@@ -158,6 +171,7 @@ def test_a_damaged_plan_is_a_line_and_the_others_are_read(tmp_path: Path) -> Non
     found = status_of(tmp_path)
     assert len(found.plans) == 1
     assert found.problems[0].startswith(f"{other} is not JSON")
+    assert found.problems[0].endswith("; remove it: the next largedrop sweep of its preset writes it again")
     assert found.to_json()["plans"][0]["new"] == 1
 
 
@@ -168,3 +182,5 @@ def test_many_results_are_not_all_read(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(status, "measured", lambda folder: read.append(folder))
     assert only(tmp_path).finished == 120
     assert len(read) == 50
+    monkeypatch.setattr(status, "READ", 100)
+    assert only(tmp_path).unread == 20

@@ -11,6 +11,7 @@ from largedrop.experiments.stored_plan import StoredPlan, StoredRun, read_plans,
 from largedrop.files import write_stored
 
 ABOUT = {"preset": "p", "title": "P", "scale": "small"}
+ADVICE = "remove it: the next largedrop sweep of its preset writes it again"
 
 
 def test_a_plan_is_read_back(tmp_path: Path) -> None:
@@ -41,4 +42,4 @@ def test_what_is_no_plan_is_said(tmp_path: Path, changed: dict[str, Any]) -> Non
     write_stored(path, good)
     assert isinstance(next(read_plans(tmp_path)), StoredPlan)
     write_stored(path, {**good, **changed})
-    assert list(read_plans(tmp_path)) == [f"{path} is no plan of a sweep"]
+    assert list(read_plans(tmp_path)) == [f"{path} is no plan of a sweep; {ADVICE}"]

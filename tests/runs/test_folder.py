@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.helpers import Watch, unanswering
 
 from largedrop.config import PROTOCOL, Config
@@ -17,6 +18,7 @@ from largedrop.data.dataset import Dataset
 from largedrop.errors import BusyError, CollapseError, UserError
 from largedrop.files import read_json, replacing, write_json
 from largedrop.reporter import SILENT
+from largedrop.runs.checkpoint import write_tensors
 from largedrop.runs.failure import write_failure
 from largedrop.runs.folder import claim, claimed, named_before, owned
 
@@ -218,8 +220,54 @@ def test_a_folder_that_cannot_be_read(config: Config, tmp_path: Path, monkeypatc
 
 
 def test_a_damaged_config(config: Config, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{")
-    assert refusal(tmp_path, config).startswith(f"{tmp_path / 'config.json'} is not JSON: ")
+    path = tmp_path / "config.json"
+    path.write_text("{")
+    said = refusal(tmp_path, config)
+    assert said.startswith(f"{path} is not JSON: ")
+    assert said.endswith(f"; remove {tmp_path} and train it again")
+    path.unlink()
+    path.symlink_to(path)
+    assert refusal(tmp_path, config).startswith(f"{path} cannot be read: Too many levels of symbolic links; remove ")
+    path.unlink()
+    os.mkfifo(path)
+    said = refusal(tmp_path, config)
+    assert said == f"{path} cannot be read: it is no regular file; remove {tmp_path} and train it again"
+
+
+def test_a_config_that_the_state_beside_it_can_replace(config: Config, tmp_path: Path) -> None:
+    own, other = {"run": config.digest()}, {"run": "0123456789ab"}
+    path = tmp_path / "config.json"
+    for header in (own, other):
+        write_tensors(tmp_path / "resume.safetensors", {"x": torch.zeros(1)}, "state", header)
+        path.write_text("{")
+        advice = "remove it, and the same command writes it again" if header is own else f"remove {tmp_path} and train"
+        assert f"; {advice}" in refusal(tmp_path, config)
+        path.unlink()
+        if header is own:
+            with claimed(tmp_path, config, SILENT):
+                assert read_json(path) == {"protocol": PROTOCOL, **config.to_json()}
+    assert "contains other files (.lease" not in refusal(tmp_path, config)
+    assert "contains other files" in refusal(tmp_path, config)
+
+
+def test_the_file_of_sweeps_that_their_runs_can_replace(config: Config, tmp_path: Path) -> None:
+    facts, path = {"fingerprint": config.fingerprint}, tmp_path / "sweep.json"
+    claim(tmp_path, "sweep.json", "sweep", facts)
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"sweep\.json is not JSON: .*; name another --output$"):
+        owned(tmp_path, "sweep.json", "sweep", facts)
+    claim(tmp_path / "runs" / "a", "config.json", "run", config.to_json())
+    with pytest.raises(UserError, match=r"; remove it, and the same command writes it again$"):
+        owned(tmp_path, "sweep.json", "sweep", facts)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"cannot be read: it is no regular file; remove it, and"):
+        owned(tmp_path, "sweep.json", "sweep", facts)
+    path.unlink()
+    with pytest.raises(UserError, match=r"contains other files \(runs, …\) and no sweep"):
+        owned(tmp_path, "sweep.json", "sweep", {"fingerprint": "0"})
+    claim(tmp_path, "sweep.json", "sweep", facts)
+    assert read_json(path) == {"protocol": PROTOCOL, **facts}
 
 
 def test_a_dataset_that_was_renamed_keeps_the_name_it_was_trained_under(data: Dataset, tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_a_start_that_is_another_checkpoint_is_noticed(data: ld.Dataset, config:
     notes: list[str] = []
     train(changed, data, tmp_path / "cut", reporter=Watch(note=notes.append))
     start = tmp_path / "cut" / "start.safetensors"
-    assert notes == [f"{start} is of step {config.steps}, and the start is step 0; this run is begun again"]
+    assert notes == [f"{start} is the checkpoint 'final' of its run, not 'start'; this run is begun again"]
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -225,5 +225,7 @@ def test_a_state_that_is_gone_or_a_folder(data: ld.Dataset, config: Config, tmp_
     state.mkdir()
     assert refusal(train, config, data, cut) == f"{state} is a folder, and a run's state is a file; remove it"
     state.rmdir()
-    train(config, data, cut)
+    notes: list[str] = []
+    train(config, data, cut, reporter=Watch(note=notes.append))
+    assert notes == [f"{state} is gone; this run is begun again"]
     assert_same_run(tmp_path / "whole", cut)

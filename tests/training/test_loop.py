@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +51,7 @@ def test_a_finished_run_holds_these_files(data: ld.Dataset, config: Config, tmp_
     run = train(config, data, tmp_path / "run")
     assert files(run.folder) == FILES
     assert read_json(run.folder / "config.json") == {"protocol": PROTOCOL, **config.to_json()}
-    assert json.loads((run.folder / "log.json").read_text()) == {"log": run.result["log"]}
+    assert read_json(run.folder / "log.json") == {"log": run.result["log"]}
     assert read_json(run.folder / "result.json") == run.result
     assert run == Run.open(run.folder)
 
@@ -184,6 +183,7 @@ def test_the_best_is_the_first_of_highest_iid_accuracy(data: ld.Dataset, config:
         assert header["about"] == {
             "largedrop": ld.__version__,
             "run": changed.digest(),
+            "checkpoint": "best",
             "config": changed.to_json(),
             "domains": ["ink", "oil", "photo"],
             "step": first,

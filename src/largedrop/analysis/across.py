@@ -24,7 +24,7 @@ from ..measures.calibration import fit_temperature
 from ..models.fast.folding import speed_up
 from ..reporter import SILENT, Reporter
 from ..runs.across import ACROSS_FOLDER, Across, RunGroup, groups_of, methods_across
-from ..runs.checkpoint import TEMPERATURE, load_model, read_tensors, save_model
+from ..runs.checkpoint import CHECKPOINT, TEMPERATURE, kept_by, load_model, open_tensors, read_tensors, save_model
 from ..runs.logits import read_logits
 from ..runs.protocol import iid_accuracy_of
 from ..runs.run import Run
@@ -124,16 +124,21 @@ def _pending(runs: Sequence[Run], folder: Path) -> tuple[list[_Pending], list[st
 
 
 def _is_stored(pending: _Pending) -> bool:
-    """Whether the result is stored, intact, and of the members' present accuracies."""
+    """Whether the result is stored, intact with its weights, and of the members' present accuracies."""
     if not pending.path.is_file():
         return False
     try:
         found = Across.read(pending.path)
-    except UserError:
+        at = dict(zip(found.members, found.scores, strict=True))
+        if any(at.get(run.folder.name) != _final_scores(run) for run in pending.runs):
+            return False
+        if pending.method == "ensemble-across":
+            return True
+        weights = pending.path.with_suffix(".safetensors")
+        theirs = Across.from_json(open_tensors(weights, "model").header["about"], weights.name)
+        return (theirs.stem, theirs.scores) == (found.stem, found.scores)
+    except (UserError, KeyError, TypeError):
         return False  # it is computed again, and replaced
-    at = dict(zip(found.members, found.scores, strict=True))
-    same = all(at.get(run.folder.name) == _final_scores(run) for run in pending.runs)
-    return same and (pending.method == "ensemble-across" or pending.path.with_suffix(".safetensors").is_file())
 
 
 def _refuse(pending: _Pending) -> None:
@@ -201,7 +206,8 @@ def _compute(pending: _Pending, data: Dataset, views: Views, reporter: Reporter)
         seconds=round(time.monotonic() - began + seconds, 3),
     )
     if pending.method != "ensemble-across":
-        about = {"largedrop": __version__, "domains": list(data.domains), **found.to_json(), **temperature}
+        origin = {"largedrop": __version__, CHECKPOINT: found.stem, "domains": list(data.domains)}
+        about = {**origin, **found.to_json(), **temperature}
         save_model(pending.path.with_suffix(".safetensors"), network, about, state)
     write_stored(pending.path, found.to_json())
 
@@ -219,7 +225,8 @@ def _mean_logits(pending: _Pending, part: str, data: Dataset, split: Split) -> n
     shape = (len(getattr(split, part)), len(data.classes))
     members = []
     for run in pending.runs:
-        found = read_logits(run.folder, run.config.steps, run.digest, {part: shape})[part]
+        with kept_by(run.folder):
+            found = read_logits(run.folder, run.config.steps, run.digest, {part: shape})[part]
         if not np.isfinite(found).all():
             raise UserError(f"{run.folder.name}: its logits contain NaN or infinity")
         members.append(found)
@@ -228,7 +235,8 @@ def _mean_logits(pending: _Pending, part: str, data: Dataset, split: Split) -> n
 
 def _final(run: Run) -> dict[str, Tensor]:
     """The weights after the last step of a run."""
-    return read_tensors(run.final, "model", run.digest)[0]
+    with kept_by(run.folder):
+        return read_tensors(run.final, "model", run.digest)[0]
 
 
 def _average(runs: Sequence[Run], reporter: Reporter) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from ..files import write_stored
 from ..models.fast.folding import speed_up
 from ..models.network import Network
 from ..reporter import SILENT, Reporter
-from ..runs.checkpoint import read_tensors
+from ..runs.checkpoint import kept_by, read_tensors
 from ..runs.interpolation import INTERPOLATED, INTERPOLATION_FILE, Interpolation
 from ..runs.run import Run
 from ..training.averaging import interpolate
@@ -124,7 +124,8 @@ def interpolate_run(
     pretrained = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     before = [representations(network, each.views, each.indices, config.precision, reporter) for each in test_on]
     by_set: dict[str, dict[str, list[float]]] = {each.name: {kind: [] for kind in INTERPOLATED} for each in test_on}
-    saved, _ = read_tensors(checkpoint, "model", run.digest)
+    with kept_by(run.folder):
+        saved, _ = read_tensors(checkpoint, "model", run.digest)
     fine_tuned = {name: tensor.to(views.device) for name, tensor in saved.items()}
 
     def pair(

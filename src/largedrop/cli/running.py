@@ -67,6 +67,7 @@ def run_and_publish(
     from ..experiments.compare import FILE, plan, time_left
     from ..experiments.compare import compare as run_comparison
     from ..report.comparison import publish
+    from ..runs.checkpoint import kept_by, open_tensors
     from ..runs.estimate import duration, listing
     from ..runs.folder import named_before
     from ..tracking.following import followed, trackers_of
@@ -171,7 +172,8 @@ def run_and_publish(
         for run in result.runs:
             say(console, *_model_of(run))
         for run in result.runs:
-            run.existing_model()
+            with kept_by(run.folder):
+                open_tensors(run.existing_model(), "model" if run.config.fit == "all" else "linear", run.digest)
     if result.failed:
         raise UserError(
             f"{len(result.failed)} of {count} runs collapsed or are damaged: they are missing from the results"

@@ -3,17 +3,19 @@
 Parquet is compressed, so no image in it can be found without decoding what lies around it; in Arrow it can.
 
 <cache>/arrow/<path>-<stamp>.arrow    the copy; one of the file's earlier content is removed
+<cache>/arrow/<path>-<stamp>.json     its checksum, and its stamp when that was last compared
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import replacing
+from ..files import file_crc, read_json, replacing, write_stored
 from .digests import stamp_of
 from .entries import cache_errors, chosen_folder
 
@@ -70,7 +72,9 @@ def parquets_in(folder: Path) -> list[Path]:
 
 
 def as_arrow(file: Path, cache: Path | None) -> Path:
-    """The copy of a Parquet file in the cache, as a stream of Arrow; made where it is not there yet.
+    """The copy of a Parquet file in the cache, as a stream of Arrow; made where it is not there yet, or is damaged.
+
+    It is compared with its checksum where its stamp is not that of the last time.
 
     Raises:
         UserError: the file cannot be read, or the cache cannot be written.
@@ -82,13 +86,13 @@ def as_arrow(file: Path, cache: Path | None) -> Path:
     own = hashlib.sha256(str(file).encode("utf-8", "surrogateescape")).hexdigest()[:40]
     stamp = hashlib.sha256(stamp_of(file)[0].encode()).hexdigest()[:12]
     copy = folder / f"{own}-{stamp}.arrow"
-    if copy.is_file():
+    if _is_intact(copy):
         return copy
     found = parquet.read_schema(file)
     schema = pyarrow.schema(map(_addressable, found), found.metadata)
     with cache_errors("a copy of Parquet's images", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for earlier in folder.glob(f"{own}-*.arrow"):
+        for earlier in folder.glob(f"{own}-*"):
             earlier.unlink(missing_ok=True)
         with (
             replacing(copy) as path,
@@ -97,7 +101,26 @@ def as_arrow(file: Path, cache: Path | None) -> Path:
         ):
             for batch in _batches(file):
                 stream.write_batch(batch.cast(schema))
+        _remember(copy, file_crc(copy))
     return copy
+
+
+def _is_intact(copy: Path) -> bool:
+    """Whether a copy is there, with the content that was written."""
+    try:
+        known, stamp = read_json(copy.with_suffix(".json")), stamp_of(copy)[0]
+        if known.get("stamp") != stamp:
+            if known.get("crc32") != file_crc(copy):
+                return False
+            with suppress(UserError):  # the cache may be read-only: it is compared again then
+                _remember(copy, known["crc32"])
+    except (UserError, OSError):
+        return False
+    return True
+
+
+def _remember(copy: Path, crc: str) -> None:
+    write_stored(copy.with_suffix(".json"), {"crc32": crc, "stamp": stamp_of(copy)[0]})
 
 
 def _batches(file: Path) -> Iterator[Any]:

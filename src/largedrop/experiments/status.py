@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, one_of
-from ..files import read_json
+from ..files import parse_json, read_bytes, read_json
 from ..lease import LAPSES, Holder, holder_of
+from ..runs.content import FILES
 from ..runs.failure import FAILURE_FILE, read_failure
 from .measured import measured, spread
 from .stored_plan import StoredPlan, StoredRun, read_plans
@@ -21,6 +22,9 @@ from .stored_plan import StoredPlan, StoredRun, read_plans
 __all__ = ["Failure", "PlanStatus", "Status", "Working", "status_of"]
 
 HOUR = 3600.0
+
+READ = 20_000
+"""Number of results whose content is looked at, the last that were written; more would take seconds."""
 
 LINE = 200
 """Longest last line of a failure, in characters."""
@@ -33,7 +37,7 @@ class Failure:
     Attributes:
         run: name of its folder.
         said: its settings, for people.
-        kind: ``collapsed``, ``failed``, or ``damaged`` where its result or its failure is no file or empty.
+        kind: ``collapsed``, ``failed``, or ``damaged`` where its result, its config or its failure cannot be read.
         reason: why, in one line.
         last_line: the last line of its traceback; empty where there is none.
     """
@@ -83,6 +87,7 @@ class PlanStatus:
         per_hour: runs that were finished in the last hour.
         working: runs that processes have.
         failures: runs that have ended without a result.
+        unread: number of the finished whose content was not looked at, since there are very many.
     """
 
     preset: str
@@ -97,6 +102,7 @@ class PlanStatus:
     per_hour: int
     working: tuple[Working, ...]
     failures: tuple[Failure, ...]
+    unread: int = 0
 
     @property
     def name(self) -> str:
@@ -179,6 +185,7 @@ def _status(plan: StoredPlan, folder: Path) -> PlanStatus:
             found.failures.append(Failure(run.name, run.said, "damaged", ended))
         else:
             found.finished.append((run, ended))
+    unread = _leave_damaged_out(found, folder)
     factors = _factors(found.finished, folder)
     usual = factors.get(None, 1.0)
     rest = sum(share * run.seconds * factors.get(run.kind, usual) for run, share in found.left)
@@ -198,7 +205,30 @@ def _status(plan: StoredPlan, folder: Path) -> PlanStatus:
         sum(now - ended <= HOUR for _, ended in found.finished),
         tuple(found.working),
         tuple(found.failures),
+        unread,
     )
+
+
+def _leave_damaged_out(found: _Found, folder: Path) -> int:
+    """Move runs whose result or config cannot be read from the finished to the failures; the number not looked at."""
+    unread = max(0, len(found.finished) - READ)
+    for entry in sorted(found.finished, key=lambda entry: -entry[1])[:READ]:
+        if reason := _damage(folder / entry[0].name):
+            found.finished.remove(entry)
+            found.failures.append(Failure(entry[0].name, entry[0].said, "damaged", reason))
+    return unread
+
+
+def _damage(folder: Path) -> str:
+    """Why a finished run's files are not what was written; empty where they are."""
+    for name in FILES:
+        try:
+            parse_json(read_bytes(folder / name), name, "log")
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror or error}"
+        except UserError as error:
+            return str(error)
+    return ""
 
 
 def _ended(folder: Path) -> float | str | None:

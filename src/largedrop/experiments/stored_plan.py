@@ -81,7 +81,7 @@ def read_plans(folder: Path) -> Iterator[StoredPlan | str]:
         try:
             yield _plan(read_json(path), path)
         except UserError as error:
-            yield str(error)
+            yield f"{error}; remove it: the next largedrop sweep of its preset writes it again"
 
 
 def _plan(content: Mapping[str, Any], path: Path) -> StoredPlan:

@@ -16,9 +16,9 @@ from ..config import Config
 from ..data.dataset import Dataset
 from ..data.views.batches import Views
 from ..errors import BusyError, CollapseError, RunError, UserError
-from ..files import write_json, write_stored
+from ..files import write_stored
 from ..reporter import SILENT, Relay, Reporter
-from ..runs.checkpoint import write_tensors
+from ..runs.checkpoint import CHECKPOINT, write_tensors
 from ..runs.content import is_finished
 from ..runs.folder import claimed, finished
 from ..runs.methods import checkpoint_method
@@ -171,6 +171,7 @@ def _finished(
     for name, (model, entry) in kept.items():
         tensors = {"weight": model.weight, "bias": model.bias, **({} if model.v is None else {"v": model.v})}
         about = {
+            "about": {CHECKPOINT: name},
             "config": config.to_json(),
             "classes": list(data.classes),
             "step": entry.step,
@@ -179,7 +180,7 @@ def _finished(
         write_tensors(folder / f"{name}.safetensors", tensors, "linear", {"run": config.digest(), **about})
     log = [entry.to_json() for entry in evaluations]
     content = {"largedrop": __version__, "dataset": describe(data), "methods": methods}
-    write_json(folder / "log.json", {"log": log})
+    write_stored(folder / "log.json", {"log": log})
     best = {"run": config.digest(), "best_step": kept["best"][1].step}
     write_stored(folder / "result.json", {**content, **best, "log": log})
     return Run.open(folder)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from ..errors import UserError, check_type
 from ..models.network import Network
-from ..runs.checkpoint import load_model, read_tensors
+from ..runs.checkpoint import kept_by, load_model, read_tensors
 from ..runs.logits import logits_file
 from ..runs.run import Run
 
@@ -53,7 +53,8 @@ def test_images_of(model: Model) -> int | None:
     logits = logits_file(run.folder, run.config.steps)
     if len(run.config.test_domains) != 1 or not logits.is_file():
         return None
-    return len(read_tensors(logits, "outputs", run.digest)[0]["ood"])
+    with kept_by(run.folder):
+        return len(read_tensors(logits, "outputs", run.digest)[0]["ood"])
 
 
 def _name(model: Model) -> str:

@@ -53,6 +53,8 @@ def _about(plan: PlanStatus) -> Iterator[str]:
         yield f"{plan.name}: {plan.per_hour:,} were finished in the last hour."
     if plan.begun:
         yield f"{plan.name}: {plan.begun:,} of the waiting were begun; the next command goes on with them."
+    if plan.unread:
+        yield f"{plan.name}: of {plan.unread:,} of the finished the content was not looked at; a report does that."
     if plan.left is None and plan.seconds:
         yield f"{plan.name}: no process works on it; one run after the other it takes {duration(plan.seconds)} more."
 

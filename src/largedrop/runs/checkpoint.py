@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,26 @@ from ..models.network import Network, Spec
 from ..models.pretrained import check_model
 from ..models.sizes import build, representation_units, shapes_of
 
-__all__ = ["TEMPERATURE", "StoredTensors", "load_model", "open_tensors", "read_tensors", "save_model", "write_tensors"]
+__all__ = [
+    "CHECKPOINT",
+    "TEMPERATURE",
+    "StoredTensors",
+    "kept_by",
+    "load_model",
+    "open_tensors",
+    "read_tensors",
+    "save_model",
+    "write_tensors",
+]
 
 VERSION = 2
 """Version of the files: from 2 on they have a checksum."""
 
 TEMPERATURE = "temperature"
 """Key, in what a checkpoint's header says about it, of the temperature that calibrates its probabilities."""
+
+CHECKPOINT = "checkpoint"
+"""Key, there, of the name that a run gave it, which is its file's without the suffix."""
 
 TYPES = {
     **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"},
@@ -74,6 +88,21 @@ class StoredTensors:
     header: dict[str, Any]
     shapes: dict[str, tuple[str, tuple[int, ...]]]
 
+    @property
+    def run(self) -> str:
+        """Digest of the config of the file's run; empty where the file is of none, or of an older version."""
+        return str(self.header.get("run") or self._about.get("run") or "")
+
+    @property
+    def checkpoint(self) -> str:
+        """Name that its run gave a checkpoint; empty as above."""
+        return str(self._about.get(CHECKPOINT) or "")
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        about = self.header.get("about")
+        return about if isinstance(about, dict) else {}
+
     def load(self) -> dict[str, Tensor]:
         """The tensors by name, on the processor."""
         with safe_open(self.path, framework="pt") as file:
@@ -84,10 +113,11 @@ def open_tensors(path: Path, kind: str, run: str = "") -> StoredTensors:
     """Open and check a file from ``write_tensors``; files of before there were checksums are opened without.
 
     Args:
-        run: digest of the config of the run that it must be of; of any where empty.
+        run: digest of the config of the run that it must be of, as which of its checkpoints the name says; of any
+            run, and of any name, where empty.
 
     Raises:
-        DamagedError: the file is missing, damaged, or of another program, kind or run.
+        DamagedError: the file is missing, damaged, or of another program, kind, run or checkpoint.
         UserError: it cannot be read, or is of a newer version.
     """
     path = Path(path)
@@ -121,11 +151,21 @@ def open_tensors(path: Path, kind: str, run: str = "") -> StoredTensors:
         raise DamagedError(f"{path} is damaged: its checksum is not that of its content")
     if found != kind:
         raise DamagedError(f"{path} is a largedrop file of the kind '{found}', not '{kind}'")
-    about = header.get("about")
-    theirs = header.get("run") or (about.get("run") if isinstance(about, dict) else None)
-    if run and theirs and theirs != run:
-        raise DamagedError(f"{path} is of another run: of the config {theirs}, not {run}")
-    return StoredTensors(path, header, shapes)
+    stored = StoredTensors(path, header, shapes)
+    if run and stored.run not in ("", run):
+        raise DamagedError(f"{path} is of another run: of the config {stored.run}, not {run}")
+    if run and stored.checkpoint not in ("", path.stem):
+        raise DamagedError(f"{path} is the checkpoint '{stored.checkpoint}' of its run, not '{path.stem}'")
+    return stored
+
+
+@contextmanager
+def kept_by(folder: Path) -> Iterator[None]:
+    """Add what to do to the error that a file of the finished run in ``folder`` is damaged."""
+    try:
+        yield
+    except DamagedError as error:
+        raise DamagedError(f"{error}; remove {folder} and train it again") from error
 
 
 def read_tensors(path: Path, kind: str, run: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -167,7 +207,8 @@ def load_model(path: str | Path, *, run: str = "") -> Network:
         UserError: the file is missing, damaged, of another program, kind or run, or of a newer version.
     """
     check_type(path, (str, Path), "a model is loaded from the path of a checkpoint")
-    stored = open_tensors(Path(path), "model", run)
+    with kept_by(Path(path).parent) if run else nullcontext():
+        stored = open_tensors(Path(path), "model", run)
     try:
         spec = Spec.from_json(stored.header["spec"])
     except KeyError as error:

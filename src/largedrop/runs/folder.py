@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..config import LATER, PROTOCOL, Config
+from ..config import LATER, PROTOCOL, Config, digest_of
 from ..data.dataset import Dataset
-from ..errors import UserError, unanswered
-from ..files import is_leftover, read_json, write_stored
+from ..errors import RunError, UserError, unanswered
+from ..files import is_leftover, read_json, there, write_stored
 from ..lease import Lease, is_lease, settle, take
 from ..reporter import Relay, Reporter
 from .content import is_finished
@@ -134,6 +134,9 @@ def named_before(data: Dataset, stored: Iterable[Path]) -> Dataset:
 def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: Mapping[str, Any] = NOTHING) -> bool:
     """Whether a folder already belongs to a run, a comparison or sweeps; False where it is new.
 
+    Where the file is gone and what lies beside it says that it was this owner's, it is as if it were new, and the file
+    can be written again.
+
     Args:
         file: name of the JSON file in the folder that identifies its owner.
         owner: kind of owner, for messages: ``run``, ``comparison`` or ``sweep``.
@@ -141,8 +144,9 @@ def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
         about: further fields of the file, which may differ.
 
     Raises:
+        RunError: the file of a run is damaged; others can be had.
         UserError: the folder belongs to another owner (the message names the differences) or protocol, contains other
-            files, or cannot be read.
+            files, or cannot be read; or the file is damaged.
     """
     try:
         str(folder).encode()
@@ -150,8 +154,8 @@ def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
         raise UserError(f"the name of {folder} is not UTF-8; name another --output") from None
     try:
         inside = list(folder.iterdir()) if folder.exists() else []  # first: another process may be writing the file
-        if (folder / file).is_file():
-            theirs = read_json(folder / file)
+        if there(folder / file):
+            theirs = _read(folder, file, owner, facts)
             refuse_older(theirs, folder)
             _compare(folder, theirs, owner, facts, about)
             return True
@@ -162,9 +166,44 @@ def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
     others = sorted(
         entry.name for entry in inside if entry.name != LOCK and not (is_leftover(entry) or is_lease(entry))
     )
-    if others:
+    if others and not _shows_owner(folder, owner, facts):
         raise UserError(f"{folder} contains other files ({others[0]}, …) and no {owner}; name another --output")
     return False
+
+
+def _read(folder: Path, file: str, owner: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return read_json(folder / file)
+    except UserError as error:
+        if _shows_owner(folder, owner, facts):
+            told = f"{error}; remove it, and the same command writes it again"
+        elif owner == "run":
+            told = f"{error}; remove {folder} and train it again"
+        else:
+            told = f"{error}; name another --output"
+        raise (RunError if owner == "run" else UserError)(told) from error
+
+
+def _shows_owner(folder: Path, owner: str, facts: Mapping[str, Any]) -> bool:
+    """Whether what lies in a folder, without the file that says so, is of the owner with these facts.
+
+    Of a run, its state or its best checkpoint, which has the digest of its config; of others, the configs of all runs.
+    """
+    if owner == "run":
+        from .checkpoint import open_tensors  # torch and timm take seconds
+
+        for name, kind in (("resume", "state"), ("best", "model"), ("best", "linear")):
+            with suppress(UserError):
+                return open_tensors(folder / f"{name}.safetensors", kind).run == digest_of(facts, PROTOCOL)
+        return False
+    found = False
+    for path in folder.glob("runs/*/config.json"):
+        with suppress(UserError):
+            theirs = {**LATER, **read_json(path)}
+            if any(theirs.get(name) != value for name, value in facts.items()):
+                return False
+            found = True
+    return found
 
 
 def _compare(

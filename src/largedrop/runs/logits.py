@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from ..errors import DamagedError
 from .checkpoint import read_tensors, write_tensors
 
-__all__ = ["Logits", "logits_file", "read_logits", "write_logits"]
+__all__ = ["Logits", "logits_file", "mean_logits", "read_logits", "write_logits"]
 
 Logits = dict[str, npt.NDArray[np.float16]]
 """Logits on the ``iid`` and the ``ood`` images, (n, classes) each."""
@@ -47,3 +48,14 @@ def read_logits(folder: Path, step: int, run: str, shapes: dict[str, tuple[int, 
         if found is None or found.shape != shape or found.dtype != torch.float16:
             raise DamagedError(f"{path} must have the logits of {shape[0]} '{name}' images and {shape[1]} classes")
     return {name: tensors[name].numpy() for name in shapes}
+
+
+def mean_logits(
+    folder: Path, steps: Collection[int], run: str, shapes: dict[str, tuple[int, int]]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """The ensemble along a trajectory: logits averaged over evaluations; arguments and errors as in ``read_logits``."""
+    total: dict[str, torch.Tensor] = {}
+    for step in steps:
+        found = read_logits(folder, step, run, shapes)
+        total = {name: total.get(name, 0) + torch.from_numpy(values).float() for name, values in found.items()}
+    return {name: (tensor / len(steps)).numpy() for name, tensor in total.items()}

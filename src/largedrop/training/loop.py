@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from .._version import __version__
 from ..config import Config
@@ -22,16 +20,16 @@ from ..data.random import torch_seed
 from ..data.views.batches import Views, open_views
 from ..errors import CollapseError, Interrupted, UserError
 from ..fast_paths import device_name
-from ..files import write_json, write_stored, write_text
+from ..files import write_stored, write_text
 from ..measures.calibration import fit_temperature
 from ..models.fast.folding import speed_up
 from ..models.network import Network
 from ..reporter import SILENT, Reporter
-from ..runs.checkpoint import TEMPERATURE, save_model
+from ..runs.checkpoint import CHECKPOINT, TEMPERATURE, save_model
 from ..runs.content import is_finished
 from ..runs.failure import write_failure
 from ..runs.folder import claimed, finished
-from ..runs.logits import Logits, read_logits, write_logits
+from ..runs.logits import Logits, mean_logits, write_logits
 from ..runs.record import describe
 from ..runs.run import SPLIT_FILE, START_FILE, Run
 from ..runtime import keep_freed_memory, peak_memory
@@ -45,7 +43,7 @@ from .features import FeatureCache
 from .memory import in_memory
 from .objectives import make_objective
 from .setup import create_network, make_optimizer, set_learning_rate, start_head
-from .state import STATE_FILE, NoStateError, Trajectory, check_kept, discard, load_state, save_state
+from .state import STATE_FILE, NoStateError, Trajectory, check_kept, discard, is_lost, load_state, save_state
 from .step import TrainingStep
 from .way_back import evaluations_after, keeps_start, move_back, safest, wise_ft
 
@@ -109,6 +107,8 @@ def train(
         keep_freed_memory()
 
         def attempt(to: Reporter) -> Run:
+            if is_lost(folder):
+                to.note(f"{folder / STATE_FILE} is gone; this run is begun again")
             # Dropout and the network's other draws use torch's generator, seeded at each step and restored at the end.
             try:
                 with torch.random.fork_rng(devices=gpus), exact(), ExitStack() as held:
@@ -201,7 +201,7 @@ def _train(
         found = _logits(config, views, split, network, 0, reporter)
         if keeps_start(config):
             start = {"step": 0, **scores(found, data.labels, split), **_temperature(found, data, split)}
-            save_model(folder / START_FILE, network, about(config, data, start))
+            save_model(folder / START_FILE, network, about("start", config, data, start))
         _log(config, data, split, folder, network, so_far, found, {})
         save()
     for step, (inputs, labels) in enumerate(saved_first(batches, save), so_far.step):
@@ -241,7 +241,7 @@ def _train(
         return {**scores(evaluated, data.labels, split), **_temperature(evaluated, data, split)}
 
     def keep(name: str, found: Scores) -> Scores:
-        save_model(folder / f"{name}.safetensors", network, about(config, data, {"step": config.steps, **found}))
+        save_model(folder / f"{name}.safetensors", network, about(name, config, data, {"step": config.steps, **found}))
         kept[name] = found
         return found
 
@@ -305,8 +305,8 @@ def _log(
     pooled = accuracy(evaluated["iid"], labels)
     so_far.log.append({**found, "iid_accuracy_pooled": pooled, "iid_by_domain": by_domain, **more})
     if so_far.best["step"] == so_far.step:
-        save_model(folder / "best.safetensors", network, about(config, data, found))
-    write_json(folder / "log.json", {"log": so_far.log})
+        save_model(folder / "best.safetensors", network, about("best", config, data, found))
+    write_stored(folder / "log.json", {"log": so_far.log})
 
 
 def _finish(
@@ -327,6 +327,7 @@ def _finish(
         device: the device, whose name and largest memory are in the result.
     """
     best = so_far.best
+    ensemble = mean_logits(folder, config.evaluations, config.digest(), _shapes(data, split))
     common = {"steps": config.steps, "seconds": round(so_far.seconds + so_far.probe["seconds"], 3)}
     result = {
         "largedrop": __version__,
@@ -337,7 +338,7 @@ def _finish(
         "memory": peak_memory(device),
         "methods": {
             "fine-tuning": {**scores_in(best), **common},
-            "ensemble": {**scores(_mean_logits(config, folder, _shapes(data, split)), data.labels, split), **common},
+            "ensemble": {**scores(ensemble, data.labels, split), **common},
             **{
                 method: [_entry(each, common) for each in found] if isinstance(found, list) else _entry(found, common)
                 for method, found in further.items()
@@ -376,22 +377,12 @@ def _shapes(data: Dataset, split: Split) -> dict[str, tuple[int, int]]:
     return {"iid": (len(split.iid), len(data.classes)), "ood": (len(split.ood), len(data.classes))}
 
 
-def _mean_logits(
-    config: Config, folder: Path, shapes: dict[str, tuple[int, int]]
-) -> dict[str, npt.NDArray[np.float32]]:
-    """The trajectory's ensemble: logits averaged over the evaluations after the first step, (n, classes)."""
-    total: dict[str, Tensor] = {}
-    for step in config.evaluations:
-        found = read_logits(folder, step, config.digest(), shapes)
-        total = {name: total.get(name, 0) + torch.from_numpy(values).float() for name, values in found.items()}
-    return {name: (tensor / len(config.evaluations)).numpy() for name, tensor in total.items()}
-
-
-def about(config: Config, data: Dataset, more: dict[str, Any]) -> dict[str, Any]:
-    """The header of a checkpoint: its origin, and ``more``."""
+def about(name: str, config: Config, data: Dataset, more: dict[str, Any]) -> dict[str, Any]:
+    """The header of the checkpoint ``name``: its origin, and ``more``."""
     return {
         "largedrop": __version__,
         "run": config.digest(),
+        CHECKPOINT: name,
         "config": config.to_json(),
         "domains": list(data.domains),
         **more,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from ..config import Config
 from ..errors import DamagedError, UserError
 from ..fast_paths import FastPaths
-from ..files import there
+from ..files import read_json, there
 from ..models.network import Network
 from ..reporter import Reporter
 from ..runs.checkpoint import misfit, open_tensors, read_tensors, write_tensors
@@ -24,7 +25,16 @@ from .averages.base import part_of
 from .collapse import CollapseWatch
 from .way_back import keeps_start
 
-__all__ = ["STATE_FILE", "NoStateError", "Trajectory", "check_kept", "discard", "load_state", "save_state"]
+__all__ = [
+    "STATE_FILE",
+    "NoStateError",
+    "Trajectory",
+    "check_kept",
+    "discard",
+    "is_lost",
+    "load_state",
+    "save_state",
+]
 
 STATE_FILE = "resume.safetensors"
 
@@ -123,6 +133,13 @@ def load_state(
     except DamagedError as error:
         raise NoStateError(str(error)) from error
     return trajectory
+
+
+def is_lost(folder: Path) -> bool:
+    """Whether a run that was begun had a state and has none: the log's first line alone is written before that."""
+    with suppress(UserError, TypeError):
+        return not there(folder / STATE_FILE) and len(read_json(folder / "log.json").get("log", ())) > 1
+    return False
 
 
 def discard(state: Path) -> None:
