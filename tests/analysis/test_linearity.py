@@ -122,6 +122,8 @@ def test_measures_by_hand() -> None:
     assert (measured.accuracy, measured.linear_accuracy, measured.start_accuracy) == (1 / 3, 2 / 3, 1 / 3)
     assert measured.agreement == 2 / 3
     assert relative_distance(Linearised(found.start, found.start, found.start)) == 0
+    rounded = found.start * (1 + 2**-22)
+    assert relative_distance(Linearised(found.start, found.start, rounded)) == 0
 
 
 def test_mistakes() -> None:

@@ -13,6 +13,7 @@ from tests.prediction.test_predict import save
 import largedrop as ld
 from largedrop.config import Config
 from largedrop.export.card import card_of
+from largedrop.measures.calibration import COLDEST, HOTTEST
 from largedrop.measures.intervals import wilson
 
 
@@ -45,6 +46,14 @@ def test_what_a_run_says(network: Any) -> None:
     assert "the temperature 1.5, fitted on held-out images" in card
     assert "licence: not stated" in card
     assert "Evaluated on" not in card
+
+
+@pytest.mark.parametrize(("temperature", "end"), [(COLDEST, "smallest"), (HOTTEST, "largest")])
+def test_a_temperature_at_the_end_of_its_range(network: Any, temperature: float, end: str) -> None:
+    network.temperature = temperature
+    card = card_of(network, name="m")
+    assert f"the temperature {temperature:g}, the {end} that is fitted" in card
+    assert "too sure" not in card
 
 
 def test_several_test_domains_or_none(network: Any) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from tests.helpers import record
 
+from largedrop.runs.record import Record
 from largedrop.selection.settings import Setting, candidates_of, settings_of
 
 
@@ -78,6 +80,17 @@ def test_masks_belong_to_dropout() -> None:
     # One number of masks at all rates above 0 is no item, whatever is stored of runs without dropout.
     same = [each for each in records if (each.dropout, each.settings["masks"]) != (0.9, 1)]
     assert {settings_of(same)(each).items for each in same} == {(("objective", name),) for name in ("erm", "vrex")}
+
+
+def test_the_probe_of_a_fine_tuning_is_the_same_whatever_head_it_began_from() -> None:
+    def made(method: str, head: str, **more: Any) -> Record:
+        return record("a", 0, 0.5, 0.5, method, head=head, **more)
+
+    records = [made(name, head) for name in ("fine-tuning", "linear-probe") for head in ("warm", "zero")]
+    make = settings_of(records)
+    assert [make(each).items for each in records] == [(("head", "warm"),), (("head", "zero"),), (), ()]
+    fits = [made("linear-probe", head, fit="probe") for head in ("warm", "random")]
+    assert [settings_of(fits)(each).items for each in fits] == [(("head", "warm"),), (("head", "random"),)]
 
 
 def test_alpha_is_never_compared_and_falls_in_the_order_of_settings() -> None:

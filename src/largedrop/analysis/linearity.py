@@ -20,6 +20,10 @@ from ..training.evaluation import accuracy
 __all__ = ["Linearised", "Linearity", "linearise", "measure_linearity"]
 
 
+MOVED = 1e-5
+"""Least move of an output that counts, as a share of it at the start: a hundred times float32's rounding of a sum."""
+
+
 class Linearised(NamedTuple):
     """Outputs of three networks on the same images, (n, …) each.
 
@@ -100,13 +104,15 @@ def linearise(
 def relative_distance(found: Linearised) -> float:
     """‖f − f_lin‖ / ‖f − f(·; w0)‖ of each image, averaged over the images whose output has moved; 0 without any.
 
+    What rounding may have done (``MOVED``) is no move, as where the fine-tuned checkpoint is that at the start.
+
     Near 0 the training was "lazy" (Chizat, Oyallon & Bach, 2019); the paper's figure 1 asks the same of interpolated
     weights.
     """
     tuned = found.tuned.flatten(1).double()
     moved = (tuned - found.start.flatten(1).double()).norm(dim=1)
     wrong = (tuned - found.linear.flatten(1).double()).norm(dim=1)
-    did = moved > 0
+    did = moved > MOVED * found.start.flatten(1).double().norm(dim=1)
     return float((wrong[did] / moved[did]).mean()) if bool(did.any()) else 0.0
 
 

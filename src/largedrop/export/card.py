@@ -11,6 +11,7 @@ import timm
 from .._version import __version__
 from ..catalog.facts import named_like
 from ..errors import UserError
+from ..measures.calibration import COLDEST, HOTTEST
 from ..measures.intervals import Interval, wilson
 from ..models.network import Network, weights_crc
 from ..names import names_in
@@ -183,6 +184,13 @@ def _interval(value: float, low: float, high: float) -> str:
 def _calibration(network: Network) -> str:
     if network.temperature is None:
         return "None was fitted: the probabilities are those of the softmax, and mostly too sure."
+    if network.temperature in (COLDEST, HOTTEST):
+        end = "smallest" if network.temperature == COLDEST else "largest"
+        return (
+            f"Logits are divided by the temperature {network.temperature:g}, the {end} that is fitted: the held-out "
+            "images ask for one beyond it, as of a network that was hardly trained. Check how sure it is with labelled "
+            "images."
+        )
     return (
         f"Logits are divided by the temperature {network.temperature:g}, fitted on held-out images of the training "
         "domains. On other domains it is less often right and still too sure: check with labelled images from there."

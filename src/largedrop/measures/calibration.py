@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BINS", "HOTTEST", "Calibration", "calibration", "fit_temperature", "softmax"]
+__all__ = ["BINS", "COLDEST", "HOTTEST", "Calibration", "calibration", "fit_temperature", "softmax"]
 
 BINS = 15
 """Bins of equal width for the calibration error, as in Guo et al. (2017)."""
@@ -15,7 +15,8 @@ BINS = 15
 HOTTEST = 20.0
 """Largest temperature that is fitted: that of a network which knows nothing would be infinite."""
 
-_COLDEST = 0.05
+COLDEST = 0.05
+"""Smallest temperature that is fitted."""
 
 _CHUNK = 1 << 22
 
@@ -68,18 +69,18 @@ def fit_temperature(
         domains: index of each image's domain, (n,).
 
     Returns:
-        T, from 0.05 to ``HOTTEST``, rounded to six decimals; None where a logit is not finite.
+        T, from ``COLDEST`` to ``HOTTEST``, rounded to six decimals; None where a logit is not finite.
     """
     count = len(labels)
     if not count or not np.isfinite(logits).all():
         return None
     _, inverse, sizes = np.unique(domains, return_inverse=True, return_counts=True)
     weights = 1 / (len(sizes) * sizes[inverse].astype(np.float64))
-    low, high = 1 / HOTTEST, 1 / _COLDEST
+    low, high = 1 / HOTTEST, 1 / COLDEST
     if _derivatives(logits, labels, weights, low)[0] >= 0:
         return HOTTEST
     if _derivatives(logits, labels, weights, high)[0] <= 0:
-        return _COLDEST
+        return COLDEST
     inverse_temperature = 1.0
     for _ in range(100):
         slope, curvature = _derivatives(logits, labels, weights, inverse_temperature)

@@ -110,7 +110,8 @@ def settings_of(records: Iterable[Record]) -> Callable[[Record], Setting]:
 
     An item that only some records have differs between them, but masks belong to dropout: records without it have no
     such item, and do not make it differ. An item with one value for each fit is implied by the fit (linear fits have
-    their own schedule), and omitted. A linear probe, which comes before the training, has no item of rivals.
+    their own schedule), and omitted. A linear probe, which comes before the training, has no item of rivals,
+    and that of a fine-tuning none of the head from which this began.
     """
     # Thousands of records share few of them.
     distinct = {(id(record.settings), record.dropout > 0): record.settings for record in records}
@@ -125,7 +126,9 @@ def settings_of(records: Iterable[Record]) -> Callable[[Record], Setting]:
             settings = distinct[key[0], record.dropout > 0]
             items = tuple((name, settings[name]) for name in varied if name in settings)
             setting = Setting(record.method, record.dropout, items)
-            made[key] = setting.common if METHODS[record.method].fit == "probe" else setting
+            if METHODS[record.method].fit == "probe":
+                setting = setting.common if settings.get(FIT) == "probe" else setting.common.without("head")
+            made[key] = setting
         return made[key]
 
     return setting_of
