@@ -4,7 +4,8 @@
     python studies/launchers.py slurm     slurmctld and slurmd on this machine; jobs are cut by their time limit
 
 ``slurm`` needs root and Debian's packages slurmctld, slurmd, slurm-client and munge; it starts and ends the daemons
-itself. What is printed at the end is in docs/guide/machines.md.
+itself. Each line that is printed, with what was found at the end, is kept in launchers.json beside this file, from
+which the table in docs/guide/machines.md is.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ import numpy as np
 from PIL import Image
 
 from ending import exit_with
+from largedrop.files import json_text, write_text
+
+RECORD = Path(__file__).with_suffix(".json")
 
 PRESET = """
 title = "Runs on a cluster"
@@ -151,13 +155,24 @@ class Watched:
         return self.process.wait(PATIENCE)
 
 
+said: list[str] = []
+"""The lines that were printed."""
+
+
 def say(text: str) -> None:
-    """Print a line."""
+    """Print a line, and keep it."""
     print(text, flush=True)
+    said.append(text)
 
 
-def judge(root: Path, runs: int) -> None:
-    """Compare the folders ``cluster`` and ``here``."""
+def keep(kind: str, found: dict[str, Any]) -> None:
+    """Write what was found into the record, in place of what was found before."""
+    known = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
+    write_text(RECORD, json_text({**known, kind: found}))
+
+
+def judge(root: Path, runs: int) -> dict[str, Any]:
+    """Compare the folders ``cluster`` and ``here``; returns what was found."""
     done = finished(root / "cluster")
     say(f"{len(done)} of {runs} runs finished")
     here = Watched(root, "here")
@@ -168,8 +183,7 @@ def judge(root: Path, runs: int) -> None:
     code = again.end()
     same = finished(root / "cluster") == done
     say(f"the command once more: exit code {code}, {'no run was touched' if same else 'RUNS WERE TRAINED AGAIN'}")
-    if wrong or not same or len(done) != runs:
-        raise SystemExit(1)
+    return {"runs": runs, "finished": len(done), "files that differ": wrong, "trained again": not same}
 
 
 def holders(folder: Path) -> dict[int, str]:
@@ -183,9 +197,10 @@ def holders(folder: Path) -> dict[int, str]:
     return found
 
 
-def ray(root: Path, runs: int) -> None:
-    """Kill two workers, a node, and at last the head; then a new cluster finishes."""
+def ray(root: Path, runs: int) -> str:
+    """Kill two workers, a node, and at last the head; then a new cluster finishes. Returns Ray's version."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"}
+    import ray
     from ray.cluster_utils import Cluster
 
     def nodes() -> Any:
@@ -222,6 +237,7 @@ def ray(root: Path, runs: int) -> None:
     code = Watched(root, "cluster", "--launcher", "ray", "--address", cluster.address).end()
     say(f"the same command on a new cluster: exit code {code}")
     cluster.shutdown()
+    return f"Ray {ray.__version__}"
 
 
 @contextmanager
@@ -254,8 +270,8 @@ def daemons(root: Path) -> Iterator[None]:
             process.wait(60)
 
 
-def slurm(root: Path, runs: int, limit: str) -> None:
-    """Let jobs be cut by their time limit, and kill one."""
+def slurm(root: Path, runs: int, limit: str) -> str:
+    """Let jobs be cut by their time limit, and kill one. Returns Slurm's version."""
     with daemons(root / "slurm"):
         version = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, check=True).stdout.strip()
         say(f"{version} on {os.cpu_count()} cores")
@@ -275,6 +291,7 @@ def slurm(root: Path, runs: int, limit: str) -> None:
             f"{time.monotonic() - sweep.began:.0f} s: exit code {code}; jobs were queued again {queued_again()} times, "
             f"{len(finished(sweep.folder))} of {runs} runs finished"
         )
+        return version
 
 
 def main() -> None:
@@ -292,11 +309,12 @@ def main() -> None:
     seeds = ", ".join(map(str, range(options.seeds)))
     (root / "preset.toml").write_text(PRESET.format(steps=options.steps, every=options.steps // 4, seeds=seeds))
     runs = 2 * options.seeds
-    if options.kind == "ray":
-        ray(root, runs)
-    else:
-        slurm(root, runs, options.time_limit)
-    judge(root, runs)
+    version = ray(root, runs) if options.kind == "ray" else slurm(root, runs, options.time_limit)
+    found = judge(root, runs)
+    lines = [line.replace(str(root), "FOLDER") for line in said]
+    keep(options.kind, {"version": version, "steps": options.steps, **found, "said": lines})
+    if found["files that differ"] or found["trained again"] or found["finished"] != runs:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

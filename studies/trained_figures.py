@@ -1,5 +1,5 @@
 """The tables and verdicts of docs/studies/figures-trained-out.md, from the record trained_figures.jsonl beside this
-file: finished runs of the small scales of figures 2, 3, 6, 9 and 10, and what is across figure 2's trajectories.
+file: finished runs of the small scales of figures 2, 3, 4, 6, 9 and 10, and what is across figure 2's trajectories.
 
 python studies/trained_figures.py --collect sweeps/PACS      # into the record, without weights
 python studies/trained_figures.py                            # the tables and verdicts
@@ -62,8 +62,11 @@ class Trained(Figures):
         self.across = [line for line in lines if "across" in line]
 
     def row(self, lr: Sequence[float], method: str = "fine-tuning", **settings: Any) -> Values:
-        """Accuracies in %, at the learning rate of best i.i.d. accuracy, (domains, [i.i.d., o.o.d.])."""
-        named = {name: (value,) for name, value in settings.items()}
+        """Accuracies in %, at the learning rate of best i.i.d. accuracy, (domains, [i.i.d., o.o.d.]).
+
+        ``seed`` names several, over which is the mean.
+        """
+        named = {name: value if name == "seed" else (value,) for name, value in settings.items()}
         return self.chosen(method, **{**USUAL, **named, "lr": tuple(lr)})
 
     def joint(self, method: str) -> Values:
@@ -86,6 +89,11 @@ def rows_2(figures: Trained) -> dict[str, Values]:
 def rows_3(figures: Trained) -> dict[str, Values]:
     """Figure 3's."""
     return {f"dropout {rate:g}": figures.row(TWO, dropout=rate) for rate in RATES}
+
+
+def rows_4(figures: Trained) -> dict[str, Values]:
+    """Figure 4's: two seeds, of which the first is figure 3's."""
+    return {f"dropout {rate:g}": figures.row(ONE, dropout=rate, seed=(0, 1)) for rate in RATES}
 
 
 def rows_6(figures: Trained) -> dict[str, Values]:
@@ -158,6 +166,16 @@ def verdict_3(rows: dict[str, Values]) -> Iterator[str]:
         yield f"   - {rate:g} minus 0: {told(each)}"
 
 
+def verdict_4(rows: dict[str, Values]) -> Iterator[str]:
+    """What figures-4-5-9.md has as its first point."""
+    found = dict(zip(RATES, (each[:, 1] for each in rows.values()), strict=True))
+    best = max(RATES, key=lambda rate: float(found[rate].mean()))
+    yield verdict(best == 0.5, 6, 4)
+    yield f"   - the best rate is {best:g}"
+    for a, b in ((0.5, 0.0), (0.9, 0.0), (0.9, 0.5)):
+        yield f"   - {a:g} minus {b:g}: {told(found[a] - found[b])}"
+
+
 def verdict_6(rows: dict[str, Values]) -> Iterator[str]:
     """The rule's third point."""
     plain, many, tenfold, both = (each[:, 1] for each in rows.values())
@@ -205,6 +223,7 @@ def verdict_head(rows: dict[str, Values]) -> Iterator[str]:
 PARTS: dict[str, tuple[Callable[[Trained], dict[str, Values]], Callable[[dict[str, Values]], Iterator[str]], str]] = {
     "figure 2": (rows_2, verdict_2, "method"),
     "figure 3": (rows_3, verdict_3, "rate"),
+    "figure 4": (rows_4, verdict_4, "rate, two seeds"),
     "figure 6": (rows_6, verdict_6, "last layer's rate, dropout"),
     "figure 10": (rows_10, verdict_10, "dropout of"),
     "figure 8": (rows_8, verdict_8, "method"),

@@ -34,6 +34,7 @@ OTHER_TESTS = {
     "studies/test_fuzz.py": "studies/fuzz.py, and what it has found",
     "studies/test_kills.py": "studies/kills.py",
     "studies/test_families.py": "studies/families.py",
+    "studies/test_launchers.py": "studies/launchers.py, and what it has found",
     "studies/test_peers.py": "studies/peers.py",
     "studies/test_protocol_cost.py": "studies/protocol_cost.py",
     "studies/test_shared_folder.py": "studies/shared_folder.py",
