@@ -6,9 +6,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from largedrop.fast_paths import FastPaths
+from largedrop.models.fast.folding import speed_up
 from largedrop.models.fast.gradients import FEW_PIXELS, MANY_PIXELS, Geometry, gradients, rules_of
+from largedrop.models.network import Network, Spec
+from largedrop.models.sizes import build, representation_units
 
 KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ALL, X, WEIGHT, X_WEIGHT, WEIGHT_BIAS = (
@@ -59,8 +64,8 @@ NAMED = {
     "1 × 1, widening": Layer(3, 4, FEW + 1, 1),
     "1 × 1, narrowing": Layer(4, 3, FEW + 1, 1),
     "1 × 1, narrowing, many pixels": Layer(4, 3, MANY, 1),
-    # Of fewer than 16 channels torch 2.12's own bfloat16 kernel writes beyond its memory (AVX-512 BF16).
     "1 × 1, strided": Layer(16, 32, 2 * FEW + 2, 1, 2),
+    "1 × 1, strided, few channels": Layer(15, 32, 2 * FEW + 2, 1, 2),
     "3 × 3": Layer(4, 4, 8, 3),
     "3 × 3, few pixels of many channels": Layer(64, 8, 8, 3),
     "3 × 3, strided": Layer(13, 8, 16, 3, 2),
@@ -80,6 +85,7 @@ EXPECTED: dict[str, dict[str, list[Call]]] = {
         "1 × 1, narrowing": [],
         "1 × 1, narrowing, many pixels": [(1, X)],
         "1 × 1, strided": [],
+        "1 × 1, strided, few channels": [],
         "3 × 3": [(3, X_WEIGHT)],
         "3 × 3, few pixels of many channels": [(3, X)],
         "3 × 3, strided": [(3, X)],
@@ -97,6 +103,7 @@ EXPECTED: dict[str, dict[str, list[Call]]] = {
         "1 × 1, narrowing": [(1, WEIGHT_BIAS)],
         "1 × 1, narrowing, many pixels": [(1, ALL)],
         "1 × 1, strided": [(1, WEIGHT_BIAS)],
+        "1 × 1, strided, few channels": [],
         "3 × 3": [(3, ALL)],
         "3 × 3, few pixels of many channels": [(3, X)],
         "3 × 3, strided": [(3, X)],
@@ -147,3 +154,27 @@ def test_the_kernel_of_each_gradient_follows_from_type_and_shape(
 
 def test_types_that_were_not_measured_take_the_rules_of_bfloat16() -> None:
     assert rules_of(torch.float64) == rules_of(torch.float16) == rules_of(torch.bfloat16) != rules_of(torch.float32)
+
+
+@pytest.mark.parametrize("paths", [FastPaths(), FastPaths(kernels=True), FastPaths(folded=True)])
+def test_a_network_never_asks_for_the_faulty_kernel(paths: FastPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RepVGG's first layer: torch's own weight gradient of it ends the process, on some processors, in bfloat16."""
+    spec = Spec("repvgg_a0", "random", ("a", "b"), 64, (0.5,) * 3, (0.5,) * 3, 0.5)
+    backbone = build(spec.model, spec.size)
+    network = Network(backbone, representation_units(backbone), spec).train()
+    first = network.backbone.get_submodule("stem.conv_1x1.conv")
+    assert isinstance(first, nn.Conv2d)
+    images = torch.randn(8, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+
+    calls: list[Any] = []
+    real = torch.ops.aten.convolution_backward
+    monkeypatch.setattr(torch.ops.aten, "convolution_backward", lambda *each: calls.append(each[2]) or real(*each))
+    with speed_up(network, paths):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.cross_entropy(network(images).float(), torch.arange(8) % 2)
+        loss.backward()
+        assert "forward" in vars(first)  # torch's own would not be seen below
+    assert [weight for weight in calls if tuple(weight.shape[1:]) == (3, 1, 1)] == []
+    found = first.weight.grad
+    assert found is not None
+    assert torch.isfinite(found).all()

@@ -25,7 +25,7 @@ from ..network import Network
 from ..tracing import Watch, evaluating, run_example, tensors_in
 from .activation import max_pool, relu6
 from .convolution import conv2d, folded_conv2d
-from .gradients import Geometry, is_depthwise
+from .gradients import Geometry, is_depthwise, is_faulty
 
 __all__ = ["Folding", "fold_batchnorm", "fold_for_evaluation", "geometry_of", "speed_up", "speed_up_depthwise"]
 
@@ -33,7 +33,8 @@ __all__ = ["Folding", "fold_batchnorm", "fold_for_evaluation", "geometry_of", "s
 def speed_up(network: Network, paths: FastPaths | None = None) -> Folding:
     """Replace layers of a network by their faster forms, in place; outputs and gradients stay the same.
 
-    Frozen batch norms are folded, and convolutions get the fast gradients.
+    Frozen batch norms are folded, and convolutions get the fast gradients. Those whose own write beyond memory
+    (``gradients.is_faulty``) get them without any fast path as well.
 
     Args:
         paths: fast paths to take; those of the network's device by default.
@@ -46,6 +47,7 @@ def speed_up(network: Network, paths: FastPaths | None = None) -> Folding:
     folding = fold_for_evaluation(network, paths) if network.spec.freeze_batchnorm else Folding([], [])
     if paths.kernels:
         folding.others += speed_up_depthwise(network)
+    folding.others += _avoid_faults(network)
     return folding
 
 
@@ -158,18 +160,40 @@ def speed_up_depthwise(module: nn.Module) -> list[nn.Conv2d]:
     return found
 
 
+def _avoid_faults(module: nn.Module) -> list[nn.Conv2d]:
+    """Give convolutions whose own gradients are faulty the fast ones, where no other form has replaced them."""
+    found = [
+        child
+        for child in module.modules()
+        if isinstance(child, nn.Conv2d) and _is_faulty(child) and "forward" not in child.__dict__
+    ]
+    for conv in found:
+        conv.__dict__["forward"] = _FastConvolution(conv, also_float32=False).forward
+    return found
+
+
+def _is_faulty(conv: nn.Conv2d) -> bool:
+    stride = conv.stride[0], conv.stride[1]
+    return _known_conv(conv) and _plainly_padded(conv) and is_faulty(conv.weight, stride, conv.groups)
+
+
 @dataclass(frozen=True)
 class _FastConvolution:
-    """The convolution with the fast gradients on the processor."""
+    """The convolution with the fast gradients on the processor.
+
+    Attributes:
+        conv: the convolution.
+        also_float32: whether in float32 too, or only in smaller types.
+    """
 
     conv: nn.Conv2d
+    also_float32: bool = True
 
     def forward(self, x: Tensor) -> Tensor:
-        conv = self.conv
-        if x.device.type != "cpu":
+        conv, kind = self.conv, _kind(x)
+        if x.device.type != "cpu" or (kind == torch.float32 and not self.also_float32):
             result: Tensor = type(conv).forward(conv, x)
             return result
-        kind = _kind(x)
         bias = None if conv.bias is None else conv.bias.to(kind)
         return conv2d(x.to(kind), conv.weight.to(kind), bias, geometry_of(conv, x))
 
@@ -197,7 +221,7 @@ class _FoldedConvolution:
 
     def fast(self, device: torch.device) -> bool:
         """Whether the convolution has the processor's fast gradients there."""
-        return self.kernels and device.type == "cpu" and _plainly_padded(self.conv)
+        return (self.kernels or _is_faulty(self.conv)) and device.type == "cpu" and _plainly_padded(self.conv)
 
     def fuses(self, device: torch.device) -> bool:
         """Whether the activation is computed with the convolution there."""

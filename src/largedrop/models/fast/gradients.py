@@ -19,6 +19,8 @@ bias                               a matrix product with ones
 
 Where each of them is ahead depends on the type: ``Rules``. The choice depends on shapes and types alone, never on
 timings at run time, so results stay reproducible.
+
+One of the library's kernels is not slow but wrong, and is never asked (``is_faulty``): it writes beyond its memory.
 """
 
 from __future__ import annotations
@@ -30,7 +32,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Geometry", "Gradients", "Pads", "Rules", "gradients", "is_depthwise", "padding_of", "rows_of", "rules_of"]
+__all__ = [
+    "Geometry",
+    "Gradients",
+    "Pads",
+    "Rules",
+    "gradients",
+    "is_depthwise",
+    "is_faulty",
+    "padding_of",
+    "rows_of",
+    "rules_of",
+]
 
 Pads = tuple[int, int, int, int]
 
@@ -88,6 +101,9 @@ WIDEST = 3
 SMALL_MAP = 6
 """Up to this side, in pixels, the library's own input gradient of a 3 × 3 depthwise kernel is as fast as any."""
 
+SOUND_CHANNELS = 16
+"""Fewest channels in for which the library's weight gradient of a strided 1 × 1 convolution keeps within its memory."""
+
 _FLOAT32 = Rules(turned=False, largest_strided=10, product_pixels=inf, bias_apart=True, keeps_zeros=True)
 _OTHERS = Rules(turned=True, largest_strided=inf, product_pixels=FEW_PIXELS, bias_apart=False, keeps_zeros=False)
 
@@ -144,6 +160,16 @@ def is_depthwise(weight: Tensor, groups: int) -> bool:
     return groups == weight.shape[0] > 1 and weight.shape[1] == 1
 
 
+def is_faulty(weight: Tensor, stride: Pair, groups: int) -> bool:
+    """Whether the library's weight gradient may write beyond its memory, in any type but float32.
+
+    Seen with torch 2.12 on a processor with AVX-512 BF16, in bfloat16: RepVGG's, MobileOne's and FastViT's first layers
+    end the process. With 16 channels or more, a stride of 1, or float32, glibc's checks of its memory find nothing.
+    """
+    few = weight.shape[1] < SOUND_CHANNELS
+    return few and groups == 1 and weight.shape[2:] == (1, 1) and tuple(stride) != (1, 1)
+
+
 def padding_of(x: Tensor, pads: Pads) -> tuple[Tensor, Pair]:
     """``x`` and the padding for the library's kernels; zeros are put around ``x`` where the padding is asymmetric."""
     left, right, top, bottom = pads
@@ -192,7 +218,7 @@ def _input_product(gradient: Tensor, weight: Tensor, x: Tensor, stride: Pair) ->
 def _is_weight_product(gradient: Tensor, weight: Tensor, geometry: Geometry, rules: Rules) -> bool:
     pixels = gradient.numel() // gradient.shape[1]
     if weight.shape[2:] == (1, 1):
-        return pixels <= rules.product_pixels
+        return pixels <= rules.product_pixels or is_faulty(weight, geometry.stride, geometry.groups)
     # Copying the input once for each pixel of the kernel pays where few pixels have many channels.
     return pixels <= weight.shape[1] * (2 if geometry.stride == (1, 1) else 5)
 
