@@ -166,3 +166,17 @@ def test_arguments_of_the_wrong_type_are_one_line(data: ld.Dataset, tmp_path: Pa
     ]
     for call, said in calls:
         assert refusal(call) == said
+
+
+def test_a_finished_run_whose_model_is_damaged_is_not_handed_over(toy: Path, tmp_path: Path, quick_heads: None) -> None:
+    data = ld.open_dataset(toy)
+    settings: dict[str, Any] = {**TINY, "recipe": "short", "device": "cpu", "output": tmp_path / "run"}
+    run = ld.finetune(data, "photo", **settings)
+    assert ld.finetune(data, "photo", **settings) == run
+    content = run.model.read_bytes()
+    run.model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    advice = f"remove {run.folder} and train it again"
+    said = refusal(ld.finetune, data, "photo", **settings)
+    assert said == f"{run.model} is damaged: its checksum is not that of its content; {advice}"
+    run.model.unlink()
+    assert "is gone, though its run is finished" in refusal(ld.finetune, data, "photo", **settings)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.helpers import refusal, unanswering
 
+from largedrop import files
 from largedrop.files import (
     fitting,
     is_leftover,
@@ -223,3 +224,29 @@ def test_a_file_of_no_tensors_has_no_checksum(tmp_path: Path) -> None:
     for content in (b"", b"{", b"\xff" * 8, b"\xff" * 7 + b"\x7f" + b"x" * 50):
         write_bytes(tmp_path / "file", content)
         assert tensors_crc(tmp_path / "file") == ("", 0)
+
+
+def test_leftovers_that_may_be_in_use_stay(tmp_path: Path) -> None:
+    names = (".a.x.tmp", ".b.y.tmp", ".tmpAbC", ".keep", "c.tmp")
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / ".d.tmp").mkdir()
+    for name in (".b.y.tmp", ".tmpAbC", ".keep", "c.tmp", ".d.tmp"):
+        os.utime(tmp_path / name, (1, 1))
+    files.remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.x.tmp", ".d.tmp", ".keep", "c.tmp"]
+    files.remove_leftovers(tmp_path / "none")
+
+
+def test_a_text_is_written_where_it_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    files.keep_text(path, "a\ud800")
+    before = path.stat().st_ino
+    files.keep_text(path, "a\ud800")
+    assert path.stat().st_ino == before
+    files.keep_text(path, "b")
+    assert path.read_text() == "b"
+    path.unlink()
+    os.mkfifo(path)
+    files.keep_text(path, "c")
+    assert path.read_text() == "c"

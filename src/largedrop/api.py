@@ -16,6 +16,7 @@ from .data.views.batches import open_views
 from .errors import RunError, check_type, several
 from .fast_paths import FastPaths, chosen_paths, only
 from .reporter import Reporter
+from .runs.checkpoint import check_handed_over
 from .runs.folder import named_before
 from .runs.run import Run
 from .tracking.following import Opens, followed, trackers_of
@@ -63,7 +64,7 @@ def finetune(
         The finished run; ``run.model`` is the checkpoint to use, for ``load_model``.
 
     Raises:
-        UserError: an argument is invalid.
+        UserError: an argument is invalid, or the model of a run that was finished before is gone or damaged.
         RunError: the run has collapsed or diverged.
 
     Warns:
@@ -73,7 +74,9 @@ def finetune(
     """
     caller, trackers = _Caller(progress), trackers_of(track)
     with only(FastPaths()) if plain else nullcontext(), followed(caller, trackers) as reporter:
-        return _finetune(data, test_domain, output, recipe, device, reporter, settings)
+        run = _finetune(data, test_domain, output, recipe, device, reporter, settings)
+    check_handed_over(run)  # it may have been finished before
+    return run
 
 
 def _finetune(

@@ -10,13 +10,14 @@ import os
 import re
 import stat
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import UserError, unanswered
+from .errors import DamagedError, UserError, unanswered
 
 __all__ = [
     "UNKNOWN_CRC",
@@ -26,10 +27,12 @@ __all__ = [
     "guards",
     "is_leftover",
     "json_text",
+    "keep_text",
     "opened",
     "parse_json",
     "read_bytes",
     "read_json",
+    "remove_leftovers",
     "replacing",
     "stored_text",
     "tensors_crc",
@@ -54,6 +57,11 @@ _CRC = re.compile(rb'\\"crc32\\": \\"([0-9a-f]{8})\\"')
 
 guards: dict[Path, Callable[[], None]] = {}
 """By folder, what is asked before a file in it or below takes its name; a lease raises BusyError once it is lost."""
+
+NO_FILE = frozenset((errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.ENOTDIR))
+"""What reading fails with where there is no regular file: a pipe, a device, a folder, a circle, a link to nothing."""
+
+HOUR = 3600.0
 
 MOST_BYTES = 255
 """Longest name of a file or folder on common file systems."""
@@ -140,6 +148,16 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write ``content`` to ``path`` whole, as UTF-8; what is no text, as in some files' names, is escaped."""
     write_bytes(path, content.encode("utf-8", "backslashreplace"))
+
+
+def keep_text(path: Path, content: str) -> None:
+    """Write ``content`` to ``path`` as ``write_text`` does, unless it is there."""
+    try:
+        if read_bytes(path) == content.encode("utf-8", "backslashreplace"):
+            return
+    except OSError:
+        pass  # writing says what is wrong
+    write_text(path, content)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -256,13 +274,29 @@ def read_json(path: Path, name: str = "") -> dict[str, Any]:
         name: name of the file in messages; its path where empty.
 
     Raises:
-        UserError: the file is missing, cannot be read, or does not contain a JSON object.
+        DamagedError: the file is missing, is no regular file, or does not contain a JSON object that fits its checksum.
+        UserError: it cannot be read; it may be whole.
     """
     try:
         content = read_bytes(path)
     except OSError as error:
-        raise UserError(f"{name or path} cannot be read: {error.strerror or error}") from error
-    return parse_json(content, name or str(path))
+        kind = DamagedError if error.errno in NO_FILE else UserError
+        raise kind(f"{name or path} cannot be read: {error.strerror or error}") from error
+    try:
+        return parse_json(content, name or str(path))
+    except UserError as error:
+        raise DamagedError(str(error)) from error.__cause__
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that killed processes left in a folder; one that was changed within an hour may be in use.
+
+    What cannot be removed, as on a read-only disk, stays.
+    """
+    for path in folder.glob(".*"):
+        with suppress(OSError):
+            if is_leftover(path) and not path.is_dir() and time.time() - path.lstat().st_mtime > HOUR:
+                path.unlink()
 
 
 def parse_json(content: bytes, name: str, without: str = "") -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.helpers import refusal
 
+from largedrop.config import PROTOCOL, Config
 from largedrop.errors import CollapseError, RunError
 from largedrop.experiments import status
 from largedrop.experiments.status import PlanStatus, status_of
@@ -184,3 +186,26 @@ def test_many_results_are_not_all_read(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(read) == 50
     monkeypatch.setattr(status, "READ", 100)
     assert only(tmp_path).unread == 20
+
+
+def test_files_of_another_run_and_a_link_to_nothing(tmp_path: Path) -> None:
+    configs = [Config("toy", "f00d" * 16, "photo", seed=seed) for seed in range(4)]
+    runs = [StoredRun(config.run_name, f"seed {config.seed}", 100, 0, 1.0) for config in configs]
+    store_plan(tmp_path, "mine", ABOUT, runs)
+    for config in configs:
+        folder = tmp_path / "runs" / config.run_name
+        write_stored(folder / "config.json", {"protocol": PROTOCOL, **config.to_json()})
+        write_stored(folder / "result.json", {"run": config.digest(), "methods": {}, "log": []})
+    assert only(tmp_path).finished == 4
+    first, second, third, _ = (tmp_path / "runs" / run.name for run in runs)
+    shutil.copy(second / "result.json", first)
+    shutil.copy(first / "config.json", second)
+    (third / "result.json").unlink()
+    (third / "result.json").symlink_to("nothing")
+    plan = only(tmp_path)
+    assert (plan.finished, plan.new, plan.begun) == (1, 0, 0)
+    assert {each.said: each.reason.partition(":")[0] for each in plan.failures} == {
+        "seed 0": "result.json is of another run",
+        "seed 1": "config.json",
+        "seed 2": "result.json is a link to nothing",
+    }

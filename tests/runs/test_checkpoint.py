@@ -364,3 +364,28 @@ def test_a_header_that_json_cannot_hold_leaves_the_old_file(network: Network, pa
     with pytest.raises(ValueError, match="not JSON compliant"):
         save_model(path, network, {"loss": float("nan")})
     assert path.read_bytes() == before
+
+
+def test_the_name_and_the_step_of_a_checkpoint(network: Network, tmp_path: Path) -> None:
+    path, digest = tmp_path / "best.safetensors", "0123456789ab"
+    save_model(path, network, {"run": digest, "checkpoint": "best", "step": 4})
+    assert load_model(path, run=digest, step=4).about["step"] == 4
+    with pytest.raises(UserError, match=f"is of step 4 of its run, not of 6; remove {tmp_path} and train it again$"):
+        load_model(path, run=digest, step=6)
+    path.rename(tmp_path / "mine.safetensors")
+    path = tmp_path / "mine.safetensors"
+    assert load_model(path).about["step"] == 4  # a copy may have any name, but not in the folder of its run
+    told = "is the checkpoint 'best' of its run, not 'mine'; remove"
+    with pytest.raises(UserError, match=told):
+        load_model(path, run=digest)
+    (tmp_path / "result.json").touch()
+    with pytest.raises(UserError, match=told):
+        load_model(path)
+
+
+@pytest.mark.parametrize("second", [0x00, 0x02, 0x04, 0x27])
+def test_a_damaged_file_is_no_pickle(path: Path, second: int) -> None:
+    content = path.read_bytes()
+    path.write_bytes(bytes([0x80, second]) + content[2:])
+    with pytest.raises(UserError, match="is damaged"):
+        load_model(path)

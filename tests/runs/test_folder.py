@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -234,40 +235,63 @@ def test_a_damaged_config(config: Config, tmp_path: Path) -> None:
     assert said == f"{path} cannot be read: it is no regular file; remove {tmp_path} and train it again"
 
 
-def test_a_config_that_the_state_beside_it_can_replace(config: Config, tmp_path: Path) -> None:
-    own, other = {"run": config.digest()}, {"run": "0123456789ab"}
-    path = tmp_path / "config.json"
-    for header in (own, other):
-        write_tensors(tmp_path / "resume.safetensors", {"x": torch.zeros(1)}, "state", header)
-        path.write_text("{")
-        advice = "remove it, and the same command writes it again" if header is own else f"remove {tmp_path} and train"
-        assert f"; {advice}" in refusal(tmp_path, config)
-        path.unlink()
-        if header is own:
-            with claimed(tmp_path, config, SILENT):
-                assert read_json(path) == {"protocol": PROTOCOL, **config.to_json()}
-    assert "contains other files (.lease" not in refusal(tmp_path, config)
-    assert "contains other files" in refusal(tmp_path, config)
+def damaged(path: Path) -> Iterator[None]:
+    """Ways in which a file can be no file of ours."""
+    for change in (
+        lambda: path.write_text("{"),
+        lambda: path.write_text('{"lr": 1, "checksum": "0123456789abcdef"}'),
+        lambda: os.mkfifo(path),
+        lambda: path.symlink_to(path),
+        lambda: path.symlink_to(path.parent / "nothing"),
+    ):
+        path.unlink(missing_ok=True)
+        change()
+        yield
 
 
-def test_the_file_of_sweeps_that_their_runs_can_replace(config: Config, tmp_path: Path) -> None:
-    facts, path = {"fingerprint": config.fingerprint}, tmp_path / "sweep.json"
-    claim(tmp_path, "sweep.json", "sweep", facts)
-    path.write_text("{")
-    with pytest.raises(UserError, match=r"sweep\.json is not JSON: .*; name another --output$"):
-        owned(tmp_path, "sweep.json", "sweep", facts)
-    claim(tmp_path / "runs" / "a", "config.json", "run", config.to_json())
-    with pytest.raises(UserError, match=r"; remove it, and the same command writes it again$"):
-        owned(tmp_path, "sweep.json", "sweep", facts)
+def test_a_damaged_config_is_written_again_where_the_state_is_of_this_run(config: Config, tmp_path: Path) -> None:
+    path, state = tmp_path / "config.json", tmp_path / "resume.safetensors"
+    write_tensors(state, {"x": torch.zeros(1)}, "state", {"run": config.digest()})
+    for _ in damaged(path):
+        with claimed(tmp_path, config, SILENT):
+            assert read_json(path) == {"protocol": PROTOCOL, **config.to_json()}
+            assert not path.is_symlink()
     path.unlink()
-    os.mkfifo(path)
-    with pytest.raises(UserError, match=r"cannot be read: it is no regular file; remove it, and"):
-        owned(tmp_path, "sweep.json", "sweep", facts)
+    assert "contains other files" in refusal(tmp_path, config)  # one that is gone says nothing of whose it was
+    write_tensors(state, {"x": torch.zeros(1)}, "state", {"run": "0123456789ab"})
+    for _ in damaged(path):
+        assert f"; remove {tmp_path} and train it again" in refusal(tmp_path, config)
+
+
+def test_a_damaged_file_of_sweeps_is_written_again_where_the_runs_are_of_these_images(
+    config: Config, tmp_path: Path
+) -> None:
+    facts, path = {"fingerprint": config.fingerprint}, tmp_path / "sweep.json"
+    for _ in damaged(path):
+        with pytest.raises(UserError, match=r"sweep\.json .*; name another --output$"):
+            claim(tmp_path, "sweep.json", "sweep", facts)
+    claim(tmp_path / "runs" / "a", "config.json", "run", config.to_json())
+    for _ in damaged(path):
+        with pytest.raises(UserError, match="name another --output"):
+            claim(tmp_path, "sweep.json", "sweep", {"fingerprint": "0"})
+        claim(tmp_path, "sweep.json", "sweep", facts)
+        assert read_json(path) == {"protocol": PROTOCOL, **facts}
     path.unlink()
     with pytest.raises(UserError, match=r"contains other files \(runs, …\) and no sweep"):
-        owned(tmp_path, "sweep.json", "sweep", {"fingerprint": "0"})
-    claim(tmp_path, "sweep.json", "sweep", facts)
-    assert read_json(path) == {"protocol": PROTOCOL, **facts}
+        claim(tmp_path, "sweep.json", "sweep", facts)
+
+
+def test_a_file_that_cannot_be_read_may_be_whole(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim(tmp_path, "config.json", "run", config.to_json())
+    write_tensors(tmp_path / "resume.safetensors", {"x": torch.zeros(1)}, "state", {"run": config.digest()})
+    before = (tmp_path / "config.json").read_bytes()
+    with monkeypatch.context() as patch:
+        unanswering(patch, "open")
+        with pytest.raises(UserError, match="Input/output error"):
+            claim(tmp_path, "config.json", "run", config.to_json())
+    assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_a_dataset_that_was_renamed_keeps_the_name_it_was_trained_under(data: Dataset, tmp_path: Path) -> None:

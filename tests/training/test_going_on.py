@@ -229,3 +229,13 @@ def test_a_state_that_is_gone_or_a_folder(data: ld.Dataset, config: Config, tmp_
     train(config, data, cut, reporter=Watch(note=notes.append))
     assert notes == [f"{state} is gone; this run is begun again"]
     assert_same_run(tmp_path / "whole", cut)
+
+
+def test_the_table_of_the_split_is_written_again(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    table = train(config, data, tmp_path / "whole").split
+    with pytest.raises(Interrupted):
+        train(config, data, tmp_path / "cut", reporter=stopped_at(3))
+    mine = tmp_path / "cut" / table.name
+    mine.write_text(table.read_text().replace("train", "test"))
+    train(config, data, tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")

@@ -19,7 +19,7 @@ from ..config import Config
 from ..data.dataset import Dataset, Split
 from ..data.views.batches import Views, open_views
 from ..errors import UserError
-from ..files import write_stored
+from ..files import remove_leftovers, write_stored
 from ..measures.calibration import fit_temperature
 from ..models.fast.folding import speed_up
 from ..reporter import SILENT, Reporter
@@ -77,6 +77,7 @@ def across(
         UserError: a file cannot be written.
         Interrupted: the reporter asks to stop.
     """
+    remove_leftovers(folder / ACROSS_FOLDER)
     todo, refused = _pending(runs, folder)
     if not todo:
         return refused

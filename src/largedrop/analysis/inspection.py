@@ -159,7 +159,7 @@ def inspect_run(
     path = _checkpoint(run, measures, checkpoint)
     config, views = run.config, features.views
     split = config.split_of(data)
-    network = load_model(path, run=run.digest).to(views.device)
+    network = load_model(path, run=run.digest, step=run.step_of(path)).to(views.device)
     rich: dict[str, Richness] = {}
     linear: dict[str, Linearity] = {}
     notes: tuple[str, ...] = ()

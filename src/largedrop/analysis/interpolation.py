@@ -18,8 +18,8 @@ from ..catalog.shifted import projection
 from ..config import Config
 from ..data.dataset import Dataset, Split
 from ..data.views.batches import Views
-from ..errors import UserError
-from ..files import write_stored
+from ..errors import DamagedError, UserError
+from ..files import there, write_stored
 from ..models.fast.folding import speed_up
 from ..models.network import Network
 from ..reporter import SILENT, Reporter
@@ -109,14 +109,16 @@ def interpolate_run(
         raise UserError(f"{run.folder.name} {both}")
     path = run.folder / INTERPOLATION_FILE
     asked = {each.name: each.fingerprint for each in test_on}
-    if path.is_file():
+    if there(path):
         try:
             stored = Interpolation.read(path, run.digest)
+            known = {name: str(each.get("fingerprint")) for name, each in stored.tested_on.items()}
+            if (stored.which, stored.alphas, stored.pooled, known) == (which, ALPHAS, False, asked):
+                return stored
+        except DamagedError:
+            pass  # it is computed again, and replaced
         except UserError as error:
             raise UserError(f"{run.folder}: {error}; remove that file") from error
-        known = {name: str(each.get("fingerprint")) for name, each in stored.tested_on.items()}
-        if (stored.which, stored.alphas, stored.pooled, known) == (which, ALPHAS, False, asked):
-            return stored
     split = config.split_of(data)
     parts = {"iid": split.iid, "ood": split.ood}
     network = start_network(replace(config, head="warm"), data, split, features)
@@ -125,7 +127,7 @@ def interpolate_run(
     before = [representations(network, each.views, each.indices, config.precision, reporter) for each in test_on]
     by_set: dict[str, dict[str, list[float]]] = {each.name: {kind: [] for kind in INTERPOLATED} for each in test_on}
     with kept_by(run.folder):
-        saved, _ = read_tensors(checkpoint, "model", run.digest)
+        saved, _ = read_tensors(checkpoint, "model", run.digest, run.step_of(checkpoint))
     fine_tuned = {name: tensor.to(views.device) for name, tensor in saved.items()}
 
     def pair(

@@ -67,7 +67,7 @@ def run_and_publish(
     from ..experiments.compare import FILE, plan, time_left
     from ..experiments.compare import compare as run_comparison
     from ..report.comparison import publish
-    from ..runs.checkpoint import kept_by, open_tensors
+    from ..runs.checkpoint import check_handed_over
     from ..runs.estimate import duration, listing
     from ..runs.folder import named_before
     from ..tracking.following import followed, trackers_of
@@ -172,8 +172,7 @@ def run_and_publish(
         for run in result.runs:
             say(console, *_model_of(run))
         for run in result.runs:
-            with kept_by(run.folder):
-                open_tensors(run.existing_model(), "model" if run.config.fit == "all" else "linear", run.digest)
+            check_handed_over(run)
     if result.failed:
         raise UserError(
             f"{len(result.failed)} of {count} runs collapsed or are damaged: they are missing from the results"

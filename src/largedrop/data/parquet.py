@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import file_crc, read_json, replacing, write_stored
+from ..files import file_crc, read_json, remove_leftovers, replacing, write_stored
 from .digests import stamp_of
 from .entries import cache_errors, chosen_folder
 
@@ -92,6 +92,7 @@ def as_arrow(file: Path, cache: Path | None) -> Path:
     schema = pyarrow.schema(map(_addressable, found), found.metadata)
     with cache_errors("a copy of Parquet's images", folder):
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
         for earlier in folder.glob(f"{own}-*"):
             earlier.unlink(missing_ok=True)
         with (

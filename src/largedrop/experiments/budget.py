@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -18,8 +18,8 @@ import torch
 from ..config import Config
 from ..data.dataset import Dataset
 from ..data.views.batches import Views, open_views
-from ..errors import UserError
-from ..files import read_json
+from ..errors import DamagedError, UserError
+from ..files import read_json, there
 from ..models.fast.folding import speed_up
 from ..reporter import SILENT, Reporter
 from ..runs.estimate import duration
@@ -178,9 +178,17 @@ def chosen_before(folder: Path, seconds: float) -> dict[str, Any] | None:
     Raises:
         UserError: the comparison has another budget or none.
     """
-    if not (folder / FILE).is_file():
+    if not there(folder / FILE):
         return None
-    content = read_json(folder / FILE)
+    try:
+        content = read_json(folder / FILE)
+    except DamagedError:
+        # Its runs have the same, and whoever claims the folder compares the rest.
+        for path in sorted(folder.glob("runs/*/config.json")):
+            with suppress(UserError):
+                known = read_json(path)
+                return {name: known.get(name) for name in CHOSEN}
+        raise
     theirs = content.get("budget")
     if theirs != seconds:
         of = f"with a budget of {theirs:g} s" if isinstance(theirs, (int, float)) else "without a budget"

@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, one_of
+from ..errors import RunError, UserError, one_of
 from ..files import parse_json, read_bytes, read_json
 from ..lease import LAPSES, Holder, holder_of
-from ..runs.content import FILES
+from ..runs.content import FILES, RUN
 from ..runs.failure import FAILURE_FILE, read_failure
+from ..runs.protocol import digest_in, read_config
 from .measured import measured, spread
 from .stored_plan import StoredPlan, StoredRun, read_plans
 
@@ -23,7 +24,7 @@ __all__ = ["Failure", "PlanStatus", "Status", "Working", "status_of"]
 
 HOUR = 3600.0
 
-READ = 20_000
+READ = 10_000
 """Number of results whose content is looked at, the last that were written; more would take seconds."""
 
 LINE = 200
@@ -220,14 +221,18 @@ def _leave_damaged_out(found: _Found, folder: Path) -> int:
 
 
 def _damage(folder: Path) -> str:
-    """Why a finished run's files are not what was written; empty where they are."""
+    """Why a finished run's files are not what was written, or are another's; empty where they are its own."""
     for name in FILES:
         try:
-            parse_json(read_bytes(folder / name), name, "log")
+            content = parse_json(read_bytes(folder / name), name, "log")
+            if digest := digest_in(folder.name):
+                theirs = read_config(content, folder.name)[2] if name == "config.json" else content.get(RUN, digest)
+                if theirs != digest:
+                    return f"{name} is of another run: of the config {theirs}, not {digest}"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror or error}"
         except UserError as error:
-            return str(error)
+            return f"{name}: {error}" if isinstance(error, RunError) else str(error)
     return ""
 
 
@@ -236,7 +241,7 @@ def _ended(folder: Path) -> float | str | None:
     try:
         state = (folder / "result.json").stat()
     except FileNotFoundError:
-        return None
+        return "result.json is a link to nothing" if (folder / "result.json").is_symlink() else None
     except OSError as error:
         return f"result.json cannot be read: {error.strerror or error}"
     if not stat.S_ISREG(state.st_mode) or not state.st_size:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import read_json, write_stored
+from ..files import read_json, remove_leftovers, write_stored
 
 __all__ = ["PLANS", "StoredPlan", "StoredRun", "read_plans", "store_plan"]
 
@@ -49,7 +49,7 @@ class StoredPlan:
 
 
 def store_plan(folder: Path, stem: str, about: Mapping[str, str], runs: Sequence[StoredRun]) -> None:
-    """Write a plan into the folder of sweeps.
+    """Write a plan into the folder of sweeps, and remove what killed processes left there.
 
     Args:
         stem: name of the file, without suffix.
@@ -58,6 +58,8 @@ def store_plan(folder: Path, stem: str, about: Mapping[str, str], runs: Sequence
     Raises:
         UserError: the file cannot be written.
     """
+    for each in (folder, folder / PLANS):
+        remove_leftovers(each)
     values = (
         [run.name for run in runs],
         [run.said for run in runs],

@@ -30,8 +30,8 @@ def open_networks(models: Model | Sequence[Model]) -> list[Network]:
         raise UserError("no model is named")
     networks: list[Network] = []
     for member in members:
-        path, run = _file(member)
-        network = load_model(path, run=run)
+        path, run, step = _file(member)
+        network = load_model(path, run=run, step=step)
         networks.append(network)
         _check_classes(networks[0], network, f"{_name(member)} and {_name(members[0])}")
     return networks
@@ -61,8 +61,8 @@ def _name(model: Model) -> str:
     return str(model.folder if isinstance(model, Run) else model)
 
 
-def _file(model: Model) -> tuple[Path, str]:
-    """The checkpoint of a model, and the digest of the run that it must be of; of any where empty.
+def _file(model: Model) -> tuple[Path, str, int | None]:
+    """The checkpoint of a model, and the digest of the run and the step that it must be of; of any where empty or None.
 
     Raises:
         UserError: it is a folder without a finished run, or with several; or of a run that keeps no network.
@@ -74,11 +74,12 @@ def _file(model: Model) -> tuple[Path, str]:
         if not path.exists():
             raise UserError(f"there is no run or checkpoint {path}")
         if not path.is_dir():
-            return path, ""
+            return path, "", None
         model = Run.open(_folder(path))
     if model.config.fit != "all":
         raise UserError(f"{model.folder} is a linear fit, which keeps no network to predict with")
-    return model.existing_model(), model.digest
+    path = model.existing_model()
+    return path, model.digest, model.step_of(path)
 
 
 def _folder(path: Path) -> Path:

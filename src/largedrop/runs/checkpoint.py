@@ -17,15 +17,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import DamagedError, UserError, check_type
-from ..files import UNKNOWN_CRC, parse_json, replacing, tensors_crc
+from ..files import NO_FILE, UNKNOWN_CRC, parse_json, replacing, tensors_crc
 from ..models.network import Network, Spec
 from ..models.pretrained import check_model
 from ..models.sizes import build, representation_units, shapes_of
+from .run import Run
 
 __all__ = [
     "CHECKPOINT",
     "TEMPERATURE",
     "StoredTensors",
+    "check_handed_over",
     "kept_by",
     "load_model",
     "open_tensors",
@@ -98,6 +100,16 @@ class StoredTensors:
         """Name that its run gave a checkpoint; empty as above."""
         return str(self._about.get(CHECKPOINT) or "")
 
+    def check_name(self) -> None:
+        """Raise DamagedError where it is another checkpoint of its run than its name says."""
+        if self.checkpoint not in ("", self.path.stem):
+            raise DamagedError(f"{self.path} is the checkpoint '{self.checkpoint}' of its run, not '{self.path.stem}'")
+
+    @property
+    def step(self) -> Any:
+        """Step that a checkpoint says it is of; None where it says none."""
+        return self._about.get("step")
+
     @property
     def _about(self) -> dict[str, Any]:
         about = self.header.get("about")
@@ -109,15 +121,16 @@ class StoredTensors:
             return {name: file.get_tensor(name) for name in self.shapes}
 
 
-def open_tensors(path: Path, kind: str, run: str = "") -> StoredTensors:
+def open_tensors(path: Path, kind: str, run: str = "", step: int | None = None) -> StoredTensors:
     """Open and check a file from ``write_tensors``; files of before there were checksums are opened without.
 
     Args:
         run: digest of the config of the run that it must be of, as which of its checkpoints the name says; of any
             run, and of any name, where empty.
+        step: step that a checkpoint must be of (``Run.step_of``); any where None.
 
     Raises:
-        DamagedError: the file is missing, damaged, or of another program, kind, run or checkpoint.
+        DamagedError: the file is missing, damaged, or of another program, kind, run, checkpoint or step.
         UserError: it cannot be read, or is of a newer version.
     """
     path = Path(path)
@@ -128,7 +141,8 @@ def open_tensors(path: Path, kind: str, run: str = "") -> StoredTensors:
     except (FileNotFoundError, NotADirectoryError):
         raise DamagedError(f"no checkpoint {path}") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+        kind_of_error = DamagedError if error.errno in NO_FILE else UserError
+        raise kind_of_error(f"{path} cannot be read: {error.strerror or error}") from error
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -154,8 +168,10 @@ def open_tensors(path: Path, kind: str, run: str = "") -> StoredTensors:
     stored = StoredTensors(path, header, shapes)
     if run and stored.run not in ("", run):
         raise DamagedError(f"{path} is of another run: of the config {stored.run}, not {run}")
-    if run and stored.checkpoint not in ("", path.stem):
-        raise DamagedError(f"{path} is the checkpoint '{stored.checkpoint}' of its run, not '{path.stem}'")
+    if run:
+        stored.check_name()
+    if step is not None and stored.step not in (None, step):
+        raise DamagedError(f"{path} is of step {stored.step} of its run, not of {step}")
     return stored
 
 
@@ -168,16 +184,33 @@ def kept_by(folder: Path) -> Iterator[None]:
         raise DamagedError(f"{error}; remove {folder} and train it again") from error
 
 
-def read_tensors(path: Path, kind: str, run: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def check_handed_over(run: Run) -> None:
+    """Check that the file of the model that a finished run hands over is there and what it was.
+
+    Raises:
+        UserError: it is not.
+    """
+    path = run.existing_model()
+    with kept_by(run.folder):
+        open_tensors(path, "model" if run.config.fit == "all" else "linear", run.digest, run.step_of(path))
+
+
+def read_tensors(
+    path: Path, kind: str, run: str = "", step: int | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and header of a file; arguments and errors as in ``open_tensors``."""
-    stored = open_tensors(path, kind, run)
+    stored = open_tensors(path, kind, run, step)
     return stored.load(), stored.header
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether a file that safetensors cannot read begins as one of ``pickle``, or of ``torch.save`` (a zip file)."""
+    """Whether a file that safetensors cannot read begins as one of ``pickle``, or of ``torch.save`` (a zip file).
+
+    The length of safetensors' header may have the same first bytes, and after it comes a brace.
+    """
     with path.open("rb") as file:
-        return file.read(2).startswith((b"PK", b"\x80"))
+        start = file.read(9)
+    return start.startswith(b"PK") or (start[:1] == b"\x80" and start[1:2] in b"\2\3\4\5" and start[8:] != b"{")
 
 
 def save_model(path: Path, network: Network, about: dict[str, Any], state: dict[str, Tensor] | None = None) -> None:
@@ -192,7 +225,7 @@ def save_model(path: Path, network: Network, about: dict[str, Any], state: dict[
     write_tensors(path, state or network.state_dict(), "model", header)
 
 
-def load_model(path: str | Path, *, run: str = "") -> Network:
+def load_model(path: str | Path, *, run: str = "", step: int | None = None) -> Network:
     """Load a fine-tuned network: a plain ``nn.Module`` in evaluation mode, with ``.classes`` and ``.transform``.
 
     ``model(model.transform(image)[None])`` gives the logits, (1, classes); divided by ``.temperature``, where that is
@@ -202,13 +235,19 @@ def load_model(path: str | Path, *, run: str = "") -> Network:
 
     Args:
         run: digest of the config of the run that it must be of (``Config.digest``); of any where empty.
+        step: step that it must be of (``Run.step_of``); any where None.
 
     Raises:
-        UserError: the file is missing, damaged, of another program, kind or run, or of a newer version.
+        UserError: the file is missing, damaged, of another program, kind, run or step, or of a newer version; or a
+            finished run's folder has another of its checkpoints under this name.
     """
     check_type(path, (str, Path), "a model is loaded from the path of a checkpoint")
-    with kept_by(Path(path).parent) if run else nullcontext():
-        stored = open_tensors(Path(path), "model", run)
+    path = Path(path)
+    with kept_by(path.parent) if run else nullcontext():
+        stored = open_tensors(path, "model", run, step)
+    if not run and stored.run and (path.parent / "result.json").is_file():
+        with kept_by(path.parent):
+            stored.check_name()
     try:
         spec = Spec.from_json(stored.header["spec"])
     except KeyError as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..config import LATER, PROTOCOL, Config, digest_of
 from ..data.dataset import Dataset
-from ..errors import RunError, UserError, unanswered
+from ..errors import DamagedError, RunError, UserError, unanswered
 from ..files import is_leftover, read_json, there, write_stored
 from ..lease import Lease, is_lease, settle, take
 from ..reporter import Relay, Reporter
@@ -134,8 +134,8 @@ def named_before(data: Dataset, stored: Iterable[Path]) -> Dataset:
 def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: Mapping[str, Any] = NOTHING) -> bool:
     """Whether a folder already belongs to a run, a comparison or sweeps; False where it is new.
 
-    Where the file is gone and what lies beside it says that it was this owner's, it is as if it were new, and the file
-    can be written again.
+    Where the file is damaged, and what lies beside it says that it was this owner's, the folder is as if it were new:
+    ``claim`` writes the file again.
 
     Args:
         file: name of the JSON file in the folder that identifies its owner.
@@ -156,6 +156,8 @@ def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
         inside = list(folder.iterdir()) if folder.exists() else []  # first: another process may be writing the file
         if there(folder / file):
             theirs = _read(folder, file, owner, facts)
+            if theirs is None:
+                return False
             refuse_older(theirs, folder)
             _compare(folder, theirs, owner, facts, about)
             return True
@@ -166,26 +168,24 @@ def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
     others = sorted(
         entry.name for entry in inside if entry.name != LOCK and not (is_leftover(entry) or is_lease(entry))
     )
-    if others and not _shows_owner(folder, owner, facts):
+    if others:
         raise UserError(f"{folder} contains other files ({others[0]}, …) and no {owner}; name another --output")
     return False
 
 
-def _read(folder: Path, file: str, owner: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _read(folder: Path, file: str, owner: str, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The content of the owner's file; None where it is damaged and can be written again."""
     try:
         return read_json(folder / file)
-    except UserError as error:
+    except DamagedError as error:
         if _shows_owner(folder, owner, facts):
-            told = f"{error}; remove it, and the same command writes it again"
-        elif owner == "run":
-            told = f"{error}; remove {folder} and train it again"
-        else:
-            told = f"{error}; name another --output"
-        raise (RunError if owner == "run" else UserError)(told) from error
+            return None
+        advice = f"remove {folder} and train it again" if owner == "run" else "name another --output"
+        raise (RunError if owner == "run" else UserError)(f"{error}; {advice}") from error
 
 
 def _shows_owner(folder: Path, owner: str, facts: Mapping[str, Any]) -> bool:
-    """Whether what lies in a folder, without the file that says so, is of the owner with these facts.
+    """Whether what lies in a folder, without the damaged file that says so, is of the owner with these facts.
 
     Of a run, its state or its best checkpoint, which has the digest of its config; of others, the configs of all runs.
     """

@@ -20,7 +20,7 @@ from ..config import ABOUT, PROTOCOL, VARIED, Config, digest_of
 from ..errors import RunError, UserError
 from .record import ALPHA, Record
 
-__all__ = ["UnusableError", "iid_accuracy_of", "methods_of", "read_config", "records_of", "refuse_older"]
+__all__ = ["UnusableError", "digest_in", "iid_accuracy_of", "methods_of", "read_config", "records_of", "refuse_older"]
 
 OLDEST = 2
 """The oldest protocol whose runs can be read."""
@@ -38,6 +38,12 @@ class UnusableError(RunError):
     def __reduce__(self) -> tuple[Any, ...]:
         # A process sends it to another.
         return UnusableError, (self.kind, str(self))
+
+
+def digest_in(name: str) -> str:
+    """The digest of the config in the name of a run's folder; empty where it has none."""
+    found = _NAMED.search(name)
+    return found[1] if found else ""
 
 
 def read_config(content: Mapping[str, Any], name: str) -> tuple[Config, int, str]:

@@ -123,6 +123,12 @@ class Run:
         name: str = self.result.get("model", BEST_FILE)
         return self.folder / Path(name).name
 
+    def step_of(self, checkpoint: Path) -> int | None:
+        """The step that one of its checkpoints is of; None where the result does not say."""
+        if checkpoint.name == START_FILE:
+            return 0
+        return self.result.get("best_step") if checkpoint.name == BEST_FILE else self.config.steps
+
     def existing_model(self) -> Path:
         """``model``.
 

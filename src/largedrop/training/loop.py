@@ -20,7 +20,7 @@ from ..data.random import torch_seed
 from ..data.views.batches import Views, open_views
 from ..errors import CollapseError, Interrupted, UserError
 from ..fast_paths import device_name
-from ..files import write_stored, write_text
+from ..files import keep_text, write_stored
 from ..measures.calibration import fit_temperature
 from ..models.fast.folding import speed_up
 from ..models.network import Network
@@ -195,8 +195,8 @@ def _train(
         save_state(folder, config.digest(), so_far, network, optimizer, averages, watch)
         reporter.logged(folder)
 
+    keep_text(folder / SPLIT_FILE, data.split_table(split, config.seed, config.held_out))
     if not so_far.log:
-        write_text(folder / SPLIT_FILE, data.split_table(split, config.seed, config.held_out))
         # The network with its starting head is a checkpoint like the others.
         found = _logits(config, views, split, network, 0, reporter)
         if keeps_start(config):
