@@ -168,8 +168,12 @@ def test_mistakes(run: Run, data: Dataset) -> None:
     with pytest.raises(Interrupted):
         interpolate_run(run, data, features, reporter=Watch(stopped=lambda: True))
     assert not (run.folder / "interpolation.json").exists()
-    (run.folder / "interpolation.json").write_text("{")
-    with pytest.raises(UserError, match=r"interpolation\.json is not JSON: .*; remove that file"):
+    path = run.folder / "interpolation.json"
+    found = interpolate_run(run, data, features)
+    path.write_text("{")
+    assert interpolate_run(run, data, features) == found == Interpolation.read(path, run.digest)
+    path.write_text('{"format": 99}')
+    with pytest.raises(UserError, match=r"written by a newer largedrop .*; remove that file"):
         interpolate_run(run, data, features)
     run.final.unlink()
     with pytest.raises(UserError, match=r"\(of an older version\?\) has no final\.safetensors"):
