@@ -163,8 +163,8 @@ def is_depthwise(weight: Tensor, groups: int) -> bool:
 def is_faulty(weight: Tensor, stride: Pair, groups: int) -> bool:
     """Whether the library's weight gradient may write beyond its memory, in any type but float32.
 
-    Seen with torch 2.12 on a processor with AVX-512 BF16, in bfloat16: RepVGG's, MobileOne's and FastViT's first layers
-    end the process. With 16 channels or more, a stride of 1, or float32, glibc's checks of its memory find nothing.
+    Seen with torch 2.12 on a processor with AVX-512 BF16, in bfloat16: RepVGG and FastViT end the process at
+    their first layer. With 16 channels or more, a stride of 1, or float32, glibc's checks of its memory find nothing.
     """
     few = weight.shape[1] < SOUND_CHANNELS
     return few and groups == 1 and weight.shape[2:] == (1, 1) and tuple(stride) != (1, 1)
