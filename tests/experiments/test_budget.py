@@ -166,6 +166,16 @@ def test_what_was_chosen_before_is_read(tmp_path: Path) -> None:
     )
 
 
+def test_what_was_chosen_before_is_that_of_the_runs_where_the_file_is_damaged(tmp_path: Path, config: Config) -> None:
+    (tmp_path / "comparison.json").write_text("{")
+    said = refusal(chosen_before, tmp_path, 60.0)
+    assert said.startswith(f"{tmp_path / 'comparison.json'} is not JSON: ")
+    assert said.endswith("; name another --output")
+    write_json(tmp_path / "runs" / "a" / "config.json", config.to_json())
+    expected = {"steps": config.steps, "size": config.size, "eval_every": config.eval_every}
+    assert chosen_before(tmp_path, 60.0) == expected
+
+
 def test_the_parts_of_a_tiny_run_are_measured_and_nothing_is_drawn(data: ld.Dataset, config: Config) -> None:
     before = torch.random.get_rng_state()
     changed = replace(config, swad=True, dropout=0.5)

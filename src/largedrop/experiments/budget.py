@@ -175,20 +175,22 @@ def fit_budget(
 def chosen_before(folder: Path, seconds: float) -> dict[str, Any] | None:
     """The settings that this budget chose for the comparison in a folder; None where there is no comparison.
 
+    Where the comparison's file is damaged they are those of its runs.
+
     Raises:
-        UserError: the comparison has another budget or none.
+        UserError: the comparison has another budget or none, or its file is damaged and it has no run.
     """
     if not there(folder / FILE):
         return None
     try:
         content = read_json(folder / FILE)
-    except DamagedError:
-        # Its runs have the same, and whoever claims the folder compares the rest.
+    except DamagedError as error:
+        # Whoever claims the folder compares the rest.
         for path in sorted(folder.glob("runs/*/config.json")):
             with suppress(UserError):
                 known = read_json(path)
                 return {name: known.get(name) for name in CHOSEN}
-        raise
+        raise UserError(f"{error}; name another --output") from error
     theirs = content.get("budget")
     if theirs != seconds:
         of = f"with a budget of {theirs:g} s" if isinstance(theirs, (int, float)) else "without a budget"

@@ -212,11 +212,13 @@ def _status(plan: StoredPlan, folder: Path) -> PlanStatus:
 
 def _leave_damaged_out(found: _Found, folder: Path) -> int:
     """Move runs whose result or config cannot be read from the finished to the failures; the number not looked at."""
-    unread = max(0, len(found.finished) - READ)
-    for entry in sorted(found.finished, key=lambda entry: -entry[1])[:READ]:
-        if reason := _damage(folder / entry[0].name):
-            found.finished.remove(entry)
-            found.failures.append(Failure(entry[0].name, entry[0].said, "damaged", reason))
+    latest = sorted(found.finished, key=lambda entry: -entry[1])[:READ]
+    unread = len(found.finished) - len(latest)
+    damaged = {run.name: reason for run, _ in latest if (reason := _damage(folder / run.name))}
+    found.failures += [
+        Failure(run.name, run.said, "damaged", damaged[run.name]) for run, _ in latest if run.name in damaged
+    ]
+    found.finished = [entry for entry in found.finished if entry[0].name not in damaged]
     return unread
 
 

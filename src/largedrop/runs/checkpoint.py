@@ -21,7 +21,7 @@ from ..files import NO_FILE, UNKNOWN_CRC, parse_json, replacing, tensors_crc
 from ..models.network import Network, Spec
 from ..models.pretrained import check_model
 from ..models.sizes import build, representation_units, shapes_of
-from .run import Run
+from .run import CHECKPOINTS, Run
 
 __all__ = [
     "CHECKPOINT",
@@ -245,7 +245,7 @@ def load_model(path: str | Path, *, run: str = "", step: int | None = None) -> N
     path = Path(path)
     with kept_by(path.parent) if run else nullcontext():
         stored = open_tensors(path, "model", run, step)
-    if not run and stored.run and (path.parent / "result.json").is_file():
+    if not run and stored.run and path.stem in CHECKPOINTS and (path.parent / "result.json").is_file():
         with kept_by(path.parent):
             stored.check_name()
     try:
