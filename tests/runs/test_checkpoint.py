@@ -376,7 +376,7 @@ def test_the_name_and_the_step_of_a_checkpoint(network: Network, tmp_path: Path)
     for name in ("mine", "final"):
         shutil.copy(path, tmp_path / f"{name}.safetensors")
         assert load_model(tmp_path / f"{name}.safetensors").about["step"] == 4
-    (tmp_path / "result.json").touch()
+    (tmp_path / "result.json").write_text('{"model": "final.safetensors"}')
     assert load_model(tmp_path / "mine.safetensors").about["step"] == 4  # a copy of one's own
     with pytest.raises(UserError, match=f"is the checkpoint 'best' of its run, not 'final'; remove {tmp_path} and"):
         load_model(tmp_path / "final.safetensors")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import DamagedError, UserError, check_type
-from ..files import NO_FILE, UNKNOWN_CRC, parse_json, replacing, tensors_crc
+from ..files import NO_FILE, UNKNOWN_CRC, parse_json, read_json, replacing, tensors_crc
 from ..models.network import Network, Spec
 from ..models.pretrained import check_model
 from ..models.sizes import build, representation_units, shapes_of
-from .run import CHECKPOINTS, Run
+from .run import BEST_FILE, Run
 
 __all__ = [
     "CHECKPOINT",
@@ -239,13 +239,13 @@ def load_model(path: str | Path, *, run: str = "", step: int | None = None) -> N
 
     Raises:
         UserError: the file is missing, damaged, of another program, kind, run or step, or of a newer version; or a
-            finished run's folder has another of its checkpoints under this name.
+            finished run has another of its checkpoints in place of the model that it hands over.
     """
     check_type(path, (str, Path), "a model is loaded from the path of a checkpoint")
     path = Path(path)
     with kept_by(path.parent) if run else nullcontext():
         stored = open_tensors(path, "model", run, step)
-    if not run and stored.run and path.stem in CHECKPOINTS and (path.parent / "result.json").is_file():
+    if not run and stored.run and _is_handed_over(path):
         with kept_by(path.parent):
             stored.check_name()
     try:
@@ -267,6 +267,13 @@ def load_model(path: str | Path, *, run: str = "", step: int | None = None) -> N
     network.about = about if isinstance(about, dict) else {}
     network.temperature = temperature
     return network.eval()
+
+
+def _is_handed_over(path: Path) -> bool:
+    """Whether a checkpoint lies where a finished run has the model that it hands over (``Run.model``)."""
+    with suppress(UserError):
+        return bool(read_json(path.parent / "result.json").get("model", BEST_FILE) == path.name)
+    return False
 
 
 def _built(spec: Spec) -> Network:

@@ -31,7 +31,7 @@ from .methods import METHODS, checkpoint_method
 from .protocol import UnusableError, records_of
 from .record import Record, mean_of_domains
 
-__all__ = ["CHECKPOINTS", "SPLIT_FILE", "START_FILE", "Run", "remarks"]
+__all__ = ["SPLIT_FILE", "START_FILE", "Run", "remarks"]
 
 BEST_FILE = "best.safetensors"
 
@@ -39,10 +39,6 @@ SPLIT_FILE = "split.csv"
 
 START_FILE = "start.safetensors"
 """The network before the first step: of a run that goes back to it, until it is finished; of one that hands it over."""
-
-
-CHECKPOINTS = ("best", "average", "final", "swad", "ema", "wise-ft", "model", "start")
-"""Names of the checkpoints that a run may write."""
 
 
 class Ended(Protocol):
