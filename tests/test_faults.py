@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -134,23 +134,61 @@ def test_every_output_on_a_full_disk_is_a_line(
     assert not [path for path in small.rglob("*") if path.is_file() and path.name != "filling"]
 
 
+@contextmanager
+def unwritable(folder: Path, at: Path) -> Iterator[Path]:
+    """``folder``, on a disk that cannot be written; root can write into any folder, so it is mounted so."""
+    if os.geteuid():
+        shutil.copytree(folder, at)
+        for path in (at, *at.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        try:
+            yield at
+        finally:
+            for path in (at, *at.rglob("*")):
+                path.chmod(0o755)
+        return
+    at.mkdir()
+    mounted("--bind", str(folder), str(at))
+    try:
+        mounted("-o", "remount,ro,bind", str(at))
+        yield at
+    finally:
+        subprocess.run(["umount", str(at)], check=True)
+
+
 @pytest.fixture
 def shown(home: Path, tmp_path: Path) -> Iterator[Path]:
-    """``out``, on a disk that cannot be written; root can write into any folder, so it is mounted so."""
-    folder = tmp_path / "shown"
-    if os.geteuid():
-        shutil.copytree(home / "out", folder)
-        for path in (folder, *folder.rglob("*")):
-            path.chmod(0o555 if path.is_dir() else 0o444)
+    """``out``, where it cannot be written."""
+    with unwritable(home / "out", tmp_path / "shown") as folder:
         yield folder
-        for path in (folder, *folder.rglob("*")):
-            path.chmod(0o755)
-        return
-    folder.mkdir()
-    mounted("--bind", str(home / "out"), str(folder))
-    mounted("-o", "remount,ro,bind", str(folder))
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+
+
+PRESET = """
+title = "mini"
+[settings]
+model = "test_efficientnet"
+weights = "random"
+size = 32
+batch = 4
+steps = 2
+eval_every = 1
+[grid]
+dropout = [0.0, 0.9]
+[small]
+test_domains = ["photo"]
+"""
+
+SWEEP = ["--scale", "small", "--device", "cpu"]
+
+
+@pytest.fixture
+def swept(home: Path, tmp_path: Path) -> Iterator[Path]:
+    """A finished sweep, where it cannot be written."""
+    (home / "mini.toml").write_text(PRESET)
+    command = ["sweep", str(home / "mini.toml"), "--data", str(home / "toy"), "--output", str(home / "swept"), *SWEEP]
+    assert main(command) == 0
+    with unwritable(home / "swept", tmp_path / "swept") as folder:
+        yield folder
 
 
 def test_a_finished_run_on_a_disk_that_cannot_be_written(
@@ -169,10 +207,38 @@ def test_a_finished_run_on_a_disk_that_cannot_be_written(
     assert ld.Run.open(run).records
     assert finetuned(home, run).folder == run
     capsys.readouterr()
-    again = ["train", toy, "--test-domain", "photo", "--output", shown, *OPTIONS]
-    for refused in (["report", shown], again, ["export", shown, "--output", shown / "model"]):
-        assert one_line(capsys, *map(str, refused)).startswith(f"cannot write {shown}/")
+    for refused in (["report", shown], ["export", shown, "--output", shown / "model"]):
+        said = one_line(capsys, *map(str, refused))
+        assert said.startswith(f"cannot write {shown}/")
+        assert said.endswith("; name another --output")
     assert files(shown) == before
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_finished_runs_on_a_disk_that_cannot_be_written_are_shown(
+    command: str, home: Path, shown: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(shown)
+    domain = "--test-domain" if command == "train" else "--test-domains"
+    rates = ["--dropout", "0.9"]
+    again = [command, str(home / "toy"), domain, "photo", "--output", str(shown), *rates, *OPTIONS]
+    assert main(again) == 2
+    told = capsys.readouterr()
+    reason = os.strerror(errno.EACCES if os.geteuid() else errno.EROFS)
+    assert told.err == f"largedrop: cannot write {shown / 'results.json'}: {reason}\n"
+    assert "weight-average" in told.out
+    assert ("the model to use:" in told.out) is (command == "train")
+    assert files(shown) == before
+
+
+def test_a_finished_sweep_on_a_disk_that_cannot_be_written(
+    home: Path, swept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = one_line(capsys, "sweep", home / "mini.toml", *("--data", home / "toy"), "--output", swept, *SWEEP)
+    reason = os.strerror(errno.EACCES if os.geteuid() else errno.EROFS)
+    elsewhere = f"`largedrop report {swept / 'runs'} --output FOLDER` writes one elsewhere"
+    assert said == f"cannot write {swept / 'report-mini-small'}: {reason}; {elsewhere}"
+    assert main(["sweep", "--status", "--output", str(swept)]) == 0
 
 
 UNKNOWN = 54321

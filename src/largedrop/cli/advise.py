@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from ..config import defaults_of
+from .destination import check_folder
 from .options import (
     IN_QUOTES,
     Classes,
@@ -77,6 +78,9 @@ def advise(
     opened = open_images(console, data, [size], column, **opening)
     say_names(console, opened)
     tested = domains_in(test_domain or (), (*opened.domains, *opened.unlabelled))
+    unseen = [*tested, *filter(None, (left_out,))]
+    folder = output or Path("largedrop-advice") / fitting("-without-".join([opened.name, *unseen]))
+    check_folder(folder)
     with ProgressBar(console, 2 * len(opened), "advising") as bar:
         found = find_advice(
             opened,
@@ -94,10 +98,10 @@ def advise(
             device=torch_device,
             reporter=bar,
         )
-    unseen = [*tested, *filter(None, (left_out,))]
-    folder = output or Path("largedrop-advice") / fitting("-without-".join([opened.name, *unseen]))
     title = f"{opened.name}{' without ' if unseen else ''}{' and '.join(unseen)}"
-    write_json(folder / "advice.json", advice_json(found))
-    written = [folder / "advice.json", *save_figure(advice_figure(found, title=title), folder / "advice")]
-    render_advice(found, console)
+    try:
+        write_json(folder / "advice.json", advice_json(found))
+        written = [folder / "advice.json", *save_figure(advice_figure(found, title=title), folder / "advice")]
+    finally:
+        render_advice(found, console)
     say(console, "written:", *(f"  {path}" for path in written))

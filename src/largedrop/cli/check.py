@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from ..config import ABOUT, defaults_of
+from .destination import check_folder
 from .options import Classes, Column, Data, Device, GroupPattern, Precision, SkipBad, SplitFile, columns, option
 from .running import command_line
 
@@ -71,6 +72,8 @@ def check(
             split=split,
             progress=bar.set,
         )
+    folder = output or Path("largedrop-check") / fitting(opened.name)
+    check_folder(folder)
     with ProgressBar(console, work(opened, quick), "checking") as bar:
         found = diagnose(
             opened,
@@ -85,13 +88,13 @@ def check(
             device=device,
             reporter=bar,
         )
-    folder = output or Path("largedrop-check") / fitting(opened.name)
     page, numbers = folder / "check.html", folder / "check.json"
-    write_json(numbers, check_json(found))
-    write_check_page(
-        page, found, command=command_line(), seconds=time.monotonic() - began, machine=machine(choose_device(device))
-    )
-    render_check(found, console)
+    seconds = time.monotonic() - began
+    try:
+        write_json(numbers, check_json(found))
+        write_check_page(page, found, command=command_line(), seconds=seconds, machine=machine(choose_device(device)))
+    finally:
+        render_check(found, console)
     say(console, "written:", f"  {page}", f"  {numbers}")
     if not found.trainable:
         raise UserError(f"{verdict(found)}: {'; '.join(each.text for each in found.of('problem'))}")

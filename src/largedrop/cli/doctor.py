@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from .destination import check_file
 from .options import Device
 
 __all__ = ["doctor"]
@@ -38,12 +39,18 @@ def doctor(
         raise UserError(f"--output {output} is a folder; name a file in it, such as {output / 'doctor.json'}")
     console = Console(stderr=False)
     torch_device = choose_device(device)
+    kept = report_file(torch_device)
+    check_file(kept, "set LARGEDROP_CACHE to a folder")
+    if output is not None:
+        check_file(output)
     with ProgressBar(console, work(torch_device), "examining") as bar:
         report = examine(torch_device, open_dataset("emoji"), reporter=bar)
-    files = [report_file(torch_device), *([output] if output else [])]
-    for path in files:
-        write_stored(path, report)
-    render_doctor(report, console)
+    files = [kept, *([output] if output else [])]
+    try:
+        for path in files:
+            write_stored(path, report)
+    finally:
+        render_doctor(report, console)
     say(console, "written:", *(f"  {path}" for path in files))
     if report["problems"]:
         raise UserError(f"something is wrong with this device or this version: {'; '.join(report['problems'])}")

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ..data import SOURCES
 from ..errors import UserError
+from .destination import check_folder
 from .options import Classes, Column, Device, GroupPattern, SkipBad
 from .running import command_line
 
@@ -69,6 +70,7 @@ def evaluate(
     page, numbers = (output / name for name in _FILES)
     if not overwrite and (there := next((path for path in (page, numbers) if path.exists()), None)):
         raise UserError(f"{there} exists: name another --output, or say --overwrite")
+    check_folder(output)
     torch_device = choose_device(device)
     asked = [[model, *(others or [])], *([against] if against else [])]
     models = [(" + ".join(map(str, each)), open_networks(each)) for each in asked]
@@ -90,8 +92,11 @@ def evaluate(
         )
     seconds = time.monotonic() - began
     command = command_line()
-    write_stored(numbers, {**found.to_json(), "command": command})
-    write_evaluation_page(page, found, opened.images, command=command, seconds=seconds, machine=machine(torch_device))
-    say(console, *found.notes)
-    render(evaluation_tables(found), console)
+    at = machine(torch_device)
+    try:
+        write_stored(numbers, {**found.to_json(), "command": command})
+        write_evaluation_page(page, found, opened.images, command=command, seconds=seconds, machine=at)
+    finally:
+        say(console, *found.notes)
+        render(evaluation_tables(found), console)
     say(console, "written:", *(f"  {path}" for path in (page, numbers)))

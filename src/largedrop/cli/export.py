@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from ..errors import UserError, one_of
+from .destination import check_file, check_folder
 
 __all__ = ["export"]
 
@@ -58,6 +59,7 @@ def export(
     if chosen == "timm" and bare:
         raise UserError("--bare is for ONNX and torch; timm's layout has no preprocessing inside")
     _check_output(output, chosen, overwrite)
+    (check_folder if chosen == "timm" else check_file)(output)
 
     from ..export.card import card_of
     from ..export.graphs import write_onnx, write_program

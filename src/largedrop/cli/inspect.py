@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ..data import SOURCES
 from ..errors import UserError
+from .destination import check_folder
 from .options import Classes, Column, Device, GroupPattern, SplitFile, listed
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def inspect(
     opened = _open(
         found, data, {"classes": classes, "column": column, "group_pattern": group_pattern, "split": split}, console
     )
+    folder = output or (runs[0] if len(runs) == 1 else Path()) / "inspection"
+    check_folder(folder)
     with ProgressBar(console, inspection_cost(found, opened, chosen, images), "inspecting") as bar:
         cache = FeatureCache(open_views(opened, torch_device, bar), bar)
         inspections = []
@@ -82,19 +85,20 @@ def inspect(
                 )
             )
     comparisons = compare_inspections(inspections)
-    folder = output or (runs[0] if len(runs) == 1 else Path()) / "inspection"
     written = [folder / "inspection.json"]
     about = {"checkpoint": checkpoint, "measures": chosen, "images": images, "draws": draws}
-    write_json(written[0], inspection_json(inspections, comparisons, **about))
-    for number, comparison in enumerate(comparisons, 1):
-        stem = f"-{number}" if len(comparisons) > 1 else ""
-        title = ", ".join([opened.name, *([comparison.title] if comparison.title else [])])
-        if "richness" in chosen:
-            written += save_figure(inspection_figure(comparison, title=title), folder / f"richness{stem}")
-        if "interpolation" in chosen:
-            written += save_figure(interpolation_figure(comparison, title=title), folder / f"interpolation{stem}")
-    for comparison in comparisons:
-        render_comparison(comparison, console)
+    try:
+        write_json(written[0], inspection_json(inspections, comparisons, **about))
+        for number, comparison in enumerate(comparisons, 1):
+            stem = f"-{number}" if len(comparisons) > 1 else ""
+            title = ", ".join([opened.name, *([comparison.title] if comparison.title else [])])
+            if "richness" in chosen:
+                written += save_figure(inspection_figure(comparison, title=title), folder / f"richness{stem}")
+            if "interpolation" in chosen:
+                written += save_figure(interpolation_figure(comparison, title=title), folder / f"interpolation{stem}")
+    finally:
+        for comparison in comparisons:
+            render_comparison(comparison, console)
     runs_of = f"{len(found)} run{'s'[: len(found) > 1]} of {opened.name}"
     say(console, f"{runs_of}; written:", *(f"  {path}" for path in written))
 

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from ..errors import UserError
+from .destination import check_file
 from .options import Device, columns
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def predict(
     console = Console(stderr=True)
     path = None if output == "-" else Path(output)
     chosen = check_output(path, format, overwrite)
+    if path is not None:
+        check_file(path)
     counts: Counter[str] = Counter()
     try:
         passed = PassedOver()

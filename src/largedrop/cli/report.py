@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from ..names import counted
+from .destination import check_folder
 from .options import listed
 
 __all__ = ["report"]
@@ -40,7 +41,9 @@ def report(
     console = Console(stderr=False)
     names = listed("--formats", formats)
     found = read_runs(runs)
-    files = write_report(found, output or runs / "report", selection, names, allow_missing=allow_missing)
+    folder = output or runs / "report"
+    check_folder(folder)
+    files = write_report(found, folder, selection, names, allow_missing=allow_missing)
     say(console, *(f"unusable: {entry}" for entry in found.unusable))
     runs_of = f"{counted(len(found.runs), 'run')} of {found.dataset['name']}"
     say(console, f"{runs_of}; written:", *(f"  {path}" for path in files))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -141,7 +142,7 @@ def run_and_publish(
     repeated |= {"lr": several} if several else {}
 
     def keep() -> None:
-        if options is not None:
+        if options is not None and os.access(folder, os.W_OK):  # finished runs may be on a read-only disk
             write_settings(folder / f"{command}.toml", command, repeated)
 
     total = planned.work + VIEWS * len(data)
@@ -151,28 +152,21 @@ def run_and_publish(
             data, planned, folder, device=torch_device, jobs=jobs, budget=each, claimed=keep, reporter=reporter
         )
     seconds = time.monotonic() - began
-    files = publish(
-        console,
-        data,
-        planned,
-        result,
-        folder,
-        title=title,
-        command=command_line(),
-        seconds=seconds,
-        device=torch_device,
-    )
-    if len(set(chosen.values())) > 1:
-        from ..report.advice import auto_lines
+    told: dict[str, Any] = {"title": title, "command": command_line(), "seconds": seconds, "device": torch_device}
+    try:
+        files = publish(console, data, planned, result, folder, **told)
+        if len(set(chosen.values())) > 1:
+            from ..report.advice import auto_lines
 
-        say(console, *auto_lines(result.records, chosen))
-    say(console, f"{duration(seconds)}; written:", *(f"  {path}" for path in files))
-    if checkpoints and result.runs:
-        say(console, f"the model{'s'[: len(result.runs) > 1]} to use:")
-        for run in result.runs:
-            say(console, *_model_of(run))
-        for run in result.runs:
-            check_handed_over(run)
+            say(console, *auto_lines(result.records, chosen))
+        say(console, f"{duration(seconds)}; written:", *(f"  {path}" for path in files))
+    finally:
+        if checkpoints and result.runs:
+            say(console, f"the model{'s'[: len(result.runs) > 1]} to use:")
+            for run in result.runs:
+                say(console, *_model_of(run))
+    for run in result.runs if checkpoints else ():
+        check_handed_over(run)
     if result.failed:
         raise UserError(
             f"{len(result.failed)} of {count} runs collapsed or are damaged: they are missing from the results"

@@ -16,6 +16,7 @@ from ..data import SOURCES
 from ..errors import UserError
 from ..names import counted
 from ..report.text import Table, render
+from .destination import check_folder
 from .launching import AUTO, Address, Cpus, Gpus, Jobs, Launcher, Slurm, TimeLimit, Worker, command_of, request_of
 from .options import Classes, Column, Device, DryRun, GroupPattern, Plain, Precision, SkipBad, SplitFile, Track, plainly
 from .status import AsJson, Status, show_status
@@ -289,6 +290,8 @@ def _finish(
     refused = _afterwards(console, planned, data, device, test_on)
     for config, trace in result.broken:
         print(f"{_named(config)} failed:\n{trace}", file=sys.stderr)
+    runs = planned.folder / "runs"
+    check_folder(planned.report, f"`largedrop report {runs} --output FOLDER` writes one elsewhere")
     files = report_sweep(planned)
     if files:
         say(console, "written:", *(f"  {path}" for path in files))

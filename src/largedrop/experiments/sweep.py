@@ -6,6 +6,7 @@ once.
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Sequence
 from contextlib import closing
@@ -183,8 +184,7 @@ def plan_sweep(
     runs = with_weights(chosen.runs(data.domains), chosen.values("model"), weights)
     if untested:
         runs = [{**run, "test_domain": ()} for run in runs]
-    named = dict.fromkeys(run["test_domain"] for run in runs if not untested)
-    unknown = [name for name in named if name not in data.domains]
+    unknown = {run["test_domain"]: None for run in runs if not untested and run["test_domain"] not in data.domains}
     if unknown:
         told = "; ".join(f"no domain '{name}' in {data.name}; {one_of(name, data.domains)}" for name in unknown)
         raise UserError(f"{preset.path}: test_domains: {told}")
@@ -316,7 +316,8 @@ def begin_sweep(data: Dataset, planned: SweepPlan) -> None:
         UserError: it is another dataset's or cannot be written.
     """
     claim(planned.folder, SWEEP_FILE, "sweep", *_facts(data))
-    _store(planned)
+    if planned.pending or os.access(planned.folder, os.W_OK):  # finished runs may be on a read-only disk
+        _store(planned)
     for entry in planned.pending:
         if entry.state == "begun":
             forget_failure(entry.folder)
@@ -390,9 +391,7 @@ def _opened(entry: PlannedRun) -> Run | RunError:
 
 
 def _state(folder: Path) -> str:
-    if is_finished(folder):
-        return "finished"
-    return "begun" if (folder / "config.json").is_file() else "new"
+    return "finished" if is_finished(folder) else "begun" if (folder / "config.json").is_file() else "new"
 
 
 def _facts(data: Dataset) -> tuple[dict[str, str], dict[str, str]]:

@@ -48,54 +48,54 @@ def publish(
         Paths of the files, the page first; results.json alone where no run finished.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: a file cannot be written; the table is printed.
     """
     records = comparison.records
-    facts = describe(data)
+    facts, choices = describe(data), comparison.choices
     results = folder / "results.json"
-    write_results(
-        results,
-        records,
-        dataset=facts,
-        failed=comparison.failed,
-        command=command,
-        learning_rates=[choice.to_json() for choice in comparison.choices],
-    )
-    if not records:
-        return [results]
-    choices = comparison.choices
-    rows = summarise(
-        map(_without_rate, records) if choices else records, domains=planned.test_domains, seeds=planned.seeds
-    )
-    figure = runs_figure(rows, title=title, rates=_rates(choices)) if planned.test_domains else None
-    drawn = save_figure(figure, folder / "figure") if figure else []
-    page = folder / "report.html"
+    compared = [_without_rate(each) for each in records] if choices else records
+    rows = summarise(compared, domains=planned.test_domains, seeds=planned.seeds) if records else []
     shared = max(planned.configs, key=lambda config: config.dropout).settings  # with masks, which rate 0 has none of
+    rates = rates_table(choices, shared["select_by"], planned.seeds[0]) if choices else None
     if choices:
         shared = {**shared, "lr": f"the best i.i.d. of {listing([f'{rate:g}' for rate in planned.learning_rates])}"}
-    rates = rates_table(choices, shared["select_by"], planned.seeds[0]) if choices else None
-    rate = main_rate(rows)
-    write_page(
-        page,
-        title=title,
-        rows=rows,
-        remarks=comparison.remarks,
-        records=records,
-        figure_png=drawn[0].read_bytes() if drawn else None,
-        dataset=facts,
-        examples=example_grid(data),
-        behaviour=None if rate is None else behaviour_of(comparison.runs, data, planned.test_domains, rate),
-        rates=rates,
-        settings={name.replace("_", " "): value for name, value in shared.items()},
-        failed=comparison.failed,
-        command=command,
-        seconds=seconds,
-        machine=machine(device),
-    )
-    # Printed last: all is written, whatever becomes of what reads standard output.
-    render([*compared_tables(rows, console.width), *([rates] if rates else [])], console)
-    for remark in comparison.remarks:
-        console.print(visible(remark), highlight=False, markup=False, soft_wrap=True)
+    try:
+        write_results(
+            results,
+            records,
+            dataset=facts,
+            failed=comparison.failed,
+            command=command,
+            learning_rates=[choice.to_json() for choice in choices],
+        )
+        if not rows:
+            return [results]
+        figure = runs_figure(rows, title=title, rates=_rates(choices)) if planned.test_domains else None
+        drawn = save_figure(figure, folder / "figure") if figure else []
+        page = folder / "report.html"
+        rate = main_rate(rows)
+        write_page(
+            page,
+            title=title,
+            rows=rows,
+            remarks=comparison.remarks,
+            records=records,
+            figure_png=drawn[0].read_bytes() if drawn else None,
+            dataset=facts,
+            examples=example_grid(data),
+            behaviour=None if rate is None else behaviour_of(comparison.runs, data, planned.test_domains, rate),
+            rates=rates,
+            settings={name.replace("_", " "): value for name, value in shared.items()},
+            failed=comparison.failed,
+            command=command,
+            seconds=seconds,
+            machine=machine(device),
+        )
+    finally:  # printed last, all being written, whatever becomes of what reads standard output
+        if rows:
+            render([*compared_tables(rows, console.width), *([rates] if rates else [])], console)
+            for remark in comparison.remarks:
+                console.print(visible(remark), highlight=False, markup=False, soft_wrap=True)
     return [page, *drawn, results]
 
 

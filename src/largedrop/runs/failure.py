@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def forget_failure(folder: Path) -> None:
     """
     path = folder / FAILURE_FILE
     try:
-        path.unlink(missing_ok=True)
+        if os.path.lexists(path):  # a disk that cannot be written refuses also where there is nothing
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot remove {path}: {error.strerror or error}") from error
