@@ -121,7 +121,8 @@ def test_a_full_disk_is_said_and_leaves_the_old_file(
 
 
 @pytest.mark.parametrize(
-    ("below", "reason"), [(("it.json",), "{file} is a file"), (("below", "it.json"), "Not a directory")]
+    ("below", "reason"),
+    [(("it.json",), "{file} is a file; rename it or remove it"), (("below", "it.json"), "Not a directory")],
 )
 def test_a_path_below_a_file_is_said(tmp_path: Path, below: tuple[str, ...], reason: str) -> None:
     file = tmp_path / "file"
@@ -133,7 +134,9 @@ def test_a_path_below_a_file_is_said(tmp_path: Path, below: tuple[str, ...], rea
 
 def test_a_folder_of_that_name_is_said_and_left(tmp_path: Path) -> None:
     (tmp_path / "taken" / "inside").mkdir(parents=True)
-    assert refusal(write_text, tmp_path / "taken", "") == f"cannot write {tmp_path / 'taken'}: Is a directory"
+    assert refusal(write_text, tmp_path / "taken", "") == (
+        f"cannot write {tmp_path / 'taken'}: there is a folder of that name; rename it or remove it"
+    )
     assert names(tmp_path) == ["taken"]
 
 

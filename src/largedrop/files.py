@@ -130,7 +130,9 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = None
         _sync_folder(path.parent)
     except FileExistsError as error:
-        raise UserError(f"cannot write {path}: {path.parent} is a file") from error
+        raise UserError(f"cannot write {path}: {path.parent} is a file; rename it or remove it") from error
+    except IsADirectoryError as error:
+        raise UserError(f"cannot write {path}: there is a folder of that name; rename it or remove it") from error
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:

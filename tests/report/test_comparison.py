@@ -194,7 +194,8 @@ def test_writing_again_replaces_and_repeats(data: ld.Dataset, planned: Plan, tmp
 def test_a_folder_that_cannot_be_written(data: ld.Dataset, planned: Plan, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     said = refusal(published, data, planned, comparison(planned), tmp_path / "file")
-    assert said == f"cannot write {tmp_path / 'file' / 'results.json'}: {tmp_path / 'file'} is a file"
+    file = tmp_path / "file"
+    assert said == f"cannot write {file / 'results.json'}: {file} is a file; rename it or remove it"
 
 
 def test_the_machine_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

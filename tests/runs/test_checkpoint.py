@@ -357,7 +357,7 @@ def test_a_file_that_cannot_be_written(network: Network, tmp_path: Path) -> None
     path = tmp_path / "file" / "model"
     with pytest.raises(UserError) as caught:
         save_model(path, network, {})
-    assert str(caught.value) == f"cannot write {path}: {tmp_path / 'file'} is a file"
+    assert str(caught.value) == f"cannot write {path}: {tmp_path / 'file'} is a file; rename it or remove it"
 
 
 def test_a_header_that_json_cannot_hold_leaves_the_old_file(network: Network, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,12 @@ from largedrop.runs.failure import write_failure
 from largedrop.runs.folder import claim, claimed, named_before, owned
 
 ME = f"process {os.getpid()} on {socket.gethostname()}"
+
+
+KINDS_OF_LEASE = [
+    pytest.param(Path.mkdir, "Is a directory", id="folder"),
+    pytest.param(getattr(os, "mkfifo", None), "it is no regular file", id="pipe"),
+]
 
 
 def refusal(folder: Path, config: Config) -> str:
@@ -308,6 +314,15 @@ def test_a_dataset_that_was_renamed_keeps_the_name_it_was_trained_under(data: Da
 def test_a_folder_whose_name_is_not_text_is_refused_before_anything_is_trained(config: Config, tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     assert refusal(folder, config) == f"the name of {folder} is not UTF-8; name another --output"
+
+
+@pytest.mark.parametrize(("make", "reason"), KINDS_OF_LEASE)
+def test_a_lease_that_is_no_file_is_named(
+    make: Callable[[Path], object], reason: str, config: Config, tmp_path: Path
+) -> None:
+    lease = tmp_path / ".lease-3"
+    make(lease)
+    assert refusal(tmp_path, config) == f"cannot write {lease}: {reason}; remove it"
 
 
 @pytest.mark.parametrize("name", ["outputs", ".lease-3"])

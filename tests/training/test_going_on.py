@@ -231,6 +231,18 @@ def test_a_state_that_is_gone_or_a_folder(data: ld.Dataset, config: Config, tmp_
     assert_same_run(tmp_path / "whole", cut)
 
 
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_state_and_a_log_that_are_gone(steps: int, data: ld.Dataset, config: Config, tmp_path: Path) -> None:
+    cut = tmp_path / "cut"
+    with pytest.raises(Interrupted):
+        train(config, data, cut, reporter=stopped_at(1 + steps))
+    for name in (STATE_FILE, "log.json"):
+        (cut / name).unlink(missing_ok=True)
+    notes: list[str] = []
+    train(config, data, cut, reporter=Watch(note=notes.append))
+    assert notes == ([f"{cut / STATE_FILE} is gone; this run is begun again"] if steps else [])
+
+
 def test_the_table_of_the_split_is_written_again(data: ld.Dataset, config: Config, tmp_path: Path) -> None:
     table = train(config, data, tmp_path / "whole").split
     with pytest.raises(Interrupted):

@@ -137,7 +137,8 @@ def open_tensors(path: Path, kind: str, run: str = "", step: int | None = None) 
     try:
         crc = tensors_crc(path)[0]  # first: what cannot be read is then not taken for damaged
     except IsADirectoryError:
-        raise DamagedError(f"{path} is a folder, not a checkpoint; Run.open(a run's folder).model names one") from None
+        advice = "" if run else "; Run.open(a run's folder).model names one"
+        raise DamagedError(f"{path} is a folder, not a checkpoint{advice}") from None
     except (FileNotFoundError, NotADirectoryError):
         raise DamagedError(f"no checkpoint {path}") from None
     except OSError as error:

@@ -5,6 +5,7 @@ A comparison's and a sweep's are worked on by several processes, each of which t
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -94,7 +95,8 @@ def _taken(folder: Path, reporter: Reporter) -> Lease:
         settle(folder, reporter.stopped, reporter.note)
         return take(folder)
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+        advice = "; remove it" if error.errno in (errno.EISDIR, errno.EINVAL) else ""  # in place of a lease
+        raise UserError(f"cannot write {error.filename or folder}: {error.strerror or error}{advice}") from error
 
 
 def finished(folder: Path, config: Config) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,10 +135,15 @@ def load_state(
 
 
 def is_lost(folder: Path) -> bool:
-    """Whether a run that was begun had a state and has none: the log's first line alone is written before that."""
-    with suppress(UserError, TypeError):
-        return not there(folder / STATE_FILE) and len(read_json(folder / "log.json").get("log", ())) > 1
-    return False
+    """Whether a run that was begun had a state and has none: the log's first line alone is written before that, and
+    where that is not whole, the logits before the first step alone.
+    """
+    if there(folder / STATE_FILE):
+        return False
+    try:
+        return len(read_json(folder / "log.json").get("log", ())) > 1
+    except (UserError, TypeError):
+        return any(path.stem.strip("0") for path in folder.glob("outputs/[0-9]*.safetensors"))
 
 
 def discard(state: Path) -> None:
