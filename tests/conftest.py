@@ -19,6 +19,7 @@ from tests.helpers import KINDS, TINY, Networks, make_fixture_images, make_toy
 
 import largedrop as ld
 from largedrop.config import Config
+from largedrop.lease import Lease, take
 from largedrop.models.network import Network
 from largedrop.training import loop, setup
 from largedrop.training.head import fit_head
@@ -60,6 +61,20 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Networks]:
     gc.disable()
     yield found
     gc.enable()
+
+
+@pytest.fixture
+def taken() -> Iterator[Any]:
+    """``lease.take``, with what is taken given back at the end."""
+    held: list[Lease] = []
+
+    def taking(folder: Path) -> Lease:
+        held.append(take(folder))
+        return held[-1]
+
+    yield taking
+    for lease in held:
+        lease.give_back(ended=False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,6 +25,7 @@ OTHER_TESTS = {
     "training/test_going_on.py": "runs that are stopped or killed, or whose images change, and that go on",
     "training/test_fake_cuda.py": "the code for a GPU, on tensors that pretend to be there",
     "test_faults.py": "disks that are full or cannot be written, and unknown users",
+    "test_lease_disks.py": "lease.py, on disks that fail and on those of servers",
     "test_integrity.py": "stored files of every kind, changed in every way",
     "test_guide.py": "the code in docs/guide",
     "data/test_hostile.py": "a corpus of files that are odd or damaged",
