@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
 from tests.helpers import newer, refusal
+from tests.models.states import State, saved, state_of
 from timm.layers.pos_embed import resample_abs_pos_embed
-from torch import Tensor
 
 from largedrop.models.fitting import _resampled, plain_names
 from largedrop.models.network import Network, Spec
 from largedrop.models.pretrained import Weights, create_backbone, find_weights
 from largedrop.models.sizes import build, representation_units
 from largedrop.runs.checkpoint import save_model, write_tensors
-
-State = dict[str, Tensor]
-
-
-def saved(path: Path, state: State) -> str:
-    save_file({key: value.contiguous().clone() for key, value in state.items()}, path)
-    return str(path)
-
-
-def state_of(name: str, **settings: Any) -> State:
-    torch.manual_seed(7)
-    state: State = timm.create_model(name, **settings).state_dict()
-    return state
 
 
 def own(path: Path, model: str, size: int) -> State:
