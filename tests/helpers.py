@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import sys
 import weakref
@@ -213,6 +214,15 @@ FAKE_CUDA = pytest.mark.skipif(
     reason="torch 2.4 made for CUDA looks for its driver, for a fake tensor as well",
 )
 """The mark of a test on tensors that pretend to be on a GPU."""
+
+
+SIGMAS = 5
+
+
+def close_to_rate(zeros: Tensor, rate: float) -> bool:
+    """Whether the share of True is ``rate`` up to five binomial standard deviations."""
+    assert zeros.numel() > 0
+    return abs(float(zeros.double().mean()) - rate) < SIGMAS * math.sqrt(rate * (1 - rate) / zeros.numel())
 
 
 def refusal(function: Callable[..., object], *arguments: Any, **options: Any) -> str:

@@ -31,6 +31,7 @@ OTHER_TESTS = {
     "data/test_hostile.py": "a corpus of files that are odd or damaged",
     "data/test_cache_damage.py": "data/cache.py, of damaged files and on disks that fail",
     "data/test_table_mistakes.py": "data/table.py, of tables that are wrong",
+    "models/test_dropout_heads.py": "models/dropout.py, before the heads of any networks",
     "models/test_pretrained_hub.py": "models/pretrained.py, from a model hub",
     "models/fast/test_folding_activations.py": "models/fast/folding.py, of the activations after batch norms",
     "experiments/test_presets_end_to_end.py": "presets, from the plan to the report",
