@@ -1,22 +1,21 @@
-"""Sweeps: their plan, the runs that presets share, and runs that are finished, fail, collapse, or are killed."""
+"""Sweeps: their plan, the runs that presets share, and runs that are finished, stopped, or another process's."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.helpers import TINY, Networks, Watch, make_toy, refusal
-from torch import Tensor
+from tests.experiments.presets import CPU, planned, preset, varied
+from tests.helpers import TINY, Watch, make_toy, refusal
 
 import largedrop as ld
 from largedrop.config import Config
 from largedrop.errors import CollapseError, Interrupted, UserError
-from largedrop.experiments import packing, runner
+from largedrop.experiments import packing
 from largedrop.experiments import sweep as sweep_module
 from largedrop.experiments.preset import read_preset
 from largedrop.experiments.processes import ProcessFailedError
@@ -29,43 +28,9 @@ from largedrop.report.sweep import report_sweep
 from largedrop.runs.failure import write_failure
 from largedrop.runs.folder import claim
 from largedrop.runs.read import read_runs
-from largedrop.runs.run import Run
-from largedrop.training.loop import cost, train
-from largedrop.training.step import TrainingStep
+from largedrop.training.loop import cost
 
-CPU = torch.device("cpu")
-TOML = """
-title = "Tiny"
-test_domains = ["photo", "ink"]
-[settings]
-model = "test_efficientnet"
-weights = "random"
-size = 32
-batch = 4
-optimizer = "sgd"
-{settings}
-[grid]
-dropout = [{rates}]
-{grid}
-"""
-SHORT = "steps = 2\neval_every = 1"
-LONG = "steps = 12\neval_every = 3"
 pytestmark = pytest.mark.usefixtures("quick_heads")
-
-
-def preset(folder: Path, name: str = "tiny", rates: str = "0, 0.9", grid: str = "", settings: str = SHORT) -> Path:
-    path = folder / f"{name}.toml"
-    path.write_text(TOML.format(rates=rates, grid=grid, settings=settings))
-    return path
-
-
-def planned(data: ld.Dataset, root: Path, folder: str = "out", **options: str) -> SweepPlan:
-    read = read_preset(preset(root, **options))
-    return plan_sweep(read, "full", data, root / folder, device=CPU, precision="float32")
-
-
-def varied(configs: Any) -> list[tuple[int, float, str, float]]:
-    return [(config.seed, config.lr, config.test_domain, config.dropout) for config in configs]
 
 
 def states(plan: SweepPlan) -> list[str]:
@@ -167,121 +132,8 @@ def test_sizes_on_disk_are_about_right(data: ld.Dataset, tmp_path: Path) -> None
     assert plan.size == sum(entry.size for entry in plan.entries)
 
 
-def test_each_attempt_begins_without_the_networks_of_those_before(
-    data: ld.Dataset, tmp_path: Path, networks: Networks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compute = TrainingStep._compute
-
-    def fragile(self: TrainingStep, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        if len(networks.made) in (2, 3):
-            raise RuntimeError("cuDNN is tired")
-        loss, size = compute(self, inputs, labels)
-        return loss * (float("nan") if len(networks.made) == 1 else 1), size
-
-    monkeypatch.setattr(TrainingStep, "_compute", fragile)
-    result = run_sweep(data, planned(data, tmp_path), device=CPU)
-    assert (len(result.collapsed), len(result.broken), len(result.trained)) == (1, 1, 2)
-    assert networks.before == [0] * 5
-
-
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_run_that_fails_is_tried_once_more(
-    data: ld.Dataset, tmp_path: Path, times: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    left = [times]
-
-    def fragile(config: Config, *arguments: Any, **options: Any) -> Run:
-        if config.dropout == 0.9 and config.test_domain == "photo" and left[0]:
-            left[0] -= 1
-            raise RuntimeError("cuDNN is tired")
-        return train(config, *arguments, **options)
-
-    monkeypatch.setattr(runner, "train", fragile)
-    plan = planned(data, tmp_path)
-    told: list[str] = []
-    done: list[float] = []
-    result = run_sweep(
-        data, plan, device=CPU, reporter=Watch(failed=lambda config, text: told.append(text), advance=done.append)
-    )
-    first = "RuntimeError: cuDNN is tired; it is resumed once"
-    if times == 1:
-        assert told == [first]
-        assert result.trained == [entry.config for entry in plan.entries]
-        assert result.broken == []
-    else:
-        assert told == [first, "RuntimeError: cuDNN is tired; it is given up"]
-        assert varied(result.trained) == [(0, 1e-4, "photo", 0.0), (0, 1e-4, "ink", 0.0), (0, 1e-4, "ink", 0.9)]
-        ((config, trace),) = result.broken
-        assert (config.dropout, config.test_domain) == (0.9, "photo")
-        assert "in fragile" in trace
-    assert result.collapsed == []
-
-
-def test_a_collapsed_run_is_recorded_and_the_others_go_on(
-    data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun: list[Config] = []
-
-    def fragile(config: Config, *arguments: Any, **options: Any) -> Run:
-        begun.append(config)
-        if config.dropout == 0.9:
-            raise CollapseError("the run collapsed at step 21")
-        return train(config, *arguments, **options)
-
-    monkeypatch.setattr(runner, "train", fragile)
-    plan = planned(data, tmp_path)
-    result = run_sweep(data, plan, device=CPU)
-    assert begun == [entry.config for entry in plan.entries]  # and none of them twice
-    assert [(config.test_domain, text) for config, text in result.collapsed] == [
-        ("photo", "the run collapsed at step 21"),
-        ("ink", "the run collapsed at step 21"),
-    ]
-    assert len(result.trained) == 2
-    assert report_sweep(plan)
-    assert json.loads((plan.report / "report.json").read_text())["runs"] == 2
-
-
-def test_a_run_that_finds_no_memory_is_recorded_and_the_others_go_on(
-    data: ld.Dataset, tmp_path: Path, networks: Networks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compute = TrainingStep._compute
-
-    def fragile(self: TrainingStep, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        if len(networks.made) == 2:
-            raise MemoryError
-        return compute(self, inputs, labels)
-
-    monkeypatch.setattr(TrainingStep, "_compute", fragile)
-    plan = planned(data, tmp_path)
-    told: list[str] = []
-    result = run_sweep(data, plan, device=CPU, reporter=Watch(failed=lambda config, text: told.append(text)))
-    assert networks.before == [0] * 4
-    assert len(result.trained) == 3
-    assert result.broken == [(plan.entries[1].config, told[0])]
-    assert len(told) == 1
-    assert told[0].endswith("needs more memory than cpu has free; a smaller --batch or --size needs less")
-
-
 def test_without_any_finished_run_there_is_no_report(data: ld.Dataset, tmp_path: Path) -> None:
     assert report_sweep(planned(data, tmp_path)) == []
-
-
-def test_a_users_mistake_ends_the_sweep(data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: Any, **options: Any) -> Run:
-        raise UserError("cannot write it")
-
-    monkeypatch.setattr(runner, "train", broken)
-    with pytest.raises(UserError, match=r"^cannot write it$"):
-        run_sweep(data, planned(data, tmp_path), device=CPU)
-
-
-def test_an_error_that_is_no_runs_is_raised(data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: Any) -> None:
-        raise RuntimeError("no views")
-
-    monkeypatch.setattr(runner, "open_views", broken)
-    with pytest.raises(RuntimeError, match="no views"):
-        run_sweep(data, planned(data, tmp_path), device=CPU)
 
 
 def test_a_sweep_that_is_stopped_goes_on(data: ld.Dataset, tmp_path: Path) -> None:
@@ -360,29 +212,6 @@ def test_the_folder_of_other_images(data: ld.Dataset, tmp_path: Path) -> None:
     other = ld.open_dataset(make_toy(tmp_path / "other", images=5))
     with pytest.raises(UserError, match=r"out belongs to another sweep: data 'toy0' instead of 'other', fingerprint"):
         planned(other, tmp_path)
-
-
-def test_a_process_that_dies_is_replaced(data: ld.Dataset, tmp_path: Path, quick_processes: None) -> None:
-    plan = planned(data, tmp_path, settings=LONG, rates="0.9")
-    killed: list[int] = []
-    told: list[str] = []
-
-    def progress(done: float) -> None:
-        if not killed:
-            (process, *_) = multiprocessing.active_children()
-            process.kill()
-            killed.append(process.pid or 0)
-
-    result = run_sweep(
-        data, plan, device=CPU, jobs=2, reporter=Watch(advance=progress, failed=lambda config, text: told.append(text))
-    )
-    assert len(killed) == len(told) == 1
-    assert told[0].startswith("a training process has died (out of memory?)")
-    assert told[0].endswith("; it is resumed once")
-    assert sorted(config.run_name for config in result.trained) == sorted(
-        entry.config.run_name for entry in plan.entries
-    )
-    assert result.broken == []
 
 
 def test_leave_one_domain_out_selection_from_a_sweep(data: ld.Dataset, tmp_path: Path) -> None:
