@@ -35,6 +35,7 @@ OTHER_TESTS = {
     "models/test_pretrained_hub.py": "models/pretrained.py, from a model hub",
     "models/fast/test_folding_activations.py": "models/fast/folding.py, of the activations after batch norms",
     "experiments/test_presets_end_to_end.py": "presets, from the plan to the report",
+    "experiments/test_processes_messages.py": "experiments/processes.py, with no process started",
     "experiments/test_sweep_failures.py": "experiments/sweep.py, where runs or processes fail",
     "experiments/test_too_little_memory.py": "runs side by side of which one finds too little memory",
     "studies/test_ending.py": "studies/ending.py",
