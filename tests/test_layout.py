@@ -24,6 +24,7 @@ OTHER_TESTS = {
     "test_requirements.py": "pyproject.toml's lower bounds and constraints-oldest.txt",
     "training/test_going_on.py": "runs that are stopped or killed, or whose images change, and that go on",
     "training/test_fake_cuda.py": "the code for a GPU, on tensors that pretend to be there",
+    "training/test_step_graph.py": "training/step.py, recorded and replayed by training/graph.py",
     "test_faults.py": "disks that are full or cannot be written, and unknown users",
     "test_lease_disks.py": "lease.py, on disks that fail and on those of servers",
     "test_integrity.py": "stored files of every kind, changed in every way",
