@@ -10,7 +10,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -296,46 +295,6 @@ def test_a_22000_pixel_square_of_one_bit_takes_no_gigabytes(tmp_path: Path) -> N
     *found, kilobytes = map(int, done.stdout.split())
     assert found == [320, 320, 3, 255, 0]
     assert kilobytes < 700_000
-
-
-@pytest.mark.parametrize(
-    ("mode", "size"), [("1", (1000, 777)), ("P", (901, 640)), ("L", (640, 333)), ("RGBA", (700, 700))]
-)
-def test_strips_of_a_large_image_have_the_pixels_of_the_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, size: tuple[int, int]
-) -> None:
-    noise = Image.effect_noise(size, 90).convert(mode)
-    path = written(tmp_path, "noise.png", encoded("PNG", noise))
-    whole = decode(path, 20)
-    monkeypatch.setattr(images, "_LARGE", 10_000)
-    monkeypatch.setattr(images, "_STRIP", 50_000)
-    np.testing.assert_array_equal(decode(path, 20), whole)
-
-
-@pytest.mark.parametrize("scale", [1 / 255, 1, 300, -7])
-@pytest.mark.parametrize("kind", [np.int32, np.float32])
-def test_strips_of_many_bits_are_scaled_as_the_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[np.generic], scale: float
-) -> None:
-    values = np.random.default_rng(0).integers(0, 256, (640, 480)).cumsum(0) / 640 * scale
-    path = written(tmp_path, "many.tif", encoded("TIFF", Image.fromarray(values.astype(kind))))
-    whole = decode(path, 20)
-    monkeypatch.setattr(images, "_LARGE", 10_000)
-    monkeypatch.setattr(images, "_STRIP", 50_000)
-    np.testing.assert_array_equal(decode(path, 20), whole)
-
-
-@pytest.mark.parametrize("bound", [None, 100])
-def test_many_bits_take_no_memory_beside_the_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int | None
-) -> None:
-    monkeypatch.setattr(images, "_STRIP", 50_000)
-    path = written(tmp_path, "a.tif", encoded("TIFF", Image.new("F", (1000, 1000), 2.5)))
-    tracemalloc.start()
-    decode(path, bound)
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert most < (8_000_000 if bound is None else 4_000_000)  # the result has 3 MB; in float64 the image had 8
 
 
 def test_a_tiff_that_has_not_all_of_its_rows(tmp_path: Path) -> None:

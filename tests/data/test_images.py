@@ -1,4 +1,4 @@
-"""Decoding: every mode, orientation and kind of damage."""
+"""Decoding: every mode, orientation and kind of damage, and large images strip by strip."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import threading
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable
@@ -341,3 +342,43 @@ def test_settings_nest_over_threads() -> None:
     leave.set()
     thread.join()
     assert before == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("mode", "size"), [("1", (1000, 777)), ("P", (901, 640)), ("L", (640, 333)), ("RGBA", (700, 700))]
+)
+def test_strips_of_a_large_image_have_the_pixels_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, size: tuple[int, int]
+) -> None:
+    noise = Image.effect_noise(size, 90).convert(mode)
+    path = save(tmp_path / "noise.png", noise)
+    whole = decode(path, 20)
+    monkeypatch.setattr(images, "_LARGE", 10_000)
+    monkeypatch.setattr(images, "_STRIP", 50_000)
+    np.testing.assert_array_equal(decode(path, 20), whole)
+
+
+@pytest.mark.parametrize("scale", [1 / 255, 1, 300, -7])
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_strips_of_many_bits_are_scaled_as_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[np.generic], scale: float
+) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (640, 480)).cumsum(0) / 640 * scale
+    path = save(tmp_path / "many.tif", Image.fromarray(values.astype(kind)))
+    whole = decode(path, 20)
+    monkeypatch.setattr(images, "_LARGE", 10_000)
+    monkeypatch.setattr(images, "_STRIP", 50_000)
+    np.testing.assert_array_equal(decode(path, 20), whole)
+
+
+@pytest.mark.parametrize("bound", [None, 100])
+def test_many_bits_take_no_memory_beside_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int | None
+) -> None:
+    monkeypatch.setattr(images, "_STRIP", 50_000)
+    path = save(tmp_path / "a.tif", Image.new("F", (1000, 1000), 2.5))
+    tracemalloc.start()
+    decode(path, bound)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < (8_000_000 if bound is None else 4_000_000)  # the result has 3 MB; in float64 the image had 8
