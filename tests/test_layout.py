@@ -46,7 +46,7 @@ OTHER_TESTS = {
     "studies/test_launchers.py": "studies/launchers.py, and what it has found",
     "studies/test_peers.py": "studies/peers.py",
     "studies/test_protocol_cost.py": "studies/protocol_cost.py",
-    "studies/test_shared_folder.py": "studies/shared_folder.py",
+    "studies/test_shared_folder.py": "studies/shared_folder.py and shared_folder_parts.py",
     "studies/test_working_point.py": "studies/working_point.py",
     "benchmarks/test_scripts.py": "benchmarks/ that measure in a precision",
 }

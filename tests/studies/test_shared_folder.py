@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+import shared_folder_parts as parts
+from largedrop.files import write_stored
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
@@ -52,28 +55,28 @@ def test_a_folder_of_this_machine_can_be_shared(tmp_path: Path) -> None:
     assert "4 tasks" in lines[2]
 
 
-def test_what_two_holders_at_once_would_do_is_noticed(study: Any, tmp_path: Path) -> None:
-    work = study.Work(tmp_path, tmp_path / "report", time.monotonic())
+def test_what_two_holders_at_once_would_do_is_noticed(tmp_path: Path) -> None:
+    work = parts.Work(tmp_path, tmp_path / "report", time.monotonic())
     (tmp_path / "mark").touch()
     (tmp_path / "count").touch()
-    study.rounds(lambda work: nullcontext(), 0.01, work)
+    parts.rounds(lambda work: nullcontext(), 0.01, work)
     assert work.said["wrong: two at once"] == 1
     (tmp_path / "count").write_bytes(b"")
-    study.judge_rounds(tmp_path, work.said)
+    parts.judge_rounds(tmp_path, work.said)
     assert work.said["wrong: rounds lost"] == work.said["rounds"] > 0
 
 
 def test_tasks_and_entries_that_are_not_whole_are_noticed(study: Any, tmp_path: Path) -> None:
-    work = study.Work(tmp_path, tmp_path / "report", time.monotonic())
-    study.tasks(2, 0.0, work)
+    work = parts.Work(tmp_path, tmp_path / "report", time.monotonic())
+    parts.tasks(2, 0.0, work)
     said = Counter[str]()
-    study.judge_tasks(tmp_path, 2, said)
+    parts.judge_tasks(tmp_path, 2, said)
     assert +said == {"tasks": 2}
     folder = tmp_path / "task-0001"
     (folder / "ended-2").touch()
-    study.write_stored(folder / "result.json", study.begun(folder))
+    write_stored(folder / "result.json", parts.begun(folder))
     (folder / "state.json").unlink()
-    study.judge_tasks(tmp_path, 2, said)
+    parts.judge_tasks(tmp_path, 2, said)
     assert +said == {
         "tasks": 4,
         "tasks ended twice": 1,
@@ -81,11 +84,11 @@ def test_tasks_and_entries_that_are_not_whole_are_noticed(study: Any, tmp_path: 
         f"wrong: {folder / 'state.json'} cannot be read: No such file or directory": 1,
     }
     entry = tmp_path / "entry"
-    assert [bytes(each) for each in study.built(entry, alone=True)] == [bytes(each) for each in study.load(entry)]
+    assert [bytes(each) for each in parts.built(entry, alone=True)] == [bytes(each) for each in parts.load(entry)]
     (entry / "2").write_bytes(b"2")
     with pytest.raises(ValueError, match="entry/2 is not what was built"):
-        study.load(entry)
+        parts.load(entry)
     (entry / "1").unlink()
     with pytest.raises(OSError, match="entry is there in part"):
-        study.load(entry)
+        parts.load(entry)
     assert not study.say("entries", Counter({"wrong: it": 1}))
