@@ -12,7 +12,10 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "largedrop"
 LINES = 400
-"""The most that a module may have."""
+"""The most that a file may have."""
+
+BESIDE = ("tests", "studies", "benchmarks", "tools")
+"""The folders beside the source that have files of Python."""
 
 SHARE = 1 / 5
 """The most of all lines that a folder may hold."""
@@ -171,13 +174,23 @@ def private(known: Modules) -> list[str]:
     return found
 
 
+def lines_of(files: Modules) -> Counter[str]:
+    """How many lines each file has."""
+    return Counter({name: len(path.read_text("utf-8").splitlines()) for name, path in files.items()})
+
+
+def too_long(lines: Counter[str]) -> list[str]:
+    """Files that are too long."""
+    return [f"{name} has {count} lines" for name, count in lines.items() if count > LINES]
+
+
 def sizes(known: Modules) -> list[str]:
     """Modules that are too long, and folders that hold too much of all."""
-    lines = {module: len(path.read_text("utf-8").splitlines()) for module, path in known.items()}
+    lines = lines_of(known)
     held: Counter[str] = Counter()
     for module, count in lines.items():
         held[folder(module)] += count
-    return [f"{module} has {count} lines" for module, count in lines.items() if count > LINES] + [
+    return too_long(lines) + [
         f"{name} holds {count} of {sum(lines.values())} lines"
         for name, count in held.items()
         if count > SHARE * sum(lines.values())
@@ -229,6 +242,12 @@ def test_no_private_name_is_taken_from_another_module() -> None:
 
 def test_no_module_is_too_long_and_no_folder_too_large() -> None:
     none(sizes(KNOWN))
+
+
+def test_no_file_beside_the_source_is_too_long() -> None:
+    found = [path for name in BESIDE for path in sorted((ROOT / name).rglob("*.py"))]
+    assert ROOT / "tests" / "test_layout.py" in found
+    none(too_long(lines_of({path.relative_to(ROOT).as_posix(): path for path in found})))
 
 
 def test_every_test_file_is_named_after_a_module() -> None:
