@@ -35,6 +35,7 @@ def test_what_a_run_says(network: Any) -> None:
     assert card.startswith('---\nlicense: "mit"\nlibrary_name: timm\n')
     assert "# sketches\n" in card
     assert 'timm.create_model("hf-hub:me/model", pretrained=True)' in card
+    assert "import timm, torch\n" in card
     assert "torch.softmax(logits / 1.5, dim=1)" in card
     assert "| trained on the domains | art\\_painting, photo |" in card
     low, high = (f"{100 * limit:.1f}" for limit in wilson(150, 200))
@@ -54,6 +55,7 @@ def test_a_temperature_at_the_end_of_its_range(network: Any, temperature: float,
     card = card_of(network, name="m")
     assert f"the temperature {temperature:g}, the {end} that is fitted" in card
     assert "too sure" not in card
+    assert "import timm, torch  # timm 1.0.16 or newer loads folders\n" in card
 
 
 def test_several_test_domains_or_none(network: Any) -> None:

@@ -27,18 +27,32 @@ def network(tmp_path: Path) -> Any:
     return ld.load_model(save(tmp_path / "model.safetensors", 0))
 
 
-def test_timm_alone_loads_it(network: Any, toy: Path, tmp_path: Path) -> None:
+def loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The models that timm alone makes of a folder: from a hub that has its files, and from the folder."""
+
+    def download(repo_id: str, filename: str, **options: Any) -> str:
+        assert repo_id == "me/model"
+        return str(folder / filename)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(timm.models._hub, "hf_hub_download", download)
+        yield timm.create_model("hf-hub:me/model", pretrained=True).eval()
+    if tuple(map(int, timm.__version__.split(".")[:3])) >= (1, 0, 16):  # those before load no folders
+        yield timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+
+
+def test_timm_alone_loads_it(network: Any, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "hub"
     assert write_timm(network, folder, "# A card") < 1e-6
     assert files(folder) == ["README.md", "config.json", "model.safetensors"]
-    model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    assert model.pretrained_cfg["label_names"] == ["red", "green", "blue"]
     data: Any = timm.data
-    transform = data.create_transform(**data.resolve_data_config(model=model))
-    with torch.inference_mode(), Image.open(toy / "ink" / "red" / "0.png") as image:
-        theirs = model(transform(image)[None])
-        ours = network(network.transform(toy / "ink" / "red" / "0.png")[None])
-    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
+    for model in loaded(folder, monkeypatch):
+        assert model.pretrained_cfg["label_names"] == ["red", "green", "blue"]
+        transform = data.create_transform(**data.resolve_data_config(model=model))
+        with torch.inference_mode(), Image.open(toy / "ink" / "red" / "0.png") as image:
+            theirs = model(transform(image)[None])
+            ours = network(network.transform(toy / "ink" / "red" / "0.png")[None])
+        torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=1e-4)
     config = json.loads((folder / "config.json").read_text("utf-8"))
     assert config["largedrop"]["temperature"] == 1.5
     assert (config["architecture"], config["num_classes"]) == ("test_efficientnet", 3)
@@ -98,6 +112,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)  # type: ignore[attr-defined]
+    # Where its first versions have the address that they took from there when they were imported.
+    monkeypatch.setattr(huggingface_hub.hf_api, "ENDPOINT", server.address, raising=False)  # type: ignore[attr-defined]
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "made-up")
     monkeypatch.setenv("HF_TOKEN", "made-up")
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -20,7 +20,7 @@ __all__ = ["card_of"]
 
 _USE = """\
 ```python
-import timm, torch
+import timm, torch{needs}
 from PIL import Image
 
 model = timm.create_model("{address}", pretrained=True).eval()
@@ -61,7 +61,12 @@ def card_of(
         f"# {_line(name)}",
         f"{spec.model}, fine-tuned by largedrop {__version__} to tell {len(spec.classes)} classes apart: "
         f"{_line(_listed(spec.classes))}.",
-        "## Use\n\n" + _USE.format(address=address, temperature=f"{network.temperature or 1.0:g}"),
+        "## Use\n\n"
+        + _USE.format(
+            address=address,
+            needs="  # timm 1.0.16 or newer loads folders" if address.startswith("local-dir:") else "",
+            temperature=f"{network.temperature or 1.0:g}",
+        ),
         "## Training\n\n" + "\n".join(_training(network, config, about)),
         "## Scores\n\n" + "\n\n".join(_scores(config, about, test_images)),
     ]

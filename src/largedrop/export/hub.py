@@ -29,7 +29,8 @@ HUB_FILES = ("config.json", "model.safetensors", "README.md")
 def write_timm(network: Network, folder: Path, card: str, *, images: Sequence[str | Path] | None = None) -> float:
     """Write the folder: timm's config and weights by timm's names, and the model card.
 
-    ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads it, and ``hf-hub:OWNER/NAME`` once it is pushed.
+    ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads it (timm 1.0.16 or newer), and
+    ``hf-hub:OWNER/NAME`` once it is pushed.
 
     Args:
         network: the network, on the processor.
