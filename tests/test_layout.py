@@ -254,6 +254,21 @@ def test_every_test_file_is_named_after_a_module() -> None:
     none(unmirrored(ROOT / "tests", KNOWN, OTHER_TESTS))
 
 
+def test_no_test_file_is_imported() -> None:
+    none(imported_tests(ROOT / "tests"))
+
+
+def imported_tests(tests: Path) -> list[str]:
+    """Imports from test files: what several need is in a module that is none."""
+    found = {path.relative_to(tests): ast.walk(ast.parse(path.read_text("utf-8"))) for path in tests.rglob("*.py")}
+    return [
+        f"{path.as_posix()} imports from {node.module}"
+        for path, nodes in sorted(found.items())
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and ".test_" in f".{node.module}"
+    ]
+
+
 FOLDERS = """
 | folder | what it is about |
 | --- | --- |
@@ -308,3 +323,5 @@ def test_each_of_these_tests_can_fail(tmp_path: Path) -> None:
         "test_one.py is named after no module",
         "there is no test_gone.py",
     ]
+    (tmp_path / "tests" / "a" / "test_one.py").write_text("from tests.helpers import x\nfrom tests.test_c import y\n")
+    assert imported_tests(tmp_path / "tests") == ["a/test_one.py imports from tests.test_c"]

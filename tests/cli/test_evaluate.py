@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.helpers import files, one_line
-from tests.prediction.test_predict import save
+from tests.prediction.models import save
 
 from largedrop.cli import main
 

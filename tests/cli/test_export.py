@@ -7,7 +7,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from tests.helpers import TINY, files, one_line
-from tests.prediction.test_predict import save
+from tests.prediction.models import save
 
 import largedrop as ld
 from largedrop.cli import main

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from tests.data.test_shards import archive, png
+from tests.data.archives import archive, png
 from tests.helpers import make_toy, refusal
 
 import largedrop as ld

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.data.test_shards import archive, png
+from tests.data.archives import archive, png
 from tests.helpers import make_toy, refusal
 
 from largedrop.data.sources import find_source

@@ -25,7 +25,7 @@ def written(folder: Path, text: str, name: str = "mine.toml") -> Path:
 
 TOML = """
 title = "Tiny"
-test_domains = ["photo", "ink"]
+test_domains = [{domains}]
 [settings]
 model = "test_efficientnet"
 weights = "random"
@@ -40,9 +40,14 @@ dropout = [{rates}]
 SHORT = "steps = 2\neval_every = 1"
 
 
-def preset(folder: Path, name: str = "tiny", rates: str = "0, 0.9", grid: str = "", settings: str = SHORT) -> Path:
+BOTH = '"photo", "ink"'
+
+
+def preset(
+    folder: Path, name: str = "tiny", rates: str = "0, 0.9", grid: str = "", settings: str = SHORT, domains: str = BOTH
+) -> Path:
     path = folder / f"{name}.toml"
-    path.write_text(TOML.format(rates=rates, grid=grid, settings=settings))
+    path.write_text(TOML.format(rates=rates, grid=grid, settings=settings, domains=domains))
     return path
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.helpers import refusal
-from tests.prediction.test_predict import save
+from tests.prediction.models import save
 
 import largedrop as ld
 from largedrop.config import Config

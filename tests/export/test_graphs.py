@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from tests.helpers import refusal
-from tests.prediction.test_predict import save
+from tests.prediction.models import save
 
 import largedrop as ld
 from largedrop.export import graphs

@@ -16,7 +16,7 @@ import timm
 import torch
 from PIL import Image
 from tests.helpers import files, refusal
-from tests.prediction.test_predict import save
+from tests.prediction.models import save
 
 import largedrop as ld
 from largedrop.export.hub import push, write_timm

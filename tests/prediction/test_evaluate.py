@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.helpers import TINY, refusal
-from tests.prediction.test_predict import save
+from tests.prediction.models import save
 
 import largedrop as ld
 from largedrop.catalog.layouts import imagenet_names

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.report.test_page import Parser
+from tests.report.markup import Parser
 
 import largedrop as ld
 from largedrop.analysis.check import Diagnosis

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tests.report.test_evaluation import BAD, CLASSES, GOOD, evaluation, model
+from tests.report.evaluations import BAD, CLASSES, GOOD, evaluation, model
 
 from largedrop.report.evaluation_page import matrices, write_evaluation_page
 

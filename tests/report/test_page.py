@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from tests.report.markup import Parser
 
 from largedrop.data.dataset import Dataset
 from largedrop.report.drawing.style import rendered
@@ -25,35 +25,12 @@ from largedrop.selection.selection import summarise
 
 NASTY = '<b>&"'
 FIGURE = rendered(Figure(), "png")
-VOID = {"meta", "img", "wbr", "br", "hr", "input", "link"}
 
 
 def runs(
     oods: Sequence[float], method: str = "fine-tuning", dropout: float = 0.0, domain: str = "sketch"
 ) -> list[Record]:
     return [Record(method, dropout, domain, seed, 0.9, ood, 150, 41.5) for seed, ood in enumerate(oods)]
-
-
-class Parser(HTMLParser):
-    """Collects tags, checks that they are balanced, and keeps the text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
-            self.text += data
 
 
 class Shapes(list[npt.NDArray[np.uint8]]):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import ray
-from tests.experiments.launchers.test_slurm import TOML
+from tests.experiments.presets import preset
 from tests.helpers import assert_same_run, refusal
 
 from largedrop.cli import main
@@ -76,9 +76,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Fake]:
 def test_a_sweep_on_a_cluster_of_this_machine_has_the_bits_of_one_here(
     toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    preset = tmp_path / "tiny.toml"
-    preset.write_text(TOML)
-    common = ["sweep", str(preset), "--data", str(toy), "--device", "cpu", "--precision", "float32"]
+    mine = preset(tmp_path, domains='"photo"')
+    common = ["sweep", str(mine), "--data", str(toy), "--device", "cpu", "--precision", "float32"]
     before = signal.getsignal(signal.SIGTERM)
     assert main([*common, "--output", str(tmp_path / "ray"), "--launcher", "ray", "--jobs", "1"]) == 0
     assert signal.getsignal(signal.SIGTERM) is before

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.experiments.presets import preset
 from tests.helpers import assert_same_run, refusal
 
 from largedrop.cli import main
@@ -21,21 +22,6 @@ from largedrop.experiments.launchers.slurm import SlurmWorkers
 from largedrop.experiments.launchers.worker import Request, Worker
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-
-TOML = """
-title = "Tiny"
-test_domains = ["photo"]
-[settings]
-model = "test_efficientnet"
-weights = "random"
-size = 32
-batch = 4
-optimizer = "sgd"
-steps = 2
-eval_every = 1
-[grid]
-dropout = [0.0, 0.9]
-"""
 
 
 @pytest.fixture
@@ -63,9 +49,8 @@ def test_a_sweep_by_submitit_has_the_bits_of_one_here(
     monkeypatch.setattr(module, "CLUSTER", "local")
     monkeypatch.setattr(SlurmWorkers, "__exit__", wait)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as here: the number of threads is in the last bits
-    preset = tmp_path / "tiny.toml"
-    preset.write_text(TOML)
-    common = ["sweep", str(preset), "--data", str(toy), "--device", "cpu", "--precision", "float32"]
+    mine = preset(tmp_path, domains='"photo"')
+    common = ["sweep", str(mine), "--data", str(toy), "--device", "cpu", "--precision", "float32"]
     slurm = ["--launcher", "slurm", "--jobs", "1", "--time-limit", "1h", "--slurm", "partition=none"]
     assert main([*common, "--output", str(tmp_path / "jobs"), *slurm]) == 0
     assert "report.md" in capsys.readouterr().out
