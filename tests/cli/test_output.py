@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.helpers import FAST, files
+from tests.prediction.models import save
 
 from largedrop.cli import main
 from largedrop.cli.output import Output, printing
@@ -89,6 +91,61 @@ def test_a_pipe_that_closes_loses_no_file(toy: Path, tmp_path: Path, capsys: pyt
     assert main(["--help"]) == 0
     assert main(["report", str(tmp_path / "out"), "--output", str(tmp_path / "report")]) == 0
     assert "report.md" in files(tmp_path / "report")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save(tmp_path / "model.safetensors", 0)
+
+
+@pytest.mark.usefixtures("closed")
+def test_predictions_end_with_the_pipe_that_takes_them(
+    model: Path, toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(model), str(toy), "--device", "cpu"]) == 0
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_progress_into_a_pipe_that_closes_loses_no_file(
+    closed: None, model: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", sys.stdout)
+    assert main(["predict", str(model), str(toy), "--device", "cpu", "--output", str(tmp_path / "out.csv")]) == 0
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + 54
+    assert main(["predict", str(model), str(tmp_path / "nothing")]) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell of POSIX systems")
+@pytest.mark.parametrize(("closed", "code"), [(">&-", 2), ("2>&-", 0), ("<&- >&- 2>&-", 2)])
+def test_streams_that_are_closed_from_the_start(closed: str, code: int, model: Path, tmp_path: Path) -> None:
+    """No file that is opened gets the number of one, into which a library might print."""
+    page = tmp_path / "command.py"
+    page.write_text(
+        "import os, sys\nfrom pathlib import Path\nimport largedrop.cli as cli\n"
+        "def run(arguments):\n"
+        "    with open(sys.argv[1], 'w') as file:\n"
+        "        file.write(str(file.fileno()))\n"
+        "    print('shown')\n"
+        "    print('told', file=sys.stderr)\n"
+        "    return 0\n"
+        "cli._run = run\n"
+        "sys.exit(cli.main([]))\n"
+    )
+    line = f'exec "{sys.executable}" "{page}" "{tmp_path / "number"}" {closed}'
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False, cwd=Path.cwd())
+    assert done.returncode == code
+    assert int((tmp_path / "number").read_text()) > 2
+    assert done.stdout == ("shown\n" if closed == "2>&-" else "")
+    told = "told\nlargedrop: cannot write to standard output: Bad file descriptor; what is written to files is whole\n"
+    assert done.stderr == (told if closed == ">&-" else "")
+
+
+def test_predictions_for_a_standard_output_that_is_closed(
+    model: Path, toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["predict", str(model), str(toy), "--device", "cpu"]) == 2
+    assert capsys.readouterr().err == "largedrop: cannot write to standard output: Bad file descriptor\n"
 
 
 def test_a_stream_is_a_stream() -> None:

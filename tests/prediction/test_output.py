@@ -33,7 +33,7 @@ FOUND += [Prediction("b.jpg", None, (("dog", 0.4), ("cat", 0.3))), Prediction("c
 
 def text(format: str, found: list[Prediction] = FOUND, top: int = 2) -> bytes:
     file = io.BytesIO()
-    write_predictions(found, None, format, top, file)
+    write_predictions(found, file, format, top)
     return file.getvalue()
 
 
@@ -80,14 +80,13 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         yield FOUND[0]
         raise UserError("the model is broken")
 
-    assert refusal(write_predictions, broken(), path, "csv", 2, io.BytesIO()) == "the model is broken"
+    assert refusal(write_predictions, broken(), path, "csv", 2) == "the model is broken"
     assert list(path.parent.iterdir()) == []
-    standard_output = io.BytesIO()
-    write_predictions(FOUND, path, "csv", 2, standard_output)
+    write_predictions(FOUND, path, "csv", 2)
     assert path.read_bytes() == text("csv")
-    assert standard_output.getvalue() == b""
+    standard_output = io.BytesIO()
     with pytest.raises(UserError):
-        write_predictions(broken(), None, "csv", 2, standard_output)
+        write_predictions(broken(), standard_output, "csv", 2)
     assert not standard_output.closed
     assert standard_output.getvalue().splitlines()[1] == b"a.jpg,dog,0.712346,cat,0.2,"
 
@@ -131,5 +130,5 @@ def test_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("format", ["csv", "jsonl"])
 def test_a_full_disk_under_standard_output_is_said(format: str) -> None:
     with open("/dev/full", "wb", buffering=0) as full:
-        said = refusal(write_predictions, FOUND, None, format, 2, full)
+        said = refusal(write_predictions, FOUND, full, format, 2)
     assert said == "cannot write to standard output: No space left on device"

@@ -106,10 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     with printing() as output:
         code = _run(arguments)
-    if output.error is None or output.closed_early or code:  # an error has been told
-        return code
-    reason = output.error.strerror or output.error
-    return _complain(f"cannot write to standard output: {reason}; what is written to files is whole")
+        output.flush()
+        if output.error is None or output.closed_early or code:  # an error has been told
+            return code
+        reason = output.error.strerror or output.error
+        return _complain(f"cannot write to standard output: {reason}; what is written to files is whole")
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -127,8 +128,6 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _complain("this needs more memory than is free; what is finished is kept")
     except (KeyboardInterrupt, typer.Abort):
         code = _CTRL_C
-    except BrokenPipeError:
-        return 0
     except OSError as error:
         if not (told := unanswered(error)):
             raise

@@ -9,7 +9,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
+
+from ..errors import UserError
 
 __all__ = ["Output", "printing"]
 
@@ -36,7 +38,7 @@ class Output:
             try:
                 return self._stream.write(text)
             except OSError as error:
-                self._fail(error)
+                self.fail(error)
         return len(text)
 
     def flush(self) -> None:
@@ -45,14 +47,25 @@ class Output:
             try:
                 self._stream.flush()
             except OSError as error:
-                self._fail(error)
+                self.fail(error)
 
     @property
     def closed_early(self) -> bool:
         """Whether whoever read the stream has gone, as ``head`` does."""
         return self.error is not None and self.error.errno in (errno.EPIPE, errno.EINVAL)
 
-    def _fail(self, error: OSError) -> None:
+    def raw(self) -> BinaryIO:
+        """The stream's bytes, for what is no text; what fails there is for ``fail``.
+
+        Raises:
+            UserError: the stream takes nothing.
+        """
+        if self.error is not None:
+            raise UserError(f"cannot write to standard output: {self.error.strerror or self.error}")
+        return self._stream.buffer
+
+    def fail(self, error: OSError) -> None:
+        """Take what is written from now on nowhere."""
         self.error = error
         # What is left in the stream's buffer would fail once more when Python ends.
         with suppress(OSError, ValueError):
@@ -66,18 +79,40 @@ class Output:
 
 @contextmanager
 def printing() -> Iterator[Output]:
-    """Within the block ``sys.stdout`` is an ``Output``, and characters that an encoding lacks are replaced."""
-    before = sys.stdout
-    for stream in (before, sys.stderr):
+    """Within the block both streams are an ``Output``, and characters that an encoding lacks are replaced.
+
+    Streams that were closed before, as by ``>&-``, are there and lead nowhere; where standard output was, the
+    ``Output`` says so.
+
+    Yields:
+        ``sys.stdout``.
+    """
+    _open_closed()
+    before: tuple[TextIO | None, TextIO | None] = sys.stdout, sys.stderr
+    for stream in before:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_HANDLER)
-    output = Output(before)
-    sys.stdout = output
-    try:
-        yield output
-        output.flush()
-    finally:
-        sys.stdout = before
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        output, errors = (Output(each or nowhere) for each in before)
+        if before[0] is None:
+            output.error = OSError(errno.EBADF, os.strerror(errno.EBADF))
+        sys.stdout, sys.stderr = output, errors
+        try:
+            yield output
+            output.flush()
+        finally:
+            sys.stdout, sys.stderr = before
+
+
+def _open_closed() -> None:
+    """Have the numbers of standard input, output and error lead somewhere: the next file that is opened would get one
+    that is free, and what a library prints would be written into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:

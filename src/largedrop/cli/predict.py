@@ -15,6 +15,7 @@ from rich.console import Console
 from ..errors import UserError
 from .destination import check_file
 from .options import Device, columns
+from .output import Output
 
 if TYPE_CHECKING:
     from ..prediction.predict import Prediction
@@ -86,6 +87,9 @@ def predict(
     if path is not None:
         check_file(path)
     counts: Counter[str] = Counter()
+    shown = sys.stdout
+    assert isinstance(shown, Output)
+    file = shown.raw() if path is None else path
     try:
         passed = PassedOver()
         paths = find_images(images, passed, columns(column or ()))
@@ -94,7 +98,6 @@ def predict(
         if not uncalibrated and (note := not_calibrated(networks)):
             say(console, note)
         torch_device = choose_device(device)
-        standard_output = sys.stdout.buffer
         # Rows on a terminal are progress enough, and a bar would be drawn into them.
         quiet = path is None and sys.stdout.isatty()
         with ProgressBar(Console(quiet=True) if quiet else console, len(paths), "predicting") as bar:
@@ -110,7 +113,10 @@ def predict(
                 reporter=bar,
             )
             began = time.monotonic()
-            write_predictions(_counted(found, counts), path, chosen, top, standard_output)
+            write_predictions(_counted(found, counts), file, chosen, top)
+    except BrokenPipeError as error:  # whoever reads has read enough, as ``head``
+        shown.fail(error)
+        return
     except KeyboardInterrupt:
         kept = "" if path is None else f"; {path} is not written"
         raise UserError(f"interrupted after {counts['images']} images{kept}") from None

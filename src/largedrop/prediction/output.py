@@ -54,9 +54,7 @@ def check_output(path: Path | None, name: str | None, overwrite: bool) -> str:
     return name
 
 
-def write_predictions(
-    found: Iterable[Prediction], path: Path | None, format: str, top: int, standard_output: BinaryIO
-) -> None:
+def write_predictions(found: Iterable[Prediction], to: Path | BinaryIO, format: str, top: int) -> None:
     """Write predictions as they come; a file is written whole, or not at all where there is an error.
 
     The columns are path, class, probability, class_2, probability_2, … up to ``top``, and error. Probabilities are
@@ -64,22 +62,21 @@ def write_predictions(
     of the file's name.
 
     Args:
-        path: the file to write; None for ``standard_output``.
+        to: the file to write, or standard output.
         format: a key of ``FORMATS``.
 
     Raises:
         UserError: the file or standard output cannot be written.
+        BrokenPipeError: whoever reads standard output has gone.
     """
     columns = ["path", "class", "probability"]
     columns += [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("class", "probability")]
     with ExitStack() as stack:
-        file = standard_output
-        if path is not None:
-            file = stack.enter_context(open(stack.enter_context(replacing(path)), "wb"))
+        file = stack.enter_context(open(stack.enter_context(replacing(to)), "wb")) if isinstance(to, Path) else to
         try:
             FORMATS[format](file, [*columns, "error"], (_row(each, len(columns)) for each in found))
         except OSError as error:
-            if path is not None or isinstance(error, BrokenPipeError):  # whoever reads it has gone
+            if isinstance(to, Path) or isinstance(error, BrokenPipeError):
                 raise
             raise UserError(f"cannot write to standard output: {error.strerror or error}") from error
 
