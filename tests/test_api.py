@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.helpers import TINY, refusal
 
 import largedrop as ld
 from largedrop import api
+from largedrop.cli import main
 from largedrop.data.views.batches import HostViews
 from largedrop.reporter import Reporter
 from largedrop.training.loop import cost
@@ -147,6 +149,17 @@ def test_arguments_of_the_wrong_type_are_one_line(data: ld.Dataset, tmp_path: Pa
         (lambda: lib.finetune(data, output=3), "output must be the path of a folder, not 3"),
         (lambda: lib.finetune(data, also_tested=["ink"]), "also_tested must be names in one text, not ['ink']"),
         (lambda: lib.finetune(data, seed="0"), "seed must be a whole number from 0 to 2**32 - 1, not '0'"),
+        (lambda: lib.compare("x"), "data must be a dataset from open_dataset, not 'x'"),
+        (lambda: lib.compare(data, 3), "test_domains must be names of domains, not 3"),
+        (lambda: lib.compare(data, dropouts="0.9"), "dropouts must be rates, not '0.9'"),
+        (lambda: lib.compare(data, dropouts=[None]), "dropouts must be rates, not None"),
+        (lambda: lib.compare(data, seeds=1.5), "seeds must be their number, or whole numbers, not 1.5"),
+        (lambda: lib.compare(data, seeds=True), "seeds must be their number, or whole numbers, not True"),
+        (lambda: lib.compare(data, seeds=0), "there is nothing to compare: name at least one seed"),
+        (lambda: lib.compare(data, learning_rates=["a"]), "learning_rates must be numbers, not 'a'"),
+        (lambda: lib.compare(data, jobs="2"), "jobs must be a number of runs, not '2'"),
+        (lambda: lib.compare(data, jobs=0), "--jobs must be 1 or more, not 0"),
+        (lambda: lib.advise("x"), "data must be a dataset from open_dataset, not 'x'"),
         (lambda: given.split(None, 0), "test_domains must be the name of a domain, or names, not None"),
         (lambda: given.split("ink", "0"), "seed must be a whole number, not '0'"),
         (lambda: given.split("ink", 0, "0.2"), "held_out must be a fraction, not '0.2'"),
@@ -180,3 +193,60 @@ def test_a_finished_run_whose_model_is_damaged_is_not_handed_over(toy: Path, tmp
     assert said == f"{run.model} is damaged: its checksum is not that of its content; {advice}"
     run.model.unlink()
     assert "is gone, though its run is finished" in refusal(ld.finetune, data, "photo", **settings)
+
+
+SHORT = {**TINY, "recipe": "short", "device": "cpu", "steps": 2, "eval_every": 1, "precision": "float32"}
+
+
+def test_a_comparison_is_that_of_the_command(toy: Path, tmp_path: Path, quick_heads: None) -> None:
+    data, folder = ld.open_dataset(toy), tmp_path / "out"
+    done: list[float] = []
+    found = ld.compare(
+        data, ["photo", "ink"], dropouts=(0, np.float64(0.9)), seeds=2, output=folder, progress=done.append, **SHORT
+    )
+    assert len(found.runs) == 8
+    assert not found.failed
+    plain, dropped = (row for row in found.rows if row.method == "fine-tuning")
+    assert (plain.name, plain.dropout, plain.gain) == ("plain fine-tuning", 0, None)
+    assert plain.iid is not None
+    assert plain.ood is not None
+    assert dropped.gain is not None
+    assert (plain.iid.n, list(dropped.domains)) == (2, ["photo", "ink"])
+    by_hand = [run.records[0].ood_accuracy for run in found.runs if run.config.dropout == 0]
+    assert plain.ood.mean == pytest.approx(np.mean([each for each in by_hand if each is not None]))
+    assert sum(done) >= found.planned.work
+    results = (folder / "results.json").read_bytes()
+    assert b"largedrop.compare(data, test_domains=['photo', 'ink'], dropouts=(0, " in results
+    assert (folder / "report.html").is_file()
+
+    options = [text for name, value in SHORT.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    command = ["compare", str(toy), "--test-domains", "photo,ink", "--dropout", "0,0.9", "--seeds", "2", *options]
+    before = [path.stat().st_mtime_ns for path in sorted(folder.rglob("runs/*/*"))]
+    assert main([*command, "--output", str(folder)]) == 0
+    assert [path.stat().st_mtime_ns for path in sorted(folder.rglob("runs/*/*"))] == before
+    said = refusal(ld.compare, data, output=folder, **{**SHORT, "steps": 3})
+    assert said == f"{folder} belongs to another comparison: steps 2 instead of 3; name another --output"
+
+
+def test_a_comparison_of_one_domain_and_of_rates_of_which_one_collapses(
+    toy: Path, tmp_path: Path, quick_heads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(toy / "ink", tmp_path / "one")
+    settings = {**SHORT, "steps": 40, "eval_every": 20, "optimizer": "sgd", "head": "zero"}
+    with pytest.warns(UserWarning, match=r"^one-d0-s0-[0-9a-f]+: the run (collapsed|diverged)") as caught:
+        found = ld.compare(ld.open_dataset(tmp_path / "one"), dropouts=0, learning_rates=(1e-3, 1e6), **settings)
+    assert {warning.filename for warning in caught} == {__file__}
+    (run,) = found.runs
+    (choice,) = found.choices
+    assert run.config.test_domains == ()
+    assert run.config.lr == choice.chosen == 1e-3
+    assert run.folder.parent.parent == Path("largedrop-runs") / found.planned.folder_name()
+    assert not found.failed
+    assert [row.ood for row in found.rows if row.method == "fine-tuning"] == [None]
+
+
+def test_advice_for_a_device_by_name(data: ld.Dataset, quick_heads: None) -> None:
+    settings: dict[str, Any] = {"model": TINY["model"], "weights": TINY["weights"], "size": 32, "precision": "float32"}
+    found = ld.advise(data, test_domain="photo", device="cpu", **settings)
+    assert found.rate == ld.advise(data, test_domain="photo", device=CPU, **settings).rate

@@ -2,7 +2,7 @@
 
 >>> import largedrop as ld
 >>> [name for name in ld.__all__ if name.islower()][:3]
-['average_weights', 'check', 'evaluate']
+['advise', 'average_weights', 'check']
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .analysis.advice import Advice, advise
     from .analysis.check import Diagnosis, check
-    from .api import finetune
+    from .api import compare, finetune
     from .callbacks.lightning import LightningCallback as LightningCallback
     from .callbacks.transformers import TransformersCallback as TransformersCallback
     from .config import Config
     from .data import Dataset, open_dataset
     from .errors import CollapseError, UserError
     from .estimator import ImageClassifier as ImageClassifier
+    from .experiments.compare import Comparison
     from .models.batchnorm import update_batchnorm
     from .models.block_dropout import set_block_dropout
     from .models.dropout import RepresentationDropout, set_dropout
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
 
 # Three of these need an extra, and are not in __all__: ImageClassifier, LightningCallback, TransformersCallback.
 _MODULES = {
+    "Advice": "analysis.advice",
     "CollapseError": "errors",
+    "Comparison": "experiments.compare",
     "Config": "config",
     "Dataset": "data",
     "Diagnosis": "analysis.check",
@@ -53,8 +57,10 @@ _MODULES = {
     "TrajectoryAverage": "training.along",
     "TransformersCallback": "callbacks.transformers",
     "UserError": "errors",
+    "advise": "analysis.advice",
     "average_weights": "training.averaging",
     "check": "analysis.check",
+    "compare": "api",
     "evaluate": "prediction.evaluate",
     "finetune": "api",
     "fold_batchnorm": "models.fast.folding",
@@ -70,7 +76,9 @@ _MODULES = {
 }
 
 __all__ = [
+    "Advice",
     "CollapseError",
+    "Comparison",
     "Config",
     "Dataset",
     "Diagnosis",
@@ -80,8 +88,10 @@ __all__ = [
     "Run",
     "TrajectoryAverage",
     "UserError",
+    "advise",
     "average_weights",
     "check",
+    "compare",
     "evaluate",
     "finetune",
     "fold_batchnorm",

@@ -45,13 +45,13 @@ def comparison(planned: Plan, *, missing: tuple[tuple[str, float, int], ...] = (
         ood = 0.5 + config.dropout / 9 + 0.02 * config.seed
         scores = {"iid_accuracy": 0.8, "ood_accuracy": ood, "steps": 6, "seconds": 1.5}
         runs.append(Run(Path("nowhere"), config, {"methods": dict.fromkeys(METHODS, scores)}))
-    return Comparison(runs, list(failed))
+    return Comparison(planned, runs, list(failed))
 
 
 def published(data: ld.Dataset, planned: Plan, result: Comparison, folder: Path) -> tuple[list[Path], str]:
     console = Console(file=io.StringIO(), width=120)
     told: dict[str, Any] = {"title": "Toys <never> seen", "command": "largedrop compare toy", "seconds": 200.0}
-    paths = publish(console, data, planned, result, folder, device=CPU, **told)
+    paths = publish(console, data, result, folder, device=CPU, **told)
     assert isinstance(console.file, io.StringIO)
     return paths, console.file.getvalue()
 
@@ -113,7 +113,7 @@ def test_failed_runs_are_in_the_results_and_on_the_page(data: ld.Dataset, planne
 
 
 def test_without_a_finished_run_there_are_only_results(data: ld.Dataset, planned: Plan, tmp_path: Path) -> None:
-    paths, said = published(data, planned, Comparison([], [FAILED]), tmp_path)
+    paths, said = published(data, planned, Comparison(planned, [], [FAILED]), tmp_path)
     assert paths == [tmp_path / "results.json"]
     assert names(tmp_path) == ["results.json"]
     assert said == ""

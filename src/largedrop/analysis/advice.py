@@ -19,9 +19,11 @@ import torch
 from ..config import ABOUT, Config
 from ..data.dataset import Dataset
 from ..data.views.batches import open_views
+from ..errors import check_type
 from ..linear.features import FeatureStore
 from ..reporter import SILENT, Relay, Reporter
 from ..runs.estimate import Estimate, percentage_points
+from ..training.device import choose_device
 from ..training.resolve import resolve
 from .advice_curves import RATES, SEEDS, Curves, Point, Weighing, check_rates, measure
 
@@ -69,7 +71,7 @@ def advise(
     balance: bool = Config.balance,
     class_weights: str = Config.class_weights,
     select_by: str = Config.select_by,
-    device: torch.device,
+    device: str | torch.device = "auto",
     reporter: Reporter = SILENT,
 ) -> Advice:
     """The dropout rate that does best on domains that were held out of training, by linear heads on frozen features.
@@ -88,18 +90,20 @@ def advise(
         balance: whether the classes of each domain count equally in the heads' loss, as in ``Config.balance``.
         class_weights: weights of the classes in it, as in ``Config.class_weights``.
         select_by: which accuracy is measured, as in ``Config.select_by``.
-        device: device that computes the features.
+        device: device that computes the features, or its name, as in ``finetune``.
         reporter: receives the work, 2 · len(data) in total, and notes about the features.
 
     Raises:
         UserError: unknown domains, rates out of range, features that cannot be computed, or too few images.
     """
+    check_type(data, Dataset, "data must be a dataset from open_dataset")
     chosen = check_rates(rates)
+    on = device if isinstance(device, torch.device) else choose_device(device)
     weighing = Weighing(balance, class_weights, select_by)
     weighing.check()
     config = resolve(
         data,
-        device,
+        on,
         recipe="short",
         fit="probe",
         test_domain=() if test_domain is None else test_domain,
@@ -111,7 +115,7 @@ def advise(
     )
     config.split_of(data)  # refuses what training would
     seen = Relay(reporter)
-    features = FeatureStore(data, open_views(data, device, reporter), reporter=seen).features(config, count=1)
+    features = FeatureStore(data, open_views(data, on, reporter), reporter=seen).features(config, count=1)
     reporter.skip(len(data) - seen.done)  # the features that were on disk
     curves = measure(
         data,

@@ -7,7 +7,6 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ from rich.console import Console
 
 from ..config import ABOUT, Config, defaults_of
 from ..errors import UserError
-from ..files import fitting
 from ..names import counted
 from .options import AUTO, domains_in
 from .settings_file import write_settings
@@ -88,8 +86,6 @@ def run_and_publish(
     if data is not opened:
         say(console, f"{opened.name} is '{data.name}' under another name: the images are the same")
     named = None if test_domains is None else domains_in(test_domains, (*data.domains, *data.unlabelled))
-    if named is None and len(data.domains) == 1:  # nothing to be tested on
-        named, at_once = (), True
     planning |= {"test_domains": named, "at_once": at_once}
     folder = output
     if each is not None:
@@ -98,6 +94,7 @@ def run_and_publish(
     planning["dropouts"], chosen = _advised(console, data, torch_device, recipe, planning)
     planned = plan(data, torch_device, recipe=recipe, **planning)
     first = planned.configs[0]
+    at_once = at_once or not planned.test_domains
     count, several = planned.count, planned.learning_rates
     if planning.get("masks", 1) > 1 and not any(config.dropout for config in planned.configs):
         say(console, "--masks has no effect at dropout 0, where nothing is masked")
@@ -126,7 +123,7 @@ def run_and_publish(
         say(console, f"{only or trained}, and there is an i.i.d. score alone")
     say_classes(console, data, planned.configs)
     say_names(console, data)
-    folder = folder or Path("largedrop-runs") / _default_name(planned)
+    folder = folder or Path("largedrop-runs") / planned.folder_name()
     if dry_run:
         say(console, time_left(planned, data, folder, device=torch_device, budget=each))
         listed = planned.tried or planned.configs
@@ -154,7 +151,7 @@ def run_and_publish(
     seconds = time.monotonic() - began
     told: dict[str, Any] = {"title": title, "command": command_line(), "seconds": seconds, "device": torch_device}
     try:
-        files = publish(console, data, planned, result, folder, **told)
+        files = publish(console, data, result, folder, **told)
         if len(set(chosen.values())) > 1:
             from ..report.advice import auto_lines
 
@@ -213,7 +210,7 @@ def _fit_budget(
 
     # At any rate but 0, which has no masks; a rate changes no time.
     planned = plan(data, device, recipe=recipe, **{**planning, "dropouts": (0.5,)})
-    folder = output or Path("largedrop-runs") / _default_name(planned, f"{seconds:g}s")
+    folder = output or Path("largedrop-runs") / planned.folder_name(f"{seconds:g}s")
     chosen = chosen_before(folder, seconds)
     how = f"as chosen before in {folder}"
     if chosen is None:
@@ -241,18 +238,6 @@ def _named(config: Config, several: bool = False) -> str:
 
     rate = f", lr {config.lr:g}" if several else ""
     return f"{listing(config.test_domains) or 'no test domain'}, dropout {config.dropout:g}{rate}, seed {config.seed}"
-
-
-def _default_name(planned: Any, *further: str) -> str:
-    """A folder's name for the comparison: the data, what every run is tested on, further words, and a digest of the
-    settings.
-    """
-    first = max(planned.configs, key=lambda config: config.masks)
-    together = {config.test_domains for config in planned.configs}
-    domains = first.test_domains if len(together) == 1 else ()
-    # The same for all rates; at rate 0 a config has no masks.
-    digest = replace(first, dropout=0.0 if first.masks == 1 else 0.5, test_domain="", also_tested="", seed=0).digest()
-    return fitting("-".join([first.data, *domains, *further]), f"-{digest}")
 
 
 def _advised(
@@ -298,7 +283,7 @@ def _advised(
         say(console, f"dropout auto{where}: {advice.rate:g} ({advice.verdict}): {advice.reason}")
         # The advised rate may also be listed as a number.
         rates = tuple(dict.fromkeys(advice.rate if rate == AUTO else float(rate) for rate in dropouts))
-        if planning["at_once"]:
+        if planning["at_once"] or not tested:
             return rates, {}
         (domain,) = tested
         chosen[domain], found[domain] = advice.rate, rates

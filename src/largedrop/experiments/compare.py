@@ -15,6 +15,7 @@ import torch
 from ..config import DEFAULT_RECIPE, VARIED, Config, problems_of
 from ..data.dataset import Dataset, check_names
 from ..errors import CollapseError, NoMemoryError, RunError, UserError
+from ..files import fitting
 from ..reporter import SILENT, Reporter
 from ..runs.content import is_finished
 from ..runs.estimate import duration
@@ -22,6 +23,8 @@ from ..runs.failure import forget_failure
 from ..runs.folder import claim
 from ..runs.record import Record
 from ..runs.run import Run, remarks
+from ..selection.row import Row
+from ..selection.selection import summarise
 from ..training.loop import cost
 from ..training.resolve import resolve, schedule_of, with_seed
 from .learning_rates import Choice, arm_of, choices_of, rate_lines
@@ -83,18 +86,29 @@ class Plan:
         """Distinct values, in the order of the runs."""
         return tuple(dict.fromkeys(config.seed for config in self.configs))
 
+    def folder_name(self, *further: str) -> str:
+        """A folder's name: the data, what every run is tested on, further words, and a digest of the settings."""
+        first = max(self.configs, key=lambda config: config.masks)
+        together = {config.test_domains for config in self.configs}
+        domains = first.test_domains if len(together) == 1 else ()
+        # The same for all rates; at rate 0 a config has no masks.
+        shared = replace(first, dropout=0.0 if first.masks == 1 else 0.5, test_domain="", also_tested="", seed=0)
+        return fitting("-".join([first.data, *domains, *further]), f"-{shared.digest()}")
+
 
 @dataclass
 class Comparison:
     """The results of a plan.
 
     Attributes:
+        planned: the plan.
         runs: the finished runs; of several learning rates, those at the chosen ones.
         failed: settings of each run that collapsed or cannot be read, with the reason under ``error``; without those
             that collapsed where another learning rate was chosen.
         choices: which learning rate each dropout rate takes on each test domain, where there are several.
     """
 
+    planned: Plan
     runs: list[Run] = field(default_factory=list)
     failed: list[dict[str, Any]] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
@@ -103,6 +117,14 @@ class Comparison:
     def records(self) -> list[Record]:
         """One record for each run and method."""
         return [record for run in self.runs for record in run.records]
+
+    @property
+    def rows(self) -> list[Row]:
+        """One row for each method and dropout rate: accuracies, and the gain over plain fine-tuning, each with mean and
+        standard error over the seeds, on average and by test domain. None where no run finished.
+        """
+        records = [_without_rate(each) for each in self.records] if self.choices else self.records
+        return summarise(records, domains=self.planned.test_domains, seeds=self.planned.seeds) if records else []
 
     @property
     def remarks(self) -> list[str]:
@@ -126,7 +148,7 @@ def plan(
     """The runs for every test domain (by default each domain in turn), seed and dropout rate.
 
     Args:
-        test_domains: names of the test domains.
+        test_domains: names of the test domains; of a dataset with one domain there is none.
         at_once: whether each run is tested on all of them at once, or on none where there is none, and not on each in
             turn.
         dropouts: rates for all test domains, or a mapping from each test domain to its rates.
@@ -138,6 +160,8 @@ def plan(
     Raises:
         UserError: a setting is invalid.
     """
+    if test_domains is None and len(data.domains) == 1:  # nothing to be tested on
+        test_domains, at_once = (), True
     domains = tuple(test_domains) if test_domains is not None else data.domains
     if at_once:
         domains = tuple(domain for domain in domains if not data.has_no_labels(domain))
@@ -241,7 +265,7 @@ def compare(
                 if isinstance(outcome, RunError):
                     reporter.failed(config, str(outcome))
 
-    result, configs = Comparison(), list(planned.configs)
+    result, configs = Comparison(planned), list(planned.configs)
     if planned.learning_rates:
         train(planned.tried)
         choices = choices_of({config: ended[config] for config in planned.tried})
@@ -288,3 +312,8 @@ def time_left(planned: Plan, data: Dataset, folder: Path, *, device: torch.devic
 
 def _failed(config: Config, error: RunError, *further: str) -> dict[str, Any]:
     return {**{name: getattr(config, name) for name in (*VARIED, *further)}, "error": str(error)}
+
+
+def _without_rate(record: Record) -> Record:
+    """A record as one of an arm, which takes different learning rates on different test domains."""
+    return replace(record, settings={name: value for name, value in record.settings.items() if name != "lr"})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,12 +11,11 @@ from rich.console import Console
 
 from ..data.dataset import Dataset
 from ..errors import visible
-from ..experiments.compare import Comparison, Plan
+from ..experiments.compare import Comparison
 from ..experiments.learning_rates import Choice
 from ..fast_paths import device_name
 from ..runs.estimate import listing
-from ..runs.record import Record, describe, write_results
-from ..selection.selection import summarise
+from ..runs.record import describe, write_results
 from .behaviour import behaviour_of
 from .drawing.style import save_figure
 from .examples import example_grid
@@ -32,7 +30,6 @@ __all__ = ["machine", "publish"]
 def publish(
     console: Console,
     data: Dataset,
-    planned: Plan,
     comparison: Comparison,
     folder: Path,
     *,
@@ -51,10 +48,10 @@ def publish(
         UserError: a file cannot be written; the table is printed.
     """
     records = comparison.records
+    planned = comparison.planned
     facts, choices = describe(data), comparison.choices
     results = folder / "results.json"
-    compared = [_without_rate(each) for each in records] if choices else records
-    rows = summarise(compared, domains=planned.test_domains, seeds=planned.seeds) if records else []
+    rows = comparison.rows
     shared = max(planned.configs, key=lambda config: config.dropout).settings  # with masks, which rate 0 has none of
     rates = rates_table(choices, shared["select_by"], planned.seeds[0]) if choices else None
     if choices:
@@ -97,11 +94,6 @@ def publish(
             for remark in comparison.remarks:
                 console.print(visible(remark), highlight=False, markup=False, soft_wrap=True)
     return [page, *drawn, results]
-
-
-def _without_rate(record: Record) -> Record:
-    """A record as one of an arm, which takes different learning rates on different test domains."""
-    return replace(record, settings={name: value for name, value in record.settings.items() if name != "lr"})
 
 
 def _rates(choices: Sequence[Choice]) -> dict[float, str]:
