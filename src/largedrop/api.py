@@ -121,13 +121,18 @@ def compare(
         learning_rates: of several, each dropout rate takes on each test domain the one of best i.i.d. accuracy with
             the first seed, and the other seeds are trained with that.
         output: folder of the comparison; by default ``largedrop-runs/DATA-…``.
-        recipe: as in ``finetune``, and so are ``device``, ``plain``, ``progress``, ``track`` and ``settings``.
+        recipe: as in ``finetune``.
+        device: as in ``finetune``.
         jobs: number of runs side by side, each in its own process; a script that asks for several needs
             ``if __name__ == "__main__":``.
+        plain: as in ``finetune``.
+        progress: as in ``finetune``.
+        track: as in ``finetune``.
+        settings: fields of ``Config``, as in ``finetune``.
 
     Returns:
-        The comparison: ``rows`` has a row for each method and dropout rate, with mean and standard error of i.i.d. and
-        o.o.d. accuracy (fractions) and of the gain; ``runs`` the runs; ``failed`` those that collapsed.
+        The comparison, whose ``rows`` have mean and standard error of i.i.d. and o.o.d. accuracy (fractions) and of the
+        gain, one for each method and dropout rate; ``runs`` are the runs, ``failed`` those that collapsed.
 
     Raises:
         UserError: an argument is invalid, the folder belongs to another comparison, or a file cannot be written.
