@@ -59,7 +59,7 @@ def main() -> None:
                 precision=precision,
             )
             with open(output, "wb") as file:
-                write_predictions(found, None, "csv", 1, file)
+                write_predictions(found, file, "csv", 1)
 
         views = torch.randint(256, (chosen.batch, chosen.size, chosen.size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
 

@@ -176,6 +176,20 @@ def test_arguments_of_the_wrong_type_are_one_line(data: ld.Dataset, tmp_path: Pa
         ),
         (lambda: lib.predict("x", 3), "images must be paths of files and folders, not 3"),
         (lambda: lib.set_dropout(None, 0.9), "the network must be a torch.nn.Module, not None"),
+        (lambda: lib.set_dropout(torch.nn.Linear(1, 1), 0.9, 5), "head must be a dotted name, or several, not 5"),
+        (lambda: lib.average_weights(5), "weights to average must be several state dicts, not 5"),
+        (lambda: lib.finetune(data, progress=5), "progress must be a function, not 5"),
+        (
+            lambda: lib.finetune(data, track=5),
+            "track must be the name of a tracker, a class or function that opens a run, or several, not 5",
+        ),
+        (lambda: lib.Run.open(None), "a run is opened from the path of its folder, not None"),
+        (lambda: lib.Run.open("a\0b"), "no finished run in a\0b"),
+        (lambda: lib.load_model("a\0b"), "a\0b cannot be read: its name has a null character"),
+        (
+            lambda: lib.finetune(data, "photo", output="a\0b", **TINY),
+            "the name of a\0b has a null character; name another --output",
+        ),
     ]
     for call, said in calls:
         assert refusal(call) == said

@@ -220,6 +220,8 @@ def test_named_paths_win(monkeypatch: pytest.MonkeyPatch) -> None:
         f"{VARIABLE}=fold: unknown fast path 'fold'; did you mean 'folded'? "
         "(there are: resident, recorded, folded, kernels, none)"
     )
+    monkeypatch.setenv(VARIABLE, "folded,none")
+    assert refusal(fast_paths, CPU) == f"{VARIABLE}=folded,none: 'none' stands alone"
 
 
 def test_within_a_block(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ from tests.helpers import refusal, unanswering
 
 from largedrop import files
 from largedrop.files import (
-    fitting,
     is_leftover,
     parse_json,
     read_json,
@@ -183,19 +182,6 @@ def test_json_is_read_back_and_what_is_wrong_with_it_is_said(tmp_path: Path) -> 
         for name, told in (("", path), ("a name", "a name")):
             assert refusal(read_json, path, name).startswith(f"{told} {said}")
     assert refusal(read_json, tmp_path) == f"{tmp_path} cannot be read: Is a directory"
-
-
-def test_a_name_that_a_file_system_takes_stays_and_a_longer_one_ends_in_a_digest(tmp_path: Path) -> None:
-    assert fitting("a" * 252, "-s0") == "a" * 252 + "-s0"
-    assert fitting("é" * 126, "-s0") == "é" * 126 + "-s0"
-    names = [fitting(name, "-s0") for name in ("a" * 253, "é" * 127, "a" + "é" * 127, "字" * 85, "🦊" * 64 + "\udcff")]
-    for name, start in zip(names, ("a", "é", "é", "字", "🦊"), strict=True):
-        assert 252 <= len(name.encode()) <= 255
-        assert name[1:].lstrip(start)[0] == "~"
-        assert name.endswith("-s0")
-        write_text(tmp_path / name, "")
-    assert len(set(names)) == len(names)
-    assert fitting("a" * 300, "-s0") != fitting("a" * 301, "-s0")
 
 
 def test_a_file_may_have_the_longest_name(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.helpers import LIGHTNING, TINY, make_toy
 
 from largedrop.cli import main
 from largedrop.config import RECIPES
-from largedrop.files import cache_folder
+from largedrop.paths import cache_folder
 
 PAGES = sorted((Path(__file__).parents[1] / "docs" / "guide").glob("*.md"))
 BLOCK = re.compile(r"^```(sh|python|toml)\n(.*?)^```$", re.M | re.S)

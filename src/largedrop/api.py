@@ -18,7 +18,7 @@ from .config import DEFAULT_RECIPE, Config
 from .data.classes import ood_notes
 from .data.dataset import Dataset
 from .data.views.batches import open_views
-from .errors import RunError, check_type, several
+from .errors import RunError, UserError, brief, check_type, several
 from .errors import plain as as_number
 from .fast_paths import FastPaths, chosen_paths, only
 from .reporter import Reporter
@@ -249,6 +249,8 @@ class _Caller(Reporter):
     """Calls a function with the work, and turns notes and failures into warnings of the line that called largedrop."""
 
     def __init__(self, progress: Callable[[float], None] | None) -> None:
+        if progress is not None and not callable(progress):
+            raise UserError(f"progress must be a function, not {brief(progress)}")
         self.progress = progress
 
     def advance(self, work: float) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import lru_cache, partial
 from typing import Any, get_args, get_type_hints
 
 from . import valid
-from .errors import UserError, one_of, plain
-from .files import fitting
+from .errors import UserError, brief, one_of, plain
 from .names import names_in, text_of
+from .paths import fitting
 from .recipes import FOLLOWING, RECIPES
 from .schedule import Schedule
 from .tested import Tested
@@ -388,7 +387,7 @@ def problems_of(values: Mapping[str, Any]) -> Iterator[str]:
         except TypeError:  # a list or the like, which has no hash
             valid = False
         if not valid:
-            yield f"{name.replace('_', '-')} must be {ABOUT[name].check[0]}, not {value!r}"
+            yield f"{name.replace('_', '-')} must be {ABOUT[name].check[0]}, not {brief(value)}"
 
 
 @lru_cache(1 << 14, typed=True)  # the configs of a sweep differ in few values
@@ -397,4 +396,4 @@ def _is_valid(name: str, value: Any) -> bool:
     if none and value is None:
         return True
     right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
-    return right and (not isinstance(value, float) or math.isfinite(value)) and is_valid(value)
+    return right and (kind is not float or valid.is_finite(value)) and is_valid(value)

@@ -12,10 +12,12 @@ __all__ = [
     "BusyError",
     "CollapseError",
     "DamagedError",
+    "InTheWayError",
     "Interrupted",
     "NoMemoryError",
     "RunError",
     "UserError",
+    "brief",
     "check_type",
     "nearest",
     "one_of",
@@ -40,6 +42,10 @@ class DamagedError(UserError):
 
 class RunError(UserError):
     """One run cannot be had; others can."""
+
+
+class InTheWayError(UserError):
+    """Something else has the name of what is to be written, as a folder that of a file."""
 
 
 class CollapseError(RunError):
@@ -93,8 +99,24 @@ def check_type(value: object, kinds: type | tuple[type, ...], what: str) -> None
     largedrop.errors.UserError: domain must be a name, not [3]
     """
     if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+        raise UserError(f"{what}, not {brief(value)}")
+
+
+def brief(value: object, most: int = 60) -> str:
+    """A value as Python writes it, for a message; of a long text the beginning, else the type, or a number's size.
+
+    >>> brief("a"), brief(10**5000), brief(list(range(100)))
+    ("'a'", 'a number of 16,610 bits', 'a list')
+    """
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"a number of {value.bit_length():,} bits"
+    try:
         shown = visible(repr(value))
-        raise UserError(f"{what}, not {shown if len(shown) <= 60 else f'a {type(value).__name__}'}")
+    except ValueError:  # such a number in it, which Python does not write
+        shown = ""
+    if 0 < len(shown) <= most:
+        return shown
+    return f"{shown[:most]}…" if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def plain(value: Any) -> Any:

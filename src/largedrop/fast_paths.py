@@ -23,7 +23,8 @@ import torch
 
 from ._version import __version__
 from .errors import UserError, one_of
-from .files import cache_folder, fitting, read_json
+from .files import read_json
+from .paths import cache_folder, fitting
 
 __all__ = [
     "FORMAT",
@@ -194,6 +195,8 @@ def _driver() -> str:
 def _named(text: str, device: torch.device) -> FastPaths:
     names = [] if text.strip() == NONE else [name.strip() for name in text.split(",")]
     for name in names:
+        if name == NONE:
+            raise UserError(f"{VARIABLE}={text}: '{NONE}' stands alone")
         if name not in PATHS:
             raise UserError(f"{VARIABLE}={text}: unknown fast path '{name}'; {one_of(name, [*PATHS, NONE])}")
     return FastPaths.of(name for name in names if name in available(device).names)

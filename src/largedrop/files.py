@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -17,13 +16,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import DamagedError, UserError, unanswered
+from .errors import DamagedError, InTheWayError, UserError, unanswered
 
 __all__ = [
     "UNKNOWN_CRC",
-    "cache_folder",
     "file_crc",
-    "fitting",
     "guards",
     "is_leftover",
     "json_text",
@@ -63,44 +60,6 @@ NO_FILE = frozenset((errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENOENT, errn
 
 HOUR = 3600.0
 
-MOST_BYTES = 255
-"""Longest name of a file or folder on common file systems."""
-
-
-def fitting(name: str, tail: str = "") -> str:
-    """``name + tail``; where that is too long for a file's name, the end of ``name`` is replaced by a digest.
-
-    A slash, as a table's domain may have, becomes a hyphen.
-
-    >>> fitting("sketch", "-s0"), fitting("north/south")
-    ('sketch-s0', 'north-south')
-    >>> fitting("é" * 130, "-s0").lstrip("é")
-    '~0e4534362fc1-s0'
-    """
-    name = name.replace("/", "-")
-    encoded, last = (text.encode("utf-8", "surrogateescape") for text in (name, tail))
-    if len(encoded) + len(last) <= MOST_BYTES:
-        return name + tail
-    digest = f"~{hashlib.sha256(encoded).hexdigest()[:12]}"
-    return encoded[: MOST_BYTES - len(digest) - len(last)].decode("utf-8", "ignore") + digest + tail
-
-
-def cache_folder() -> Path:
-    """$LARGEDROP_CACHE, or else largedrop in $XDG_CACHE_HOME or in ~/.cache.
-
-    Raises:
-        UserError: neither variable is set and there is no home folder.
-    """
-    if chosen := os.environ.get("LARGEDROP_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(base).is_absolute():  # the XDG specification has relative ones ignored
-        return Path(base) / "largedrop"
-    try:
-        return Path.home() / ".cache" / "largedrop"
-    except RuntimeError as error:
-        raise UserError("there is no home folder for the image cache; set LARGEDROP_CACHE to a folder") from error
-
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -130,9 +89,10 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = None
         _sync_folder(path.parent)
     except FileExistsError as error:
-        raise UserError(f"cannot write {path}: {path.parent} is a file; rename it or remove it") from error
+        what = "a file" if path.parent.is_file() else "no folder"
+        raise InTheWayError(f"cannot write {path}: {path.parent} is {what}; rename it or remove it") from error
     except IsADirectoryError as error:
-        raise UserError(f"cannot write {path}: there is a folder of that name; rename it or remove it") from error
+        raise InTheWayError(f"cannot write {path}: there is a folder of that name; rename it or remove it") from error
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -256,6 +216,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be read, or is none: a pipe would be waited for, and a device may never end.
     """
+    if "\0" in os.fspath(path):
+        raise OSError(errno.EINVAL, "its name has a null character", str(path))
     # Without waiting for a pipe's other end.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 from .names import is_names
 
-__all__ = ["About", "Check", "choice", "contradictions", "fields_in"]
+__all__ = ["About", "Check", "choice", "contradictions", "fields_in", "is_finite"]
 
 Check = tuple[str, Callable[[Any], bool]]
 """What a value must be, as text, and a function that checks a value of the field's type."""
@@ -30,6 +31,14 @@ COUNT: Check = ("a whole number from 1 to 10**7", lambda value: 1 <= value <= 10
 MASKS: Check = ("a whole number from 1 to 1024", lambda value: 1 <= value <= 1024)
 SEED: Check = ("a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32)
 PIXELS: Check = ("a whole number of pixels from 16 to 4096", lambda value: 16 <= value <= 4096)
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number is finite as a float; a whole number may be larger than any."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def choice(*names: str) -> Check:

@@ -259,6 +259,15 @@ def test_help_shows_defaults_and_an_example(command: list[str], capsys: pytest.C
 
 
 class TestMistakes:
+    @pytest.mark.parametrize("command", ["train", "check", "inspect", "sweep", "advise"])
+    def test_a_name_that_is_too_long(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+        said = one_line(capsys, command, "/" + "z" * 300)
+        assert said == f"/{'z' * 59}… is too long for the name of a file or folder"
+
+    def test_a_home_that_there_is_not(self, capsys: pytest.CaptureFixture[str]) -> None:
+        said = one_line(capsys, "check", "~nobody-of-this-name/x")
+        assert said == "~nobody-of-this-name/x: there is no home folder in place of ~nobody-of-this-name"
+
     def test_unknown_option(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert one_line(capsys, "train", "x", "--test-domian", "a").startswith("No such option: --test-domian")
 

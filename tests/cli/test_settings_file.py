@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,13 @@ def test_a_missing_file_takes_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert said == f"cannot read {tmp_path / 'none.toml'}: No such file or directory"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    said = one_line(capsys, "train", "--config", tmp_path / "pipe.toml")
+    assert said == f"cannot read {tmp_path / 'pipe.toml'}: it is no regular file"
+
+
 def test_epochs_are_passes_over_the_training_images(toy: Path, tmp_path: Path) -> None:
     """Two domains of 18 images, 15 each to train on, in batches of 4 each: 3.75 steps a pass."""
     small = [option for option in SMALL if not option.startswith(("--steps", "--eval-every"))]
@@ -118,9 +126,9 @@ def test_epochs_are_passes_over_the_training_images(toy: Path, tmp_path: Path) -
     ("options", "text"),
     [
         (["--epochs", "2", "--steps", "3"], "epochs say how many steps there are: leave one of them out"),
-        (["--epochs", "0"], "epochs must be above 0, not 0.0"),
-        (["--epochs", "nan"], "epochs must be above 0, not nan"),
-        (["--epochs", "1e30"], "steps must be a whole number from 1 to 10**7"),
+        (["--epochs", "0"], "epochs must be above 0 and 10,000,000 at most, not 0.0"),
+        (["--epochs", "1e308"], "epochs must be above 0 and 10,000,000 at most, not 1e+308"),
+        (["--epochs", "nan"], "epochs must be above 0 and 10,000,000 at most, not nan"),
         (["--epochs", "2", "--budget", "10s"], "--budget chooses --epochs: leave one of them out"),
     ],
 )

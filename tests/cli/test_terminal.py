@@ -192,6 +192,19 @@ def test_the_first_signal_asks_and_the_second_ends(number: signal.Signals, capsy
     assert capsys.readouterr().err == ("" if number == signal.SIGHUP else f"\n{said}\n")
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_is_ignored_stays_so(number: signal.Signals) -> None:
+    """As ``nohup`` has it of SIGHUP, and a shell of SIGINT for what it starts in the background."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with ProgressBar(paper(), 1, "work") as bar, bar.interruptible():
+            signal.raise_signal(number)
+            assert not bar.stopped()
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
 def test_an_exception_gives_the_handlers_back() -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyError), ProgressBar(paper(), 1, "work").interruptible():

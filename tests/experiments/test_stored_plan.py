@@ -34,6 +34,11 @@ def test_a_plan_is_read_back(tmp_path: Path) -> None:
         {"seconds": ["1"]},
         {"steps": [0]},
         {"seconds": [-1.0]},
+        {"seconds": [1e308]},
+        {"names": [""]},
+        {"names": ["a\0"]},
+        {"names": ["a" * 256]},
+        {"names": ["a", "a"], "said": ["x", "y"], "steps": [1, 1], "kinds": [0, 0], "seconds": [1.0, 1.0]},
     ],
 )
 def test_what_is_no_plan_is_said(tmp_path: Path, changed: dict[str, Any]) -> None:

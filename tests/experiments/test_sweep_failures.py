@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import largedrop as ld
 from largedrop.config import Config
 from largedrop.errors import CollapseError, UserError
 from largedrop.experiments import runner
-from largedrop.experiments.sweep import run_sweep
+from largedrop.experiments.sweep import Sweep, begin_sweep, run_sweep
 from largedrop.report.sweep import report_sweep
 from largedrop.runs.run import Run
 from largedrop.training.loop import train
@@ -119,6 +120,66 @@ def test_a_run_that_finds_no_memory_is_recorded_and_the_others_go_on(
     assert result.broken == [(plan.entries[1].config, told[0])]
     assert len(told) == 1
     assert told[0].endswith("needs more memory than cpu has free; a smaller --batch or --size needs less")
+
+
+def blocked(folder: Path, what: str) -> None:
+    """Something else with the name of what a run writes."""
+    if what == "file":
+        folder.write_text("mine")
+    elif what == "loop":
+        folder.symlink_to(folder)
+    elif what == "link":
+        (folder / "outputs").parent.mkdir()
+        (folder / "outputs").symlink_to(folder.parent.parent, target_is_directory=True)
+    else:
+        (folder / what / "mine").mkdir(parents=True)
+
+
+WAYS = ["file", "loop", "link", ".lease-1", "config.json", "log.json", "failure.json", "best.safetensors"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+@pytest.mark.parametrize("what", WAYS)
+def test_what_is_in_the_way_of_one_run_leaves_the_others_alone(what: str, data: ld.Dataset, tmp_path: Path) -> None:
+    plan = planned(data, tmp_path, settings="steps = 1\neval_every = 1")
+    folder = plan.entries[0].folder
+    begin_sweep(data, plan)
+    folder.parent.mkdir()
+    blocked(folder, what)
+    told: list[str] = []
+    result = run_sweep(data, plan, device=CPU, reporter=Watch(failed=lambda config, reason: told.append(reason)))
+    assert [config for config, _ in result.broken] == [plan.entries[0].config]
+    assert result.trained == [entry.config for entry in plan.entries[1:]]
+    assert [reason for _, reason in result.broken] == told
+    assert str(folder) in told[0]
+    assert "\n" not in told[0]
+    assert report_sweep(plan)
+
+
+def test_what_is_in_the_way_of_a_linear_fit_leaves_the_others_alone(data: ld.Dataset, tmp_path: Path) -> None:
+    plan = planned(data, tmp_path, settings="fit = 'probe'\nsteps = 1\neval_every = 1")
+    begin_sweep(data, plan)
+    blocked(plan.entries[0].folder, "final.safetensors")
+    blocked(plan.entries[1].folder, ".lease-1")
+    result = run_sweep(data, plan, device=CPU)
+    assert {config for config, _ in result.broken} == {entry.config for entry in plan.entries[:2]}
+    assert result.trained == [entry.config for entry in plan.entries[2:]]
+
+
+def test_a_damaged_config_of_a_finished_run_is_written_again(data: ld.Dataset, tmp_path: Path) -> None:
+    def swept() -> Sweep:
+        return run_sweep(data, planned(data, tmp_path, rates="0"), device=CPU)
+
+    first, second = swept().trained
+    stored = [tmp_path / "out" / "runs" / config.run_name / "config.json" for config in (first, second)]
+    whole = stored[0].read_bytes()
+    stored[0].write_text("{")
+    assert not swept().broken
+    assert stored[0].read_bytes() == whole
+    for path in stored:
+        path.write_text("{")
+    (stored[1].parent / "best.safetensors").unlink()  # which says whose the folder is
+    assert [config for config, _ in swept().broken] == [second]
 
 
 def test_a_users_mistake_ends_the_sweep(data: ld.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

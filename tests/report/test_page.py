@@ -187,8 +187,8 @@ def test_page_is_self_contained_and_accessible(tmp_path: Path) -> None:
 
 
 def test_names_are_shown_as_text(tmp_path: Path) -> None:
-    evil = """<b>&"'{{ 7*7 }}{%-if-%}{#\x00\x1b[31m\x85\ud800"""
-    shown = """<b>&"'{{ 7*7 }}{%-if-%}{#\\x00\\x1b[31m\\x85\\ud800"""
+    evil = """<b>&"'{{ 7*7 }}{%-if-%}{#\x00\x1b[31m\x85\u202e\ud800"""
+    shown = """<b>&"'{{ 7*7 }}{%-if-%}{#\\x00\\x1b[31m\\x85\\u202e\\ud800"""
     records = [replace(record, test_domain=evil) for record in RECORDS[4:]]
     grid = Examples(FIGURE, (evil, "photo"), (f"{evil}/a_b",))
     facts = {**describe(dataset()), "name": evil, "domains": {evil: 4, "photo": 4}}
@@ -207,7 +207,7 @@ def test_names_are_shown_as_text(tmp_path: Path) -> None:
     assert {tag for tag, _ in page.tags} == {tag for tag, _ in plain.tags}
     assert page.text.count(shown) == 22
     assert any(shown in str(attributes.get("alt")) for _, attributes in page.tags)
-    assert not set(page.text) & set("\x00\x1b\x85\ud800")
+    assert not set(page.text) & set("\x00\x1b\x85\u202e\ud800")
 
 
 def test_page_says_what_was_found_and_how(tmp_path: Path) -> None:

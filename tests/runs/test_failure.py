@@ -30,5 +30,5 @@ def test_a_failure_that_cannot_be_read_is_none(tmp_path: Path, content: str) -> 
 
 def test_a_failure_that_cannot_be_removed(tmp_path: Path) -> None:
     (tmp_path / FAILURE_FILE).mkdir()
-    with pytest.raises(UserError, match=r"^cannot remove .*failure\.json: "):
+    with pytest.raises(UserError, match=r"^cannot remove .*failure\.json, which is a folder; remove it$"):
         forget_failure(tmp_path)

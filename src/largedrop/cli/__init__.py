@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -129,6 +130,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = _CTRL_C
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return _complain(f"{str(error.filename)[:60]}… is too long for the name of a file or folder")
         if not (told := unanswered(error)):
             raise
         return _complain(told)

@@ -65,7 +65,8 @@ def advise(
 ) -> None:
     """Which dropout rate to use and whether it will help: linear heads, each training domain held out in turn."""
     from ..analysis.advice import advise as find_advice
-    from ..files import fitting, write_json
+    from ..files import write_json
+    from ..paths import fitting
     from ..report.advice import advice_figure, advice_json, render_advice
     from ..report.drawing.style import save_figure
     from ..training.device import choose_device

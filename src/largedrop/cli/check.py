@@ -48,7 +48,8 @@ def check(
     from ..analysis.check import open_all, work
     from ..data.images import bound_for
     from ..errors import UserError
-    from ..files import fitting, write_json
+    from ..files import write_json
+    from ..paths import fitting
     from ..report.check import check_json, render_check, verdict
     from ..report.check_page import write_check_page
     from ..report.comparison import machine

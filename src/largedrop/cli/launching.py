@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UserError, one_of
+from ..paths import expanded
 
 if TYPE_CHECKING:
     from ..experiments.launchers import Request
@@ -208,5 +209,5 @@ def command_of(preset: str, data: str, output: Path, plan: str, options: Mapping
 
 
 def _absolute(name: str) -> str:
-    path = Path(name).expanduser()
+    path = expanded(name)
     return str(path.absolute()) if path.exists() else name

@@ -16,6 +16,7 @@ from rich.console import Console
 from ..config import ABOUT, Config, defaults_of
 from ..errors import UserError
 from ..names import counted
+from ..paths import expanded
 from .options import AUTO, domains_in
 from .settings_file import write_settings
 
@@ -292,7 +293,7 @@ def _advised(
 
 def _absolute(source: str) -> str:
     """A source with its path made absolute, if it is one."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     return str(path.absolute()) if path.exists() else source
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError, one_of
-from ..files import write_text
+from ..files import read_bytes, write_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,8 +31,7 @@ def read_settings(context: typer.Context, path: Path | None) -> None:
     if path is None:
         return
     try:
-        with open(path, "rb") as file:
-            content = tomllib.load(file)
+        content = tomllib.loads(read_bytes(path).decode("utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

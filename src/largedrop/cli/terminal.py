@@ -158,7 +158,10 @@ class ProgressBar(Reporter):
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Turn the first Ctrl-C, SIGTERM or SIGHUP into ``stopped``, so that a run can save its state first."""
+        """Turn the first Ctrl-C, SIGTERM or SIGHUP into ``stopped``, so that a run can save its state first.
+
+        What is ignored stays so: ``nohup`` has a command go on when its terminal is gone.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -170,7 +173,8 @@ class ProgressBar(Reporter):
             if number != getattr(signal, "SIGHUP", None):  # which says that there is no terminal any more
                 print("\nlargedrop: stopping after this step, to save it (Ctrl-C again stops at once)", file=sys.stderr)
 
-        before = {number: signal.signal(number, ask) for number in _STOPPING}
+        heeded = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, ask) for number in heeded}
         try:
             yield
         finally:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import UserError
-from ..files import cache_folder, is_leftover
+from ..files import is_leftover
 from ..lease import holding, is_left
+from ..paths import cache_folder
 
 __all__ = [
     "aside",

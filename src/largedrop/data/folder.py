@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError, nearest
+from ..paths import expanded
 from .dataset import check_names
 from .formats import suffixes
 from .levels import level_notes, level_problem
@@ -45,7 +46,7 @@ def list_images(path: str | Path) -> Source:
     Raises:
         UserError: there is no such folder. What is wrong with its layout is in ``problems``.
     """
-    root = _existing(Path(path).expanduser())
+    root = _existing(expanded(path))
     problems: list[str] = []
     passed, everything = PassedOver(), PassedOver()
     unlabelled: dict[str, list[tuple[str, Path]]] = {}

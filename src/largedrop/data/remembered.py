@@ -25,6 +25,7 @@ import PIL
 from .._version import __version__
 from ..errors import UserError
 from ..files import replacing
+from ..paths import expanded
 from .cache import CachedImages, Files
 from .dataset import Dataset
 from .digests import GRANULARITY
@@ -54,7 +55,7 @@ class Remembered:
     """
 
     def __init__(self, root: Path, cache: Path | None, options: Mapping[str, Any]) -> None:
-        root = root.expanduser().absolute()
+        root = expanded(root).absolute()
         how = [_FORMAT, __version__, os.fsencode(root).hex(), dict(options), PIL.__version__, sorted(suffixes())]
         key = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:40]
         self._file = chosen_folder(cache) / "opened" / f"{key}.npz"

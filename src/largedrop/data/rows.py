@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest
+from ..paths import expanded
 
 __all__ = ["TABLES", "Choose", "Rows", "columns_in", "existing_table", "names_in", "read_rows", "shown", "usual_name"]
 
@@ -34,7 +35,7 @@ def existing_table(path: Path) -> Path:
     Raises:
         UserError: there is none; the message says what is there instead.
     """
-    table = path.expanduser().absolute()
+    table = expanded(path).absolute()
     if ".." in table.parts:
         table = table.resolve()
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..paths import expanded
 from .cache import ProgressCallback
 from .folder import list_images
 from .formats import suffixes
@@ -55,7 +56,7 @@ def find_source(
             raise UserError(str(error).replace(str(store.local(str(source))), str(source))) from error
     if str(source).startswith(HUB):
         return list_hub(str(source), columns)
-    path = Path(source).expanduser()
+    path = expanded(source)
     is_folder = path.is_dir()
     if is_shards(path.name) and not is_folder:
         names = shards_in(str(path))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, one_of
+from ..paths import expanded
 from .folder import portable
 from .inside import Inside, Place
 from .listing import ONE_DOMAIN, Listed, Source
@@ -78,7 +79,7 @@ def list_frame(
     Raises:
         UserError: there is no such folder, or a column is missing.
     """
-    root = Path(os.path.abspath(Path(folder or ".").expanduser()))  # noqa: PTH100  # without '..', so that it has a name
+    root = Path(os.path.abspath(expanded(folder or ".")))  # noqa: PTH100  # without '..', so that it has a name
     if not root.is_dir():
         raise UserError(f"there is no folder {folder}")
     chosen = Columns(_FRAME, columns or {})

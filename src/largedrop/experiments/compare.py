@@ -5,7 +5,7 @@ feed; of several learning rates each dropout rate takes one on each test domain.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import torch
 
 from ..config import DEFAULT_RECIPE, VARIED, Config, problems_of
 from ..data.dataset import Dataset, check_names
-from ..errors import CollapseError, NoMemoryError, RunError, UserError
-from ..files import fitting
+from ..errors import CollapseError, InTheWayError, NoMemoryError, RunError, UserError
+from ..paths import fitting
 from ..reporter import SILENT, Reporter
 from ..runs.content import is_finished
 from ..runs.estimate import duration
@@ -256,7 +256,8 @@ def compare(
     def train(configs: Iterable[Config]) -> None:
         tasks = [(config, folder / "runs" / config.run_name) for config in configs]
         for _, path in tasks:
-            forget_failure(path)
+            with suppress(InTheWayError):  # which training it says
+                forget_failure(path)
         with closing(train_all(tasks, data, device, jobs, reporter)) as together:
             for config, outcome in together:
                 if isinstance(outcome, NoMemoryError):

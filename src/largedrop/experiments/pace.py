@@ -16,13 +16,15 @@ from ..models.fast.folding import speed_up
 from ..models.network import Network, Spec
 from ..models.pretrained import create_backbone, find_weights
 from ..models.sizes import shapes_of
+from ..runs.content import is_finished
 from ..runs.estimate import duration
 from ..runs.run import Run
 from ..training.averages import make_averages
 from ..training.evaluation import autocast
 from ..training.loop import cost
+from .measured import spread
 
-__all__ = ["LINEAR_BYTES", "Paces", "kind_of", "network_bytes", "stored_bytes", "time_told"]
+__all__ = ["LINEAR_BYTES", "Paces", "kind_of", "network_bytes", "sample", "stored_bytes", "time_told"]
 
 LINEAR = 5e-3
 """Seconds per unit of work of a linear fit, similar for all networks; 128 fits of figure 8 took 45 s of a core."""
@@ -74,6 +76,25 @@ class Paces:
         if kind not in self._measured:
             self._measured[kind] = _measure(config, self._device) if config.fit == "all" else LINEAR
         return self._measured[kind]
+
+
+def sample(configs: Iterable[Config], finished: Iterable[tuple[Config, Path]], folder: Path) -> list[Path]:
+    """Folders of finished runs that say how long others will take: those of their kinds, and where a kind has none,
+    others in ``folder``.
+
+    Args:
+        configs: all, also those of the finished runs.
+        finished: config and folder of each finished run.
+    """
+    kinds: dict[object, list[Path]] = {kind_of(config): [] for config in configs}
+    for config, path in finished:
+        kinds[kind_of(config)].append(path)
+    found = [path for own in kinds.values() for path in spread(own)]
+    if all(kinds.values()) or not folder.is_dir():
+        return found
+    names = {path.name for own in kinds.values() for path in own}
+    others = sorted(path for path in folder.iterdir() if path.name not in names and is_finished(path))
+    return [*found, *spread(others)]
 
 
 def kind_of(config: Config) -> tuple[object, ...]:

@@ -28,6 +28,7 @@ from typing import Any
 
 from ..config import TUNED, defaults_of, make_config
 from ..errors import UserError, one_of
+from ..files import read_bytes
 from .preset_problems import problems, varying
 
 if sys.version_info >= (3, 11):
@@ -165,7 +166,7 @@ def read_preset(source: str | Path) -> Preset:
     if not path.is_file():
         raise UserError(f"no preset '{text}' and no such file; {one_of(text, names)}")
     try:
-        written = path.read_text(encoding="utf-8")
+        written = read_bytes(path).decode("utf-8")
         content = tomllib.loads(written)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..config import ABOUT, RECIPES, problems_of
-from ..errors import one_of
+from ..errors import brief, one_of
 
 __all__ = ["AFTERWARDS", "problems", "varying"]
 
@@ -27,13 +27,13 @@ def problems(content: Mapping[str, Any]) -> Iterator[str]:
         yield "title: a preset needs one, a line that says what is compared"
     for key in ("title", "figure"):
         if key in content and not isinstance(content[key], str):
-            yield f"{key}: must be text, not {content[key]!r}"
+            yield f"{key}: must be text, not {brief(content[key])}"
     yield from _scale_problems(content, "")
     if "small" not in content:
         return
     small = content["small"]
     if not isinstance(small, dict):
-        yield f"small: must be a table [small], not {small!r}"
+        yield f"small: must be a table [small], not {brief(small)}"
         return
     yield from _unknown(small, SCALE_KEYS, "small.")
     yield from _scale_problems(small, "small.")
@@ -54,17 +54,18 @@ def _unknown(table: Mapping[str, Any], valid: Iterable[str], prefix: str) -> Ite
 def _scale_problems(content: Mapping[str, Any], prefix: str) -> Iterator[str]:
     recipe = content.get("recipe", "short")
     if not isinstance(recipe, str) or recipe not in RECIPES:
-        yield f"{prefix}recipe: unknown recipe {recipe!r}; {one_of(str(recipe), RECIPES)}"
+        told = one_of(recipe if isinstance(recipe, str) else "", RECIPES)
+        yield f"{prefix}recipe: unknown recipe {brief(recipe)}; {told}"
     for part in ("settings", "grid"):
         if part in content and not isinstance(content[part], dict):
-            yield f"{prefix}{part}: must be a table [{prefix}{part}], not {content[part]!r}"
+            yield f"{prefix}{part}: must be a table [{prefix}{part}], not {brief(content[part])}"
     settings, grid = _table(content, "settings"), _table(content, "grid")
     for name, value in settings.items():
         yield from _field_problems(f"{prefix}settings.{name}", name, [value])
     for name, values in grid.items():
         key = f"{prefix}grid.{name}"
         if not isinstance(values, list):
-            yield f"{key}: must be a list, not {values!r}; what every run has belongs in settings"
+            yield f"{key}: must be a list, not {brief(values)}; what every run has belongs in settings"
         elif not values:
             yield f"{key}: an empty list leaves nothing to run"
         else:
@@ -75,10 +76,10 @@ def _scale_problems(content: Mapping[str, Any], prefix: str) -> Iterator[str]:
     if "test_domains" in content:
         yield from _domain_problems(content["test_domains"], f"{prefix}test_domains")
     if not isinstance(content.get("leave_out", False), bool):
-        yield f"{prefix}leave_out: must be true or false, not {content['leave_out']!r}"
+        yield f"{prefix}leave_out: must be true or false, not {brief(content['leave_out'])}"
     afterwards = content.get("afterwards", [])
     if not isinstance(afterwards, list) or not all(isinstance(name, str) for name in afterwards):
-        yield f"{prefix}afterwards: must be a list of names, not {afterwards!r}"
+        yield f"{prefix}afterwards: must be a list of names, not {brief(afterwards)}"
     else:
         for name in afterwards:
             if name not in AFTERWARDS:
@@ -116,21 +117,26 @@ def _field_problems(key: str, name: str, values: Sequence[Any]) -> Iterator[str]
     if name not in FIELDS:
         yield f"{key}: unknown field; {one_of(name, FIELDS, most=40)}"
         return
-    for index, value in enumerate(values):
-        found: Iterable[str] = [f"{value!r} is named twice"] if value in values[:index] else problems_of({name: value})
-        yield from (f"{key}: {problem}" for problem in found)
+    seen: set[Hashable] = set()
+    for value in values:
+        if isinstance(value, Hashable) and value in seen:
+            yield f"{key}: {brief(value)} is named twice"
+            continue
+        yield from (f"{key}: {problem}" for problem in problems_of({name: value}))
+        if isinstance(value, Hashable):
+            seen.add(value)
 
 
 def _domain_problems(domains: Any, key: str) -> Iterator[str]:
     if domains == "all":
         return
     if not isinstance(domains, list) or not all(isinstance(domain, str) for domain in domains):
-        yield f"{key}: must be 'all' or a list of names, not {domains!r}"
+        yield f"{key}: must be 'all' or a list of names, not {brief(domains)}"
         return
     if not domains:
         yield f"{key}: an empty list leaves nothing to run"
     twice = (domain for index, domain in enumerate(domains) if domain in domains[:index])
-    yield from (f"{key}: {domain!r} is named twice" for domain in twice)
+    yield from (f"{key}: {brief(domain)} is named twice" for domain in twice)
 
 
 def _table(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:

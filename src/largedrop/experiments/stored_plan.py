@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,15 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import read_json, remove_leftovers, write_stored
+from ..paths import MOST_BYTES
 
 __all__ = ["PLANS", "StoredPlan", "StoredRun", "read_plans", "store_plan"]
 
 PLANS = "plans"
 """Folder of the plans in the folder of a dataset's sweeps."""
+
+MOST_SECONDS = 1e12
+"""No run takes longer: thirty thousand years."""
 
 _TYPES = {"names": str, "said": str, "steps": int, "kinds": int, "seconds": float}
 """Fields of the runs in the file, each a list over the runs, and the types of their values."""
@@ -86,6 +91,12 @@ def read_plans(folder: Path) -> Iterator[StoredPlan | str]:
             yield f"{error}; remove it: the next largedrop sweep of its preset writes it again"
 
 
+def _is_run(run: StoredRun) -> bool:
+    """Whether a run can be one: its name that of a folder, and its numbers such as a plan has."""
+    is_name = Path(run.name).name == run.name not in ("", "..") and "\0" not in run.name
+    return is_name and len(os.fsencode(run.name)) <= MOST_BYTES and run.steps > 0 and 0 <= run.seconds < MOST_SECONDS
+
+
 def _plan(content: Mapping[str, Any], path: Path) -> StoredPlan:
     about = [content.get(name) for name in ("preset", "title", "scale")]
     columns = [content.get(name) for name in _TYPES]
@@ -97,7 +108,7 @@ def _plan(content: Mapping[str, Any], path: Path) -> StoredPlan:
     if len({len(column or []) for column in columns}) > 1:
         raise UserError(f"{path} is no plan of a sweep")
     runs = tuple(StoredRun(*values) for values in zip(*(column or [] for column in columns), strict=True))
-    if not all(Path(run.name).name == run.name != ".." and run.steps > 0 and run.seconds >= 0 for run in runs):
+    if len({run.name for run in runs}) < len(runs) or not all(map(_is_run, runs)):
         raise UserError(f"{path} is no plan of a sweep")
     preset, title, scale = map(str, about)
     return StoredPlan(preset, title, scale, runs)

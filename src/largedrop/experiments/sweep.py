@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,18 @@ import torch
 
 from ..config import Config
 from ..data.dataset import Dataset
-from ..errors import CollapseError, Interrupted, RunError, UserError, one_of
-from ..files import fitting
+from ..errors import CollapseError, Interrupted, InTheWayError, RunError, UserError, one_of
+from ..paths import fitting
 from ..reporter import SILENT, Relay, Reporter
 from ..runs.content import is_finished
 from ..runs.failure import forget_failure, read_failure, write_failure
-from ..runs.folder import claim, owned
+from ..runs.folder import claim, owned, restored
 from ..runs.record import shown
 from ..runs.run import Run
 from ..runtime import free_memory
 from ..training.loop import cost
 from ..training.resolve import resolve, with_seed
-from .measured import spread
-from .pace import LINEAR_BYTES, Paces, kind_of, network_bytes, stored_bytes
+from .pace import LINEAR_BYTES, Paces, kind_of, network_bytes, sample, stored_bytes
 from .packing import Packing
 from .preset import Preset, with_weights
 from .processes import ProcessFailedError
@@ -209,7 +208,8 @@ def plan_sweep(
         outputs = (len(split.iid) + len(split.ood)) * len(data.classes)
         stored = stored_bytes(config, outputs, sizes[config.model]) if config.fit == "all" else LINEAR_BYTES
         entries.append(PlannedRun(config, path, cost(config, split), stored, _state(path)))
-    paces = Paces(data, device, _sample(entries, folder / "runs"))
+    finished = [(entry.config, entry.folder) for entry in entries if entry.state == "finished"]
+    paces = Paces(data, device, sample(configs, finished, folder / "runs"))
     entries = [replace(entry, seconds=entry.cost * paces.of(entry.config)) for entry in entries]
     seconds = sum(entry.seconds for entry in entries if entry.state != "finished")
     return SweepPlan(preset, scale, folder, tuple(entries), seconds, paces.rough)
@@ -252,7 +252,7 @@ def run_sweep(
     failures: dict[Config, int] = {}
     result = Sweep()
     for entry in planned.entries:
-        outcome = _opened(entry) if entry.state == "finished" else None
+        outcome = _repaired(entry) if entry.state == "finished" else None
         if isinstance(outcome, RunError):
             result.broken.append((entry.config, str(outcome)))
             reporter.failed(entry.config, str(outcome))
@@ -320,7 +320,8 @@ def begin_sweep(data: Dataset, planned: SweepPlan) -> None:
         _store(planned)
     for entry in planned.pending:
         if entry.state == "begun":
-            forget_failure(entry.folder)
+            with suppress(InTheWayError):  # which training it says
+                forget_failure(entry.folder)
 
 
 def _store(planned: SweepPlan) -> None:
@@ -358,21 +359,6 @@ def ended_sweep(planned: SweepPlan) -> Sweep:
     return result
 
 
-def _sample(entries: Sequence[PlannedRun], folder: Path) -> list[Path]:
-    """Folders of finished runs that say how long the pending will take: of their kinds, else others in ``folder``."""
-    finished: dict[object, list[Path]] = {}
-    for entry in entries:
-        own = finished.setdefault(kind_of(entry.config), [])
-        if entry.state == "finished":
-            own.append(entry.folder)
-    found = [path for own in finished.values() for path in spread(own)]
-    if all(finished.values()) or not folder.is_dir():
-        return found
-    names = {entry.folder.name for entry in entries}
-    others = sorted(path for path in folder.iterdir() if path.name not in names and is_finished(path))
-    return [*found, *spread(others)]
-
-
 class _Attempt(Relay):
     """Stores the run that was begun last."""
 
@@ -388,6 +374,12 @@ def _opened(entry: PlannedRun) -> Run | RunError:
         return Run.open(entry.folder)
     except RunError as error:
         return error
+
+
+def _repaired(entry: PlannedRun) -> Run | RunError:
+    """A finished run, whose config is written again where it is damaged."""
+    outcome = _opened(entry)
+    return _opened(entry) if isinstance(outcome, RunError) and restored(entry.folder, entry.config) else outcome
 
 
 def _state(folder: Path) -> str:

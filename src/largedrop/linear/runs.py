@@ -15,7 +15,7 @@ from .._version import __version__
 from ..config import Config
 from ..data.dataset import Dataset
 from ..data.views.batches import Views
-from ..errors import BusyError, CollapseError, RunError, UserError
+from ..errors import CollapseError, InTheWayError, RunError, UserError
 from ..files import write_stored
 from ..reporter import SILENT, Relay, Reporter
 from ..runs.checkpoint import CHECKPOINT, write_tensors
@@ -82,7 +82,7 @@ def _trained(
                 try:
                     if not finished(folder, config):
                         locks.enter_context(claimed(folder, config, reporter))
-                except BusyError as error:
+                except RunError as error:
                     yield config, error
                     continue
                 if is_finished(folder):
@@ -138,7 +138,7 @@ def _problem(
 
 def _stored(
     config: Config, folder: Path, problem: Problem, data: Dataset, result: LinearResult, seconds: float
-) -> Run | CollapseError:
+) -> Run | RunError:
     """Store a fit by SGD as a run, or return the error where it diverged."""
     if result.diverged_at is not None or result.best is None or result.best_model is None:
         return CollapseError(
@@ -166,8 +166,24 @@ def _finished(
     kept: Mapping[str, tuple[LinearModel, LinearEvaluation]],
     methods: dict[str, dict[str, Any]],
     evaluations: Sequence[LinearEvaluation],
-) -> Run:
-    """Write a run's files: models with their scores, log, and the result last, which marks the run as finished."""
+) -> Run | RunError:
+    """Write a run's files; or return the error where something else has the name of one of them."""
+    try:
+        _write(config, folder, data, kept, methods, evaluations)
+        return Run.open(folder)
+    except InTheWayError as error:
+        return RunError(str(error))
+
+
+def _write(
+    config: Config,
+    folder: Path,
+    data: Dataset,
+    kept: Mapping[str, tuple[LinearModel, LinearEvaluation]],
+    methods: dict[str, dict[str, Any]],
+    evaluations: Sequence[LinearEvaluation],
+) -> None:
+    """Models with their scores, log, and the result last, which marks the run as finished."""
     for name, (model, entry) in kept.items():
         tensors = {"weight": model.weight, "bias": model.bias, **({} if model.v is None else {"v": model.v})}
         about = {
@@ -183,7 +199,6 @@ def _finished(
     write_stored(folder / "log.json", {"log": log})
     best = {"run": config.digest(), "best_step": kept["best"][1].step}
     write_stored(folder / "result.json", {**content, **best, "log": log})
-    return Run.open(folder)
 
 
 def _solved(members: Sequence[Member], data: Dataset) -> Iterator[tuple[Config, Run | RunError]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import UserError, check_type, one_of, plain
+from ..errors import UserError, check_type, one_of, plain, several
 
 __all__ = ["find_heads", "parameter_groups"]
 
@@ -39,8 +39,8 @@ def find_heads(module: nn.Module, named: str | Sequence[str] | None = None) -> L
     """
     layers = dict(module.named_modules())
     if named is not None:
-        names = [named] if isinstance(named, str) else list(named)
-        for name in names or [""]:
+        names = several(named, "head must be a dotted name, or several")
+        for name in names or ("",):
             if not name or name not in layers:
                 raise UserError(f"the network has no head '{name}'; {one_of(name, list(_linear(layers))[-12:])}")
         return {key: layer for name in names for key, layer in _last_of(name, layers[name]).items()}

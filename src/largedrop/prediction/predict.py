@@ -21,7 +21,7 @@ from torch import Tensor
 from ..data.ahead import in_order
 from ..data.images import bound_for, decode, pillow_settings
 from ..data.views.host import normalise, resize
-from ..errors import UserError
+from ..errors import UserError, check_type, plain
 from ..models.fast.folding import Folding, fold_for_evaluation
 from ..models.network import Network
 from ..reporter import SILENT, Reporter
@@ -149,6 +149,10 @@ def predictions(
     Raises:
         UserError: ``top``, ``unsure_below`` or ``batch`` is out of range, or a network gives no numbers.
     """
+    top, batch, unsure_below = plain(top), plain(batch), plain(unsure_below)
+    check_type(top, int, "top must be a whole number")
+    check_type(batch, int, "batch must be a whole number")
+    check_type(unsure_below, (int, float), "unsure_below must be a number")
     classes = networks[0].classes
     if not 1 <= top <= len(classes):
         raise UserError(f"the model has {len(classes)} classes, so the {top} most probable cannot be given")

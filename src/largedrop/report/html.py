@@ -22,7 +22,7 @@ Cells = list[tuple[str, str]]
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy")
 
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def filled(template: str, **values: Any) -> str:

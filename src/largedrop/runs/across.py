@@ -13,7 +13,8 @@ from typing import Any
 
 from ..config import TUNED, Config
 from ..errors import UserError
-from ..files import fitting, is_leftover, read_json
+from ..files import is_leftover, read_json
+from ..paths import fitting
 from .methods import METHODS
 from .record import Record, shown
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -74,7 +75,7 @@ def contents_of(folder: Path, names: frozenset[str] | None = None) -> dict[str, 
 
 def name_of(folder: Path) -> str:
     """The name of a run's folder itself, also where the path is a link to it."""
-    return folder.name if folder.name.strip(".") and not folder.is_symlink() else folder.resolve().name
+    return folder.name if folder.name.strip(".") and not folder.is_symlink() else Path(os.path.realpath(folder)).name
 
 
 def check_content(

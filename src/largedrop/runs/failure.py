@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import CollapseError, RunError, UserError
+from ..errors import CollapseError, InTheWayError, RunError, UserError
 from ..files import read_json, write_stored
 
 __all__ = ["FAILURE_FILE", "forget_failure", "read_failure", "write_failure"]
@@ -44,6 +44,7 @@ def forget_failure(folder: Path) -> None:
     """Let a run that was given up be tried again.
 
     Raises:
+        InTheWayError: there is a folder in its place.
         UserError: the folder cannot be written.
     """
     path = folder / FAILURE_FILE
@@ -51,4 +52,6 @@ def forget_failure(folder: Path) -> None:
         if os.path.lexists(path):  # a disk that cannot be written refuses also where there is nothing
             path.unlink(missing_ok=True)
     except OSError as error:
+        if path.is_dir():
+            raise InTheWayError(f"cannot remove {path}, which is a folder; remove it") from error
         raise UserError(f"cannot remove {path}: {error.strerror or error}") from error

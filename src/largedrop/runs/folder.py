@@ -16,15 +16,15 @@ from typing import Any
 
 from ..config import LATER, PROTOCOL, Config, digest_of
 from ..data.dataset import Dataset
-from ..errors import DamagedError, RunError, UserError, unanswered
+from ..errors import DamagedError, InTheWayError, RunError, UserError, unanswered
 from ..files import is_leftover, read_json, there, write_stored
 from ..lease import Lease, is_lease, settle, take
-from ..reporter import Relay, Reporter
+from ..reporter import SILENT, Relay, Reporter
 from .content import is_finished
 from .failure import forget_failure
 from .protocol import refuse_older
 
-__all__ = ["claim", "claimed", "finished", "named_before", "owned"]
+__all__ = ["claim", "claimed", "finished", "named_before", "owned", "restored"]
 
 LOCK = ".lock"
 """A file that versions before leases locked."""
@@ -48,7 +48,9 @@ def claimed(folder: Path, config: Config, reporter: Reporter) -> Iterator[Report
         A reporter that passes all on to ``reporter``, and raises BusyError once another process has taken the folder.
 
     Raises:
-        UserError: see ``owned``; or the folder cannot be written, or has a link through which files elsewhere would be.
+        RunError: see ``owned``; or something else has the name of one of the run's files or folders, or is a link
+            through which files elsewhere would be written.
+        UserError: the folder cannot be written.
         BusyError: another process has the folder.
     """
     owned(folder, "config.json", "run", config.to_json())
@@ -65,6 +67,8 @@ def claimed(folder: Path, config: Config, reporter: Reporter) -> Iterator[Report
         lease.check()
         if told := unanswered(error):
             raise UserError(told) from error
+        if isinstance(error, InTheWayError):
+            raise RunError(str(error)) from error
         raise
     finally:
         lease.give_back(ended=os.path.lexists(folder / "result.json"))
@@ -91,12 +95,16 @@ def _taken(folder: Path, reporter: Reporter) -> Lease:
         folder.mkdir(parents=True, exist_ok=True)
         for path in (folder / "outputs", *filter(is_lease, folder.iterdir())):
             if path.is_symlink():
-                raise UserError(f"{path} is a link, and a run writes into its own folder only; remove the link")
+                raise RunError(f"{path} is a link, and a run writes into its own folder only; remove the link")
         settle(folder, reporter.stopped, reporter.note)
         return take(folder)
+    except FileExistsError as error:
+        raise RunError(f"cannot write {folder}: it is no folder; remove it") from error
     except OSError as error:
-        advice = "; remove it" if error.errno in (errno.EISDIR, errno.EINVAL) else ""  # in place of a lease
-        raise UserError(f"cannot write {error.filename or folder}: {error.strerror or error}{advice}") from error
+        told = f"cannot write {error.filename or folder}: {error.strerror or error}"
+        if error.errno in (errno.EISDIR, errno.EINVAL):  # in place of a lease
+            raise RunError(f"{told}; remove it") from error
+        raise UserError(told) from error
 
 
 def finished(folder: Path, config: Config) -> bool:
@@ -106,6 +114,17 @@ def finished(folder: Path, config: Config) -> bool:
         UserError: see ``owned``.
     """
     return is_finished(folder) and owned(folder, "config.json", "run", config.to_json())
+
+
+def restored(folder: Path, config: Config) -> bool:
+    """Whether the damaged config.json of the finished run of ``config`` was written again: its best checkpoint has said
+    that the folder is the run's. It stays as it is where it cannot be written, or another process has it.
+    """
+    with suppress(UserError):
+        if not finished(folder, config):
+            with claimed(folder, config, SILENT):
+                return is_finished(folder)
+    return False
 
 
 def claim(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: Mapping[str, Any] = NOTHING) -> None:
@@ -146,14 +165,17 @@ def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
         about: further fields of the file, which may differ.
 
     Raises:
-        RunError: the file of a run is damaged; others can be had.
         UserError: the folder belongs to another owner (the message names the differences) or protocol, contains other
-            files, or cannot be read; or the file is damaged.
+            files, or is none; or the file is damaged. Of a run it is a RunError: others can be had.
+        UserError: the folder cannot be read.
     """
+    kind = RunError if owner == "run" else UserError
     try:
         str(folder).encode()
     except UnicodeEncodeError:  # safetensors takes no such path
-        raise UserError(f"the name of {folder} is not UTF-8; name another --output") from None
+        raise kind(f"the name of {folder} is not UTF-8; name another --output") from None
+    if "\0" in str(folder):
+        raise kind(f"the name of {folder} has a null character; name another --output")
     try:
         inside = list(folder.iterdir()) if folder.exists() else []  # first: another process may be writing the file
         if there(folder / file):
@@ -164,14 +186,14 @@ def owned(folder: Path, file: str, owner: str, facts: Mapping[str, Any], about: 
             _compare(folder, theirs, owner, facts, about)
             return True
     except NotADirectoryError:
-        raise UserError(f"{folder} is a file; name another --output") from None
+        raise kind(f"{folder} is a file; name another --output") from None
     except OSError as error:
         raise UserError(f"cannot read {folder}: {error.strerror or error}") from error
     others = sorted(
         entry.name for entry in inside if entry.name != LOCK and not (is_leftover(entry) or is_lease(entry))
     )
     if others:
-        raise UserError(f"{folder} contains other files ({others[0]}, …) and no {owner}; name another --output")
+        raise kind(f"{folder} contains other files ({others[0]}, …) and no {owner}; name another --output")
     return False
 
 
@@ -220,7 +242,8 @@ def _compare(
         if theirs.get(name) != value
     ]
     listed = ", ".join(different[:MOST_NAMED])
-    raise UserError(f"{folder} belongs to another {owner}: {listed}; name another --output")
+    kind = RunError if owner == "run" else UserError
+    raise kind(f"{folder} belongs to another {owner}: {listed}; name another --output")
 
 
 def _told(value: Any) -> str:

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from ..config import PROTOCOL, Config, digest_of
 from ..data.classes import ood_notes
-from ..errors import UserError
+from ..errors import UserError, check_type
 from .content import check_content, contents_of, name_of
 from .methods import METHODS, checkpoint_method
 from .protocol import UnusableError, records_of
@@ -237,6 +237,7 @@ class Run:
             UserError: ``folder`` has no finished run, its files are damaged or were edited, or its protocol cannot be
                 read.
         """
+        check_type(folder, (str, Path), "a run is opened from the path of its folder")
         folder = Path(folder)
         contents = contents_of(folder)
         if "result.json" not in contents:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import digest_of
-from ..errors import UserError, one_of, visible
+from ..errors import UserError, check_type, one_of, visible
 from ..files import read_json
 from ..reporter import Relay, Reporter
 from ..runs.content import is_finished
@@ -41,7 +41,12 @@ def trackers_of(track: str | Opens | Sequence[str | Opens]) -> dict[str, Opens]:
         UserError: a name is unknown, or named twice.
     """
     found: dict[str, Opens] = {}
+    what = "track must be the name of a tracker, a class or function that opens a run, or several"
+    if not isinstance(track, str) and not callable(track):
+        check_type(track, Iterable, what)
     for each in [track] if isinstance(track, str) or callable(track) else track:
+        if not callable(each):
+            check_type(each, str, what)
         if isinstance(each, str) and each not in TRACKERS:
             raise UserError(f"unknown tracker '{each}'; {one_of(each, TRACKERS)}")
         name = each if isinstance(each, str) else getattr(each, "__name__", type(each).__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from ..errors import UserError
+from ..errors import UserError, check_type
 
 __all__ = [
     "WeightAverage",
@@ -82,6 +82,7 @@ def average_weights(
         UserError: there are no state dicts, tensors differ in name, shape, type or device or are not finite, origins
             differ, or ``weights`` has another length or a value that is not a number of 0 or more.
     """
+    check_type(states, Iterable, "weights to average must be several state dicts")
     states = list(states)
     if not states:
         raise UserError("there are no weights to average")

@@ -12,7 +12,7 @@ import torch
 
 from ..config import Config, defaults_of, make_config, problems_of
 from ..data.dataset import Dataset
-from ..errors import UserError, check_type, plain
+from ..errors import UserError, brief, check_type, plain
 from ..models.pretrained import check_model, find_weights
 from ..models.sizes import check_one_image, size_settings
 from ..names import names_in, text_of
@@ -20,6 +20,9 @@ from .device import choose_precision
 from .objectives import OBJECTIVES, make_objective
 
 __all__ = ["resolve", "schedule_of", "with_seed"]
+
+MOST_EPOCHS = 10**7
+"""No config has more steps, and an epoch has one or more."""
 
 
 def resolve(
@@ -120,8 +123,8 @@ def schedule_of(epochs: float, data: Dataset, configs: Sequence[Config], setting
     """
     if "steps" in settings:
         raise UserError("epochs say how many steps there are: leave one of them out")
-    if not (isinstance(epochs, (int, float)) and 0 < epochs < math.inf):
-        raise UserError(f"epochs must be above 0, not {epochs!r}")
+    if not (isinstance(epochs, (int, float)) and 0 < epochs <= MOST_EPOCHS):
+        raise UserError(f"epochs must be above 0 and {MOST_EPOCHS:,} at most, not {brief(epochs)}")
     splits = [config.split_of(data) for config in configs]
     seen = [config.batch * len(split.train) for config, split in zip(configs, splits, strict=True)]
     images = [sum(map(len, split.train)) for split in splits]

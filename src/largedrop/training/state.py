@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..errors import DamagedError, UserError
+from ..errors import DamagedError, InTheWayError, UserError
 from ..fast_paths import FastPaths
 from ..files import read_json, there
 from ..models.network import Network
@@ -155,8 +155,9 @@ def discard(state: Path) -> None:
     try:
         state.unlink()
     except OSError as error:
-        told = "is a folder, and a run's state is a file" if state.is_dir() else f"cannot be deleted: {error.strerror}"
-        raise UserError(f"{state} {told}; remove it") from error
+        if state.is_dir():
+            raise InTheWayError(f"{state} is a folder, and a run's state is a file; remove it") from error
+        raise UserError(f"{state} cannot be deleted: {error.strerror}; remove it") from error
 
 
 def check_kept(folder: Path, config: Config, so_far: Trajectory, shapes: dict[str, tuple[int, int]]) -> None:

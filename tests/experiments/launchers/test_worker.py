@@ -64,9 +64,14 @@ def test_a_worker_of_another_plan_or_version_is_refused(config: Config, monkeypa
     assert refusal(check_plan, plan(config, 0, 1), launched) == (
         f"the sweep was launched by largedrop {ld.__version__}, and this is 9.1; install the same"
     )
+    assert refusal(check_plan, plan(config, 0, 1), "x").startswith("--worker x: here the preset, the data or ")
 
 
 def test_without_a_log_there_are_no_last_words(tmp_path: Path) -> None:
+    assert last_words(tmp_path) == ""
+    (tmp_path / "gone.log").symlink_to(tmp_path / "gone")
+    os.mkfifo(tmp_path / "pipe.log")
+    (tmp_path / "folder.log").mkdir()
     assert last_words(tmp_path) == ""
     (tmp_path / "a.log").write_text("\n\n")
     assert last_words(tmp_path) == ""

@@ -9,8 +9,8 @@ import runpy
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -18,6 +18,7 @@ from types import FrameType
 from ..._version import __version__
 from ...config import PROTOCOL
 from ...errors import UserError
+from ...files import read_bytes
 from ..sweep import SweepPlan
 
 __all__ = ["Request", "Worker", "check_plan", "last_words", "plan_id"]
@@ -111,7 +112,7 @@ def check_plan(planned: SweepPlan, launched: str) -> None:
     if here == launched:
         return
     version = launched.rpartition("-")[0]
-    if version != __version__:
+    if version and version != __version__:
         raise UserError(f"the sweep was launched by largedrop {version}, and this is {__version__}; install the same")
     raise UserError(
         f"--worker {launched}: here the preset, the data or the options give another plan ({here}) than where the "
@@ -121,9 +122,14 @@ def check_plan(planned: SweepPlan, launched: str) -> None:
 
 def last_words(log: Path) -> str:
     """The last line that a worker has printed; empty where there is none."""
-    written = sorted(log.glob("*.log"), key=lambda path: path.stat().st_mtime)
-    for path in reversed(written):
-        lines: Sequence[str] = path.read_text("utf-8", "replace").split("\n")
+    written: list[tuple[float, Path]] = []
+    for path in log.glob("*.log"):
+        with suppress(OSError):  # a link to nothing
+            written.append((path.stat().st_mtime, path))
+    for _, path in sorted(written, reverse=True):
+        lines: list[str] = []
+        with suppress(OSError):  # a pipe, a folder
+            lines = read_bytes(path).decode("utf-8", "replace").split("\n")
         for line in reversed(lines):
             if line.strip():
                 return line.strip().removeprefix("largedrop: ")
