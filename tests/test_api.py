@@ -184,7 +184,7 @@ def test_arguments_of_the_wrong_type_are_one_line(data: ld.Dataset, tmp_path: Pa
             "track must be the name of a tracker, a class or function that opens a run, or several, not 5",
         ),
         (lambda: lib.Run.open(None), "a run is opened from the path of its folder, not None"),
-        (lambda: lib.Run.open("a\0b"), "no finished run in a\0b"),
+        (lambda: lib.Run.open("a\0b"), "no finished run in a\0b: the name has a null character"),
         (lambda: lib.load_model("a\0b"), "a\0b cannot be read: its name has a null character"),
         (
             lambda: lib.finetune(data, "photo", output="a\0b", **TINY),

@@ -196,6 +196,8 @@ def there(path: Path) -> bool:
         if told := unanswered(error):
             raise UserError(told) from error
         return False
+    except ValueError:  # a name with a null character
+        return False
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -112,8 +113,18 @@ def test_a_trained_model_takes_images_as_it_was_trained(tmp_path: Path) -> None:
     (found,) = ld.predict(run.model, [str(path)], calibrated=False)
     assert found.top[0][1] == pytest.approx(float(probabilities.max()), abs=1e-5)
     other = ld.open_dataset(make(tmp_path / "other", lambda domain: 1023), cache=tmp_path / "cache")
-    note = "16-bit images: values of 10 bits here, and of 12 where a model was trained"
+    note = (
+        "16-bit images: values of 10 bits here, by which they are read, and of 12 where a model was trained, by which "
+        "`largedrop predict` reads them"
+    )
     assert [note in ld.evaluate(run.model, each).notes for each in (other, data)] == [True, False]
+    wide = make(tmp_path / "wide", lambda domain: 65535) / "c" / "cat" / "0.png"
+    said = r"^its values reach \d+, those of the images before 4095 \(12 bits\)$"
+    (refused,) = ld.predict(run.model, [str(wide)])
+    assert refused.label is None
+    assert re.match(said, refused.error or "")
+    with Image.open(wide) as image, pytest.raises(ld.UserError, match=said):
+        model.transform(image)
     dark = replace(model.spec, bits=16)
     assert "bits" not in dark.to_json()
     assert type(dark).from_json(model.spec.to_json()) == model.spec

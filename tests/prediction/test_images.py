@@ -1,4 +1,4 @@
-"""Which images are predicted: files, folders and patterns, each image once."""
+"""Which images are predicted: files, folders and patterns, and which of them once."""
 
 from __future__ import annotations
 
@@ -72,7 +72,10 @@ def test_a_link_that_leads_nowhere_is_an_image_like_others() -> None:
 def test_a_table_gives_its_column_of_paths(tmp_path: Path) -> None:
     Path("lists").mkdir()
     Path("lists/some.csv").write_text("label,path\ncat,../photos/b.jpg\n,gone.jpg\ndog,../photos/b.jpg\n")
-    assert find_images(["lists/some.csv", "more"]) == ["lists/../photos/b.jpg", "lists/gone.jpg", "more/c.png"]
+    assert find_images(["lists/some.csv", "more"]) == [
+        *("lists/../photos/b.jpg", "lists/gone.jpg", "lists/../photos/b.jpg"),
+        "more/c.png",
+    ]
     Path("lists/some.jsonl").write_text(f'{{"file_name": "{tmp_path}/[x].jpg"}}\n{{"file_name": "y.png"}}\n')
     assert find_images(["lists/some.jsonl"]) == [f"{tmp_path}/[x].jpg", "lists/y.png"]
     Path("lists/other.tsv").write_text("where\tsize\na.png\t3\n")

@@ -174,7 +174,13 @@ def test_mistakes(model: Path, photos: Path, tmp_path: Path) -> None:
 def test_it_is_public(model: Path, photos: Path) -> None:
     found = ld.predict(model, photos, device="cpu")
     assert isinstance(found[0], ld.Prediction)
-    assert found == predict([str(model)], [str(photos / "*"), photos / "03.png"], device="cpu")
+    assert found == predict([str(model)], [str(photos / "*"), photos], device="cpu")
+
+
+def test_a_prediction_for_each_image_that_is_named(model: Path, photos: Path) -> None:
+    one, other, *_ = sorted(photos.glob("*.png"))
+    named = [other, one, other]
+    assert [each.path for each in predict(model, named, device="cpu")] == list(map(str, named))
 
 
 def test_an_address_with_nothing_behind_it(tmp_path: Path) -> None:

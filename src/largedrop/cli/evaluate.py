@@ -56,7 +56,7 @@ def evaluate(
 ) -> None:
     """Accuracy with intervals by domain and class, confusions, calibration and worst mistakes on labelled images."""
     from ..files import write_stored
-    from ..prediction.ensemble import not_calibrated, open_networks
+    from ..prediction.ensemble import not_calibrated, open_networks, seen_keys
     from ..prediction.evaluate import evaluate_networks
     from ..report.comparison import machine
     from ..report.evaluation import evaluation_tables
@@ -86,6 +86,7 @@ def evaluate(
             opened,
             unknown=unknown,
             test_on=test_on,
+            seen=[seen_keys(each) for each in asked],
             device=torch_device,
             precision=precision,
             reporter=bar,

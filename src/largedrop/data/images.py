@@ -80,7 +80,8 @@ def decode(path: Place, bound: int | None = None, bits: int = 16) -> npt.NDArray
     Args:
         path: the file, or where the image is in one; the format is recognised by its contents, not by its name.
         bound: largest length of the shorter side, in pixels; longer ones are shrunk to it. None keeps every size.
-        bits: how many bits 16-bit greyscale has; of less than 16, it is scaled by a power of two first.
+        bits: how many bits 16-bit greyscale has; of less than 16, it is scaled by a power of two first, and one with
+            larger values is refused.
 
     Returns:
         uint8 (height, width, 3).
@@ -93,6 +94,8 @@ def decode(path: Place, bound: int | None = None, bits: int = 16) -> npt.NDArray
         try:
             with Image.open(file, formats=formats()) as image:
                 return _pixels(path, image, bound, bits)
+        except _BeyondError as error:
+            raise BadImage(path, str(error)) from error
         except UserError:
             raise
         except MemoryError as error:
@@ -103,6 +106,10 @@ def decode(path: Place, bound: int | None = None, bits: int = 16) -> npt.NDArray
             raise BadImage(path, _TOO_LARGE) from error
         except Exception as error:  # Pillow's decoders raise anything at malformed bytes
             raise BadImage(path, _reason(error)) from error
+
+
+class _BeyondError(UserError):
+    """Greyscale has values of more bits than it is said to have."""
 
 
 def one_at_a_time(image: Image.Image) -> AbstractContextManager[object]:
@@ -235,6 +242,9 @@ def _grey(image: Image.Image, bits: int, low: float, high: float) -> Image.Image
     """Greyscale of more than 8 bits as 8 bits, scaled where Pillow would clip; ``low`` to ``high`` is its range."""
     values = np.asarray(image)
     if image.mode != "F" and low >= 0 and high <= 65535:
+        if values.max(initial=0) >= 1 << bits:
+            most = (1 << bits) - 1
+            raise _BeyondError(f"its values reach {values.max()}, those of the images before {most} ({bits} bits)")
         grey = (np.minimum(values.astype(np.uint32) << (16 - bits), 65535) + 128) // 257
     else:
         known = [float(top) for top in (1, 255, 65535) if low >= 0 and high <= top]

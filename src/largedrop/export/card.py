@@ -21,12 +21,13 @@ __all__ = ["card_of"]
 _USE = """\
 ```python
 import timm, torch{needs}
-from PIL import Image
+from PIL import Image, ImageOps
 
 model = timm.create_model("{address}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
 with torch.inference_mode():
-    logits = model(transform(Image.open("photo.jpg").convert("RGB"))[None])
+    image = ImageOps.exif_transpose(Image.open("photo.jpg"))  # upright, as in training
+    logits = model(transform(image.convert("RGB"))[None])
 probabilities = torch.softmax(logits / {temperature}, dim=1)[0]
 classes = model.pretrained_cfg["label_names"]
 ```"""
@@ -72,7 +73,7 @@ def card_of(
     ]
     if evaluation is not None:
         parts.append(_evaluated(network, evaluation))
-    parts += ["## Calibration\n\n" + _calibration(network), "## Limits\n\n" + _limits(config)]
+    parts += ["## Calibration\n\n" + _calibration(network), "## Limits\n\n" + _limits(config, network.spec.bits)]
     parts.append("## Licences\n\n" + _licences(network, config))
     return "\n\n".join(parts) + "\n"
 
@@ -202,8 +203,10 @@ def _calibration(network: Network) -> str:
     )
 
 
-def _limits(config: Mapping[str, Any]) -> str:
+def _limits(config: Mapping[str, Any], bits: int) -> str:
     lines = [
+        "- In training images were upright by their EXIF orientation, and white where they are transparent; values of "
+        f"16-bit greyscale, taken as {bits} bits, were scaled to 8. What is read otherwise is another image to it.",
         "- It always answers with one of its classes, also for an image of none of them.",
         "- The whole image is squashed to a square: long or wide images are distorted as they were in training.",
         f"- It was tested on {unseen}, which it had not seen; a new site, camera or style is another."

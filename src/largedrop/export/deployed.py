@@ -68,7 +68,9 @@ def described(network: Network, bare: bool) -> dict[str, str]:
     taken = f"normalised float32 (n, 3, {size})" if bare else f"uint8 (n, {size}, 3)"
     return {
         "classes": json.dumps(list(spec.classes), ensure_ascii=False),
-        "input": f"{taken}, RGB, the whole image resized to a square (bilinear with antialiasing)",
+        "input": f"{taken}, RGB, the whole image, upright by its EXIF orientation and white where it is transparent, "
+        "resized to a square (bilinear with antialiasing)",
+        "bits": f"{spec.bits}: those of 16-bit greyscale, whose values are scaled to 255",
         "mean": json.dumps(list(spec.mean)),
         "std": json.dumps(list(spec.std)),
         "temperature": "none" if network.temperature is None else f"{network.temperature:g}",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import UserError, check_type
+from ..files import read_bytes
 from ..models.network import Network
 from ..runs.checkpoint import kept_by, load_model, read_tensors
 from ..runs.logits import logits_file
-from ..runs.run import Run
+from ..runs.run import SPLIT_FILE, Run
 
-__all__ = ["Model", "not_calibrated", "open_networks", "test_images_of"]
+__all__ = ["Model", "not_calibrated", "open_networks", "seen_keys", "test_images_of"]
 
 Model: TypeAlias = "str | Path | Run"
 """A run, its folder (of which its ``Run.model`` is taken), or a checkpoint file."""
@@ -42,6 +46,19 @@ def not_calibrated(networks: Sequence[Network]) -> str:
     lacking = sum(network.temperature is None for network in networks)
     which = "the model has" if len(networks) == 1 else f"{lacking} of the {len(networks)} models have"
     return f"{which} no temperature (of an earlier version?), so probabilities are not calibrated" if lacking else ""
+
+
+def seen_keys(models: Model | Sequence[Model]) -> dict[str, bool]:
+    """Whether models were trained on or chosen by each image of their runs, by its key, as far as the tables of these
+    runs are there.
+    """
+    seen: dict[str, bool] = {}
+    for member in [models] if isinstance(models, (str, Path, Run)) else models:
+        with suppress(OSError, UserError, ValueError, KeyError, csv.Error):  # it only serves a note
+            table = read_bytes(_file(member)[0].parent / SPLIT_FILE).decode("utf-8")
+            for row in csv.DictReader(io.StringIO(table)):
+                seen[row["key"]] = seen.get(row["key"], False) or row.get("used") in ("train", "iid")
+    return seen
 
 
 def test_images_of(model: Model) -> int | None:

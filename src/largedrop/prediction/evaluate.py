@@ -23,13 +23,13 @@ from ..measures.calibration import Calibration, calibration, softmax
 from ..measures.coverage import Coverage, risk_coverage
 from ..measures.intervals import Scores, mcnemar, scored
 from ..models.network import Network, weights_crc
-from ..names import names_in
 from ..reporter import SILENT, Reporter
 from ..runs.record import describe
 from ..runtime import keep_freed_memory
 from ..training.device import choose_device, choose_precision
 from ..training.evaluation import outputs
-from .ensemble import Model, open_networks
+from .ensemble import Model, open_networks, seen_keys
+from .evaluation_notes import part_notes, seen_notes, unknown_notes
 from .predict import ready
 
 __all__ = ["UNKNOWN", "Difference", "Evaluated", "Evaluation", "Mistake", "evaluate", "evaluate_networks"]
@@ -162,7 +162,8 @@ def evaluate(
     Raises:
         UserError: a model or the data cannot be opened, or they have no class in common.
     """
-    models = [(_called(each), open_networks(each)) for each in ([model] if against is None else [model, against])]
+    named_models = [model] if against is None else [model, against]
+    models = [(_called(each), open_networks(each)) for each in named_models]
     chosen = choose_device(device)
     if isinstance(data, Dataset) and options:
         raise UserError(f"the dataset is open already: give {', '.join(options)} to open_dataset")
@@ -171,7 +172,14 @@ def evaluate(
         data = open_dataset(data, **{"bound": bound_for(network.spec.size for network in networks), **options})
     reporter = SILENT if progress is None else _Caller(progress)
     return evaluate_networks(
-        models, data, unknown=unknown, test_on=test_on, device=chosen, precision=precision, reporter=reporter
+        models,
+        data,
+        unknown=unknown,
+        test_on=test_on,
+        device=chosen,
+        precision=precision,
+        seen=[seen_keys(each) for each in named_models],
+        reporter=reporter,
     )
 
 
@@ -183,9 +191,14 @@ def evaluate_networks(
     test_on: str | None = None,
     device: torch.device,
     precision: str,
+    seen: Sequence[Mapping[str, bool]] = (),
     reporter: Reporter = SILENT,
 ) -> Evaluation:
-    """As ``evaluate``, of one or two models with their names and networks, which are moved to ``device``."""
+    """As ``evaluate``, of one or two models with their names and networks, which are moved to ``device``.
+
+    Args:
+        seen: images of each model's runs, from ``seen_keys``.
+    """
     if unknown not in UNKNOWN:
         raise UserError(f"unknown must be 'wrong' or 'skip', not {unknown!r}")
     every = [networks[0].classes for _, networks in models]
@@ -208,10 +221,18 @@ def evaluate_networks(
         one, right = _evaluated(name, networks, known, found, kept, place)
         evaluated.append(one)
         rights.append(right)
-    notes = [*_part_notes(data), *_unknown_notes(data, lacks, unknown), *_seen_notes(models, data), *kept.notes()]
+    notes = [
+        *part_notes(data),
+        *unknown_notes(data, lacks, unknown),
+        *seen_notes(models, data, seen or [{}] * len(models)),
+        *kept.notes(),
+    ]
     trained = {network.spec.bits for _, networks in models for network in networks} - {data.bits}
     if data.bits < 16 and trained:
-        notes.append(f"16-bit images: values of {data.bits} bits here, and of {min(trained)} where a model was trained")
+        notes.append(
+            f"16-bit images: values of {data.bits} bits here, by which they are read, and of {min(trained)} where a "
+            "model was trained, by which `largedrop predict` reads them"
+        )
     difference = _difference(kept, *rights) if len(rights) > 1 else None
     return Evaluation(describe(data), data.classes, tuple(evaluated), difference, tuple(dict.fromkeys(notes)))
 
@@ -330,42 +351,6 @@ def _difference(kept: _Kept, first: npt.NDArray[np.bool_], second: npt.NDArray[n
         for at, domain in enumerate(kept.names)
     }
     return Difference(each, mean, only, {domain: mcnemar(*counts) for domain, counts in only.items()})
-
-
-def _part_notes(data: Dataset) -> list[str]:
-    """A line about the images that a given split keeps for tests, which alone are scored where a domain has such."""
-    if not data.for_test:
-        return []
-    return [f"of {named(data.for_test)} the images in the split's test are scored, and no others"]
-
-
-def _unknown_notes(data: Dataset, lacks: IntArray, unknown: str) -> list[str]:
-    if not len(lacks):
-        return []
-    count = int(np.isin(data.labels, lacks).sum())
-    counted = "count as wrong" if unknown == "wrong" else "are left out"
-    return [
-        f"not known to the model: {named([data.classes[label] for label in lacks])}; {count} of {len(data)} images "
-        f"{counted}"
-    ]
-
-
-def _seen_notes(models: Sequence[tuple[str, Sequence[Network]]], data: Dataset) -> list[str]:
-    """Lines about models that were trained on the very images that they are evaluated on, and say so."""
-    notes = []
-    for name, networks in models:
-        for network in networks:
-            config = network.about.get("config")
-            if not isinstance(config, dict) or config.get("fingerprint") != data.fingerprint:
-                continue
-            unseen = {config.get("test_domain"), config.get("left_out"), *names_in(str(config.get("also_tested", "")))}
-            new = [domain for domain in data.domains if domain in (*unseen, *data.for_test)]
-            seen = [domain for domain in data.domains if domain not in new]
-            if not seen:
-                continue
-            rest = f"only {named(new)} is new to it" if len(new) == 1 else f"new to it: {named(new) or 'none'}"
-            notes.append(f"{name} was trained on images of {named(seen)} here; {rest}")
-    return notes
 
 
 def _called(model: Model | Sequence[Model]) -> str:

@@ -49,7 +49,10 @@ def place_of(image: Image) -> Place:
 def find_images(
     sources: Iterable[str | Path], passed: PassedOver | None = None, columns: Mapping[str, str] | None = None
 ) -> list[Image]:
-    """Where images are, each once, in the order of their sources.
+    """Where images are, in the order of their sources.
+
+    What is named itself, as a file or in a table's row, is there as often as it is named; what is in a folder or fits a
+    pattern is left out where it was there before.
 
     A file is taken whatever its name is, but for tables and archives; of a folder, those files in it and in the folders
     inside it that have an image's suffix and are not hidden, sorted by name. A pattern (``photos/*.jpg``,
@@ -69,7 +72,8 @@ def find_images(
         if what != "path":
             raise UserError(f"of a table only the paths are read, so no column can be named for the {what}")
     check_type(sources, Iterable, "images must be paths of files and folders")
-    found: dict[Image, None] = {}
+    found: list[Image] = []
+    known: set[Image] = set()
     passed = PassedOver() if passed is None else passed
     for source in map(str, sources):
         if not source:  # of a shell's variable that is not set; it would be the current folder
@@ -79,14 +83,21 @@ def find_images(
         elif source.startswith(HUB) or (is_shards(Path(source).name) and not Path(source).is_dir()):
             inside = _listed(source, columns or {})
         else:
-            inside = [image for match in _matching(source) for image in _images(match, passed, columns or {})]
+            matches = _matching(source)
+            inside = [image for match in matches for image in _images(match, passed, columns or {})]
+            if matches != [source] or Path(source).is_dir():  # a folder or a pattern, not a file or a table
+                fresh = [image for image in dict.fromkeys(inside) if image not in known]
+                if inside and not fresh:
+                    continue
+                inside = fresh
         if not inside:
             reason = passed.unopened or "no file with an image's suffix, such as .jpg or .png"
             raise UserError(f"there is no image in {source}: {reason}")
-        found.update(dict.fromkeys(inside))
+        found += inside
+        known.update(inside)
     if not found:
         raise UserError("no images are named")
-    return list(found)
+    return found
 
 
 def _matching(source: str) -> list[str]:

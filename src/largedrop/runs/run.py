@@ -239,6 +239,8 @@ class Run:
         """
         check_type(folder, (str, Path), "a run is opened from the path of its folder")
         folder = Path(folder)
+        if "\0" in str(folder):
+            raise UserError(f"no finished run in {folder}: the name has a null character")
         contents = contents_of(folder)
         if "result.json" not in contents:
             unfinished = " (one was begun there and is not finished)" if "config.json" in contents else ""
