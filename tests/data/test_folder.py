@@ -203,6 +203,19 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     assert error(tmp_path / "data.csv" / "photo").startswith(f"{tmp_path}/data.csv/photo cannot be read: Not a dir")
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("data.zip", "unpack it, and name the folder"),
+        ("data.xlsx", "save it as .csv"),
+        ("data.json", "write it as .jsonl, an object in each line"),
+    ],
+)
+def test_a_file_of_another_kind_says_what_to_do(name: str, advice: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{}")
+    assert error(tmp_path / name) == f"{tmp_path / name} is a file; expects domain/class/image: {advice}"
+
+
 def test_no_domains(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     assert error(tmp_path / "data") == f"{tmp_path}/data: expects domain/class/image, found no folders"
@@ -325,6 +338,25 @@ def test_symbolic_links(root: Path, tmp_path: Path) -> None:
     root.rename(tmp_path / "elsewhere")
     (tmp_path / "linked").symlink_to(tmp_path / "elsewhere")
     assert list_images(tmp_path / "linked").name == "linked"
+
+
+def test_a_folder_that_is_there_twice_is_named(root: Path) -> None:
+    (root / "again").symlink_to(root / "photo", target_is_directory=True)
+    (root / "whole").symlink_to(root, target_is_directory=True)
+    (root / "art" / "hound").symlink_to(root / "art" / "dog", target_is_directory=True)
+    (root / "art" / "here").symlink_to(root / "art", target_is_directory=True)
+    said = error(root)
+    for twice, first in (
+        ("photo", "again"),
+        ("whole", "data"),
+        ("art/hound", "art/dog"),
+        ("art/here", "art"),
+        ("whole/art", "art"),
+    ):
+        assert f"{twice} is the same folder as {first}, so its images would be there twice: remove one of them" in said
+    for name in ("again", "whole", "art/hound", "art/here"):
+        (root / name).unlink()
+    assert len(list_images(root).keys) == 8
 
 
 def test_pacs() -> None:

@@ -262,3 +262,24 @@ def test_the_order_of_rows_changes_nothing(root: Path, said: list[tuple[str, str
         return found.keys, found.labels.tolist(), found.domain_ids.tolist(), found.groups.tolist()
 
     assert listed([rows[number] for number in order]) == listed(rows)
+
+
+def test_what_other_programs_write_for_no_value_is_said(root: Path) -> None:
+    rows = [
+        (path, "NA" if at == 3 else label, "nan" if at > 3 else domain) for at, (path, label, domain) in enumerate(ROWS)
+    ]
+    listing = list_table(write(root / "t.csv", csv_of(rows)))
+    assert listing.notes[:2] == (
+        "1 rows have the label 'NA', which is a name here; a cell is empty where there is none",
+        "1 rows have the domain 'nan', which is a name here; a cell is empty where there is none",
+    )
+
+
+@pytest.mark.parametrize("name", ["patient_id", "Patient", "subject-no", "sequence"])
+def test_a_column_that_may_say_what_belongs_together_is_named(name: str, root: Path) -> None:
+    header = f"path,label,domain,weather,{name}"
+    table = write(root / "t.csv", csv_of([(*row, "rain", str(at)) for at, row in enumerate(ROWS)], header))
+    said = f"column '{name}' is not read; --column group={name} keeps together what shares a value of it"
+    assert said in list_table(table).notes
+    assert not any("is not read" in note for note in list_table(table, {"group": name}).notes)
+    assert not any("is not read" in note for note in list_table(table, {"group": ""}).notes)

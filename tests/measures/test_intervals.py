@@ -132,3 +132,12 @@ def test_samples_of_groups() -> None:
     found = resampled(np.array([1.0, 2.0, 4.0]), np.array([0, 1, 1]), np.array([7, 7, 9]), 2, draws=200)
     rows: npt.NDArray[Any] = np.column_stack([found.sums, found.counts])
     assert {tuple(row) for row in rows} == {(2, 4, 2, 2), (1, 6, 1, 2), (0, 8, 0, 2)}
+
+
+@pytest.mark.parametrize("n", [1, 7, 12, 84])
+def test_nothing_right_has_an_interval_from_zero(n: int) -> None:
+    zeros = np.zeros(n, np.int64)
+    each, mean = scored(np.zeros(n, np.bool_), zeros, zeros, np.arange(n), 1)
+    for scores in (*each, mean):
+        for interval in (scores.accuracy, scores.macro, *filter(None, scores.classes)):
+            assert 0 <= interval.low < 1e-12

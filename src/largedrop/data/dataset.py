@@ -58,7 +58,7 @@ class Split:
     ood_domains: IntArray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Labelled images of several domains.
 
@@ -98,6 +98,9 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"<Dataset {self.name!r}: {len(self):,} images, domains {self.domains}, {len(self.classes)} classes>"
 
     def indices(self, domain: str) -> IntArray:
         """Indices of the images of ``domain``, ascending, (n_domain,)."""

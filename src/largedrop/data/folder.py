@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,14 @@ class _Entry:
     path: Path
 
 
+_INSTEAD = {
+    **dict.fromkeys((".zip", ".gz", ".tgz", ".7z", ".rar"), "unpack it, and name the folder"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save it as .csv"),
+    ".json": "write it as .jsonl, an object in each line",
+}
+"""What to do with a file of a kind that is not read."""
+
+
 def list_images(path: str | Path) -> Source:
     """List the images of a folder ``domain/class/image`` without opening any.
 
@@ -54,6 +62,7 @@ def list_images(path: str | Path) -> Source:
     check_names("domain", (domain.name for domain, _ in domains))
     found: _Found = {}
     missed: set[str] = set()
+    problems += _repeated(root, domains)
     for domain, class_folders in domains:
         check_names("class", (folder.name for folder in class_folders))
         for folder in class_folders:
@@ -82,6 +91,17 @@ def list_images(path: str | Path) -> Source:
     return Source(root, found, root.name, tuple(problems), said, unlabelled)
 
 
+def _repeated(root: Path, domains: Sequence[tuple[_Entry, Sequence[_Entry]]]) -> Iterator[str]:
+    """Lines about folders that are another one, or the whole, once more, as links make them."""
+    named = {_identity(root): root.name}
+    for domain, class_folders in domains:
+        own = [(domain.name, domain.path)] if domain.path != root else []
+        for name, path in (*own, *((f"{domain.name}/{folder.name}", folder.path) for folder in class_folders)):
+            first = named.setdefault(_identity(path), name)
+            if first != name:
+                yield f"{name} is the same folder as {first}, so its images would be there twice: remove one of them"
+
+
 def images_below(folder: Path, passed: PassedOver) -> list[Path]:
     """Every image in a folder and in those inside it, unlabelled: by name, a folder's own before those of its folders.
 
@@ -106,9 +126,8 @@ def _existing(path: Path) -> Path:
         if absolute.is_dir():
             return absolute
         if absolute.exists():
-            raise UserError(
-                f"{path} is a file; {_LAYOUT}: name the folder that holds the domains, or a .csv, .jsonl or .parquet"
-            )
+            usual = "name the folder that holds the domains, or a .csv, .jsonl or .parquet"
+            raise UserError(f"{path} is a file; {_LAYOUT}: {_INSTEAD.get(absolute.suffix.lower(), usual)}")
         while not absolute.parent.exists():
             absolute = absolute.parent
         beside = [entry.name for entry in absolute.parent.iterdir() if entry.is_dir()]

@@ -6,7 +6,8 @@ import math
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,16 @@ _USUAL = {"path": ("path", "file_name"), "label": ("label", "cls")}
 """Names of a column where none is given; the second are those of Hugging Face's image folders and of WebDataset."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+_ABSENT = frozenset(("NA", "N/A", "NaN", "nan", "#N/A", "NULL", "null", "<NA>"))
+"""What R, pandas, spreadsheets and databases write where there is no value."""
+
+_OF_GROUPS = re.compile(
+    "(patient|subject|case|person|animal|individual|burst|sequence|seq|video|clip|study|series|specimen|slide|visit)s?"
+    "([ _-]?(id|no|nr|number|name|uid))?$",
+    re.IGNORECASE,
+)
+"""Columns whose values several images of one thing share, as most call them."""
 
 _UNNAMED = "metadata"
 """A table of this name, as of Hugging Face's image folders, has the name of its folder."""
@@ -104,6 +115,7 @@ class Columns:
         self.table = table
         self.named = {what: name.strip() for what, name in columns.items()}
         self.chosen: Mapping[str, str] = {}
+        self.unread: list[str] = []
 
     def __call__(self, header: Sequence[str]) -> Mapping[str, str]:
         usual: dict[str, str] = {}
@@ -114,7 +126,16 @@ class Columns:
         wanted = {what: name for what, name in {**usual, **self.named}.items() if name}
         columns_in(self.table, header, wanted, "--column WHAT=NAME says which it is")
         self.chosen = wanted
+        self.unread = [name for name in header if name not in wanted.values()]
         return wanted
+
+    def notes(self) -> Iterator[str]:
+        """Lines about what is not in the rows: domains, and groups that a column which is not read may say."""
+        if "domain" not in self.chosen:
+            yield _NO_DOMAINS
+        if "group" not in self.chosen and "group" not in self.named:
+            for name in filter(_OF_GROUPS.match, self.unread):
+                yield f"column '{name}' is not read; --column group={name} keeps together what shares a value of it"
 
 
 def _fetched(rows: Rows, store: Store, base: str) -> Rows:
@@ -149,6 +170,7 @@ def list_rows(
     unlabelled: dict[str, list[tuple[str, Place]]] = {}
     seen: dict[str, str] = {}
     absent: list[str] = []
+    absences: Counter[tuple[str, str]] = Counter()
     for place, values in rows:
         said = {"domain": ONE_DOMAIN}
         inside = values["path"] if isinstance(values["path"], Inside) else None
@@ -173,6 +195,7 @@ def list_rows(
         elif not labelled:
             unlabelled.setdefault(said["domain"], []).append((place, image))
         else:
+            absences.update((what, said[what]) for what in ("domain", "label", "group") if said.get(what) in _ABSENT)
             domain, label = said["domain"], said["label"]
             key = f"{_quoted(domain)}/{_quoted(label)}/{path}"
             found.setdefault((domain, label), []).append(Listed(key, image, said.get("group"), said.get("split")))
@@ -183,8 +206,14 @@ def list_rows(
         start = f"relative paths start at {folder}{_ELSEWHERE if root == _FRAME else ''}"
         problems = [line for line in problems if line not in absent]
         problems.append(f"none of the {len(absent):,} files is there ({absent[0]}); {start}")
-    notes = [] if "domain" in columns.chosen else [_NO_DOMAINS]
+    notes = [*columns.notes(), *_absent_notes(absences)]
     return Source(root, found, name, tuple(problems), tuple(notes), unlabelled)
+
+
+def _absent_notes(counts: Mapping[tuple[str, str], int]) -> Iterator[str]:
+    """Lines about texts that other programs write where there is no value."""
+    for (what, text), count in counts.items():
+        yield f"{count:,} rows have the {what} '{text}', which is a name here; a cell is empty where there is none"
 
 
 _FRAME = "the data frame"

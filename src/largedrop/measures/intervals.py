@@ -285,4 +285,5 @@ def _combined(values: _Floats, limits: list[_Limits]) -> _Limits:
     low, high = np.array(limits).T
     mean, count = float(values.mean()), len(values)
     below = float(np.sqrt(((values - low) ** 2).sum()) / count)
-    return mean - below, mean + float(np.sqrt(((high - values) ** 2).sum()) / count)
+    above = float(np.sqrt(((high - values) ** 2).sum()) / count)
+    return max(mean - below, float(low.min())), min(mean + above, float(high.max()))  # which rounding alone passes
