@@ -123,3 +123,24 @@ def test_splits_without_classes(tmp_path: Path) -> None:
 def test_one_domain_with_a_level_of_splits_is_enough(tmp_path: Path) -> None:
     root = made(made(tmp_path / "data", "a,b", "cat,dog"), "c", "train,test", "cat,dog")
     assert refusal(list_images, root).startswith(f"{root}: the folders 'test', 'train' in 'c' are splits, not classes")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("d1_cat,d1_dog,d2_cat,d2_dog", "the classes are every pair of 'd1', 'd2' and 'cat', 'dog'"),
+        (
+            "red fox-day,red fox-night,hare-day,hare-night",
+            "the classes are every pair of 'hare', 'red fox' and 'day', ",
+        ),
+        ("a_b_cat,a_b_dog,c_cat,c_dog", "the classes are every pair of 'a_b', 'c' and 'cat', 'dog'"),
+        ("red_fox,arctic_fox,hare", ""),
+        ("red_fox,arctic_fox,red_deer", ""),
+        ("red_fox,arctic_fox", ""),
+        ("cat,dog", ""),
+    ],
+)
+def test_a_domain_and_a_class_in_one_name_are_noticed(tmp_path: Path, names: str, said: str) -> None:
+    found = [note for note in notes(made(tmp_path / "all", names)) if "every pair" in note]
+    assert [note.startswith(said) for note in found] == [True] * bool(said)
+    assert not [note for note in notes(made(tmp_path / "two", "x,y", names)) if "every pair" in note]

@@ -81,12 +81,26 @@ def level_notes(found: Found) -> Iterator[str]:
     elif len(below) > 1 and all(below) and len(set.intersection(*below)) > 1:
         common = sorted(set.intersection(*below))
         yield f"every class has the same folders inside ({named(common)}): if these are classes, a level is too much"
+    if len(outer) == 1 and (parts := _product(inner)):
+        first, second = (named(sorted(each)) for each in parts)
+        yield f"the classes are every pair of {first} and {second}: if one of them is a domain, make it domain/class/image"
     many = len(outer) > 5 and 2 * len(outer) >= 3 * len(inner)
     if not all(map(_is_domain, outer)) and (many or all(map(_is_domain, inner))):
         yield (
             f"the {len(outer)} outer folders are taken for domains and the {len(inner)} inner ones for classes "
             f"({named(inner)}): if it is class/domain/image, make it domain/class/image, {_TABLE}"
         )
+
+
+def _product(names: Sequence[str]) -> tuple[set[str], set[str]] | None:
+    """The first and the second parts of names that are every pair of them, as ``d1_cat``, ``d1_dog``, ``d2_cat`` …"""
+    for separator in "_- .":
+        for split in (str.partition, str.rpartition):
+            pairs = {(first, second) for first, _, second in (split(name, separator) for name in names)}
+            parts = {first for first, _ in pairs}, {second for _, second in pairs}
+            if min(map(len, parts)) > 1 and len(pairs) == len(parts[0]) * len(parts[1]) and all(map(all, pairs)):
+                return parts
+    return None
 
 
 def _folders(images: Sequence[tuple[str, Any]]) -> set[str]:
