@@ -83,7 +83,7 @@ def level_notes(found: Found) -> Iterator[str]:
         yield f"every class has the same folders inside ({named(common)}): if these are classes, a level is too much"
     if len(outer) == 1 and (parts := _product(inner)):
         first, second = (named(sorted(each)) for each in parts)
-        yield f"the classes are every pair of {first} and {second}: if one of them is a domain, make it domain/class/image"
+        yield f"the classes are every pair of {first} and {second}: if one is a domain, make it domain/class/image"
     many = len(outer) > 5 and 2 * len(outer) >= 3 * len(inner)
     if not all(map(_is_domain, outer)) and (many or all(map(_is_domain, inner))):
         yield (
