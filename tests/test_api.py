@@ -155,6 +155,15 @@ def test_arguments_of_the_wrong_type_are_one_line(data: ld.Dataset, tmp_path: Pa
         (lambda: lib.compare(data, dropouts=[None]), "dropouts must be rates, not None"),
         (lambda: lib.compare(data, seeds=1.5), "seeds must be their number, or whole numbers, not 1.5"),
         (lambda: lib.compare(data, seeds=True), "seeds must be their number, or whole numbers, not True"),
+        (lambda: lib.compare(data, seeds=10**9), "seeds must be 100,000 at most, not 1000000000"),
+        (lambda: lib.compare(data, seed=3), "compare takes seeds, not seed"),
+        (lambda: lib.compare(data, dropout=0.3), "compare takes dropouts, not dropout"),
+        (lambda: lib.compare(data, test_domain="ink"), "compare takes test_domains, not test_domain"),
+        (lambda: lib.compare(data, dropouts=10**400), "dropouts must be rates, not a number of 1,329 bits"),
+        (lambda: lib.compare(data, fingerprint="x"), "'fingerprint' is no setting: the dataset says it"),
+        (lambda: lib.finetune(data, fingerprint="x"), "'fingerprint' is no setting: the dataset says it"),
+        (lambda: lib.advise(data, rates=0.5), "rates must be several dropout rates, not 0.5"),
+        (lambda: lib.advise(data, test_domain=3), "test_domain must be the name of a domain, or names, not 3"),
         (lambda: lib.compare(data, seeds=0), "there is nothing to compare: name at least one seed"),
         (lambda: lib.compare(data, learning_rates=["a"]), "learning_rates must be numbers, not 'a'"),
         (lambda: lib.compare(data, jobs="2"), "jobs must be a number of runs, not '2'"),
@@ -226,6 +235,8 @@ def test_a_comparison_is_that_of_the_command(toy: Path, tmp_path: Path, quick_he
     assert plain.ood is not None
     assert dropped.gain is not None
     assert (plain.iid.n, list(dropped.domains)) == (2, ["photo", "ink"])
+    assert repr(dropped).startswith("<Row 'dropout 0.9': ")
+    assert repr(data) == f"<Dataset {data.name!r}: 54 images, domains ('ink', 'oil', 'photo'), 3 classes>"
     by_hand = [run.records[0].ood_accuracy for run in found.runs if run.config.dropout == 0]
     assert plain.ood.mean == pytest.approx(np.mean([each for each in by_hand if each is not None]))
     assert sum(done) >= found.planned.work
@@ -263,4 +274,5 @@ def test_a_comparison_of_one_domain_and_of_rates_of_which_one_collapses(
 def test_advice_for_a_device_by_name(data: ld.Dataset, quick_heads: None) -> None:
     settings: dict[str, Any] = {"model": TINY["model"], "weights": TINY["weights"], "size": 32, "precision": "float32"}
     found = ld.advise(data, test_domain="photo", device="cpu", **settings)
+    assert repr(found).startswith(f"<Advice {found.rate:g}, {found.verdict}: ")
     assert found.rate == ld.advise(data, test_domain="photo", device=CPU, **settings).rate

@@ -40,6 +40,9 @@ __all__ = ["compare", "finetune"]
 RUNS = Path("largedrop-runs")
 """Where folders are by default."""
 
+MOST_SEEDS = 100_000
+"""Largest number of seeds, as of the command."""
+
 
 def finetune(
     data: Dataset,
@@ -149,6 +152,11 @@ def compare(
     check_type(data, Dataset, "data must be a dataset from open_dataset")
     check_type(output, (str, Path, NoneType), "output must be the path of a folder")
     check_type(jobs, int, "jobs must be a number of runs")
+    for name, other in {"test_domain": "test_domains", "dropout": "dropouts", "seed": "seeds"}.items():
+        if name in settings:
+            raise UserError(f"compare takes {other}, not {name}")
+    if isinstance(seeds, int) and seeds > MOST_SEEDS:
+        raise UserError(f"seeds must be {MOST_SEEDS:,} at most, not {brief(seeds)}")
     given = {"test_domains": test_domains, "dropouts": dropouts, "seeds": seeds, "learning_rates": learning_rates}
     began = time.monotonic()
     on = choose_device(device, jobs)
@@ -201,7 +209,10 @@ def _numbers(values: Any, kind: type, what: str) -> tuple[Any, ...]:
         found = [as_number(each) for each in values]
     for each in found:
         check_type(each, kinds, what)
-    return tuple(map(kind, found))
+    try:
+        return tuple(map(kind, found))
+    except OverflowError:  # a whole number that no float is near
+        raise UserError(f"{what}, not {brief(max(found, key=abs))}") from None
 
 
 def _notes(data: Dataset, config: Config, device: torch.device, pixels: float) -> Iterator[str]:

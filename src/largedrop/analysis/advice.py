@@ -19,7 +19,7 @@ import torch
 from ..config import ABOUT, Config
 from ..data.dataset import Dataset
 from ..data.views.batches import open_views
-from ..errors import check_type
+from ..errors import check_type, several
 from ..linear.features import FeatureStore
 from ..reporter import SILENT, Relay, Reporter
 from ..runs.estimate import Estimate, percentage_points
@@ -33,7 +33,7 @@ DEFAULT_RATE = 0.9
 """The paper's rate, best or close to it on its four datasets of 10,000 to 25,000 images (section 4.1.1, figure 3)."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Advice:
     """A recommended dropout rate, with its reason and the curves that it is based on.
 
@@ -50,6 +50,9 @@ class Advice:
     reason: str
     curves: Curves
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Advice {self.rate:g}, {self.verdict}: {self.reason}>"
 
     @property
     def point(self) -> Point | None:
@@ -97,6 +100,8 @@ def advise(
         UserError: unknown domains, rates out of range, features that cannot be computed, or too few images.
     """
     check_type(data, Dataset, "data must be a dataset from open_dataset")
+    check_type(rates, Iterable, "rates must be several dropout rates")
+    tested = () if test_domain is None else several(test_domain, "test_domain must be the name of a domain, or names")
     chosen = check_rates(rates)
     on = device if isinstance(device, torch.device) else choose_device(device)
     weighing = Weighing(balance, class_weights, select_by)
@@ -106,7 +111,7 @@ def advise(
         on,
         recipe="short",
         fit="probe",
-        test_domain=() if test_domain is None else test_domain,
+        test_domain=tested,
         left_out=left_out,
         model=model,
         size=size,

@@ -98,8 +98,10 @@ def _repeated(root: Path, domains: Sequence[tuple[_Entry, Sequence[_Entry]]]) ->
         own = [(domain.name, domain.path)] if domain.path != root else []
         for name, path in (*own, *((f"{domain.name}/{folder.name}", folder.path) for folder in class_folders)):
             first = named.setdefault(_identity(path), name)
-            if first != name:
+            if first != name and any(path.iterdir()):
                 yield f"{name} is the same folder as {first}, so its images would be there twice: remove one of them"
+                if name == domain.name:  # and so are those in it
+                    break
 
 
 def images_below(folder: Path, passed: PassedOver) -> list[Path]:

@@ -304,7 +304,8 @@ def run_sweep(
         else:
             reporter.failed(broken, f"{line}; it is given up")
             result.broken.append((broken, trace))
-            write_failure(waiting.pop(broken).folder, RunError(line), trace)
+            with suppress(InTheWayError):  # the reporter has been told
+                write_failure(waiting.pop(broken).folder, RunError(line), trace)
     return result
 
 

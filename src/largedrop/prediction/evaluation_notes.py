@@ -61,6 +61,8 @@ def seen_notes(
 def _same_names(name: str, data: Dataset, seen: Mapping[str, bool]) -> Iterator[str]:
     known, own = seen, list(data.keys)
     if len(data.domains) == 1 and not any(key in known for key in own):
+        own = [f"{data.name}/{_below(key)}" for key in own]
+    if len(data.domains) == 1 and not any(key in known for key in own):
         # One domain's folder by itself, whose name is not in the keys; what others have too is not told apart.
         known, own = {}, [_below(key) for key in own]
         for key, was_seen in seen.items():

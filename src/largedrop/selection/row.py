@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import RIVALS
-from ..runs.estimate import Estimate
+from ..runs.estimate import Estimate, percent, percentage_points
 from ..runs.methods import PLAIN
 from ..runs.record import ALPHA
 from .averages import Averages, FloatArray, Missing, mean_over_seeds
@@ -21,7 +21,7 @@ from .settings import Setting
 __all__ = ["Row", "combinations"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Row:
     """The accuracies of a setting, where a rule chooses one of its candidates for each test domain.
 
@@ -47,6 +47,10 @@ class Row:
     shown: Mapping[str, Sequence[Setting]]
     plain: Mapping[str, Setting] | None
     test_domains: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        gain = "" if self.gain is None else f", gain {percentage_points(self.gain)}"
+        return f"<Row {self.name!r}: {percent(self.iid)} % i.i.d., {percent(self.ood)} % o.o.d.{gain}>"
 
     @property
     def method(self) -> str:

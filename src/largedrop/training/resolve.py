@@ -59,6 +59,9 @@ def resolve(
     # In whatever order they are named, it is one run.
     first, *others = sorted(tested, key=data.domain_index) or [""]
     given = {**settings, "test_domain": first, "also_tested": text_of(others)}
+    for name in ("data", "fingerprint"):
+        if name in given:
+            raise UserError(f"'{name}' is no setting: the dataset says it")
     config = make_config(recipe, data=data.name, fingerprint=data.fingerprint, precision=precision, **given)
     if config.left_out:
         data.domain_index(config.left_out)
