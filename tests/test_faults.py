@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from tests.experiments.presets import preset
 from tests.helpers import FAST, TINY, assert_same_run, files, make_toy, one_line, refusal
 
 import largedrop as ld
@@ -163,29 +164,14 @@ def shown(home: Path, tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-PRESET = """
-title = "mini"
-[settings]
-model = "test_efficientnet"
-weights = "random"
-size = 32
-batch = 4
-steps = 2
-eval_every = 1
-[grid]
-dropout = [0.0, 0.9]
-[small]
-test_domains = ["photo"]
-"""
-
-SWEEP = ["--scale", "small", "--device", "cpu"]
+SWEEP = ["--device", "cpu"]
 
 
 @pytest.fixture
 def swept(home: Path, tmp_path: Path) -> Iterator[Path]:
     """A finished sweep, where it cannot be written."""
-    (home / "mini.toml").write_text(PRESET)
-    command = ["sweep", str(home / "mini.toml"), "--data", str(home / "toy"), "--output", str(home / "swept"), *SWEEP]
+    mine = preset(home, domains='"photo"')
+    command = ["sweep", str(mine), "--data", str(home / "toy"), "--output", str(home / "swept"), *SWEEP]
     assert main(command) == 0
     with unwritable(home / "swept", tmp_path / "swept") as folder:
         yield folder
@@ -234,10 +220,10 @@ def test_finished_runs_on_a_disk_that_cannot_be_written_are_shown(
 def test_a_finished_sweep_on_a_disk_that_cannot_be_written(
     home: Path, swept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = one_line(capsys, "sweep", home / "mini.toml", *("--data", home / "toy"), "--output", swept, *SWEEP)
+    said = one_line(capsys, "sweep", home / "tiny.toml", *("--data", home / "toy"), "--output", swept, *SWEEP)
     reason = os.strerror(errno.EACCES if os.geteuid() else errno.EROFS)
     elsewhere = f"`largedrop report {swept / 'runs'} --output FOLDER` writes one elsewhere"
-    assert said == f"cannot write {swept / 'report-mini-small'}: {reason}; {elsewhere}"
+    assert said == f"cannot write {swept / 'report-tiny'}: {reason}; {elsewhere}"
     assert main(["sweep", "--status", "--output", str(swept)]) == 0
 
 

@@ -19,14 +19,13 @@ from ._version import __version__ as __version__
 if TYPE_CHECKING:
     from .analysis.advice import Advice, advise
     from .analysis.check import Diagnosis, check
-    from .api import compare, finetune
+    from .api import Compared, compare, finetune
     from .callbacks.lightning import LightningCallback as LightningCallback
     from .callbacks.transformers import TransformersCallback as TransformersCallback
     from .config import Config
     from .data import Dataset, open_dataset
     from .errors import CollapseError, UserError
     from .estimator import ImageClassifier as ImageClassifier
-    from .experiments.compare import Comparison
     from .models.batchnorm import update_batchnorm
     from .models.block_dropout import set_block_dropout
     from .models.dropout import RepresentationDropout, set_dropout
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Advice": "analysis.advice",
     "CollapseError": "errors",
-    "Comparison": "experiments.compare",
+    "Compared": "api",
     "Config": "config",
     "Dataset": "data",
     "Diagnosis": "analysis.check",
@@ -78,7 +77,7 @@ _MODULES = {
 __all__ = [
     "Advice",
     "CollapseError",
-    "Comparison",
+    "Compared",
     "Config",
     "Dataset",
     "Diagnosis",

@@ -7,10 +7,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -20,11 +21,14 @@ from .data.dataset import Dataset
 from .data.views.batches import open_views
 from .errors import RunError, UserError, brief, check_type, several
 from .errors import plain as as_number
+from .experiments.compare import FILE, Comparison, plan
+from .experiments.compare import compare as run_comparison
 from .fast_paths import FastPaths, chosen_paths, only
 from .reporter import Reporter
 from .runs.checkpoint import check_handed_over
 from .runs.folder import named_before
 from .runs.run import Run
+from .selection.row import Row
 from .tracking.following import Opens, followed, trackers_of
 from .training.batches import step_pixels
 from .training.device import choose_device
@@ -32,16 +36,25 @@ from .training.features import FeatureCache
 from .training.loop import train
 from .training.resolve import resolve
 
-if TYPE_CHECKING:
-    from .experiments.compare import Comparison
-
-__all__ = ["compare", "finetune"]
+__all__ = ["Compared", "compare", "finetune"]
 
 RUNS = Path("largedrop-runs")
 """Where folders are by default."""
 
 MOST_SEEDS = 100_000
 """Largest number of seeds, as of the command."""
+
+
+@dataclass
+class Compared(Comparison):
+    """The results of ``compare``.
+
+    Attributes:
+        rows: one for each method and dropout rate: accuracies (fractions) and the gain over plain fine-tuning, each
+            with mean and standard error over the seeds, on average and by test domain.
+    """
+
+    rows: list[Row] = field(default_factory=list)
 
 
 def finetune(
@@ -109,7 +122,7 @@ def compare(
     progress: Callable[[float], None] | None = None,
     track: str | Opens | Sequence[str | Opens] = (),
     **settings: Any,
-) -> Comparison:
+) -> Compared:
     """Leave each domain out in turn, with every dropout rate and seed at equal budget (section 4.1).
 
     It is the command ``largedrop compare``, with the same folder: ``results.json``, a figure and ``report.html`` are
@@ -145,9 +158,7 @@ def compare(
     """
     from rich.console import Console
 
-    from .experiments.compare import FILE, plan
-    from .experiments.compare import compare as run_comparison
-    from .report.comparison import publish  # with matplotlib, which finetune needs not wait for
+    from .report.comparison import publish, rows_of  # with matplotlib, which finetune needs not wait for
 
     check_type(data, Dataset, "data must be a dataset from open_dataset")
     check_type(output, (str, Path, NoneType), "output must be the path of a folder")
@@ -193,7 +204,7 @@ def compare(
         seconds=time.monotonic() - began,
         device=on,
     )
-    return result
+    return Compared(**vars(result), rows=rows_of(result))
 
 
 def _numbers(values: Any, kind: type, what: str) -> tuple[Any, ...]:

@@ -23,8 +23,6 @@ from ..runs.failure import forget_failure
 from ..runs.folder import claim
 from ..runs.record import Record
 from ..runs.run import Run, remarks
-from ..selection.row import Row
-from ..selection.selection import summarise
 from ..training.loop import cost
 from ..training.resolve import resolve, schedule_of, with_seed
 from .learning_rates import Choice, arm_of, choices_of, rate_lines
@@ -117,14 +115,6 @@ class Comparison:
     def records(self) -> list[Record]:
         """One record for each run and method."""
         return [record for run in self.runs for record in run.records]
-
-    @property
-    def rows(self) -> list[Row]:
-        """One row for each method and dropout rate: accuracies, and the gain over plain fine-tuning, each with mean and
-        standard error over the seeds, on average and by test domain. None where no run finished.
-        """
-        records = [_without_rate(each) for each in self.records] if self.choices else self.records
-        return summarise(records, domains=self.planned.test_domains, seeds=self.planned.seeds) if records else []
 
     @property
     def remarks(self) -> list[str]:
@@ -313,8 +303,3 @@ def time_left(planned: Plan, data: Dataset, folder: Path, *, device: torch.devic
 
 def _failed(config: Config, error: RunError, *further: str) -> dict[str, Any]:
     return {**{name: getattr(config, name) for name in (*VARIED, *further)}, "error": str(error)}
-
-
-def _without_rate(record: Record) -> Record:
-    """A record as one of an arm, which takes different learning rates on different test domains."""
-    return replace(record, settings={name: value for name, value in record.settings.items() if name != "lr"})

@@ -167,38 +167,28 @@ def _finished(
     methods: dict[str, dict[str, Any]],
     evaluations: Sequence[LinearEvaluation],
 ) -> Run | RunError:
-    """Write a run's files; or return the error where something else has the name of one of them."""
+    """Write a run's files: models with their scores, log, and the result last, which marks the run as finished; or
+    return the error where something else has the name of one of them.
+    """
     try:
-        _write(config, folder, data, kept, methods, evaluations)
+        for name, (model, entry) in kept.items():
+            tensors = {"weight": model.weight, "bias": model.bias, **({} if model.v is None else {"v": model.v})}
+            about = {
+                "about": {CHECKPOINT: name},
+                "config": config.to_json(),
+                "classes": list(data.classes),
+                "step": entry.step,
+                **scores_in(entry.to_json()),
+            }
+            write_tensors(folder / f"{name}.safetensors", tensors, "linear", {"run": config.digest(), **about})
+        log = [entry.to_json() for entry in evaluations]
+        content = {"largedrop": __version__, "dataset": describe(data), "methods": methods}
+        write_stored(folder / "log.json", {"log": log})
+        best = {"run": config.digest(), "best_step": kept["best"][1].step}
+        write_stored(folder / "result.json", {**content, **best, "log": log})
         return Run.open(folder)
     except InTheWayError as error:
         return RunError(str(error))
-
-
-def _write(
-    config: Config,
-    folder: Path,
-    data: Dataset,
-    kept: Mapping[str, tuple[LinearModel, LinearEvaluation]],
-    methods: dict[str, dict[str, Any]],
-    evaluations: Sequence[LinearEvaluation],
-) -> None:
-    """Models with their scores, log, and the result last, which marks the run as finished."""
-    for name, (model, entry) in kept.items():
-        tensors = {"weight": model.weight, "bias": model.bias, **({} if model.v is None else {"v": model.v})}
-        about = {
-            "about": {CHECKPOINT: name},
-            "config": config.to_json(),
-            "classes": list(data.classes),
-            "step": entry.step,
-            **scores_in(entry.to_json()),
-        }
-        write_tensors(folder / f"{name}.safetensors", tensors, "linear", {"run": config.digest(), **about})
-    log = [entry.to_json() for entry in evaluations]
-    content = {"largedrop": __version__, "dataset": describe(data), "methods": methods}
-    write_stored(folder / "log.json", {"log": log})
-    best = {"run": config.digest(), "best_step": kept["best"][1].step}
-    write_stored(folder / "result.json", {**content, **best, "log": log})
 
 
 def _solved(members: Sequence[Member], data: Dataset) -> Iterator[tuple[Config, Run | RunError]]:

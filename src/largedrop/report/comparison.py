@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,7 +16,9 @@ from ..experiments.compare import Comparison
 from ..experiments.learning_rates import Choice
 from ..fast_paths import device_name
 from ..runs.estimate import listing
-from ..runs.record import describe, write_results
+from ..runs.record import Record, describe, write_results
+from ..selection.row import Row
+from ..selection.selection import summarise
 from .behaviour import behaviour_of
 from .drawing.style import save_figure
 from .examples import example_grid
@@ -24,7 +27,7 @@ from .page import main_rate, write_page
 from .tables import compared_tables, rates_table
 from .text import render
 
-__all__ = ["machine", "publish"]
+__all__ = ["machine", "publish", "rows_of"]
 
 
 def publish(
@@ -51,7 +54,7 @@ def publish(
     planned = comparison.planned
     facts, choices = describe(data), comparison.choices
     results = folder / "results.json"
-    rows = comparison.rows
+    rows = rows_of(comparison)
     shared = max(planned.configs, key=lambda config: config.dropout).settings  # with masks, which rate 0 has none of
     rates = rates_table(choices, shared["select_by"], planned.seeds[0]) if choices else None
     if choices:
@@ -94,6 +97,21 @@ def publish(
             for remark in comparison.remarks:
                 console.print(visible(remark), highlight=False, markup=False, soft_wrap=True)
     return [page, *drawn, results]
+
+
+def rows_of(comparison: Comparison) -> list[Row]:
+    """One row for each method and dropout rate: accuracies, and the gain over plain fine-tuning, each with mean and
+    standard error over the seeds, on average and by test domain; none where no run finished.
+    """
+    records, planned = comparison.records, comparison.planned
+    if comparison.choices:
+        records = [_without_rate(each) for each in records]
+    return summarise(records, domains=planned.test_domains, seeds=planned.seeds) if records else []
+
+
+def _without_rate(record: Record) -> Record:
+    """A record as one of an arm, which takes different learning rates on different test domains."""
+    return replace(record, settings={name: value for name, value in record.settings.items() if name != "lr"})
 
 
 def _rates(choices: Sequence[Choice]) -> dict[float, str]:
